@@ -1,0 +1,33 @@
+"""What the rest of zorse may ask of a network, beyond calling it."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """Decodes codes, float32 [b, latent_dim], to images, float32 [b, channels, size, size] in -1..1."""
+
+    latent_dim: int
+    channels: int
+    size: int
+
+    def __call__(self, latent: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Translator(Protocol):
+    """Turns images, float32 [b, in_channels, h, w] in -1..1, into [b, out_channels, h, w] in -1..1.
+
+    `h` and `w` must be multiples of `size_multiple` and at least `minimum_size`.
+    """
+
+    in_channels: int
+    out_channels: int
+    size_multiple: int
+    minimum_size: int
+
+    def __call__(self, source: Tensor) -> Tensor: ...

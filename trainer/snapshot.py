@@ -1,0 +1,136 @@
+"""The snapshot: what training hands to export, readable without DeepSpeed, Ray or pickle.
+
+A snapshot is a folder with `weights.safetensors` (tensors named `<network>.<parameter>`) and `snapshot.json`,
+which is written last: a folder without it is not a snapshot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from trainer import registry
+from trainer.config import ModelComponent
+from trainer.errors import SnapshotError
+from trainer.storage import Storage
+
+SCHEMA_VERSION = 1
+WEIGHTS_FILE = "weights.safetensors"
+SNAPSHOT_FILE = "snapshot.json"
+FOLDER = "snapshots"
+
+
+@dataclass(frozen=True)
+class Network:
+    """One exportable network: its `{type, …}` section and, for a translator, its direction such as "AtoB"."""
+
+    model: dict[str, Any]
+    direction: str | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Weights of a run's generators after `images_seen` images, and everything needed to rebuild them.
+
+    `weights` maps a network's name to its state dict; `config` is the run's resolved configuration; `size` is
+    the edge in pixels of the training images; `digest` is the SHA-256 of the weights file.
+    """
+
+    name: str
+    task: str
+    images_seen: int
+    ema: bool
+    size: int
+    networks: dict[str, Network]
+    config: dict[str, Any]
+    weights: dict[str, dict[str, Tensor]]
+    digest: str = ""
+
+    def build(self, network: str) -> nn.Module:
+        """The network with its weights, in evaluation mode, on the CPU.
+
+        Raises:
+            SnapshotError: the weights do not fit the architecture.
+        """
+        module: nn.Module = registry.build(ModelComponent.model_validate(self.networks[network].model))
+        try:
+            module.load_state_dict(self.weights[network])
+        except (RuntimeError, KeyError) as error:
+            raise SnapshotError(
+                f"snapshot {self.name}: the weights of {network} do not fit its architecture"
+            ) from error
+        return module.eval()
+
+
+def write_snapshot(run: Storage, snapshot: Snapshot) -> str:
+    """Write `snapshot` under `run` and return the folder's URI."""
+    folder = run / f"{FOLDER}/{snapshot.images_seen:010d}"
+    tensors = {
+        f"{network}.{name}": tensor.detach().to("cpu", copy=True).contiguous()
+        for network, state in snapshot.weights.items()
+        for name, tensor in state.items()
+    }
+    content = save(tensors)
+    fields = asdict(snapshot) | {"digest": hashlib.sha256(content).hexdigest(), "schema_version": SCHEMA_VERSION}
+    del fields["weights"]
+    folder.write(WEIGHTS_FILE, content)
+    folder.write(SNAPSHOT_FILE, (json.dumps(fields, indent=2, sort_keys=True) + "\n").encode())
+    return folder.uri
+
+
+def find_snapshot(place: str) -> Storage:
+    """The snapshot folder at `place`: itself, or the newest of a run folder.
+
+    Raises:
+        SnapshotError: there is none.
+    """
+    folder = Storage(place)
+    if folder.exists(SNAPSHOT_FILE):
+        return folder
+    for name in reversed((folder / FOLDER).folders()):
+        candidate = folder / f"{FOLDER}/{name}"
+        if candidate.exists(SNAPSHOT_FILE):
+            return candidate
+    raise SnapshotError(f"{place} is neither a snapshot nor a run that has one: train first, or check the path")
+
+
+def read_snapshot(place: str) -> Snapshot:
+    """Read the snapshot at `place` (a snapshot folder, or a run folder: then its newest one).
+
+    Raises:
+        SnapshotError: none there, changed after it was written, or of another schema version.
+    """
+    folder = find_snapshot(place)
+    try:
+        fields: Mapping[str, Any] = json.loads(folder.read(SNAPSHOT_FILE))
+        content = folder.read(WEIGHTS_FILE)
+    except (OSError, ValueError) as error:
+        raise SnapshotError(f"{folder.uri} cannot be read: {error}") from error
+    if fields.get("schema_version") != SCHEMA_VERSION:
+        raise SnapshotError(
+            f"{folder.uri} has schema version {fields.get('schema_version')!r} and this zorse reads {SCHEMA_VERSION}"
+        )
+    if hashlib.sha256(content).hexdigest() != fields["digest"]:
+        raise SnapshotError(f"{folder.uri}/{WEIGHTS_FILE} was changed after it was written: use another snapshot")
+    try:
+        return _parse(fields, load(content))
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise SnapshotError(f"{folder.uri} breaks the snapshot contract ({error})") from error
+
+
+def _parse(fields: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> Snapshot:
+    weights: dict[str, dict[str, Tensor]] = {name: {} for name in fields["networks"]}
+    for full_name, tensor in tensors.items():
+        network, name = full_name.split(".", 1)
+        weights[network][name] = tensor
+    networks = {name: Network(**entry) for name, entry in fields["networks"].items()}
+    rest = {key: value for key, value in fields.items() if key not in ("networks", "schema_version")}
+    return Snapshot(**rest, networks=networks, weights=weights)
