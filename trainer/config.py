@@ -83,7 +83,7 @@ class RunSection(Section):
     gpus: bool | Literal["auto"] = "auto"
     snapshot_images: int | None = Field(default=None, gt=0)
     sample_images: int | None = Field(default=None, gt=0)
-    log_images: int | None = Field(default=None, gt=0)
+    log_images: int = Field(default=100, gt=0)
 
 
 class BatchSection(Section):
@@ -160,6 +160,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds no sections: expected keys {', '.join(RunConfig.model_fields)}")
     return validate(RunConfig, data, str(path))
+
+
+def with_run_dir(config: RunConfig, folder: str) -> RunConfig:
+    """`config` with another `run.dir`."""
+    return config.model_copy(update={"run": config.run.model_copy(update={"dir": folder})})
 
 
 def validate(schema: type[S], data: dict[Any, Any], where: str) -> S:

@@ -22,7 +22,7 @@ class Storage:
     @property
     def name(self) -> str:
         """The last part of the folder's path."""
-        return self._path.rstrip("/").rsplit("/", 1)[-1]
+        return self.uri.rstrip("/").rsplit("/", 1)[-1]
 
     def write(self, name: str, content: bytes) -> None:
         """Write the file `name`, making folders on the way."""

@@ -22,6 +22,13 @@ class Source(Protocol):
     channels: int
     size: int
 
+    @property
+    def skipped(self) -> list[str]:
+        """One line for each image that could not be read so far and was left out."""
+
+    def count(self, domain: str) -> int:
+        """How many different training images `domain` has."""
+
     def image(self, domain: str, number: int) -> Image:
         """The training image at position `number` of the run, augmented: a pure function of (seed, number).
 
@@ -30,4 +37,4 @@ class Source(Protocol):
         """
 
     def held_out(self, domain: str, count: int) -> list[Image]:
-        """The first `count` images (fewer if there are not so many) that training never sees, not augmented."""
+        """The first `count` images (fewer if there are not so many) set apart for people to look at, not augmented."""

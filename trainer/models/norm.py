@@ -24,9 +24,9 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         values = x.float()
         count = values.numel() // values.shape[1] * dist.get_world_size()
-        mean = _AllReduceSum.apply(values.sum((0, 2, 3))) / count
+        mean = _sum_over_ranks(values.sum((0, 2, 3))) / count
         centred = values - mean[:, None, None]
-        variance = _AllReduceSum.apply(centred.square().sum((0, 2, 3))) / count
+        variance = _sum_over_ranks(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             assert self.running_mean is not None
             assert self.running_var is not None
@@ -54,6 +54,11 @@ class _AllReduceSum(torch.autograd.Function):
         total = gradients[0].clone()
         dist.all_reduce(total)
         return total
+
+
+def _sum_over_ranks(x: Tensor) -> Tensor:
+    total: Tensor = _AllReduceSum.apply(x)  # type: ignore[no-untyped-call]
+    return total
 
 
 def norm_layer(norm: Norm, channels: int) -> nn.Module:

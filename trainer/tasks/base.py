@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -60,13 +61,13 @@ class Losses:
 
 
 class Task(Protocol):
-    """A training scheme. The networks are whole at construction, initialised from the run's seed alone."""
+    """A training scheme, constructed as `Class(config, seed=…, global_size=…)` with its networks initialised."""
 
     networks: nn.ModuleDict
     phases: tuple[Phase, ...]
     domains: tuple[str, ...]
-    generators: tuple[str, ...]
-    """Names in `networks` of what is averaged (EMA), snapshotted and exported."""
+    generators: Mapping[str, str | None]
+    """What is averaged (EMA), snapshotted and exported: name in `networks` → direction such as "AtoB"."""
 
     def optimizer(self, phase: Phase) -> OptimizerSection:
         """The optimiser of the networks that `phase` trains."""

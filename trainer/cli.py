@@ -1,0 +1,119 @@
+"""The trainer's commands: train, evaluate, images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from trainer.config import RunConfig
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as run.workers=2.", show_default=False)]
+ConfigFile = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped config.", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the trainer's commands to `app`."""
+    app.command()(train)
+    app.command()(evaluate)
+    app.command()(images)
+
+
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Build, check and measure, but do not train.")] = False,
+) -> None:
+    """Train a GAN or a CycleGAN on the workers of a Ray cluster."""
+    run = _load(config, overrides or [])
+    _show_differences(run, config)
+    if dry_run:
+        _show_dry_run(run)
+    else:
+        _train(run)
+
+
+def evaluate(
+    images: Annotated[str, typer.Argument(help="A folder or zip of images.", show_default=False)],
+    metric: Annotated[str, typer.Argument(help="The metric's name.", show_default=False)],
+    keys: Annotated[list[str] | None, typer.Argument(help="The metric's keys, as key=value.")] = None,
+) -> None:
+    """Score a folder of images and print the figures as JSON."""
+    from omegaconf import OmegaConf
+
+    from trainer.config import MetricComponent
+    from trainer.evaluate import evaluate as score
+
+    section = OmegaConf.to_container(OmegaConf.from_dotlist([*(keys or []), f"type={metric}"]))
+    typer.echo(json.dumps(score(images, MetricComponent.model_validate(section)), indent=2))
+
+
+def images(
+    config: ConfigFile,
+    to: Annotated[Path, typer.Option(help="The folder to write to.", show_default=False)],
+    overrides: Overrides = None,
+    count: Annotated[int, typer.Option(min=1, help="Images of each domain.")] = 64,
+) -> None:
+    """Write a config's held-out images as PNG files, to translate and to compare with."""
+    from trainer.evaluate import write_held_out
+
+    written = write_held_out(_load(config, overrides or []), to, count)
+    typer.echo(f"{len(written)} images in {to}")
+
+
+def _load(config: str, overrides: list[str]) -> RunConfig:
+    """Resolve and check everything that can be checked before the cluster starts."""
+    from trainer.config import find_config, load_config
+
+    return load_config(find_config(config), overrides)
+
+
+def _show_differences(config: RunConfig, name: str) -> None:
+    """What the run's keys are where the file does not say so: overrides and defaults."""
+    import yaml
+    from rich.console import Console
+
+    from trainer import registry
+    from trainer.config import differences, find_config
+
+    written = yaml.safe_load(find_config(name).read_text(encoding="utf-8"))
+    console = Console(stderr=True, highlight=False)
+    for line in differences(registry.resolved(config), written):
+        console.print(line, style="dim" if line.endswith("(default)") else "yellow", markup=False)
+
+
+def _show_dry_run(config: RunConfig) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from trainer.dryrun import dry_run
+    from trainer.tasks.build import check_fit
+
+    check_fit(config)
+    found = dry_run(config)
+    table = Table("network", "architecture", "parameters")
+    for network in found.networks:
+        table.add_row(network.name, network.architecture, f"{network.parameters:,}")
+    console = Console()
+    console.print(table)
+    console.print(f"batch of a worker: {list(found.image_shape)}, {config.run.workers} workers")
+    console.print(
+        f"memory of a worker: about {found.state_bytes / 2**20:.0f} MiB of weights, gradients, moments and averages "
+        f"and {found.activation_bytes / 2**20:.0f} MiB of activations"
+    )
+    console.print("one step on zeros: " + ", ".join(f"{name} {value:.3f}" for name, value in found.losses.items()))
+
+
+def _train(config: RunConfig) -> None:
+    from rich.console import Console
+
+    from trainer.launch import train as run
+    from trainer.progress import ProgressBar
+
+    console = Console(stderr=True)
+    with ProgressBar(config.run.total_images, console) as bar:
+        place = run(config, show=bar.show)
+    console.print(f"trained: {place}")

@@ -1,0 +1,82 @@
+"""What a run would do, found out without data or cluster: shapes, memory, one step on zeros."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer import registry
+from trainer.config import RunConfig
+from trainer.tasks.base import Batch
+from trainer.tasks.build import build_task
+
+COPIES = {"adam": 4, "sgd": 2}
+"""Tensors kept for each weight: itself, its gradient and, with Adam, two moments."""
+
+
+@dataclass(frozen=True)
+class NetworkSize:
+    """One network and how many numbers it learns."""
+
+    name: str
+    architecture: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """Sizes of a run on each worker, in bytes, and the losses of one step on black images."""
+
+    networks: list[NetworkSize]
+    image_shape: tuple[int, int, int, int]
+    state_bytes: int
+    activation_bytes: int
+    losses: dict[str, float]
+
+
+def dry_run(config: RunConfig) -> DryRun:
+    """Build everything of one worker and run every phase forward and backward on zeros, in this process.
+
+    Raises:
+        trainer.errors.ConfigError: a component cannot play its part.
+    """
+    task = build_task(config)
+    data = registry.component("data", config.data.type)
+    section = registry.resolve(config.data)
+    channels, size = getattr(section, "channels", 1), getattr(section, "size", 0)
+    shape = (config.micro_size, channels, size, size)
+    batch = Batch(torch.arange(config.micro_size), {domain: torch.zeros(shape) for domain in data.domains})
+    losses: dict[str, float] = {}
+    activations = state = 0
+    for phase in task.phases:
+        saved = _Saved()
+        with torch.autograd.graph.saved_tensors_hooks(saved.keep, lambda tensor: tensor):
+            outcome = task.losses(phase, batch)
+        torch.autograd.backward(outcome.total)
+        activations = max(activations, saved.bytes)
+        losses |= {name: value.item() for name, value in outcome.logged.items()}
+        weights = sum(p.numel() * p.element_size() for name in phase.networks for p in task.networks[name].parameters())
+        state += weights * COPIES[task.optimizer(phase).type]
+    averaged = [p for name in task.generators for p in task.networks[name].parameters()] if config.ema else []
+    networks = [
+        NetworkSize(name, type(network).__name__, sum(p.numel() for p in network.parameters()))
+        for name, network in task.networks.items()
+    ]
+    return DryRun(networks, shape, state + sum(p.numel() * 4 for p in averaged), activations, losses)
+
+
+class _Saved:
+    """Counts the bytes that autograd keeps for the backward pass, each storage once."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._storages: dict[int, Tensor] = {}
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        pointer = tensor.untyped_storage().data_ptr()
+        if pointer not in self._storages:
+            self._storages[pointer] = tensor
+            self.bytes += tensor.untyped_storage().nbytes()
+        return tensor

@@ -1,0 +1,31 @@
+"""The non-saturating loss (Goodfellow et al. 2014, section 3)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from trainer.config import Section
+from trainer.registry import register
+
+
+@register("loss", "non_saturating")
+class NonSaturating:
+    """D minimises −log D(x) − log(1 − D(G(z))), G minimises −log D(G(z)), with D = sigmoid(logits)."""
+
+    class Config(Section):
+        """No keys."""
+
+    def __init__(self, config: Config) -> None: ...
+
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        """2 log 2 when the discriminator says 0.5 of everything."""
+        return softplus(-real).mean() + softplus(fake).mean()
+
+    def generator(self, fake: Tensor) -> Tensor:
+        """log 2 when the discriminator says 0.5 of everything."""
+        return softplus(-fake).mean()
+
+    def belief(self, logits: Tensor) -> Tensor:
+        """The discriminator's probability that an image is real."""
+        return logits.sigmoid()

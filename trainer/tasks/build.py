@@ -1,0 +1,87 @@
+"""Builds a run's source and task, and finds out on nothing but shapes whether they fit together."""
+
+from __future__ import annotations
+
+import torch
+
+from trainer import registry
+from trainer.config import RunConfig
+from trainer.data.base import Source
+from trainer.errors import ConfigError, DataError
+from trainer.models.base import Generator, Translator
+from trainer.tasks.base import Batch, Task
+
+
+def build_source(config: RunConfig) -> Source:
+    """The run's images.
+
+    Raises:
+        DataError: they are missing, or fewer than one step takes.
+    """
+    source: Source = registry.build(config.data, seed=config.run.seed)
+    for domain in source.domains:
+        if source.count(domain) < config.batch.global_size:
+            raise DataError(
+                f"data: {source.count(domain)} training images ({domain}) are fewer than batch.global_size "
+                f"({config.batch.global_size}): add images or make the batch smaller"
+            )
+    return source
+
+
+def build_task(config: RunConfig) -> Task:
+    """The run's task with networks drawn from the run's seed: the same on every worker.
+
+    Raises:
+        ConfigError: a component cannot play the part it was given.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.run.seed)
+        task: Task = registry.build(config.task, seed=config.run.seed, global_size=config.batch.global_size)
+    return task
+
+
+def check_fit(config: RunConfig) -> None:
+    """Run each phase once without data or memory (on PyTorch's meta device).
+
+    Raises:
+        ConfigError: the task, its networks and the images do not fit together; the message says where.
+    """
+    data = registry.resolve(config.data)
+    size, channels = int(getattr(data, "size", 0)), int(getattr(data, "channels", 1))
+    domains = registry.component("data", config.data.type).domains
+    with torch.device("meta"):
+        task = build_task(config)
+    if set(domains) != set(task.domains):
+        raise ConfigError(
+            f"task {config.task.type} needs the domains {', '.join(task.domains)}, "
+            f"but data {config.data.type} has {', '.join(domains)}"
+        )
+    for name in task.generators:
+        _check_generator(name, task.networks[name], size, channels)
+    images = {d: torch.zeros(config.micro_size, channels, size, size, device="meta") for d in domains}
+    batch = Batch(torch.arange(config.micro_size), images)
+    for phase in task.phases:
+        try:
+            task.losses(phase, batch)
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"the {phase.name}'s networks cannot take {size}x{size} images with {channels} channels: {reason}"
+            ) from error
+
+
+def _check_generator(name: str, network: object, size: int, channels: int) -> None:
+    if isinstance(network, Generator) and (network.size, network.channels) != (size, channels):
+        raise ConfigError(
+            f"{name} makes {network.size}x{network.size} images with {network.channels} channels, but data has "
+            f"{size}x{size} with {channels}: set size: ${{data.size}} and channels: ${{data.channels}}"
+        )
+    if isinstance(network, Translator):
+        if (network.in_channels, network.out_channels) != (channels, channels):
+            raise ConfigError(
+                f"{name} translates {network.in_channels} to {network.out_channels} channels, but data has {channels}"
+            )
+        if size % network.size_multiple or size < network.minimum_size:
+            raise ConfigError(
+                f"data.size = {size}: {name} takes multiples of {network.size_multiple} from {network.minimum_size} up"
+            )

@@ -1,0 +1,123 @@
+"""Unpaired image-to-image translation held together by cycle consistency (Zhu et al. 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import l1_loss
+
+from trainer import registry
+from trainer.config import LossComponent, ModelComponent, Section
+from trainer.errors import ConfigError
+from trainer.image_pool import ImagePool
+from trainer.losses.base import AdversarialLoss
+from trainer.models.base import Translator
+from trainer.registry import register
+from trainer.tasks.base import Batch, Losses, OptimizerSection, Phase
+
+CYCLEGAN_OPTIMIZER = OptimizerSection(decay_from=0.5)
+
+
+@register("task", "cyclegan")
+class CycleGan:
+    """Four networks: G_AB and G_BA translate, D_A and D_B judge. The defaults are the paper's (section 4)."""
+
+    class Config(Section):
+        """`generator` and `discriminator` describe one network each; both directions use the same.
+
+        `identity_weight` 0 leaves the identity loss out (it needs domains with equal channels).
+        `pool_size` counts images over the whole global batch; 0 shows the newest images only.
+        """
+
+        generator: ModelComponent
+        discriminator: ModelComponent
+        loss: LossComponent = LossComponent(type="least_squares")
+        cycle_weight: float = Field(default=10.0, ge=0)
+        identity_weight: float = Field(default=5.0, ge=0)
+        pool_size: int = Field(default=50, ge=0)
+        generator_optimizer: OptimizerSection = CYCLEGAN_OPTIMIZER
+        discriminator_optimizer: OptimizerSection = CYCLEGAN_OPTIMIZER
+
+    domains = ("A", "B")
+    phases = (Phase("generator", ("G_AB", "G_BA")), Phase("discriminator", ("D_A", "D_B")))
+    generators: Mapping[str, str | None] = MappingProxyType({"G_AB": "AtoB", "G_BA": "BtoA"})
+
+    def __init__(self, config: Config, *, seed: int, global_size: int) -> None:
+        """Build the four networks; their weights come from torch's generator, which the caller seeds.
+
+        Raises:
+            trainer.errors.ConfigError: the model given as generator does not translate images.
+        """
+        self.config = config
+        makers = dict.fromkeys(self.generators, config.generator) | dict.fromkeys(("D_A", "D_B"), config.discriminator)
+        self.networks = nn.ModuleDict({name: registry.build(section) for name, section in makers.items()})
+        if not isinstance(self.networks["G_AB"], Translator):
+            raise ConfigError(f"task.generator: {config.generator.type} does not translate images to images")
+        self._loss: AdversarialLoss = registry.build(config.loss)
+        self._optimizers = {"generator": config.generator_optimizer, "discriminator": config.discriminator_optimizer}
+        self._pools = {
+            domain: ImagePool(config.pool_size, global_size, seed, salt) for salt, domain in enumerate(self.domains)
+        }
+
+    def optimizer(self, phase: Phase) -> OptimizerSection:
+        """The optimiser of the player whose turn `phase` is."""
+        return self._optimizers[phase.name]
+
+    def losses(self, phase: Phase, batch: Batch) -> Losses:
+        """One player's objective (equation 3, with the identity loss of section 5.2)."""
+        return self._generator_losses(batch) if phase.name == "generator" else self._discriminator_losses(batch)
+
+    def _generator_losses(self, batch: Batch) -> Losses:
+        real_a, real_b = batch.images["A"], batch.images["B"]
+        fake_b, *same_b = self._translate("G_AB", real_a, real_b)
+        fake_a, *same_a = self._translate("G_BA", real_b, real_a)
+        batch.made.update(A=fake_a.detach(), B=fake_b.detach())
+        on_a, on_b = self.networks["D_A"](fake_a).float(), self.networks["D_B"](fake_b).float()
+        adversarial = self._loss.generator(on_a) + self._loss.generator(on_b)
+        back_a, back_b = self.networks["G_BA"](fake_b).float(), self.networks["G_AB"](fake_a).float()
+        cycle = l1_loss(back_a, real_a) + l1_loss(back_b, real_b)
+        total = adversarial + self.config.cycle_weight * cycle
+        logged = {"G loss": adversarial.detach(), "cycle": cycle.detach()}
+        if same_a and same_b:
+            identity = l1_loss(same_a[0].float(), real_a) + l1_loss(same_b[0].float(), real_b)
+            total = total + self.config.identity_weight * identity
+            logged["identity"] = identity.detach()
+        return Losses(total, logged)
+
+    def _discriminator_losses(self, batch: Batch) -> Losses:
+        total = torch.zeros((), device=batch.images["A"].device)
+        logged: dict[str, Tensor] = {}
+        for domain in self.domains:
+            fake = self._pools[domain].exchange(batch.made[domain], batch.numbers)
+            on_real = self.networks[f"D_{domain}"](batch.images[domain]).float()
+            on_fake = self.networks[f"D_{domain}"](fake).float()
+            total = total + self._loss.discriminator(on_real, on_fake)
+            logged[f"D_{domain}(real)"] = self._loss.belief(on_real.detach()).mean()
+            logged[f"D_{domain}(fake)"] = self._loss.belief(on_fake.detach()).mean()
+        return Losses(total, {"D loss": total.detach(), **logged})
+
+    def _translate(self, generator: str, source: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        """The translation of `source` and, for the identity loss, of `target` (already there), in one pass."""
+        if not self.config.identity_weight:
+            return (self.networks[generator](source),)
+        both: tuple[Tensor, ...] = self.networks[generator](torch.cat([source, target])).chunk(2)
+        return both
+
+    def samples(self, generators: nn.ModuleDict, images: dict[str, Tensor], count: int) -> Tensor:
+        """Each row: a, G_AB(a), G_BA(G_AB(a)), and b, G_BA(b), G_AB(G_BA(b))."""
+        a, b = images["A"][:count], images["B"][:count]
+        to_b, to_a = generators["G_AB"], generators["G_BA"]
+        fake_b, fake_a = to_b(a), to_a(b)
+        return torch.stack([a, fake_b, to_a(fake_b), b, fake_a, to_b(fake_a)], dim=1).flatten(0, 1)
+
+    def columns(self) -> int:
+        """Six images a row."""
+        return 6
+
+    def state(self) -> dict[str, Tensor]:
+        """The pools' images."""
+        return {f"pool_{d}.{key}": image for d, pool in self._pools.items() for key, image in pool.state().items()}

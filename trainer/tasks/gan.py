@@ -1,0 +1,90 @@
+"""A generator and a discriminator trained against each other (Goodfellow et al. 2014)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+
+from trainer import registry
+from trainer.config import LossComponent, ModelComponent, Section
+from trainer.errors import ConfigError
+from trainer.losses.base import AdversarialLoss
+from trainer.models.base import Generator
+from trainer.registry import register
+from trainer.rng import Stream, normal
+from trainer.tasks.base import Batch, Losses, OptimizerSection, Phase
+
+SAMPLE_COLUMNS = 8
+
+
+@register("task", "gan")
+class Gan:
+    """The two-player game on one collection of unlabelled images."""
+
+    class Config(Section):
+        """A generator, a discriminator, the loss they play for, and an optimiser each."""
+
+        generator: ModelComponent
+        discriminator: ModelComponent
+        loss: LossComponent = LossComponent(type="non_saturating")
+        generator_optimizer: OptimizerSection = OptimizerSection()
+        discriminator_optimizer: OptimizerSection = OptimizerSection()
+
+    domains = ("image",)
+    phases = (Phase("discriminator", ("D",)), Phase("generator", ("G",)))
+    generators: Mapping[str, str | None] = MappingProxyType({"G": None})
+
+    def __init__(self, config: Config, *, seed: int, global_size: int) -> None:
+        """Build both networks; their weights come from torch's generator, which the caller seeds.
+
+        Raises:
+            trainer.errors.ConfigError: the model given as generator does not decode latents.
+        """
+        generator: nn.Module = registry.build(config.generator)
+        if not isinstance(generator, Generator):
+            raise ConfigError(f"task.generator: {config.generator.type} does not decode latents to images")
+        self._latent_dim = generator.latent_dim
+        self.networks = nn.ModuleDict({"G": generator, "D": registry.build(config.discriminator)})
+        self._loss: AdversarialLoss = registry.build(config.loss)
+        self._optimizers = {"generator": config.generator_optimizer, "discriminator": config.discriminator_optimizer}
+        self._seed = seed
+
+    def optimizer(self, phase: Phase) -> OptimizerSection:
+        """The optimiser of the player whose turn `phase` is."""
+        return self._optimizers[phase.name]
+
+    def losses(self, phase: Phase, batch: Batch) -> Losses:
+        """Each player's own latents, so that the generator answers on codes the discriminator has not seen."""
+        generator, discriminator = self.networks["G"], self.networks["D"]
+        if phase.name == "discriminator":
+            with torch.no_grad():
+                fake = generator(self._latents(Stream.LATENT_DISCRIMINATOR, batch))
+            on_real, on_fake = discriminator(batch.images["image"]).float(), discriminator(fake).float()
+            loss = self._loss.discriminator(on_real, on_fake)
+            beliefs = {"D(real)": self._loss.belief(on_real), "D(fake)": self._loss.belief(on_fake)}
+            logged = {name: belief.detach().mean() for name, belief in beliefs.items()}
+            return Losses(loss, {"D loss": loss.detach(), **logged})
+        fake = generator(self._latents(Stream.LATENT_GENERATOR, batch))
+        loss = self._loss.generator(discriminator(fake).float())
+        return Losses(loss, {"G loss": loss.detach()})
+
+    def samples(self, generators: nn.ModuleDict, images: dict[str, Tensor], count: int) -> Tensor:
+        """Decoded fixed codes."""
+        latents = torch.from_numpy(normal(self._seed, Stream.SAMPLES, torch.arange(count).numpy(), self._latent_dim))
+        made: Tensor = generators["G"](latents.to(next(generators.parameters()).device))
+        return made
+
+    def columns(self) -> int:
+        """Eight images a row."""
+        return SAMPLE_COLUMNS
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing is carried from step to step."""
+        return {}
+
+    def _latents(self, stream: Stream, batch: Batch) -> Tensor:
+        latents = torch.from_numpy(normal(self._seed, stream, batch.numbers.numpy(), self._latent_dim))
+        return latents.to(batch.images["image"].device)

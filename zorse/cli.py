@@ -1,0 +1,59 @@
+"""The front door for people: `zorse …`, assembled from the three stages' commands."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+import export.cli
+import serving.cli
+import trainer.cli
+from export.errors import ExportError
+from serving.errors import ServingError
+from trainer.errors import TrainerError
+
+USER_ERRORS = (TrainerError, ExportError, ServingError, OSError)
+
+app = typer.Typer(
+    help="Train GANs and CycleGANs, export them as proved ONNX artifacts, and serve them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+trainer.cli.register(app)
+export.cli.register(app)
+serving.cli.register(app)
+
+
+@app.callback()
+def options(debug: bool = typer.Option(False, "--debug", help="Show the stack trace of an error.")) -> None:
+    """Options of every command."""
+
+
+@app.command()
+def demo() -> None:
+    """Train, export, serve and ask two small models: a GAN of digits and a CycleGAN of stripes."""
+    from zorse.demo import run
+
+    run()
+
+
+@app.command()
+def doctor() -> None:
+    """Check versions, devices, providers and Ray, and say how to mend what is wrong."""
+    from zorse.doctor import run
+
+    if not run():
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; a user's error is one line and exit code 1."""
+    try:
+        app()
+    except USER_ERRORS as error:
+        if "--debug" in sys.argv:
+            raise
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        sys.exit(1)
