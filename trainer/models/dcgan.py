@@ -1,0 +1,86 @@
+"""The DCGAN pair (Radford et al. 2016, "Unsupervised representation learning with deep convolutional GANs")."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from trainer.config import Section
+from trainer.models.norm import Norm, norm_layer
+from trainer.models.weights import init_normal
+from trainer.registry import register
+
+Size = Literal[16, 32, 64, 128]
+
+
+@register("model", "dcgan_generator")
+class DcganGenerator(nn.Module):
+    """Doubles a 4 x 4 map up to the image, halving the filters each time."""
+
+    class Config(Section):
+        """`width` is the number of filters of the last hidden layer; the first has `width * size / 8`."""
+
+        latent_dim: int = Field(default=100, gt=0)
+        channels: int = Field(default=3, gt=0)
+        size: Size = 64
+        width: int = Field(default=64, gt=0)
+        norm: Norm = "batch"
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.latent_dim, self.channels, self.size = config.latent_dim, config.channels, config.size
+        filters = config.width * config.size // 8
+        bias = config.norm == "none"
+        layers: list[nn.Module] = [
+            nn.ConvTranspose2d(config.latent_dim, filters, 4, 1, 0, bias=bias),
+            norm_layer(config.norm, filters),
+            nn.ReLU(inplace=True),
+        ]
+        while filters > config.width:
+            layers += [
+                nn.ConvTranspose2d(filters, filters // 2, 4, 2, 1, bias=bias),
+                norm_layer(config.norm, filters // 2),
+                nn.ReLU(inplace=True),
+            ]
+            filters //= 2
+        self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(filters, config.channels, 4, 2, 1), nn.Tanh())
+        init_normal(self)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Decode codes, [b, latent_dim], to images, [b, channels, size, size] in -1..1."""
+        made: Tensor = self.layers(latent[:, :, None, None])
+        return made
+
+
+@register("model", "dcgan_discriminator")
+class DcganDiscriminator(nn.Module):
+    """Halves the image down to 4 x 4, doubling the filters each time, then weighs the whole map."""
+
+    class Config(Section):
+        """`width` is the number of filters of the first layer; `norm` stands after every layer but it."""
+
+        channels: int = Field(default=3, gt=0)
+        size: Size = 64
+        width: int = Field(default=64, gt=0)
+        norm: Norm = "batch"
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        filters, edge = config.width, config.size // 2
+        layers: list[nn.Module] = [nn.Conv2d(config.channels, filters, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
+        while edge > 4:
+            layers += [
+                nn.Conv2d(filters, filters * 2, 4, 2, 1, bias=config.norm == "none"),
+                norm_layer(config.norm, filters * 2),
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
+            filters, edge = filters * 2, edge // 2
+        self.layers = nn.Sequential(*layers, nn.Conv2d(filters, 1, 4, 1, 0))
+        init_normal(self)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Judge images, [b, channels, size, size] in -1..1: logits [b], larger for more real."""
+        logits: Tensor = self.layers(image)  # [b, 1, 1, 1]
+        return logits.flatten()

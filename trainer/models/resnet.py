@@ -1,0 +1,75 @@
+"""CycleGAN's residual translator (Zhu et al. 2017, section 7.2, after Johnson et al. 2016)."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from trainer.config import Section
+from trainer.models.norm import Norm, norm_layer
+from trainer.models.weights import init_normal
+from trainer.registry import register
+
+
+@register("model", "resnet_generator")
+class ResnetGenerator(nn.Module):
+    """c7s1-w, d2w, d4w, R4w x blocks, u2w, uw, c7s1-out in the paper's notation; fully convolutional."""
+
+    class Config(Section):
+        """`width` is the number of filters of the first layer; the paper has 6 blocks at 128 px and 9 at 256 px."""
+
+        in_channels: int = Field(default=3, gt=0)
+        out_channels: int = Field(default=3, gt=0)
+        width: int = Field(default=64, gt=0)
+        blocks: int = Field(default=9, ge=0)
+        norm: Norm = "instance"
+
+    # Two layers of stride 2; and reflection by 1 needs a map of at least 2 x 2 behind them.
+    size_multiple = 4
+    minimum_size = 8
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels = config.in_channels, config.out_channels
+        width, norm = config.width, config.norm
+        self.layers = nn.Sequential(
+            nn.ReflectionPad2d(3),
+            *_normed(nn.Conv2d(config.in_channels, width, 7, bias=norm == "none"), width, norm),
+            *_normed(nn.Conv2d(width, width * 2, 3, 2, 1, bias=norm == "none"), width * 2, norm),
+            *_normed(nn.Conv2d(width * 2, width * 4, 3, 2, 1, bias=norm == "none"), width * 4, norm),
+            *(_ResidualBlock(width * 4, norm) for _ in range(config.blocks)),
+            *_normed(nn.ConvTranspose2d(width * 4, width * 2, 3, 2, 1, 1, bias=norm == "none"), width * 2, norm),
+            *_normed(nn.ConvTranspose2d(width * 2, width, 3, 2, 1, 1, bias=norm == "none"), width, norm),
+            nn.ReflectionPad2d(3),
+            nn.Conv2d(width, config.out_channels, 7),
+            nn.Tanh(),
+        )
+        init_normal(self)
+
+    def forward(self, source: Tensor) -> Tensor:
+        """Translate images, [b, in_channels, h, w] in -1..1, to [b, out_channels, h, w] in -1..1."""
+        made: Tensor = self.layers(source)
+        return made
+
+
+class _ResidualBlock(nn.Module):
+    """x + f(x), f two reflected 3 x 3 layers; no activation after the sum."""
+
+    def __init__(self, channels: int, norm: Norm) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.ReflectionPad2d(1),
+            *_normed(nn.Conv2d(channels, channels, 3, bias=norm == "none"), channels, norm),
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(channels, channels, 3, bias=norm == "none"),
+            norm_layer(norm, channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[b, channels, h, w] to the same shape."""
+        changed: Tensor = self.layers(x)
+        return x + changed
+
+
+def _normed(layer: nn.Module, channels: int, norm: Norm) -> tuple[nn.Module, ...]:
+    return layer, norm_layer(norm, channels), nn.ReLU(inplace=True)
