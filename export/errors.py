@@ -19,3 +19,7 @@ class ProofError(ExportError):
 
 class ImageSetError(ExportError):
     """The images given for a proof cannot be found or read."""
+
+
+class RepositoryError(ExportError):
+    """The model repository cannot be written, or a model cannot have the name that was asked for."""

@@ -43,6 +43,11 @@ class SizeLimits:
     minimum: int
     maximum: int
 
+    def legal(self, edge: int) -> int:
+        """The smallest legal edge that is not under `edge`, or the largest legal one there is."""
+        bounded = min(max(edge, self.minimum), self.maximum // self.multiple * self.multiple)
+        return -(-bounded // self.multiple) * self.multiple
+
 
 @dataclass(frozen=True)
 class Latent:
