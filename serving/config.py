@@ -1,0 +1,62 @@
+"""The typed arguments of the server and of one model's application."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class Settings(BaseModel):
+    """A frozen group of settings in which an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Limits(Settings):
+    """What a request may hold at most; checked before anything is decoded."""
+
+    bytes: int = Field(default=32 * 2**20, gt=0)
+    pixels: int = Field(default=16 * 2**20, gt=0)
+    images: int = Field(default=256, gt=0)
+
+
+class Batching(Settings):
+    """How requests are merged: at most `max_size` images, waiting at most `max_delay_ms` for company.
+
+    `queue` bounds the images that wait; `timeout_s` bounds how long one may wait.
+    """
+
+    max_size: int = Field(default=16, gt=0)
+    max_delay_ms: float = Field(default=2.0, ge=0)
+    queue: int = Field(default=256, gt=0)
+    timeout_s: float = Field(default=60.0, gt=0)
+
+
+class ModelSettings(Settings):
+    """One model's application."""
+
+    name: str
+    artifact: str
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = Field(default=1, gt=0)
+    batching: Batching = Batching()
+    limits: Limits = Limits()
+    api_key: str | None = None
+
+
+class ServerSettings(Settings):
+    """The whole server, as `zorse serve` is asked for it."""
+
+    repository: str
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, gt=0, lt=65536)
+    device: Device = "auto"
+    replicas: int = Field(default=1, gt=0)
+    batching: Batching = Batching()
+    limits: Limits = Limits()
+    api_key: str | None = None
+    insecure: bool = False
+    high_throughput: bool = False

@@ -1,0 +1,83 @@
+"""The Ray Serve deployments: one per model, and the gateway. Replicas speak HTTP themselves and batch inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+
+from serving import artifacts
+from serving.batching import Batcher
+from serving.config import ModelSettings
+from serving.engine import OrtEngine
+from serving.schemas import ModelSummary
+from serving.service import ModelService, warm_up
+
+BuildModelApp = Callable[[ModelService, ModelSettings], FastAPI]
+BuildGatewayApp = Callable[[list[ModelSummary], Callable[[], list[str]], str | None], FastAPI]
+
+_NO_QUEUE_LIMIT = 100_000
+"""The batcher's own queue answers 503 before Ray's would hold a request back."""
+
+
+class ModelReplica:
+    """One loaded model behind its HTTP application."""
+
+    def __init__(self, settings: ModelSettings, build: BuildModelApp) -> None:
+        artifact = artifacts.load(Path(settings.artifact))
+        engine = OrtEngine(artifact.model, settings.device, settings.threads)
+        warm_up(engine, artifact.manifest)
+        batcher = Batcher(engine.run, settings.batching)
+        self._service = ModelService(artifact.manifest, batcher.submit, settings.limits)
+        self._settings = settings
+        self._build = build
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return self._build(self._service, self._settings)
+
+
+class GatewayReplica:
+    """The server-level routes."""
+
+    def __init__(self, models: list[ModelSummary], api_key: str | None, build: BuildGatewayApp) -> None:
+        self._args = (models, lambda: not_running([model.name for model in models]), api_key)
+        self._build = build
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return self._build(*self._args)
+
+
+def not_running(names: list[str]) -> list[str]:
+    """Those of the applications `names` that Ray Serve does not report as running."""
+    applications = serve.status().applications
+    return [name for name in names if name not in applications or applications[name].status != "RUNNING"]
+
+
+def model_application(
+    settings: ModelSettings, replicas: int, resources: dict[str, float], build: BuildModelApp
+) -> serve.Application:
+    """One model's application; `resources` are a replica's Ray actor options (`num_cpus`, `num_gpus`)."""
+    return _deployment(ModelReplica, settings.name, replicas, resources).bind(settings, build)
+
+
+def gateway_application(
+    models: list[ModelSummary], api_key: str | None, resources: dict[str, float], build: BuildGatewayApp
+) -> serve.Application:
+    """The gateway's application."""
+    return _deployment(GatewayReplica, "gateway", 1, resources).bind(models, api_key, build)
+
+
+def _deployment(replica: type, name: str, replicas: int, resources: dict[str, float]) -> Any:
+    return serve.deployment(
+        serve.ingress()(replica),
+        name=name,
+        num_replicas=replicas,
+        ray_actor_options=resources,
+        max_ongoing_requests=_NO_QUEUE_LIMIT,
+        # A graph that does not load will not load the second time either.
+        max_constructor_retry_count=1,
+        graceful_shutdown_timeout_s=5,
+    )

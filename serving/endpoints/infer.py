@@ -1,0 +1,47 @@
+"""KServe v2 inference: JSON or binary tensors in, JSON or binary tensors out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from serving.errors import NotFoundError
+from serving.schemas import HEADER_LENGTH, pack, parse_infer
+from serving.service import ModelService
+
+model_router = APIRouter(tags=["inference"])
+
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"type": "object", "required": ["inputs"]}},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
+
+@model_router.post("/infer", response_class=Response, openapi_extra=_BODY)
+async def infer(request: Request) -> Response:
+    """Run the model on explicit tensors (KServe v2; binary tensors with `Inference-Header-Content-Length`)."""
+    service: ModelService = request.app.state.service
+    parsed = await run_in_threadpool(parse_infer, await request.body(), request.headers.get(HEADER_LENGTH))
+    wanted = parsed.wanted([output.name for output in service.manifest.outputs])
+    outputs = await service.infer(parsed.inputs)
+    extra = {"model_name": request.app.state.name, "model_version": str(service.manifest.version)}
+    if parsed.id is not None:
+        extra["id"] = parsed.id
+    content, headers = await run_in_threadpool(pack, "outputs", outputs, wanted, extra)
+    return Response(content, headers=headers)
+
+
+@model_router.post("/versions/{version}/infer", response_class=Response, include_in_schema=False)
+async def infer_version(version: str, request: Request) -> Response:
+    """The same for an explicit version, which must be the one that is served."""
+    served = str(request.app.state.service.manifest.version)
+    if version != served:
+        raise NotFoundError(f"version {version} of {request.app.state.name} is not served: version {served} is")
+    return await infer(request)

@@ -1,0 +1,59 @@
+"""What the server holds, and what a model takes and gives."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request
+
+from export.manifest import Tensor
+from serving.errors import NotFoundError
+from serving.schemas import ModelMetadata, ModelSummary, ServerMetadata, TensorMetadata, datatype
+
+server_router = APIRouter(tags=["metadata"])
+model_router = APIRouter(tags=["metadata"])
+
+
+@server_router.get("/v2")
+async def server() -> ServerMetadata:
+    """KServe v2 server metadata."""
+    try:
+        return ServerMetadata(version=version("zorse"))
+    except PackageNotFoundError:  # run from a checkout
+        return ServerMetadata(version="0")
+
+
+@server_router.get("/v2/models")
+async def models(request: Request) -> list[ModelSummary]:
+    """The models that are served; each has its own documentation at `/v2/models/<name>/docs`."""
+    summaries: list[ModelSummary] = request.app.state.models
+    return summaries
+
+
+@server_router.api_route("/v2/models/{name}", methods=["GET", "POST"], include_in_schema=False)
+@server_router.api_route("/v2/models/{name}/{rest:path}", methods=["GET", "POST"], include_in_schema=False)
+async def unknown_model(name: str, request: Request) -> None:
+    """A model's own application answers under its prefix, so what arrives here names no model."""
+    names = ", ".join(summary.name for summary in request.app.state.models)
+    raise NotFoundError(f"there is no model {name!r} on this server: it serves {names}")
+
+
+@model_router.get("")
+@model_router.get("/versions/{version}", include_in_schema=False)
+async def model(request: Request) -> ModelMetadata:
+    """KServe v2 model metadata."""
+    manifest = request.app.state.service.manifest
+    return ModelMetadata(
+        name=request.app.state.name,
+        versions=[str(manifest.version)],
+        kind=manifest.kind,
+        inputs=[_tensor(tensor) for tensor in manifest.inputs],
+        outputs=[_tensor(tensor) for tensor in manifest.outputs],
+    )
+
+
+def _tensor(tensor: Tensor) -> TensorMetadata:
+    shape: list[Any] = [axis if isinstance(axis, int) else -1 for axis in tensor.shape]
+    return TensorMetadata(name=tensor.name, datatype=datatype(np.empty(0, tensor.dtype)), shape=shape)

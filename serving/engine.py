@@ -1,0 +1,134 @@
+"""What runs a graph: the `Engine` protocol, and onnxruntime behind it."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.batching import Tensors
+from serving.config import Device
+from serving.errors import EngineError
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class Engine(Protocol):
+    """Runs one graph."""
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """What the graph really runs on, first choice first."""
+
+    def run(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
+        """The graph's outputs by name for its inputs by name.
+
+        Raises:
+            EngineError: the graph refuses the inputs or fails.
+        """
+
+
+class OrtEngine:
+    """onnxruntime with explicit providers: a graph that should run on CUDA does, or the start fails."""
+
+    def __init__(self, model: Path, device: Literal["cpu", "cuda"], threads: int) -> None:
+        """Load `model`, with `threads` CPU threads per call.
+
+        Raises:
+            EngineError: the graph cannot be loaded, or CUDA was asked for and the session would run on the CPU.
+        """
+        import onnxruntime
+
+        if device == "cuda":
+            _require_cuda()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Idle threads that spin would starve the other models of the machine.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(str(model), options, providers=_wanted(device))
+        except _ort_errors() as error:
+            raise EngineError(f"onnxruntime cannot load {model}: {error}") from error
+        self._session.disable_fallback()
+        if _PROVIDERS[device] not in self.providers:
+            raise EngineError(
+                f"{model} would run on {', '.join(self.providers)} and not on CUDA: {_why_no_cuda()}; "
+                "repair the CUDA installation or ask for --device cpu"
+            )
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The session's own list: the one asked for may not be the one granted."""
+        return tuple(self._session.get_providers())
+
+    def run(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
+        """See `Engine.run`."""
+        names = [output.name for output in self._session.get_outputs()]
+        try:
+            outputs = self._session.run(names, {name: np.ascontiguousarray(array) for name, array in tensors.items()})
+        except _ort_errors() as error:
+            raise EngineError(f"onnxruntime failed: {error}") from error
+        return dict(zip(names, outputs, strict=True))
+
+
+def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
+    """`auto` is CUDA where this process sees a CUDA device, else the CPU."""
+    if device != "auto":
+        return device
+    return "cuda" if cuda_devices() else "cpu"
+
+
+def cuda_devices() -> int:
+    """How many CUDA devices the driver shows this process (it heeds CUDA_VISIBLE_DEVICES); 0 without a driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def _wanted(device: Literal["cpu", "cuda"]) -> list[str]:
+    # Nodes without a CUDA kernel (shape arithmetic) need the CPU beside it.
+    return [_PROVIDERS["cuda"], _PROVIDERS["cpu"]] if device == "cuda" else [_PROVIDERS["cpu"]]
+
+
+def _require_cuda() -> None:
+    import onnxruntime
+
+    if _PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
+        raise EngineError(
+            f"onnxruntime {onnxruntime.__version__} has no CUDA provider: install onnxruntime-gpu alone "
+            "(onnxruntime beside it hides it) or ask for --device cpu"
+        )
+    if not cuda_devices():
+        raise EngineError("CUDA was asked for and the driver shows no device: ask for --device cpu")
+    onnxruntime.preload_dlls(directory="")
+
+
+def _why_no_cuda() -> str:
+    """The loader's reason, which onnxruntime only logs."""
+    import onnxruntime
+
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    try:
+        for library in ("shared", "cuda"):
+            ctypes.CDLL(str(folder / f"libonnxruntime_providers_{library}.so"), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        return str(error)
+    return "the CUDA provider refused to start (see onnxruntime's lines above)"
+
+
+def _ort_errors() -> tuple[type[Exception], ...]:
+    """onnxruntime's exceptions, which have no common base but Exception."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    found = [getattr(state, name) for name in dir(state)]
+    return tuple(kind for kind in found if isinstance(kind, type) and issubclass(kind, Exception))

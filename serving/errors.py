@@ -1,0 +1,105 @@
+"""The errors of the serving stage: each carries its HTTP status, a stable code, and one clear line."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ServingError(Exception):
+    """Base of every error that a user of the serving stage can cause."""
+
+    status: int = 500
+    code: str = "internal"
+    headers: ClassVar[dict[str, str]] = {}
+
+
+class BadRequestError(ServingError):
+    """The request is malformed: wrong JSON, tensors, names, or values."""
+
+    status = 400
+    code = "bad_request"
+
+
+class ImageError(ServingError):
+    """The bytes are not an image that can be read."""
+
+    status = 415
+    code = "bad_image"
+
+
+class ImageSizeError(ServingError):
+    """The image is larger than the model takes."""
+
+    status = 422
+    code = "image_size"
+
+
+class TooLargeError(ServingError):
+    """The request has more bytes, pixels or images than the server accepts."""
+
+    status = 413
+    code = "too_large"
+
+
+class UnauthorizedError(ServingError):
+    """The request lacks the server's API key."""
+
+    status = 401
+    code = "unauthorized"
+    headers: ClassVar[dict[str, str]] = {"WWW-Authenticate": "Bearer"}
+
+
+class NotFoundError(ServingError):
+    """There is no such model or route."""
+
+    status = 404
+    code = "not_found"
+
+
+class UnsupportedError(ServingError):
+    """The model cannot do what was asked (a generator does not translate)."""
+
+    status = 400
+    code = "unsupported"
+
+
+class OverloadedError(ServingError):
+    """The queue is full: try again later."""
+
+    status = 503
+    code = "overloaded"
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
+
+
+class DeadlineError(ServingError):
+    """The request waited longer than the server lets a request wait."""
+
+    status = 504
+    code = "deadline"
+
+
+class ArtifactError(ServingError):
+    """An artifact or a repository is missing, incomplete, or not what its manifest says."""
+
+    code = "artifact"
+
+
+class EngineError(ServingError):
+    """The graph cannot be run: a provider is missing, or onnxruntime refuses."""
+
+    code = "engine"
+
+
+class StartError(ServingError):
+    """The server cannot be started as asked."""
+
+    code = "start"
+
+
+class ServerError(ServingError):
+    """What a server answered to the client: its own status, code and message."""
+
+    def __init__(self, message: str, status: int, code: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code

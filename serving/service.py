@@ -1,0 +1,193 @@
+"""What a model can be asked, free of transport: generate, translate, infer over an injected Engine.
+
+The plan of each verb (which tensors go in, what is cut from what comes out) is pure; the online `ModelService` and the
+in-process `LocalModel` differ only in how the tensors are run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.manifest import Manifest, Tensor
+from serving import artifacts
+from serving.batching import Submit, Tensors, chunks, merge, rows
+from serving.config import Device, Limits
+from serving.engine import Engine, OrtEngine, resolve_device
+from serving.errors import BadRequestError, ImageSizeError, TooLargeError, UnsupportedError
+from serving.latents import latents
+
+SOURCE, LATENT, IMAGE = "source", "latent", "image"
+MAX_SEED = 2**63 - 1
+_LOCAL_BATCH = 16
+
+
+def latent_feeds(manifest: Manifest, n: int, seed: int, first: int = 0) -> Tensors:
+    """The inputs that generate images `first` … `first + n - 1` of `seed`.
+
+    Raises:
+        UnsupportedError: the model is no generator, or needs more than a latent.
+        BadRequestError: a number is out of range.
+    """
+    if manifest.latent is None or [tensor.name for tensor in manifest.inputs] != [LATENT]:
+        names = ", ".join(tensor.name for tensor in manifest.inputs)
+        raise UnsupportedError(f"{manifest.name} is a {manifest.kind} with the inputs {names}: it does not generate")
+    if n < 1 or not 0 <= seed <= MAX_SEED or not 0 <= first <= MAX_SEED - n:
+        raise BadRequestError(f"n={n}, seed={seed}, first={first} is out of range: n ≥ 1 and 0 ≤ seed, first < 2⁶³")
+    return {LATENT: latents(seed, first, n, manifest.latent.dim)}
+
+
+def source_feeds(manifest: Manifest, images: NDArray[np.uint8]) -> Tensors:
+    """The inputs that translate `images`, uint8 [n, h, w, c]: reflected right and down to the size multiple.
+
+    Raises:
+        UnsupportedError: the model is no translator, or needs more than a source.
+        ImageSizeError: the images are larger than the model takes.
+        BadRequestError: not uint8 of the model's channels.
+    """
+    if manifest.size is None or [tensor.name for tensor in manifest.inputs] != [SOURCE]:
+        names = ", ".join(tensor.name for tensor in manifest.inputs)
+        raise UnsupportedError(f"{manifest.name} is a {manifest.kind} with the inputs {names}: it does not translate")
+    check_tensor(manifest.inputs[0], images)
+    height, width = images.shape[1:3]
+    size = manifest.size
+    largest = size.maximum // size.multiple * size.multiple
+    if max(height, width) > largest:
+        raise ImageSizeError(f"{width}×{height} is larger than the {largest} pixels a side that {manifest.name} takes")
+    down, right = (-(-max(side, size.minimum) // size.multiple) * size.multiple - side for side in (height, width))
+    if down or right:
+        images = np.pad(images, ((0, 0), (0, down), (0, right), (0, 0)), mode="reflect")
+    return {SOURCE: images}
+
+
+def check_feeds(manifest: Manifest, feeds: Tensors) -> None:
+    """Compare `feeds` with the manifest's inputs.
+
+    Raises:
+        BadRequestError: an input is missing, unknown, or of another dtype or shape, or the batch sizes differ.
+    """
+    wanted = {tensor.name: tensor for tensor in manifest.inputs}
+    if feeds.keys() != wanted.keys():
+        raise BadRequestError(
+            f"{manifest.name} takes the inputs {', '.join(sorted(wanted))} and got {', '.join(sorted(feeds)) or 'none'}"
+        )
+    for name, tensor in wanted.items():
+        check_tensor(tensor, feeds[name])
+    if len({array.shape[0] for array in feeds.values()}) != 1:
+        raise BadRequestError("the inputs have different batch sizes: give every input the same first axis")
+
+
+def check_tensor(tensor: Tensor, array: NDArray[Any]) -> None:
+    """Compare one array with its declaration.
+
+    Raises:
+        BadRequestError: another dtype, another shape, an empty axis, or a value out of range.
+    """
+    fits = array.ndim == len(tensor.shape) and all(
+        got == want if isinstance(want, int) else got > 0 for got, want in zip(array.shape, tensor.shape, strict=True)
+    )
+    if array.dtype != tensor.dtype or not fits:
+        shape = ", ".join(str(axis) for axis in tensor.shape)
+        raise BadRequestError(
+            f"{tensor.name} must be {tensor.dtype} [{shape}] and is {array.dtype} {list(array.shape)}"
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise BadRequestError(f"{tensor.name} holds NaN or infinity")
+    if tensor.value_range is not None and array.size:
+        low, high = tensor.value_range
+        if array.min() < low or array.max() > high:
+            raise BadRequestError(f"{tensor.name} must lie in [{low:g}, {high:g}]")
+
+
+def channels(manifest: Manifest) -> int:
+    """The channels of the images that go into a translator, or come out of a generator."""
+    tensor = manifest.inputs[0] if manifest.kind == "translator" else manifest.outputs[0]
+    return int(tensor.shape[-1])
+
+
+def warm_up(engine: Engine, manifest: Manifest) -> None:
+    """Run the smallest request once, so that the first user does not pay for the graph's set-up."""
+    if manifest.latent is not None and len(manifest.inputs) == 1:
+        engine.run(latent_feeds(manifest, 1, 0))
+    elif manifest.size is not None and len(manifest.inputs) == 1:
+        side = manifest.size.minimum
+        engine.run(source_feeds(manifest, np.zeros((1, side, side, channels(manifest)), dtype=np.uint8)))
+
+
+class ModelService:
+    """One model online: checks, limits and verbs; `submit` runs tensors in batches with other requests."""
+
+    def __init__(self, manifest: Manifest, submit: Submit, limits: Limits) -> None:
+        self.manifest = manifest
+        self.limits = limits
+        self._submit = submit
+
+    async def generate(self, n: int, seed: int, first: int = 0) -> NDArray[np.uint8]:
+        """Images `first` … `first + n - 1` of `seed`: uint8 [n, h, w, c]. Raises as `latent_feeds`."""
+        self._check_count(n)
+        return _image(await self._submit(latent_feeds(self.manifest, n, seed, first)))
+
+    async def translate(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """uint8 [n, h, w, c] → uint8 of the same height and width. Raises as `source_feeds`."""
+        self._check_count(images.shape[0] if images.ndim else 0)
+        feeds = source_feeds(self.manifest, images)
+        return _crop(_image(await self._submit(feeds)), images)
+
+    async def infer(self, feeds: Tensors) -> Mapping[str, NDArray[Any]]:
+        """The outputs by name for explicit inputs; a translator's images are padded and cropped as in `translate`."""
+        check_feeds(self.manifest, feeds)
+        self._check_count(rows(feeds))
+        if feeds.keys() == {SOURCE}:
+            return {IMAGE: await self.translate(feeds[SOURCE])}
+        return await self._submit(feeds)
+
+    def _check_count(self, n: int) -> None:
+        if n > self.limits.images:
+            raise TooLargeError(f"{n} images were asked for and the limit is {self.limits.images} a request")
+
+
+class LocalModel:
+    """One model in this process: `generate` and `translate`, synchronous, without a server."""
+
+    def __init__(self, manifest: Manifest, engine: Engine) -> None:
+        self.manifest = manifest
+        self._engine = engine
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: Device = "auto", threads: int | None = None) -> Self:
+        """The model at `path`: an artifact folder, or a model folder whose newest version is taken.
+
+        Raises:
+            ArtifactError: there is no sound artifact.
+            EngineError: it cannot be run on `device`.
+        """
+        artifact = artifacts.load(Path(path))
+        return cls(artifact.manifest, OrtEngine(artifact.model, resolve_device(device), threads or os.cpu_count() or 1))
+
+    def generate(self, n: int, seed: int = 0, first: int = 0) -> NDArray[np.uint8]:
+        """Images `first` … `first + n - 1` of `seed`: uint8 [n, h, w, c]. Raises as `latent_feeds`."""
+        return _image(self._run(latent_feeds(self.manifest, n, seed, first)))
+
+    def translate(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """uint8 [h, w, c] or [n, h, w, c] → uint8 of the same shape. Raises as `source_feeds`."""
+        if images.ndim == 3:
+            image: NDArray[np.uint8] = self.translate(images[None])[0]
+            return image
+        return _crop(_image(self._run(source_feeds(self.manifest, images))), images)
+
+    def _run(self, feeds: Tensors) -> Tensors:
+        return merge([self._engine.run(part) for part in chunks(feeds, _LOCAL_BATCH)])
+
+
+def _image(outputs: Tensors) -> NDArray[np.uint8]:
+    image: NDArray[np.uint8] = outputs[IMAGE]
+    return image
+
+
+def _crop(images: NDArray[np.uint8], like: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return images[:, : like.shape[1], : like.shape[2]]
