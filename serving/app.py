@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import importlib
+import io
 import logging
 import os
 import pkgutil
@@ -13,7 +14,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, Literal
 
@@ -231,7 +232,8 @@ def _ray_environment(high_throughput: bool) -> dict[str, str]:
     """Ray reads these when its processes start.
 
     HAProxy is ten times as fast as Ray's own proxy and binds the replicas' ports on every interface, so it is asked
-    for, not given. Without it the replicas need no ports of their own, which throughput mode would open.
+    for, not given. Without it the replicas need no ports of their own, which throughput mode would open. Ray's inner
+    ports are on every interface whatever we ask: the token is what guards them.
     """
     flag = str(int(high_throughput))
     return {
@@ -277,7 +279,6 @@ def _start(settings: ServerSettings, plans: list[ModelSettings], models: list[Mo
         log_to_driver=False,
         object_store_memory=128 * 2**20,
         _temp_dir=folder,
-        _node_ip_address="127.0.0.1",
     )
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     serve.start(
@@ -323,5 +324,7 @@ def _stop() -> None:
     from ray import serve
 
     if ray.is_initialized():
-        serve.shutdown()
-        ray.shutdown()
+        # Ray prints that the controller, which it has just ended itself, has failed.
+        with redirect_stdout(io.StringIO()):
+            serve.shutdown()
+            ray.shutdown()

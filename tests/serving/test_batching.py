@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving.batching import Batcher, Tensors, bucket, chunks, merge, rows, split
+from serving.config import Batching
+from serving.errors import DeadlineError, EngineError, OverloadedError, ServingError
+
+
+def ones(n: int, value: int, width: int = 2) -> Tensors:
+    return {"x": np.full((n, width), value)}
+
+
+class Model:
+    """Doubles its input; notes every batch; waits at `gate`, and says by `entered` that it does."""
+
+    def __init__(self, open_gate: bool = True) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+        if open_gate:
+            self.gate.set()
+
+    def __call__(self, tensors: Tensors) -> Tensors:
+        self.batches.append(tensors["x"][:, 0].tolist())
+        self.entered.set()
+        assert self.gate.wait(20)
+        if (tensors["x"] == 13).any():
+            raise EngineError("thirteen")
+        return {"y": tensors["x"] * 2}
+
+
+def play(
+    scene: Callable[[Batcher], Coroutine[Any, Any, None]], run: Callable[[Tensors], Tensors], **options: Any
+) -> None:
+    async def main() -> None:
+        batcher = Batcher(run, Batching(**options))
+        try:
+            await asyncio.wait_for(scene(batcher), 30)
+        finally:
+            await batcher.close()
+
+    asyncio.run(main())
+
+
+async def entered(model: Model) -> None:
+    assert await asyncio.to_thread(model.entered.wait, 20)
+    model.entered.clear()
+
+
+async def settled() -> None:
+    """Let every task that can run do so."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_merge_and_split_are_inverse() -> None:
+    parts = [ones(n, n) for n in (1, 3, 2)]
+    for part, back in zip(parts, split(merge(parts), [1, 3, 2]), strict=True):
+        np.testing.assert_array_equal(part["x"], back["x"])
+
+
+def test_chunks_cover_every_row_once() -> None:
+    parts = chunks({"x": np.arange(7)[:, None]}, 3)
+    assert [rows(part) for part in parts] == [3, 3, 1]
+    np.testing.assert_array_equal(merge(parts)["x"][:, 0], np.arange(7))
+
+
+def test_bucket_is_by_shape_and_dtype_not_by_rows() -> None:
+    assert bucket(ones(1, 0)) == bucket(ones(5, 9))
+    assert bucket(ones(1, 0)) != bucket(ones(1, 0, width=3))
+    assert bucket(ones(1, 0)) != bucket({"x": np.zeros((1, 2), np.float32)})
+
+
+def test_every_request_gets_its_own_answer_whatever_its_shape_and_size() -> None:
+    model = Model()
+    order = np.random.default_rng(0).permutation(200).tolist()
+
+    async def scene(batcher: Batcher) -> None:
+        async def one(value: int) -> None:
+            n, width = 1 + value % 5, 1 + value % 3
+            answer = await batcher.submit(ones(n, value + 100, width))
+            np.testing.assert_array_equal(answer["y"], np.full((n, width), 2 * value + 200))
+
+        await asyncio.gather(*(one(value) for value in order))
+
+    play(scene, model, max_size=4, queue=10_000)
+    assert all(len(batch) <= 4 for batch in model.batches)
+    assert len(model.batches) < 400
+
+
+def test_requests_that_wait_are_run_together_in_order() -> None:
+    model = Model(open_gate=False)
+
+    async def scene(batcher: Batcher) -> None:
+        first = asyncio.create_task(batcher.submit(ones(1, 0)))
+        await entered(model)
+        others = [asyncio.create_task(batcher.submit(ones(1, value))) for value in (1, 2, 3, 4, 5)]
+        await settled()
+        model.gate.set()
+        await asyncio.gather(first, *others)
+
+    play(scene, model, max_size=4, max_delay_ms=0)
+    assert model.batches == [[0], [1, 2, 3, 4], [5]]
+
+
+def test_a_full_batch_does_not_wait_for_the_delay() -> None:
+    async def scene(batcher: Batcher) -> None:
+        await asyncio.gather(batcher.submit(ones(2, 1)), batcher.submit(ones(2, 2)))
+
+    play(scene, Model(), max_size=4, max_delay_ms=3_600_000)
+
+
+def test_a_lone_request_waits_no_longer_than_the_delay() -> None:
+    async def scene(batcher: Batcher) -> None:
+        assert (await batcher.submit(ones(1, 1)))["y"][0, 0] == 2
+
+    play(scene, Model(), max_size=4, max_delay_ms=1)
+
+
+def test_a_large_request_is_cut_and_joined() -> None:
+    model = Model()
+
+    async def scene(batcher: Batcher) -> None:
+        answer = await batcher.submit({"x": np.arange(20, 30)[:, None]})
+        assert answer["y"][:, 0].tolist() == list(range(40, 60, 2))
+
+    play(scene, model, max_size=4, queue=5)
+    assert [len(batch) for batch in model.batches] == [4, 4, 2]
+
+
+def test_a_failure_reaches_every_request_of_the_batch_and_no_other() -> None:
+    model = Model(open_gate=False)
+
+    async def scene(batcher: Batcher) -> None:
+        first = asyncio.create_task(batcher.submit(ones(1, 0)))
+        await entered(model)
+        doomed = [asyncio.create_task(batcher.submit(ones(1, value))) for value in (13, 1)]
+        other = asyncio.create_task(batcher.submit(ones(1, 13 + 1, width=3)))
+        await settled()
+        model.gate.set()
+        results = await asyncio.gather(*doomed, return_exceptions=True)
+        assert [type(result) for result in results] == [EngineError, EngineError]
+        assert results[0] is not results[1]
+        assert (await first)["y"][0, 0] == 0
+        assert (await other)["y"][0, 0] == 28
+        assert (await batcher.submit(ones(1, 5)))["y"][0, 0] == 10
+
+    play(scene, model, max_size=4)
+
+
+def test_an_unknown_failure_is_a_serving_error() -> None:
+    def broken(tensors: Tensors) -> Tensors:
+        raise ZeroDivisionError("oh")
+
+    async def scene(batcher: Batcher) -> None:
+        with pytest.raises(ServingError, match="ZeroDivisionError: oh"):
+            await batcher.submit(ones(1, 1))
+
+    play(scene, broken)
+
+
+def test_a_failed_part_drops_the_parts_that_wait() -> None:
+    model = Model()
+
+    async def scene(batcher: Batcher) -> None:
+        with pytest.raises(EngineError):
+            await batcher.submit({"x": np.array([[13], [1], [2], [3], [4], [5], [6], [7]])})
+        await batcher.submit(ones(1, 99, width=1))
+
+    play(scene, model, max_size=1)
+    assert model.batches[0] == [13]
+    assert model.batches[-1] == [99]
+    assert len(model.batches) <= 3
+
+
+def test_cancelled_requests_are_dropped_and_free_their_place() -> None:
+    model = Model(open_gate=False)
+
+    async def scene(batcher: Batcher) -> None:
+        first = asyncio.create_task(batcher.submit(ones(1, 0)))
+        await entered(model)
+        gone = [asyncio.create_task(batcher.submit(ones(1, value))) for value in (1, 2)]
+        await settled()
+        for task in gone:
+            task.cancel()
+        await asyncio.gather(*gone, return_exceptions=True)
+        stays = [asyncio.create_task(batcher.submit(ones(1, value))) for value in (3, 4)]
+        await settled()
+        model.gate.set()
+        await asyncio.gather(first, *stays)
+
+    play(scene, model, queue=2, max_delay_ms=0)
+    assert model.batches == [[0], [3, 4]]
+
+
+def test_a_running_request_may_be_cancelled() -> None:
+    model = Model(open_gate=False)
+
+    async def scene(batcher: Batcher) -> None:
+        first = asyncio.create_task(batcher.submit(ones(1, 0)))
+        await entered(model)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        model.gate.set()
+        assert (await batcher.submit(ones(1, 1)))["y"][0, 0] == 2
+
+    play(scene, model)
+
+
+def test_a_full_queue_refuses_at_once() -> None:
+    model = Model(open_gate=False)
+
+    async def scene(batcher: Batcher) -> None:
+        first = asyncio.create_task(batcher.submit(ones(1, 0)))
+        await entered(model)
+        waits = asyncio.create_task(batcher.submit(ones(3, 1)))
+        await settled()
+        with pytest.raises(OverloadedError, match="3 images wait already, 4 may") as caught:
+            await batcher.submit(ones(2, 2))
+        assert caught.value.status == 503
+        assert caught.value.headers == {"Retry-After": "1"}
+        model.gate.set()
+        await asyncio.gather(first, waits)
+
+    play(scene, model, queue=4)
+
+
+def test_a_request_that_waited_too_long_is_told_so() -> None:
+    model = Model(open_gate=False)
+
+    async def scene(batcher: Batcher) -> None:
+        first = asyncio.create_task(batcher.submit(ones(1, 0)))
+        await entered(model)
+        late = asyncio.create_task(batcher.submit(ones(1, 1)))
+        await settled()
+        deadline = asyncio.get_running_loop().time() + 0.002
+        while asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0)
+        model.gate.set()
+        await first
+        with pytest.raises(DeadlineError):
+            await late
+
+    play(scene, model, timeout_s=0.001, max_delay_ms=0)
+    assert model.batches == [[0]]
