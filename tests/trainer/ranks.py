@@ -1,0 +1,84 @@
+"""Runs a few steps of a config as rank r of W over gloo, without Ray, and saves what can be compared."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from trainer.config import RunConfig
+
+STEPS = 5
+
+
+def train_ranks(configs: dict[str, dict[str, Any]], workers: int, folder: Path) -> dict[str, dict[str, Any]]:
+    """Train each config for `STEPS` steps on `workers` processes: name → what rank 0 saw and holds.
+
+    `networks` are the names of its networks; `gradients` those of each network's first step, as the optimiser got them; `start` and `parameters`
+    are before the first and after the last step; `pools` are gathered from all ranks.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_rank, (configs, workers, port, str(folder)), nprocs=workers)
+    return {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in configs}
+
+
+def _rank(rank: int, configs: dict[str, dict[str, Any]], workers: int, port: int, folder: str) -> None:
+    os.environ |= {
+        "DS_ACCELERATOR": "cpu",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(workers),
+    }
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=workers)
+    for name, data in configs.items():
+        result = _steps(RunConfig.model_validate(data | {"run": data["run"] | {"workers": workers}}), rank)
+        if rank == 0:
+            torch.save(result, Path(folder) / f"{name}.pt")
+    dist.destroy_process_group()
+
+
+def _steps(config: RunConfig, rank: int) -> dict[str, Any]:
+    from trainer.data.loader import Loader
+    from trainer.engine import Players
+    from trainer.tasks.build import build_source, build_task
+
+    task, source = build_task(config), build_source(config)
+    players = Players(task, config, torch.device("cpu"))
+    start = {name: parameter.detach().clone() for name, parameter in task.networks.named_parameters()}
+    names = {id(parameter): name for name, parameter in task.networks.named_parameters()}
+    gradients: dict[str, torch.Tensor] = {}
+
+    def remember(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                gradients.setdefault(names[id(parameter)], parameter.grad.clone())
+
+    handle = register_optimizer_step_pre_hook(remember)
+    loader = Loader(source, config.batch, workers=config.run.workers, rank=rank, device=torch.device("cpu"))
+    steps = loader.steps(0)
+    for step in range(STEPS):
+        batches = next(steps)
+        for phase in task.phases:
+            players.step(phase, batches, step / STEPS)
+    steps.close()
+    handle.remove()
+    pools: list[Any] = [None] * config.run.workers
+    dist.all_gather_object(pools, task.state())
+    return {
+        "networks": list(task.networks),
+        "gradients": gradients,
+        "start": start,
+        "parameters": {name: parameter.detach() for name, parameter in task.networks.named_parameters()},
+        "pools": {key: image for part in pools for key, image in part.items()},
+    }

@@ -1,0 +1,145 @@
+"""Design, decision 7: W ranks of b images train as one rank of W·b images does."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.trainer.ranks import train_ranks
+from trainer.config import BatchSection, DataComponent
+from trainer.data.loader import Loader, part_of_step
+from trainer.registry import build
+
+
+def _sgd(rate: float) -> dict[str, Any]:
+    return dict.fromkeys(("generator_optimizer", "discriminator_optimizer"), {"type": "sgd", "lr": rate})
+
+
+def _cyclegan() -> dict[str, Any]:
+    generator = {"type": "resnet_generator", "in_channels": 3, "out_channels": 3, "width": 8, "blocks": 1}
+    discriminator = {"type": "patchgan_discriminator", "in_channels": 3, "width": 8, "layers": 1}
+    return {
+        "run": {"dir": "unused", "total_images": 20},
+        "batch": {"global_size": 4},
+        "data": {"type": "unpaired", "root": "textures", "size": 16},
+        # Six images in four slots: the pool is full after two steps, so swaps happen in the five taken.
+        "task": {"type": "cyclegan", "generator": generator, "discriminator": discriminator, "pool_size": 6}
+        | _sgd(0.001),
+    }
+
+
+def _gan(loss: str) -> dict[str, Any]:
+    generator = {"type": "dcgan_generator", "latent_dim": 16, "channels": 1, "size": 32, "width": 8}
+    discriminator = {"type": "dcgan_discriminator", "channels": 1, "size": 32, "width": 8, "norm": "batch"}
+    return {
+        "run": {"dir": "unused", "total_images": 40},
+        "batch": {"global_size": 8},
+        "data": {"type": "digits", "size": 32},
+        "task": {"type": "gan", "generator": generator, "discriminator": discriminator, "loss": {"type": loss}}
+        | _sgd(0.01),
+    }
+
+
+CONFIGS = {
+    "gan": _gan("non_saturating"),
+    "gan-hinge": _gan("hinge"),
+    "cyclegan": _cyclegan(),
+}
+
+
+def _write_textures(folder: Path) -> None:
+    """Bright noise of several scales.
+
+    Flat images would do no good, since norms on them magnify rounding; nor images near the networks' first
+    output, grey, since there the slope of the L1 losses jumps.
+    """
+    draw = np.random.default_rng(0)
+    for domain, number in itertools.product("AB", range(8)):
+        coarse = draw.integers(190, 256, (6, 6, 3), dtype=np.uint8)
+        image = np.asarray(Image.fromarray(coarse).resize((20, 20), Image.Resampling.BICUBIC), dtype=np.int16)
+        noisy = (image + draw.integers(-20, 20, image.shape)).clip(190, 255).astype(np.uint8)
+        path = folder / f"train{domain}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noisy).save(path)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
+    textures = tmp_path_factory.mktemp("textures")
+    _write_textures(textures)
+    configs = {
+        name: config | {"data": config["data"] | {"root": str(textures)}} if "root" in config["data"] else config
+        for name, config in CONFIGS.items()
+    }
+    return {workers: train_ranks(configs, workers, tmp_path_factory.mktemp(f"w{workers}")) for workers in (1, 2)}
+
+
+def _relative_difference(one: torch.Tensor, two: torch.Tensor) -> float:
+    return float((one.double() - two.double()).norm() / one.double().norm().clamp_min(1e-30))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_two_ranks_have_the_gradients_of_one(runs: dict[int, dict[str, Any]], name: str) -> None:
+    one, two = runs[1][name]["gradients"], runs[2][name]["gradients"]
+    assert one.keys() == two.keys()
+    assert {key.split(".")[0] for key in one} == set(runs[1][name]["networks"])
+    differences = {key: _relative_difference(one[key], two[key]) for key in one}
+    assert max(differences.values()) <= 1e-5, differences
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_two_ranks_have_the_parameters_of_one_after_five_steps(runs: dict[int, dict[str, Any]], name: str) -> None:
+    start, one, two = runs[1][name]["start"], runs[1][name]["parameters"], runs[2][name]["parameters"]
+    for network in runs[1][name]["networks"]:
+        before, after = (
+            torch.cat([tensor.flatten() for key, tensor in state.items() if key.startswith(f"{network}.")])
+            for state in (start, one)
+        )
+        assert _relative_difference(before, after) > 1e-4
+    # What starts at zero is nothing but summed gradients, so it cannot agree better than they do.
+    bounds = {key: 1e-6 if start[key].any() else 1e-5 for key in one}
+    differences = {key: _relative_difference(one[key], two[key]) for key in one}
+    assert all(differences[key] <= bounds[key] for key in one), differences
+
+
+@pytest.mark.slow
+def test_pools_belong_to_slots_not_to_workers(runs: dict[int, dict[str, Any]]) -> None:
+    one, two = runs[1]["cyclegan"]["pools"], runs[2]["cyclegan"]["pools"]
+    assert one.keys() == two.keys()
+    assert len(one) == 12
+    assert max(_relative_difference(one[key], two[key]) for key in one) <= 1e-5
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_ranks_share_a_step_without_overlap(workers: int) -> None:
+    parts = [part_of_step(24, 8, workers, rank) for rank in range(workers)]
+    assert [number for part in parts for number in part] == list(range(24, 32))
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_two_ranks_load_exactly_what_one_loads(accumulation: int) -> None:
+    source = build(DataComponent(type="stripes"), seed=3)
+
+    def images(workers: int, rank: int) -> list[torch.Tensor]:
+        sizes = BatchSection(global_size=8, accumulation=accumulation)
+        loader = Loader(source, sizes, workers=workers, rank=rank, device=torch.device("cpu"))
+        steps = loader.steps(0)
+        batches = [batch for _ in range(3) for batch in next(steps)]
+        steps.close()
+        numbers = torch.cat([batch.numbers for batch in batches])
+        pixels = torch.cat([torch.cat([batch.images["A"], batch.images["B"]], dim=1) for batch in batches])
+        return [numbers, pixels]
+
+    (numbers, pixels), halves = images(1, 0), [images(2, rank) for rank in (0, 1)]
+    both = torch.cat([half[0] for half in halves])
+    order = both.argsort()
+    assert both[order].equal(numbers)
+    assert torch.cat([half[1] for half in halves])[order].equal(pixels)
