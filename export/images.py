@@ -59,5 +59,5 @@ def _decode(where: str, content: bytes, mode: str, limits: SizeLimits, edge: int
         raise ImageSetError(f"{where} cannot be decoded ({error}): take it away or repair it") from error
     scale = edge / max(image.size)
     width, height = (limits.legal(round(side * scale)) for side in image.size)
-    pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), dtype=np.uint8)
+    pixels = np.array(image.resize((width, height), Image.Resampling.BICUBIC), dtype=np.uint8)
     return pixels.reshape(height, width, -1)

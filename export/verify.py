@@ -14,13 +14,14 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from export.errors import ProofError
 from export.manifest import Proof
-from export.wrapper import Wrapped
+from export.wrapper import Wrapped, grey_levels
 
 _SEED = 0
 _ORT_ERRORS = (
     ort_errors.Fail,
     ort_errors.InvalidArgument,
     ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
 )
@@ -101,16 +102,15 @@ def _check_contract(name: str, session: onnxruntime.InferenceSession, wrapped: W
 def _torch_image(name: str, wrapped: Wrapped, given: NDArray[Any]) -> NDArray[np.uint8]:
     with torch.inference_mode():
         try:
-            tensor = torch.from_numpy(given)
-            values, image = wrapped.graph.values(tensor), wrapped.graph(tensor)
-        except RuntimeError as error:
+            values = wrapped.graph.values(torch.from_numpy(given))
+        except (RuntimeError, ValueError) as error:
             raise ProofError(f"{name}: torch does not run on input {given.shape} ({_line(error)})") from error
     # Rounding would hide them: a NaN becomes an ordinary grey level.
     wrong = int((~torch.isfinite(values)).sum())
     if wrong:
         raise ProofError(f"{name}: for input {given.shape} {wrong} of {values.numel()} values of torch are not finite")
-    made: NDArray[np.uint8] = image.numpy()
-    return made
+    image: NDArray[np.uint8] = grey_levels(values).numpy()
+    return image
 
 
 def _ort_image(name: str, session: onnxruntime.InferenceSession, given: NDArray[Any]) -> NDArray[np.uint8]:

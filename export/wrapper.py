@@ -18,8 +18,13 @@ MAXIMUM_SIZE = 2048
 _GREY = (0.0, 255.0)
 
 
+def grey_levels(values: Tensor) -> Tensor:
+    """Float32 [b, c, h, w] in -1..1 as uint8 [b, h, w, c]; what lies outside becomes black or white."""
+    return ((values + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
 class ImageGraph(nn.Module):
-    """What is exported: `values` rounded to grey levels, uint8 [b, h, w, c]."""
+    """What is exported: a network whose images are rounded to grey levels."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -31,9 +36,8 @@ class ImageGraph(nn.Module):
         return made
 
     def forward(self, given: Tensor) -> Tensor:
-        """The image as uint8 [b, h, w, c]; what lies outside -1..1 becomes black or white."""
-        grey = ((self.values(given) + 1) * 127.5).round().clamp(0, 255)
-        return grey.to(torch.uint8).permute(0, 2, 3, 1)
+        """The image, uint8 [b, h, w, c]."""
+        return grey_levels(self.values(given))
 
 
 class TranslatorGraph(ImageGraph):

@@ -90,7 +90,7 @@ def launch(config: RunConfig, show: Callable[[Update], None]) -> None:
     Raises:
         TrainerError: what a worker raised, or `LaunchError` when a worker died or the cluster is too small.
     """
-    with local_ray(config):
+    with local_ray(config.run.workers):
         gpus = _use_gpus(config)
         _check_capacity(config.run.workers, gpus)
         board = ray.remote(num_cpus=0)(_Board).remote()
@@ -119,8 +119,8 @@ def _worker(arguments: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def local_ray(config: RunConfig) -> Iterator[None]:
-    """A Ray to run on: the one that is connected or named by RAY_ADDRESS, or one of our own."""
+def local_ray(workers: int) -> Iterator[None]:
+    """A Ray for `workers` workers: the one connected or named by RAY_ADDRESS, or one of our own."""
     if ray.is_initialized():
         yield
         return
@@ -130,7 +130,7 @@ def local_ray(config: RunConfig) -> Iterator[None]:
         folder = None
     else:
         folder = tempfile.mkdtemp(prefix="zorse-")
-        cpus = max(os.cpu_count() or 1, config.run.workers)
+        cpus = max(os.cpu_count() or 1, workers)
         ray.init(
             num_cpus=cpus,
             include_dashboard=False,

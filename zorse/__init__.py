@@ -6,18 +6,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from export.pipeline import export as export
-    from serving.client import Client as Client
-    from serving.local import load as load
-    from zorse.train import train as train
+    import os
 
-_HOMES = {
-    "train": "zorse.train",
-    "export": "export.pipeline",
-    "load": "serving.local",
-    "Client": "serving.client",
-}
+    from export.pipeline import export
+    from serving.client import Client
+    from serving.service import LocalModel
+    from trainer.launch import train
+
+_HOMES = {"train": "trainer.launch", "export": "export.pipeline", "Client": "serving.client"}
 __all__ = ["Client", "export", "load", "train"]
+
+
+def load(artifact: str | os.PathLike[str]) -> LocalModel:
+    """Open an artifact in this process: `.generate(n, seed)` or `.translate(images)`.
+
+    Raises:
+        serving.errors.ServingError: there is no whole artifact.
+    """
+    from serving.service import LocalModel
+
+    return LocalModel.load(artifact)
 
 
 def __getattr__(name: str) -> Any:

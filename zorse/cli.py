@@ -40,11 +40,15 @@ def demo() -> None:
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    prepare: bool = typer.Option(False, "--prepare", help="Only compile what DeepSpeed needs on a CPU."),
+) -> None:
     """Check versions, devices, providers and Ray, and say how to mend what is wrong."""
-    from zorse.doctor import run
+    from zorse import doctor
 
-    if not run():
+    if prepare:
+        doctor.prepare()
+    elif not doctor.run():
         raise typer.Exit(1)
 
 

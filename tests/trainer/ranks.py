@@ -20,8 +20,9 @@ STEPS = 5
 def train_ranks(configs: dict[str, dict[str, Any]], workers: int, folder: Path) -> dict[str, dict[str, Any]]:
     """Train each config for `STEPS` steps on `workers` processes: name → what rank 0 saw and holds.
 
-    `networks` are the names of its networks; `gradients` those of each network's first step, as the optimiser got them; `start` and `parameters`
-    are before the first and after the last step; `pools` are gathered from all ranks.
+    `networks` are the names of its networks; `gradients` those of each network's first step, as the optimiser
+    got them; `start` and `parameters` are before the first and after the last step; `pools` are gathered from
+    all ranks.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -18,7 +18,7 @@ from trainer.registry import build
 
 
 def _sgd(rate: float) -> dict[str, Any]:
-    return dict.fromkeys(("generator_optimizer", "discriminator_optimizer"), {"type": "sgd", "lr": rate})
+    return {f"{player}_optimizer": {"type": "sgd", "lr": rate} for player in ("generator", "discriminator")}
 
 
 def _cyclegan() -> dict[str, Any]:

@@ -1,0 +1,39 @@
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: install demo test check lint format bench clean
+
+install: $(INSTALLED)
+
+# Rebuilt when the pins change; DeepSpeed's one-time compilation happens here and not in somebody's first run.
+$(INSTALLED): constraints.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/zorse doctor --prepare
+	touch $@
+
+demo: install
+	$(BIN)/zorse demo
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lint: install
+	$(BIN)/ruff check --fix .
+
+format: install
+	$(BIN)/ruff format .
+
+bench: install
+	$(BIN)/python -m benchmarks.step
+
+clean:
+	rm -rf build dist runs repository .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,65 @@
+"""A whole server in this process, without Ray: the model applications and the gateway, routed as Ray Serve does."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from export.manifest import Manifest
+from serving.app import gateway_app, model_app
+from serving.batching import Submit
+from serving.config import Limits, ModelSettings
+from serving.schemas import ModelSummary
+from serving.service import ModelService
+from tests.serving.fakes import FakeEngine
+from tests.serving.tiny import generator_manifest, inverter_manifest
+
+
+def transport(
+    *,
+    submit: Submit | None = None,
+    limits: Limits | None = None,
+    api_key: str | None = None,
+    not_ready: tuple[str, ...] = (),
+) -> InProcess:
+    """A server with `digits` and `invert` on fake engines."""
+    manifests: list[Manifest] = [generator_manifest(), inverter_manifest()]
+    apps: dict[str, ASGIApp] = {}
+    for manifest in manifests:
+        settings = ModelSettings(name=manifest.name, artifact="", limits=limits or Limits(), api_key=api_key)
+        service = ModelService(manifest, submit or FakeEngine().submit, settings.limits)
+        apps[f"/v2/models/{manifest.name}"] = model_app(service, settings)
+    summaries = [ModelSummary(name=m.name, version=m.version, kind=m.kind) for m in manifests]
+    apps[""] = gateway_app(summaries, lambda: list(not_ready), api_key)
+    return InProcess(apps)
+
+
+class InProcess(httpx.BaseTransport):
+    """Sends a synchronous client's requests to ASGI applications, the longest prefix first."""
+
+    def __init__(self, apps: dict[str, ASGIApp]) -> None:
+        self._apps = apps
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        async def call() -> httpx.Response:
+            transport = httpx.ASGITransport(self._route, raise_app_exceptions=False)
+            whole = httpx.Request(request.method, request.url, headers=request.headers, content=request.read())
+            response = await transport.handle_async_request(whole)
+            return httpx.Response(response.status_code, headers=response.headers, content=await response.aread())
+
+        return asyncio.run(call())
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Ray Serve's own rule: the prefix goes into root_path and the path stays whole."""
+        for prefix in sorted(self._apps, key=len, reverse=True):
+            if (scope["path"] + "/").startswith(prefix + "/"):
+                await self._apps[prefix]({**scope, "root_path": prefix}, receive, send)
+                return
+
+
+def server(**options: Any) -> httpx.Client:
+    """A plain HTTP client of `transport(**options)`."""
+    return httpx.Client(transport=transport(**options), base_url="http://server")

@@ -1,0 +1,384 @@
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from serving import codec
+from serving.batching import Tensors
+from serving.config import Limits
+from serving.errors import OverloadedError
+from serving.latents import latents
+from serving.schemas import HEADER_LENGTH, pack, parse_infer, unpack_outputs
+from tests.serving.apps import server
+from tests.serving.tiny import LATENT_DIM
+
+RNG = np.random.default_rng(0)
+SOURCE = RNG.integers(14, 256, (2, 18, 21, 3), dtype=np.uint8)
+PHOTO = codec.encode(SOURCE[0], "png")
+
+
+def read(data: bytes) -> np.ndarray:
+    return codec.decode(data, 3, Limits())
+
+
+# Health and metadata
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [
+        ("/v2/health/live", {"live": True}),
+        ("/v2/health/ready", {"ready": True, "waiting": []}),
+        ("/v2/models/digits/ready", {"name": "digits", "ready": True}),
+        (
+            "/v2/models",
+            [
+                {"name": "digits", "version": 1, "kind": "generator"},
+                {"name": "invert", "version": 1, "kind": "translator"},
+            ],
+        ),
+        (
+            "/v2/models/invert",
+            {
+                "name": "invert",
+                "versions": ["1"],
+                "platform": "onnxruntime_onnx",
+                "kind": "translator",
+                "inputs": [{"name": "source", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}],
+                "outputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}],
+            },
+        ),
+    ],
+)
+def test_what_can_be_asked(path: str, answer: object) -> None:
+    response = server().get(path)
+    assert (response.status_code, response.json()) == (200, answer)
+
+
+def test_server_metadata_names_the_binary_extension() -> None:
+    body = server().get("/v2").json()
+    assert body["name"] == "zorse"
+    assert body["extensions"] == ["binary_tensor_data"]
+
+
+def test_not_ready_is_503_with_the_names() -> None:
+    response = server(not_ready=("digits",)).get("/v2/health/ready")
+    assert (response.status_code, response.json()) == (503, {"ready": False, "waiting": ["digits"]})
+
+
+@pytest.mark.parametrize("path", ["", "/infer", "/generate", "/versions/1/infer"])
+def test_an_unknown_model(path: str) -> None:
+    response = server().post(f"/v2/models/nope{path}")
+    error = "there is no model 'nope' on this server: it serves digits, invert"
+    assert (response.status_code, response.json()) == (404, {"error": error, "code": "not_found"})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nothing", 404, "not_found"),
+        ("GET", "/v2/models/digits/nothing", 404, "not_found"),
+        ("GET", "/v2/models/digits/generate", 405, "method_not_allowed"),
+    ],
+)
+def test_wrong_routes_are_json_errors(method: str, path: str, status: int, code: str) -> None:
+    response = server().request(method, path)
+    assert response.status_code == status
+    assert response.json()["code"] == code
+
+
+def test_every_application_documents_itself() -> None:
+    client = server()
+    assert "(/v2/models/digits/docs)" in client.get("/openapi.json").json()["info"]["description"]
+    document = client.get("/v2/models/invert/openapi.json").json()
+    assert {
+        "/v2/models/invert",
+        "/v2/models/invert/ready",
+        "/v2/models/invert/infer",
+        "/v2/models/invert/generate",
+        "/v2/models/invert/translate",
+    } == set(document["paths"])
+    translate = document["paths"]["/v2/models/invert/translate"]["post"]
+    assert set(translate["requestBody"]["content"]) == {"multipart/form-data", "image/*"}
+    for path in ("/docs", "/v2/models/digits/docs"):
+        assert "swagger" in client.get(path).text
+
+
+# Generate
+
+
+def test_generate_without_a_body_is_one_png() -> None:
+    response = server().post("/v2/models/digits/generate")
+    assert response.headers["content-type"] == "image/png"
+    assert read(response.content).shape == (8, 8, 3)
+
+
+def test_generate_a_grid_and_a_zip_of_the_same_images() -> None:
+    client = server()
+    grid = client.post("/v2/models/digits/generate", json={"n": 5, "seed": 7, "first": 2})
+    bundle = client.post("/v2/models/digits/generate", json={"n": 5, "seed": 7, "first": 2, "layout": "zip"})
+    assert bundle.headers["content-type"] == "application/zip"
+    with zipfile.ZipFile(io.BytesIO(bundle.content)) as files:
+        assert files.namelist() == [f"7_{k:06d}.png" for k in range(2, 7)]
+        images = np.stack([read(files.read(name)) for name in files.namelist()])
+    np.testing.assert_array_equal(read(grid.content), codec.grid(images))
+    third = client.post("/v2/models/digits/generate", json={"seed": 7, "first": 4})
+    np.testing.assert_array_equal(read(third.content), images[2])
+
+
+def test_generate_jpeg() -> None:
+    response = server().post("/v2/models/digits/generate", json={"format": "jpeg"})
+    assert response.headers["content-type"] == "image/jpeg"
+    assert Image.open(io.BytesIO(response.content)).format == "JPEG"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"n": 0}, 422, "bad_request"),
+        ({"seed": -1}, 422, "bad_request"),
+        ({"seed": "x"}, 422, "bad_request"),
+        ({"format": "tiff"}, 422, "bad_request"),
+        ({"count": 3}, 422, "bad_request"),
+        ({"n": 257}, 413, "too_large"),
+    ],
+)
+def test_generate_refusals(body: dict[str, Any], status: int, code: str) -> None:
+    response = server().post("/v2/models/digits/generate", json=body)
+    assert (response.status_code, response.json()["code"]) == (status, code)
+    assert response.json().keys() == {"error", "code"}
+
+
+def test_verbs_that_the_model_does_not_have() -> None:
+    client = server()
+    for path, content in (("invert/generate", b""), ("digits/translate", PHOTO)):
+        response = client.post(f"/v2/models/{path}", content=content)
+        assert (response.status_code, response.json()["code"]) == (400, "unsupported")
+
+
+# Translate
+
+
+@pytest.mark.parametrize("how", ["raw", "multipart"])
+def test_translate_keeps_the_size(how: str) -> None:
+    client = server()
+    path = "/v2/models/invert/translate"
+    if how == "raw":
+        response = client.post(path, content=PHOTO, headers={"Content-Type": "image/png"})
+    else:
+        response = client.post(path, files={"image": ("horse.png", PHOTO, "image/png")})
+    assert (response.status_code, response.headers["content-type"]) == (200, "image/png")
+    np.testing.assert_array_equal(read(response.content), 255 - SOURCE[0])
+
+
+def test_translate_to_jpeg() -> None:
+    response = server().post("/v2/models/invert/translate?format=jpeg", content=PHOTO)
+    assert Image.open(io.BytesIO(response.content)).format == "JPEG"
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "code"),
+    [
+        (b"", 415, "bad_image"),
+        (b"no image", 415, "bad_image"),
+        (PHOTO[:100], 415, "bad_image"),
+        (codec.encode(np.zeros((8, 321, 3), np.uint8), "png"), 422, "image_size"),
+        (b"\0" * 70_000, 413, "too_large"),
+    ],
+)
+def test_translate_refusals(content: bytes, status: int, code: str) -> None:
+    limits = Limits(bytes=2000)
+    for send in ({"content": content}, {"files": {"image": ("a.png", content)}}):
+        response = server(limits=limits).post("/v2/models/invert/translate", **send)
+        assert (response.status_code, response.json()["code"]) == (status, code)
+
+
+def test_a_chunked_body_is_limited_as_it_comes() -> None:
+    def endless() -> Any:
+        for _ in range(1000):
+            yield b"\0" * 10_000
+
+    response = server(limits=Limits(bytes=1000)).post("/v2/models/invert/translate", content=endless())
+    assert (response.status_code, response.json()["code"]) == (413, "too_large")
+
+
+def test_a_form_without_the_image() -> None:
+    response = server().post("/v2/models/invert/translate", files={"photo": ("a.png", PHOTO)})
+    assert response.status_code == 400
+    assert "'image'" in response.json()["error"]
+    broken = {"Content-Type": "multipart/form-data; boundary=x"}
+    response = server().post("/v2/models/invert/translate", content=b"nonsense", headers=broken)
+    assert (response.status_code, response.json()["code"]) == (400, "bad_request")
+
+
+# Infer
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_infer_in_json_and_in_binary(binary: bool) -> None:
+    extra = {"id": "q1", "parameters": {"binary_data_output": binary}}
+    content, headers = pack("inputs", {"source": SOURCE}, {"source": binary}, extra)
+    response = server().post("/v2/models/invert/versions/1/infer", content=content, headers=headers)
+    assert response.status_code == 200
+    assert (HEADER_LENGTH in response.headers) == binary
+    outputs = unpack_outputs(response.content, response.headers.get(HEADER_LENGTH))
+    np.testing.assert_array_equal(outputs["image"], 255 - SOURCE)
+    header = json.loads(response.content[: int(response.headers.get(HEADER_LENGTH, len(response.content)))])
+    assert (header["model_name"], header["model_version"], header["id"]) == ("invert", "1", "q1")
+
+
+def test_infer_of_a_generator_is_generate() -> None:
+    client = server()
+    content, headers = pack("inputs", {"latent": latents(5, 0, 1, LATENT_DIM)}, {"latent": True}, {})
+    response = client.post("/v2/models/digits/infer", content=content, headers=headers)
+    image = unpack_outputs(response.content, response.headers.get(HEADER_LENGTH))["image"]
+    np.testing.assert_array_equal(image[0], read(client.post("/v2/models/digits/generate", json={"seed": 5}).content))
+
+
+def test_outputs_may_be_chosen_one_by_one() -> None:
+    body = {
+        "inputs": [{"name": "source", "shape": [1, 1, 1, 3], "datatype": "UINT8", "data": [[[[14, 20, 30]]]]}],
+        "outputs": [{"name": "image", "parameters": {"binary_data": False}}],
+    }
+    response = server().post("/v2/models/invert/infer", json=body)
+    assert response.json()["outputs"] == [
+        {"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [241, 235, 225]}
+    ]
+    body["outputs"] = [{"name": "mask"}]
+    response = server().post("/v2/models/invert/infer", json=body)
+    assert (response.status_code, response.json()["error"]) == (
+        400,
+        "there is no output 'mask': the outputs are image",
+    )
+
+
+def entry(**changes: Any) -> dict[str, Any]:
+    return {"name": "latent", "shape": [1, 6], "datatype": "FP32", "data": [0.0] * 6, **changes}
+
+
+def binary_entry(size: object, **changes: Any) -> dict[str, Any]:
+    return {"name": "latent", "shape": [1, 6], "datatype": "FP32", "parameters": {"binary_data_size": size}, **changes}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "tail", "message"),
+    [
+        ([], b"", "takes the inputs latent and got none"),
+        ([entry(name="z")], b"", "got z"),
+        ([entry(), entry()], b"", "given twice"),
+        ([entry(datatype="FP64")], b"", "datatype 'FP64': send UINT8, FP32, INT64"),
+        ([entry(datatype="INT64", data=[0] * 6)], b"", "must be float32"),
+        ([entry(shape=[6])], b"", "must be float32 [batch, 6]"),
+        ([entry(shape=[-1, 6])], b"", "negative axis"),
+        ([entry(shape=[2, 6])], b"", "is not FP32 [2, 6]"),
+        ([entry(data=["a"] * 6)], b"", "is not FP32"),
+        ([entry(data=[[0.0], [0.0, 1.0]])], b"", "is not FP32"),
+        ([entry(data=[float(10**30)] * 6, datatype="UINT8")], b"", "is not UINT8"),
+        ([entry(data=[256] * 6, datatype="UINT8")], b"", "leaves 0…255"),
+        ([entry(data=None)], b"", "neither data nor binary_data_size"),
+        ([binary_entry(24)], b"\0" * 23, "needs 24 bytes"),
+        ([binary_entry(20)], b"\0" * 20, "needs 24 bytes"),
+        ([binary_entry("24")], b"\0" * 24, "needs 24 bytes"),
+        ([binary_entry(24)], b"\0" * 25, "1 bytes follow the last tensor"),
+        ([binary_entry(24)], b"\xff" * 24, "NaN"),
+        ([binary_entry(24, shape=[10**12, 10**12])], b"\0" * 24, "needs"),
+    ],
+)
+def test_infer_refusals(inputs: list[Any], tail: bytes, message: str) -> None:
+    header = json.dumps({"inputs": inputs}).encode()
+    headers = {HEADER_LENGTH: str(len(header))} if tail else {}
+    response = server().post("/v2/models/digits/infer", content=header + tail, headers=headers)
+    assert (response.status_code, response.json()["code"]) == (400, "bad_request")
+    assert message in response.json()["error"]
+    assert "\n" not in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("content", "length", "message"),
+    [
+        (b"", None, "wrong at its start"),
+        (b"[1, 2]", None, "wrong at its start"),
+        (b'{"inputs": [{"name": 1}]}', None, "wrong at inputs.0.name"),
+        (b"\xff\xfe", None, "wrong at its start"),
+        (b"{}", "3", "is '3' and the body has 2 bytes"),
+        (b"{}", "-1", "is '-1'"),
+        (b"{}", "x", "is 'x'"),
+    ],
+)
+def test_infer_bodies_that_are_not_the_protocol(content: bytes, length: str | None, message: str) -> None:
+    headers = {} if length is None else {HEADER_LENGTH: length}
+    response = server().post("/v2/models/digits/infer", content=content, headers=headers)
+    assert (response.status_code, response.json()["code"]) == (400, "bad_request")
+    assert message in response.json()["error"]
+
+
+def test_another_version_is_not_served() -> None:
+    response = server().post("/v2/models/digits/versions/2/infer", content=b"{}")
+    assert (response.status_code, response.json()["error"]) == (
+        404,
+        "version 2 of digits is not served: version 1 is",
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.int64])
+def test_tensors_survive_the_wire(dtype: type) -> None:
+    array = RNG.integers(0, 200, (3, 0, 2)).astype(dtype), RNG.integers(0, 200, (3, 4, 2)).astype(dtype)
+    tensors = {"empty": array[0], "full": array[1]}
+    for binary in ({"empty": True, "full": False}, {"empty": False, "full": True}):
+        content, headers = pack("inputs", tensors, binary, {})
+        back = parse_infer(content, headers.get(HEADER_LENGTH)).inputs
+        for name, value in tensors.items():
+            np.testing.assert_array_equal(back[name], value)
+            assert back[name].dtype == value.dtype or value.size == 0
+
+
+# Failures inside
+
+
+def test_an_engine_failure_is_500_with_its_reason() -> None:
+    source = np.full((1, 16, 16, 3), 13, np.uint8)
+    response = server().post("/v2/models/invert/translate", content=codec.encode(source[0], "png"))
+    assert (response.status_code, response.json()) == (500, {"error": "thirteen", "code": "engine"})
+
+
+def test_a_full_queue_is_503_with_retry_after() -> None:
+    async def full(tensors: Tensors) -> Tensors:
+        raise OverloadedError("the queue is full")
+
+    response = server(submit=full).post("/v2/models/digits/generate")
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert response.json() == {"error": "the queue is full", "code": "overloaded"}
+
+
+def test_a_crash_shows_no_internals() -> None:
+    async def crash(tensors: Tensors) -> Tensors:
+        raise ZeroDivisionError("secret")
+
+    response = server(submit=crash).post("/v2/models/digits/generate")
+    assert (response.status_code, response.json()) == (500, {"error": "internal error", "code": "internal"})
+
+
+# The key
+
+
+@pytest.mark.parametrize("headers", [{"X-API-Key": "k3y"}, {"Authorization": "Bearer k3y"}])
+def test_the_key_opens_every_route(headers: dict[str, str]) -> None:
+    client = server(api_key="k3y")
+    for path in ("/v2/models", "/v2/models/digits", "/docs"):
+        assert client.get(path, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("headers", [{}, {"X-API-Key": "nope"}, {"Authorization": "Bearer"}, {"X-API-Key": ""}])
+def test_without_the_key_only_health_answers(headers: dict[str, str]) -> None:
+    client = server(api_key="k3y")
+    assert client.get("/v2/health/live", headers=headers).status_code == 200
+    for path in ("/v2/models", "/v2/models/digits", "/v2/models/digits/docs", "/nothing"):
+        response = client.get(path, headers=headers)
+        assert (response.status_code, response.json()["code"]) == (401, "unauthorized")
+        assert response.headers["www-authenticate"] == "Bearer"

@@ -1,0 +1,5 @@
+"""`python -m zorse`."""
+
+from zorse.cli import main
+
+main()
