@@ -7,6 +7,7 @@ No torch here: a configuration can be checked anywhere. The sections that config
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
@@ -159,7 +160,14 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds no sections: expected keys {', '.join(RunConfig.model_fields)}")
-    return validate(RunConfig, data, str(path))
+    config = validate(RunConfig, data, str(path))
+    return _tiny(config) if os.environ.get("ZORSE_SMOKE") else config
+
+
+def _tiny(config: RunConfig) -> RunConfig:
+    """Two steps only (ZORSE_SMOKE=1), so that documentation can be run as it is written."""
+    total = min(config.run.total_images, 2 * config.batch.global_size)
+    return config.model_copy(update={"run": config.run.model_copy(update={"total_images": total})})
 
 
 def with_run_dir(config: RunConfig, folder: str) -> RunConfig:

@@ -9,7 +9,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainer.config import RunConfig
-from trainer.data.loader import Loader
 from trainer.ema import Ema
 from trainer.engine import Players
 from trainer.hooks.base import Hook, Reporter, Training
@@ -17,6 +16,7 @@ from trainer.hooks.metrics_log import MetricsLog
 from trainer.hooks.samples import Samples
 from trainer.hooks.skipped import Skipped
 from trainer.hooks.snapshots import Snapshots
+from trainer.loader import Loader
 from trainer.storage import Storage
 from trainer.tasks.build import build_source, build_task
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +25,11 @@ from serving.client import Client
 from serving.errors import ServingError
 from trainer.config import MetricComponent, RunConfig, find_config, load_config
 from trainer.data.files import read_images
-from trainer.data.loader import to_tensor
 from trainer.errors import TrainerError
 from trainer.evaluate import evaluate, write_held_out
 from trainer.hooks.samples import grid_png
 from trainer.launch import local_ray
+from trainer.loader import to_tensor
 from trainer.progress import ProgressBar
 
 FOLDER = Path("runs/demo")
@@ -39,6 +39,7 @@ SCORED_PAIRS, FITTED_PAIRS, SHOWN = 64, 192, 8
 START_SECONDS = 120
 Images = NDArray[np.uint8]
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 def run() -> None:
@@ -105,14 +106,14 @@ def _ask(stripes: RunConfig) -> dict[str, int]:
     with _server() as client:
         asked = _Asked()
         for first in range(0, SCORED_DIGITS, PER_REQUEST):
-            made = asked.call(lambda first=first: client.generate("digits", PER_REQUEST, seed=0, first=first))
+            made = asked.call(client.generate, "digits", PER_REQUEST, 0, first)
             _write(FOLDER / "answers" / "digits", made, first)
         write_held_out(stripes, FOLDER / "pairs", SCORED_PAIRS + FITTED_PAIRS)
         for domain, there, back in (("A", "AtoB", "BtoA"), ("B", "BtoA", "AtoB")):
             _set_apart(domain)
             sources = np.stack(list(read_images(str(FOLDER / "pairs" / domain)).values()))
-            translated = asked.each(lambda image, model=f"stripes-{there}": client.translate(model, image), sources)
-            returned = asked.each(lambda image, model=f"stripes-{back}": client.translate(model, image), translated)
+            translated = np.stack([asked.call(client.translate, f"stripes-{there}", image) for image in sources])
+            returned = np.stack([asked.call(client.translate, f"stripes-{back}", image) for image in translated])
             _write(FOLDER / "answers" / there, translated)
             _write(FOLDER / "answers" / f"{there}-back", returned)
     return {"requests": asked.requests, "errors": asked.errors}
@@ -132,16 +133,13 @@ class _Asked:
     def __init__(self) -> None:
         self.requests = self.errors = 0
 
-    def call(self, request: Callable[[], Images]) -> Images:
+    def call(self, request: Callable[P, Images], *args: P.args, **kwargs: P.kwargs) -> Images:
         self.requests += 1
         try:
-            return request()
+            return request(*args, **kwargs)
         except ServingError:
             self.errors += 1
             raise
-
-    def each(self, request: Callable[[Images], Images], images: Images) -> Images:
-        return np.stack([self.call(lambda image=image: request(image)) for image in images])
 
 
 @contextmanager

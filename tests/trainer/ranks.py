@@ -50,8 +50,8 @@ def _rank(rank: int, configs: dict[str, dict[str, Any]], workers: int, port: int
 
 
 def _steps(config: RunConfig, rank: int) -> dict[str, Any]:
-    from trainer.data.loader import Loader
     from trainer.engine import Players
+    from trainer.loader import Loader
     from trainer.tasks.build import build_source, build_task
 
     task, source = build_task(config), build_source(config)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.trainer.ranks import train_ranks
 from trainer.config import BatchSection, DataComponent
-from trainer.data.loader import Loader, part_of_step
+from trainer.loader import Loader, part_of_step
 from trainer.registry import build
 
 

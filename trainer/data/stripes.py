@@ -124,7 +124,8 @@ def _distance(lines: NDArray[np.float32]) -> NDArray[np.float32]:
     share = ((_X - x0) * along_x + (_Y - y0) * along_y) / (along_x**2 + along_y**2)
     share = share.clip(0, 1)
     outside: NDArray[np.float32] = np.hypot(_X - x0 - share * along_x, _Y - y0 - share * along_y) - radius
-    return outside.min(0)
+    nearest: NDArray[np.float32] = outside.min(0)
+    return nearest
 
 
 def _coat(draw: np.random.Generator) -> NDArray[np.uint8]:

@@ -8,8 +8,8 @@ import torch
 from PIL import Image as Pillow
 from torch import Tensor
 
-from trainer.data.loader import to_tensor
 from trainer.hooks.base import Training
+from trainer.loader import to_tensor
 
 GENERATED = 64
 TRANSLATED = 8

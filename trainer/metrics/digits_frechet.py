@@ -73,7 +73,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     common = torch.linalg.eigvalsh(root @ cov2 @ root).clamp_min(0).sqrt().sum()
     distance = (first.mean(0) - second.mean(0)).square().sum() + cov1.trace() + cov2.trace() - 2 * common
-    return distance.item()
+    return float(distance)
 
 
 class Classifier(nn.Module):
@@ -113,7 +113,7 @@ def trained_classifier() -> Classifier:
             moved = _to_tensor(images[chosen]).roll(shift, (2, 3))
             loss = cross_entropy(classifier(moved), targets[chosen])
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
     return classifier.eval()
@@ -127,7 +127,7 @@ def _digits() -> Digits:
 @torch.no_grad()
 def _judge(classifier: Classifier, images: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
     """Features [n, 128] and logits [n, 10]."""
-    features = torch.cat([classifier.features(part) for part in _to_tensor(images).split(256)])
+    features = torch.cat([classifier.features(part) for part in torch.split(_to_tensor(images), 256)])
     return features, classifier.classes(features)
 
 

@@ -1,0 +1,33 @@
+"""Every shipped config is parsed, resolved, checked and dry-run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trainer import registry
+from trainer.config import find_config, load_config
+from trainer.dryrun import dry_run
+from trainer.tasks.build import check_fit
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_config_builds_and_takes_a_step(path: Path) -> None:
+    # A small batch, and few filters where the paper has many: the shapes are checked as shipped by check_fit.
+    shipped = load_config(path)
+    registry.resolved(shipped)
+    check_fit(shipped)
+    small = load_config(path, ["batch.global_size=2", "task.generator.width=4", "task.discriminator.width=4"])
+    found = dry_run(small)
+    assert found.state_bytes > 0
+    assert found.activation_bytes > 0
+    assert all(value == value for value in found.losses.values())
+    assert {network.name for network in found.networks} in ({"G", "D"}, {"G_AB", "G_BA", "D_A", "D_B"})
+
+
+def test_a_shipped_config_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_config("digits") == find_config("configs/train/digits.yaml")

@@ -1,0 +1,73 @@
+"""Configuration errors are one line that names the key and the remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trainer import registry
+from trainer.config import RunConfig, find_config, load_config
+from trainer.engine import check_deepspeed
+from trainer.errors import ConfigError
+from trainer.tasks.build import build_source, check_fit
+
+
+def _digits(*overrides: str) -> RunConfig:
+    config = load_config(find_config("digits"), overrides)
+    registry.resolved(config)
+    check_fit(config)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("run.wokers=2", "unknown key run.wokers (did you mean workers?)"),
+        ("btach.global_size=2", "unknown key btach (did you mean batch?)"),
+        ("task.generator.widht=2", "unknown key widht (did you mean width?)"),
+        ("task.generator.type=dcgan_generatr", "did you mean dcgan_generator?"),
+        ("task.loss.type=huber", "unknown loss 'huber'; known: hinge, least_squares, non_saturating"),
+        ("run.total_images=0", "run.total_images = 0: Input should be greater than 0"),
+        ("batch.global_size=3", "must be a multiple of run.workers (2) x batch.accumulation (1)"),
+        ("data.size=64", "G makes 32x32 images with 1 channels, but data has 64x64"),
+        ("data.type=stripes", "task gan needs the domains image, but data stripes has A, B"),
+        ("task.generator.type=resnet_generator", "unknown key latent_dim"),
+        ("run.total_images", "override 'run.total_images' is not of the form key.sub=value"),
+    ],
+)
+def test_a_wrong_key_is_named_with_its_remedy(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _digits(override)
+    assert message in str(caught.value)
+
+
+def test_a_missing_config_names_the_shipped_ones() -> None:
+    with pytest.raises(ConfigError, match=r"no config digts .*did you mean digits.*shipped ones: .*stripes"):
+        find_config("digts")
+
+
+@pytest.mark.parametrize("content", ["- a list", "run: [", "", "run: {dir: x}"])
+def test_a_file_that_is_no_config_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=r"bad\.yaml"):
+        load_config(path)
+
+
+def test_fewer_images_than_a_batch_are_refused() -> None:
+    with pytest.raises(Exception, match="are fewer than batch.global_size"):
+        build_source(_digits("batch.global_size=8000"))
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"zero_optimization": {"stage": 3}}, "use 0, 1 or 2"),
+        ({"bf16": {"enabled": True}}, "deepspeed.bf16 is set by zorse"),
+        ({"train_batch_size": 4}, "deepspeed.train_batch_size is set by zorse"),
+    ],
+)
+def test_deepspeed_keys_that_break_promises_are_refused(section: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_deepspeed(section)
