@@ -160,7 +160,7 @@ def _from_json(entry: _Input) -> NDArray[Any]:
     if entry.data is None:
         raise BadRequestError(f"{entry.name} has neither data nor binary_data_size")
     try:
-        values = np.array(entry.data)
+        values = np.array(entry.data) if entry.data else np.empty(0, dtype)
         if values.dtype.kind not in "iufb" or (dtype.kind != "f" and values.dtype.kind == "f"):
             raise ValueError(f"its data is {values.dtype}")
         if dtype.kind == "u" and values.size and (values.min() < 0 or values.max() > 255):

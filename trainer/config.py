@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -154,12 +154,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         if "=" not in override or not override.split("=", 1)[0].strip():
             raise ConfigError(f"override {override!r} is not of the form key.sub=value")
     try:
-        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
-        data = OmegaConf.to_container(merged, resolve=True)
+        written = OmegaConf.load(path)
+        if not isinstance(written, DictConfig):
+            raise ConfigError(f"{path} holds no sections: expected keys {', '.join(RunConfig.model_fields)}")
+        data = OmegaConf.to_container(OmegaConf.merge(written, OmegaConf.from_dotlist(list(overrides))), resolve=True)
     except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path} holds no sections: expected keys {', '.join(RunConfig.model_fields)}")
+    assert isinstance(data, dict)
     config = validate(RunConfig, data, str(path))
     return _tiny(config) if os.environ.get("ZORSE_SMOKE") else config
 

@@ -31,14 +31,14 @@ def _digits(*overrides: str) -> RunConfig:
         ("run.total_images=0", "run.total_images = 0: Input should be greater than 0"),
         ("batch.global_size=3", "must be a multiple of run.workers (2) x batch.accumulation (1)"),
         ("data.size=64", "G makes 32x32 images with 1 channels, but data has 64x64"),
-        ("data.type=stripes", "task gan needs the domains image, but data stripes has A, B"),
+        ("data.type=stripes data.channels=3", "task gan needs the domains image, but data stripes has A, B"),
         ("task.generator.type=resnet_generator", "unknown key latent_dim"),
         ("run.total_images", "override 'run.total_images' is not of the form key.sub=value"),
     ],
 )
 def test_a_wrong_key_is_named_with_its_remedy(override: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        _digits(override)
+        _digits(*override.split())
     assert message in str(caught.value)
 
 
@@ -56,7 +56,7 @@ def test_a_file_that_is_no_config_is_refused(tmp_path: Path, content: str) -> No
 
 
 def test_fewer_images_than_a_batch_are_refused() -> None:
-    with pytest.raises(Exception, match="are fewer than batch.global_size"):
+    with pytest.raises(Exception, match=r"are fewer than batch\.global_size"):
         build_source(_digits("batch.global_size=8000"))
 
 

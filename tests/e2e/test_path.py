@@ -1,0 +1,155 @@
+"""The whole path with toy totals: train on Ray and DeepSpeed, export, serve on Ray Serve, ask as users do."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.http
+from PIL import Image
+
+import zorse
+from trainer.errors import DataError
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
+
+TOY = """
+run: {{dir: {run}, total_images: 8, workers: 2, snapshot_images: 4, log_images: 4}}
+batch: {{global_size: 4}}
+data: {{type: {data}}}
+task: {task}
+ema: {{half_life_images: 100}}
+"""
+GAN = """
+  type: gan
+  generator: {type: dcgan_generator, latent_dim: 8, channels: 1, size: 32, width: 4}
+  discriminator: {type: dcgan_discriminator, channels: 1, size: 32, width: 4}
+"""
+CYCLEGAN = """
+  type: cyclegan
+  generator: {type: resnet_generator, width: 4, blocks: 1}
+  discriminator: {type: patchgan_discriminator, width: 4, layers: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs, trained by the command line, and their three artifacts."""
+    folder = tmp_path_factory.mktemp("path")
+    for name, data, task in (("digits", "digits", GAN), ("stripes", "stripes", CYCLEGAN)):
+        config = folder / f"{name}.yaml"
+        config.write_text(TOY.format(run=folder / "runs" / name, data=data, task=task))
+        subprocess.run([sys.executable, "-m", "zorse", "train", str(config)], check=True)
+        zorse.export(str(folder / "runs" / name), str(folder / "repository"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[str]:
+    """The URL of `zorse serve`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "zorse", "serve", str(folder / "repository"), "--port", str(port)]
+    process = subprocess.Popen(command)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            assert process.poll() is None, "the server ended"
+            try:
+                if httpx.get(f"{url}/v2/health/ready", timeout=5).is_success:
+                    break
+            except httpx.TransportError:
+                pass
+            try:
+                process.wait(timeout=0.2)
+            except subprocess.TimeoutExpired:
+                continue
+        yield url
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+
+
+def test_a_run_leaves_its_config_metrics_samples_and_snapshots(folder: Path) -> None:
+    run = folder / "runs" / "digits"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["images"] for line in lines] == [4, 8]
+    assert {"D(real)", "D(fake)", "G loss", "D loss", "images/s"} <= lines[-1].keys()
+    names = ["0000000000", "0000000004", "0000000008"]
+    assert sorted(path.name for path in (run / "snapshots").iterdir()) == names
+    assert Image.open(run / "samples" / "0000000008.png").size == (8 * 34 - 2, 8 * 34 - 2)
+    assert "latent_dim: 8" in (run / "config.yaml").read_text()
+
+
+def test_a_taken_run_folder_is_refused(folder: Path) -> None:
+    command = [sys.executable, "-m", "zorse", "train", str(folder / "digits.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: run.dir")
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_in_a_worker_is_the_users_one_line(tmp_path: Path) -> None:
+    for domain in "AB":
+        for number in range(4):
+            path = tmp_path / f"train{domain}" / f"{number}.png"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"not a picture")
+    config = tmp_path / "bad.yaml"
+    data = f"unpaired, root: {tmp_path}, size: 32, max_unreadable: 1"
+    config.write_text(TOY.format(run=tmp_path / "run", data=data, task=CYCLEGAN))
+    with pytest.raises(DataError, match="images cannot be read"):
+        zorse.train(str(config))
+
+
+def test_generated_images_are_the_same_online_and_offline(folder: Path, server: str) -> None:
+    with zorse.Client(server) as client:
+        online = client.generate("digits", 5, seed=3)
+        later = client.generate("digits", 2, seed=3, first=3)
+    offline = zorse.load(folder / "repository" / "digits" / "1").generate(5, seed=3)
+    assert online.shape == (5, 32, 32, 1)
+    np.testing.assert_array_equal(online, offline)
+    np.testing.assert_array_equal(later, offline[3:])
+
+
+def test_a_picture_comes_back_at_its_own_size(server: str) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)
+    with zorse.Client(server) as client:
+        assert client.translate("stripes-AtoB", picture).shape == picture.shape
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "PNG")
+    answer = httpx.post(f"{server}/v2/models/stripes-BtoA/translate", content=stream.getvalue(), timeout=60)
+    assert Image.open(io.BytesIO(answer.content)).size == (83, 61)
+    form = httpx.post(
+        f"{server}/v2/models/stripes-BtoA/translate", files={"image": ("a.png", stream.getvalue())}, timeout=60
+    )
+    assert form.content == answer.content
+
+
+def test_a_stock_triton_client_gets_its_tensor(folder: Path, server: str) -> None:
+    client = tritonclient.http.InferenceServerClient(server.removeprefix("http://"))
+    source = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    given = tritonclient.http.InferInput("source", list(source.shape), "UINT8")
+    given.set_data_from_numpy(source)
+    image = client.infer("stripes-AtoB", [given]).as_numpy("image")
+    client.close()
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, zorse.load(folder / "repository" / "stripes-AtoB" / "1").translate(source))
+
+
+def test_what_is_wrong_with_a_request_is_said(server: str) -> None:
+    answer = httpx.post(f"{server}/v2/models/stripes-AtoB/translate", content=b"not a picture", timeout=60)
+    assert answer.status_code in (400, 415, 422)
+    assert {"error", "code"} <= answer.json().keys()
+    missing = httpx.post(f"{server}/v2/models/nobody/generate", timeout=60)
+    assert missing.status_code == 404
