@@ -23,10 +23,12 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         if not self.training or not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(x)
         values = x.float()
+        variances, means = torch.var_mean(values, (0, 2, 3), correction=0)
+        means, variances = _gather(torch.stack([means, variances])).unbind(1)
+        # Every rank has as many values, so the whole's variance is the mean one plus that of the means.
+        mean = means.mean(0)
+        variance = (variances + (means - mean).square()).mean(0)
         count = values.numel() // values.shape[1] * dist.get_world_size()
-        mean = _sum_over_ranks(values.sum((0, 2, 3))) / count
-        centred = values - mean[:, None, None]
-        variance = _sum_over_ranks(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             assert self.running_mean is not None
             assert self.running_var is not None
@@ -36,29 +38,29 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
             self.running_var.lerp_(variance * (count / max(count - 1, 1)), momentum)
             self.num_batches_tracked.add_(1)
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        normalised: Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
+        normalised: Tensor = (values - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
         return normalised.to(x.dtype)
 
 
-class _AllReduceSum(torch.autograd.Function):
-    """The sum over ranks; its gradient is the sum over ranks of the gradients."""
+class _Gather(torch.autograd.Function):
+    """[…] of each rank as [ranks, …]; the gradient is the ranks' sum of what belongs to this one."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.clone()
-        dist.all_reduce(total)
-        return total
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.stack(parts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         total = gradients[0].clone()
         dist.all_reduce(total)
-        return total
+        return total[dist.get_rank()]
 
 
-def _sum_over_ranks(x: Tensor) -> Tensor:
-    total: Tensor = _AllReduceSum.apply(x)  # type: ignore[no-untyped-call]
-    return total
+def _gather(x: Tensor) -> Tensor:
+    gathered: Tensor = _Gather.apply(x)  # type: ignore[no-untyped-call]
+    return gathered
 
 
 def norm_layer(norm: Norm, channels: int) -> nn.Module:
