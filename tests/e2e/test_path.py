@@ -87,7 +87,8 @@ def test_a_run_leaves_its_config_metrics_samples_and_snapshots(folder: Path) -> 
     assert {"D(real)", "D(fake)", "G loss", "D loss", "images/s"} <= lines[-1].keys()
     names = ["0000000000", "0000000004", "0000000008"]
     assert sorted(path.name for path in (run / "snapshots").iterdir()) == names
-    assert Image.open(run / "samples" / "0000000008.png").size == (8 * 34 - 2, 8 * 34 - 2)
+    with Image.open(run / "samples" / "0000000008.png") as grid:
+        assert grid.size == (8 * 34 - 2, 8 * 34 - 2)
     assert "latent_dim: 8" in (run / "config.yaml").read_text()
 
 
