@@ -7,6 +7,8 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import batch_norm
 
 Norm = Literal["batch", "instance", "none"]
 
@@ -22,45 +24,60 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         """Normalise `x`, [b, c, h, w]; the statistics are taken in float32."""
         if not self.training or not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(x)
-        values = x.float()
-        variances, means = torch.var_mean(values, (0, 2, 3), correction=0)
-        means, variances = _gather(torch.stack([means, variances])).unbind(1)
-        # Every rank has as many values, so the whole's variance is the mean one plus that of the means.
-        mean = means.mean(0)
-        variance = (variances + (means - mean).square()).mean(0)
-        count = values.numel() // values.shape[1] * dist.get_world_size()
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        normalised, mean, variance = _Normalise.apply(x.float(), self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
+        count = x.numel() // x.shape[1] * dist.get_world_size()
         with torch.no_grad():
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            assert self.num_batches_tracked is not None
             momentum = self.momentum if self.momentum is not None else 1.0
             self.running_mean.lerp_(mean, momentum)
             self.running_var.lerp_(variance * (count / max(count - 1, 1)), momentum)
             self.num_batches_tracked.add_(1)
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        normalised: Tensor = (values - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
-        return normalised.to(x.dtype)
+        made: Tensor = normalised.to(x.dtype)
+        return made
 
 
-class _Gather(torch.autograd.Function):
-    """[…] of each rank as [ranks, …]; the gradient is the ranks' sum of what belongs to this one."""
+class _Normalise(torch.autograd.Function):
+    """Batch norm with one collective in each direction; also returns the global mean and (biased) variance, [c].
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, x.contiguous())
-        return torch.stack(parts)
+    The backward pass is equation 6 of Ioffe & Szegedy: with fixed statistics PyTorch's kernel gives the first
+    term and the two sums over the images that the others need.
+    """
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone()
-        dist.all_reduce(total)
-        return total[dist.get_rank()]
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        variances, means = _gather(torch.stack(torch.var_mean(x, (0, 2, 3), correction=0))).unbind(1)
+        # Every rank has as many values, so the whole's variance is the mean one plus that of the means.
+        mean = means.mean(0)
+        variance = (variances + (means - mean).square()).mean(0)
+        ctx.save_for_backward(x, weight, mean, variance)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, variance)
+        return batch_norm(x, mean, variance, weight, bias, eps=eps), mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, weight, mean, variance = ctx.saved_tensors
+        on_x, on_weight, on_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient.contiguous(), x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        )
+        sums = torch.stack([on_weight, on_bias])
+        dist.all_reduce(sums)
+        along, offset = sums / (x.numel() // x.shape[1] * dist.get_world_size())
+        inverse = torch.rsqrt(variance + ctx.eps)
+        slope = weight * inverse.square() * along
+        constant = weight * inverse * offset - slope * mean
+        on_x = torch.addcmul(on_x - constant[:, None, None], x, slope[:, None, None], value=-1)
+        return on_x, on_weight, on_bias, None
 
 
 def _gather(x: Tensor) -> Tensor:
-    gathered: Tensor = _Gather.apply(x)  # type: ignore[no-untyped-call]
-    return gathered
+    """[…] of each rank as [ranks, …]."""
+    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, x)
+    return torch.stack(parts)
 
 
 def norm_layer(norm: Norm, channels: int) -> nn.Module:
