@@ -87,12 +87,12 @@ def _scene(kind: str, index: int) -> tuple[Image, Image]:
 
 
 def _body(draw: np.random.Generator) -> NDArray[np.bool_]:
-    """The pixels of one to three animals, bool [32, 32]: drawn until they cover what they should.
+    """The pixels of one or two animals, bool [32, 32]: drawn until they cover what they should.
 
     They stand anywhere, also cut off by the border, so that a pixel's position says little about what it shows.
     """
     while True:
-        animals = [_animal(draw) for _ in range(draw.integers(1, 4))]
+        animals = [_animal(draw) for _ in range(draw.integers(1, 3))]
         mask = _distance(np.concatenate(animals)) < 0
         if _COVERAGE[0] <= mask.mean() <= _COVERAGE[1]:
             return mask
@@ -115,7 +115,7 @@ def _animal(draw: np.random.Generator) -> NDArray[np.float32]:
     limbs += [(-half - girth / 2, -girth / 2, -half - girth - 1, drop - girth / 2, 0.9)]
     lines = np.array(limbs, dtype=np.float32)
     lines[:, [0, 2]] *= draw.choice([-1, 1])
-    lines *= draw.uniform(0.7, 1.3)
+    lines *= draw.uniform(0.9, 1.4)
     lines[:, [0, 2]] += draw.uniform(0, _SIZE)
     lines[:, [1, 3]] += draw.uniform(0, _SIZE)
     return lines

@@ -47,7 +47,8 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        variances, means = _gather(torch.stack(torch.var_mean(x, (0, 2, 3), correction=0))).unbind(1)
+        # The same figures as torch.var_mean, several times as fast on the CPU.
+        means, variances = _gather(torch.stack(torch.batch_norm_update_stats(x, None, None, 0.0))).unbind(1)
         # Every rank has as many values, so the whole's variance is the mean one plus that of the means.
         mean = means.mean(0)
         variance = (variances + (means - mean).square()).mean(0)
@@ -63,8 +64,7 @@ class _Normalise(torch.autograd.Function):
         on_x, on_weight, on_bias = torch.ops.aten.native_batch_norm_backward(
             gradient.contiguous(), x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
         )
-        sums = torch.stack([on_weight, on_bias])
-        dist.all_reduce(sums)
+        sums = _gather(torch.stack([on_weight, on_bias])).sum(0)
         along, offset = sums / (x.numel() // x.shape[1] * dist.get_world_size())
         inverse = torch.rsqrt(variance + ctx.eps)
         slope = weight * inverse.square() * along
@@ -74,7 +74,7 @@ class _Normalise(torch.autograd.Function):
 
 
 def _gather(x: Tensor) -> Tensor:
-    """[…] of each rank as [ranks, …]."""
+    """[…] of each rank as [ranks, …]: half the delay of a reduction, and the same bits on every rank."""
     parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, x)
     return torch.stack(parts)
