@@ -96,6 +96,7 @@ class Classifier(nn.Module):
 
 
 @cache
+@torch.enable_grad()
 def trained_classifier() -> Classifier:
     """The classifier after a few seconds on the training half, with a fixed seed."""
     images, labels = _digits().labelled("train")
