@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from trainer.hooks.base import Update
 
 
 class ProgressBar:
-    """Images seen, images/s, losses and the time left; events are printed above it."""
+    """Images seen and the time left, and below them images/s and losses; events are printed above it."""
 
     def __init__(self, total_images: int, console: Console) -> None:
         self._total = total_images
         self._told = 0
-        self._progress = Progress(
+        self._progress = _Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
             console=console,
         )
-        self._task = self._progress.add_task("starting workers", total=total_images, figures="")
+        self._task = self._progress.add_task("starting workers", total=total_images)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -43,7 +44,15 @@ class ProgressBar:
             self._progress.console.print(message, markup=False, style="yellow")
         self._told = len(update.events)
         if update.metrics:
-            figures = "  ".join(f"{name} {value:.3g}" for name, value in update.metrics.items())
-            self._progress.update(
-                self._task, description="training", completed=min(update.seen, self._total), figures=figures
-            )
+            self._progress.figures = "  ".join(f"{name} {value:.3g}" for name, value in update.metrics.items())
+            self._progress.update(self._task, description="training", completed=min(update.seen, self._total))
+
+
+class _Progress(Progress):
+    """Rich's bars with a paragraph of figures below them, however narrow the terminal is."""
+
+    figures = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield Text(self.figures, style="dim")

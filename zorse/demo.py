@@ -35,7 +35,7 @@ from trainer.progress import ProgressBar
 FOLDER = Path("runs/demo")
 WORKERS = 2
 SCORED_DIGITS, COUNTED_DIGITS, PER_REQUEST = 2500, 500, 100
-SCORED_PAIRS, FITTED_PAIRS, SHOWN = 64, 192, 8
+SCORED_PAIRS, FITTED_PAIRS, SHOWN = 200, 200, 8
 START_SECONDS = 120
 Images = NDArray[np.uint8]
 T = TypeVar("T")
