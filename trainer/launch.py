@@ -77,7 +77,7 @@ def train(
     if storage.exists(FOLDER):
         raise ConfigError(f"run.dir {run.run.dir} already holds a run: choose another run.dir or remove it")
     storage.write("config.yaml", yaml.safe_dump(resolved, sort_keys=False).encode())
-    launch(with_run_dir(run, storage.uri), show or (lambda update: None))
+    launch(with_run_dir(RunConfig.model_validate(resolved), storage.uri), show or (lambda update: None))
     return storage.uri
 
 

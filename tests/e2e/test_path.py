@@ -100,14 +100,15 @@ def test_a_taken_run_folder_is_refused(folder: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_an_error_in_a_worker_is_the_users_one_line(tmp_path: Path) -> None:
+def test_an_error_in_a_worker_is_the_users_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     for domain in "AB":
         for number in range(4):
-            path = tmp_path / f"train{domain}" / f"{number}.png"
-            path.parent.mkdir(exist_ok=True)
+            path = Path("images") / f"train{domain}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"not a picture")
     config = tmp_path / "bad.yaml"
-    data = f"unpaired, root: {tmp_path}, size: 32, max_unreadable: 1"
+    data = "unpaired, root: images, size: 32, max_unreadable: 1"
     config.write_text(TOY.format(run=tmp_path / "run", data=data, task=CYCLEGAN))
     with pytest.raises(DataError, match="images cannot be read"):
         zorse.train(str(config))

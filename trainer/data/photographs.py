@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from PIL import Image as Pillow
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from trainer.config import Section
 from trainer.data.base import Image
@@ -25,7 +26,8 @@ class PhotographsConfig(Section):
     `max_unreadable` files that cannot be decoded; one more stops the run.
     """
 
-    root: str
+    # Absolute, because a worker has another working directory than the command.
+    root: Annotated[str, AfterValidator(lambda root: str(Path(root).absolute()))]
     size: int = Field(ge=8, le=4096)
     channels: Literal[1, 3] = 3
     load_size: int | None = None
