@@ -35,5 +35,5 @@ bench: install
 	$(BIN)/python -m benchmarks.step
 
 clean:
-	rm -rf build dist runs repository .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

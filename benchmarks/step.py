@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 
 from trainer.config import RunConfig, find_config, load_config
-from trainer.engine import Players, make_optimizer, only_trainable
-from trainer.tasks.base import Batch, Task
+from trainer.engine import Players
+from trainer.tasks.base import Batch, Task, only_trainable
 from trainer.tasks.build import build_task
 
 ROUNDS = 12
@@ -64,8 +64,8 @@ def _deepspeed_step(config: RunConfig) -> Callable[[Batch], None]:
 
 def _bare_step(task: Task) -> Callable[[Batch], None]:
     optimizers = {
-        phase.name: make_optimizer(
-            task.optimizer(phase), [p for name in phase.networks for p in task.networks[name].parameters()]
+        phase.name: task.optimizer(phase).build(
+            [p for name in phase.networks for p in task.networks[name].parameters()]
         )
         for phase in task.phases
     }

@@ -21,7 +21,10 @@ _TRITON_MAX_BATCH = 32
 
 @dataclass(frozen=True)
 class Bundle:
-    """A proved model, not yet published: publishing sets the manifest's version, digest and size."""
+    """A proved model, not yet published: publishing sets the manifest's version, digest and size.
+
+    `model` is the content of `model.onnx`, a serialised `onnx.ModelProto`.
+    """
 
     manifest: Manifest
     model: bytes
@@ -100,7 +103,10 @@ def _replace(path: Path, text: str) -> None:
 
 
 def triton_config(manifest: Manifest) -> str:
-    """The `config.pbtxt` with which a Triton server loads the model's folder."""
+    """The `config.pbtxt` with which a Triton server loads the model's folder.
+
+    Tensors are declared without their batch axis, and dynamic heights and widths as -1.
+    """
     blocks = [f'name: "{manifest.name}"', 'platform: "onnxruntime_onnx"', f"max_batch_size: {_TRITON_MAX_BATCH}"]
     blocks += [_triton_tensor("input", tensor) for tensor in manifest.inputs]
     blocks += [_triton_tensor("output", tensor) for tensor in manifest.outputs]

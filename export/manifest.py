@@ -11,13 +11,15 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from export.errors import ManifestError
 
 SCHEMA_VERSION = 1
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
+DType = Literal["uint8", "float32", "int64"]
+Kind = Literal["generator", "translator"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Tensor:
     """
 
     name: str
-    dtype: Literal["uint8", "float32", "int64"]
+    dtype: DType
     shape: tuple[int | str, ...]
     meaning: str
     value_range: tuple[float, float] | None = None
@@ -37,14 +39,17 @@ class Tensor:
 
 @dataclass(frozen=True)
 class SizeLimits:
-    """The heights and widths, in pixels, that a translator accepts; the server pads up to `multiple`."""
+    """The heights and widths, in pixels, that a translator accepts; the server pads up to `multiple`.
+
+    Legal are the multiples of `multiple` from `minimum` to `maximum`, both included.
+    """
 
     multiple: int
     minimum: int
     maximum: int
 
     def legal(self, edge: int) -> int:
-        """The smallest legal edge that is not under `edge`, or the largest legal one there is."""
+        """The smallest legal height or width, in pixels, that is not under `edge`, or the largest one there is."""
         bounded = min(max(edge, self.minimum), self.maximum // self.multiple * self.multiple)
         return -(-bounded // self.multiple) * self.multiple
 
@@ -94,7 +99,7 @@ class Manifest:
     name: str
     version: int
     task: str
-    kind: Literal["generator", "translator"]
+    kind: Kind
     target: str
     opset: int
     inputs: tuple[Tensor, ...]
@@ -119,7 +124,8 @@ class Manifest:
         """Parse `text`.
 
         Raises:
-            ManifestError: it is not JSON, is of another schema version, or a field is missing or unknown.
+            ManifestError: it is not JSON, is of another schema version, a field is missing or unknown, or a value is
+                none that a server could use.
         """
         try:
             data = json.loads(text)
@@ -134,9 +140,28 @@ class Manifest:
                 "export the model again or install the zorse that wrote it"
             )
         try:
-            return _parse(data)
+            manifest = _parse(data)
+            _check(manifest)
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise ManifestError(f"{where} breaks the artifact contract ({error}): export the model again") from error
+        return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    """What building the dataclasses does not see to; raises ValueError or TypeError."""
+    if manifest.kind not in get_args(Kind):
+        raise ValueError(f"kind is {manifest.kind!r}")
+    if not isinstance(manifest.version, int):
+        raise TypeError(f"version is {manifest.version!r}")
+    if not manifest.inputs or not manifest.outputs:
+        raise ValueError("there are no inputs or no outputs")
+    for tensor in (*manifest.inputs, *manifest.outputs):
+        if tensor.dtype not in get_args(DType):
+            raise ValueError(f"{tensor.name} is {tensor.dtype!r}")
+    if manifest.size is not None and not 0 < manifest.size.multiple <= manifest.size.maximum:
+        raise ValueError(f"size is {manifest.size}")
+    if manifest.latent is not None and manifest.latent.dim < 1:
+        raise ValueError(f"latent is {manifest.latent}")
 
 
 def _parse(data: dict[str, Any]) -> Manifest:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from export.errors import UnsupportedGraphError
-from export.manifest import Latent, SizeLimits
+from export.manifest import Kind, Latent, SizeLimits
 from export.manifest import Tensor as Port
 from trainer.models.base import Generator, Translator
 
@@ -24,7 +23,10 @@ def grey_levels(values: Tensor) -> Tensor:
 
 
 class ImageGraph(nn.Module):
-    """What is exported: a network whose images are rounded to grey levels."""
+    """What is exported: a network whose images are rounded to grey levels.
+
+    As it stands it is given latent codes, float32 [b, latent_dim].
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -50,10 +52,16 @@ class TranslatorGraph(ImageGraph):
 
 @dataclass(frozen=True)
 class Wrapped:
-    """A graph and its side of the artifact contract; `example` is a legal input to trace it with."""
+    """A graph and its side of the artifact contract.
+
+    `given` is the graph's one input: `latent` float32 [batch, latent.dim] of a generator, `source` uint8
+    [batch, height, width, channels] of a translator. `made` is its one output: `image` uint8 [batch, height, width,
+    channels], of fixed height and width where a generator makes it. `example` is a legal input of batch 2 to trace
+    the graph with. A generator has a `latent`, a translator a `size`.
+    """
 
     graph: ImageGraph
-    kind: Literal["generator", "translator"]
+    kind: Kind
     given: Port
     made: Port
     example: Tensor

@@ -1,13 +1,11 @@
-"""Application builders, and the server: one Ray Serve application a model, and the gateway."""
+"""The server: a Ray of its own with one Ray Serve application a model, and the gateway."""
 
 from __future__ import annotations
 
-import hmac
-import importlib
 import io
 import logging
+import math
 import os
-import pkgutil
 import shutil
 import signal
 import socket
@@ -16,148 +14,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from fastapi import APIRouter, FastAPI
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
-
-from serving import artifacts, endpoints
+from serving import artifacts
 from serving.config import ModelSettings, ServerSettings
-from serving.engine import resolve_device
-from serving.errors import ServingError, StartError, TooLargeError, UnauthorizedError
-from serving.schemas import ErrorBody, ModelSummary
-from serving.service import ModelService
+from serving.engine import cpu_cores, resolve_device
+from serving.errors import StartError
+from serving.schemas import ModelSummary
 
-_REPLICA_CPUS = 0.1
-"""What a replica reserves: Ray places by it and limits nothing, so that two cores hold many models."""
-
-Level = Literal["model_router", "server_router"]
-
-
-class Guard:
-    """ASGI middleware: the API key, the size of the body, and full paths whatever prefix Ray Serve cut off."""
-
-    def __init__(self, app: ASGIApp, api_key: str | None, max_bytes: int) -> None:
-        self._app = app
-        self._api_key = api_key
-        self._max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse the request or pass it on."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
-        try:
-            self._check(scope["path"], headers)
-        except ServingError as error:
-            await _error_response(error)(scope, receive, send)
-            return
-        received = 0
-
-        async def limited() -> Any:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                raise TooLargeError(f"the request has more than the {self._max_bytes} bytes that the server takes")
-            return message
-
-        # Ray Serve puts the application's prefix into root_path; the routes here hold whole paths.
-        await self._app({**scope, "root_path": ""}, limited, send)
-
-    def _check(self, path: str, headers: Headers) -> None:
-        length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > self._max_bytes:
-            raise TooLargeError(f"the request has {length} bytes and the server takes {self._max_bytes}")
-        if self._api_key is None or path.startswith("/v2/health/"):
-            return
-        given = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode(), self._api_key.encode()):
-            raise UnauthorizedError("this server wants its API key, as 'Authorization: Bearer …' or 'X-API-Key: …'")
-
-
-def routers(level: Level) -> Iterator[APIRouter]:
-    """The routers of every file in `endpoints/` that has one for this level, in the files' order."""
-    for module in pkgutil.iter_modules(endpoints.__path__):
-        router = getattr(importlib.import_module(f"{endpoints.__name__}.{module.name}"), level, None)
-        if router is not None:
-            yield router
-
-
-def model_app(service: ModelService, settings: ModelSettings) -> FastAPI:
-    """The HTTP application of one model, with whole paths under `/v2/models/<name>`."""
-    prefix = f"/v2/models/{settings.name}"
-    app = _application(settings.name, prefix, "model_router", settings.limits.bytes, settings.api_key)
-    app.state.name = settings.name
-    app.state.service = service
-    return app
-
-
-def gateway_app(models: list[ModelSummary], not_ready: Callable[[], list[str]], api_key: str | None) -> FastAPI:
-    """The server-level application; `not_ready` names the models that cannot answer yet."""
-    app = _application("zorse", "", "server_router", 2**20, api_key)
-    app.description = "\n".join(f"- [{model.name}](/v2/models/{model.name}/docs): {model.kind}" for model in models)
-    app.state.models = models
-    app.state.not_ready = not_ready
-    return app
-
-
-def _application(title: str, prefix: str, level: Level, max_bytes: int, api_key: str | None) -> FastAPI:
-    responses: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}}
-    app = FastAPI(
-        title=title,
-        docs_url=f"{prefix}/docs",
-        redoc_url=None,
-        openapi_url=f"{prefix}/openapi.json",
-        responses=responses,
-        exception_handlers={
-            ServingError: _on_serving_error,
-            HTTPException: _on_http_error,
-            RequestValidationError: _on_invalid,
-            Exception: _on_crash,
-        },
-    )
-    for router in routers(level):
-        app.include_router(router, prefix=prefix)
-    # The size of a form's overhead: the image in it has its own, exact limit.
-    app.add_middleware(Guard, api_key=api_key, max_bytes=max_bytes + 2**16)
-    return app
-
-
-def _error_response(error: ServingError) -> JSONResponse:
-    body = ErrorBody(error=str(error), code=error.code).model_dump()
-    return JSONResponse(body, status_code=error.status, headers=error.headers)
-
-
-async def _on_serving_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, ServingError)
-    return _error_response(error)
-
-
-async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    codes = {404: "not_found", 405: "method_not_allowed"}
-    text = f"{error.detail}: {request.method} {request.url.path}"
-    body = ErrorBody(error=text, code=codes.get(error.status_code, "bad_request"))
-    return JSONResponse(body.model_dump(), status_code=error.status_code, headers=error.headers)
-
-
-async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return JSONResponse(ErrorBody(error=f"{where}: {first['msg']}", code="bad_request").model_dump(), status_code=422)
-
-
-async def _on_crash(request: Request, error: Exception) -> JSONResponse:
-    # Starlette logs the traceback; the client gets no internals.
-    return JSONResponse(ErrorBody(error="internal error", code="internal").model_dump(), status_code=500)
+_REPLICAS_PER_CPU, _REPLICAS_PER_GPU = 10, 100
+"""Ray places by what a replica reserves and limits nothing, so that two cores hold many models."""
 
 
 @contextmanager
@@ -213,7 +79,7 @@ def _check_address(settings: ServerSettings) -> None:
 
 
 def _plans(settings: ServerSettings, paths: dict[str, Path]) -> list[ModelSettings]:
-    threads = max(1, len(os.sched_getaffinity(0)) // (len(paths) * settings.replicas))
+    threads = max(1, cpu_cores() // (len(paths) * settings.replicas))
     return [
         ModelSettings(
             name=name,
@@ -268,7 +134,7 @@ def _start(settings: ServerSettings, plans: list[ModelSettings], models: list[Mo
     from ray.serve.config import HTTPOptions
     from ray.serve.schema import LoggingConfig
 
-    from serving.deployment import gateway_application, model_application
+    from serving.deployment import GATEWAY, gateway_application, model_application
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ray.init(
@@ -286,30 +152,47 @@ def _start(settings: ServerSettings, plans: list[ModelSettings], models: list[Mo
         http_options=HTTPOptions(host=settings.host, port=settings.port),
         logging_config=quiet,
     )
-    resources = _resources(plans, settings.replicas, ray.cluster_resources().get("GPU", 0.0))
+    held = ray.cluster_resources()
+    count = len(plans) * settings.replicas
+    resources = replica_resources(plans[0].device, count, int(held.get("CPU", 0)), int(held.get("GPU", 0)))
     targets = [
         serve.RunTarget(
-            model_application(plan, settings.replicas, resources, model_app),
+            model_application(plan, settings.replicas, resources),
             name=plan.name,
             route_prefix=f"/v2/models/{plan.name}",
             logging_config=quiet,
         )
         for plan in plans
     ]
-    gateway = gateway_application(models, settings.api_key, {"num_cpus": _REPLICA_CPUS}, gateway_app)
-    targets.append(serve.RunTarget(gateway, name="gateway", route_prefix="/", logging_config=quiet))
+    gateway = gateway_application(models, settings.api_key, {"num_cpus": 1 / _REPLICAS_PER_CPU})
+    targets.append(serve.RunTarget(gateway, name=GATEWAY, route_prefix="/", logging_config=quiet))
     try:
         serve.run_many(targets)
     except RuntimeError as error:
         raise StartError(_reason(str(error))) from error
 
 
-def _resources(plans: list[ModelSettings], replicas: int, gpus: float) -> dict[str, float]:
-    if plans[0].device == "cpu":
-        return {"num_cpus": _REPLICA_CPUS}
-    if not gpus:
+def replica_resources(device: Literal["cpu", "cuda"], replicas: int, cpus: int, gpus: int) -> dict[str, float]:
+    """What each of `replicas` equal processes reserves of Ray, such that all of them and the gateway are placed.
+
+    Raises:
+        StartError: so many do not fit; Ray would wait for ever for a machine that takes the others.
+    """
+    if device == "cuda" and not gpus:
         raise StartError("CUDA was asked for and Ray sees no GPU: ask for --device cpu")
-    return {"num_cpus": _REPLICA_CPUS, "num_gpus": min(1.0, int(100 * gpus / (len(plans) * replicas)) / 100)}
+    places = cpus * _REPLICAS_PER_CPU - 1  # the last one is the gateway's
+    if device == "cuda":
+        places = min(places, gpus * _REPLICAS_PER_GPU)
+    if replicas > places:
+        raise StartError(
+            f"{replicas} replicas were asked for and {cpus} CPU cores and {gpus} GPUs hold {places}: "
+            "ask for fewer --replicas or serve fewer models"
+        )
+    reserved = {"num_cpus": 1 / _REPLICAS_PER_CPU}
+    if device == "cuda":
+        # A replica's share is of one GPU: what counts is how many the fullest GPU holds.
+        reserved["num_gpus"] = _REPLICAS_PER_GPU // math.ceil(replicas / gpus) / _REPLICAS_PER_GPU
+    return reserved
 
 
 def _reason(text: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export import manifest as contract
+from export.errors import ManifestError
 from export.manifest import Manifest
 from serving.errors import ArtifactError
 
@@ -75,7 +76,7 @@ def load(path: Path) -> Artifact:
         path = newest
     try:
         artifact = Artifact(path, contract.read_manifest(path))
-    except contract.ManifestError as error:  # type: ignore[attr-defined]
+    except ManifestError as error:
         raise ArtifactError(str(error)) from error
     _check_digest(artifact)
     return artifact

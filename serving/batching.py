@@ -6,8 +6,9 @@ The first half is pure; `Batcher` puts it on an event loop and runs the model in
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,15 @@ def rows(tensors: Tensors) -> int:
 def bucket(tensors: Tensors) -> Key:
     """What requests must agree on to run together: names, dtypes, and shapes without the batch axis."""
     return tuple(sorted((name, array.dtype.str, array.shape[1:]) for name, array in tensors.items()))
+
+
+def capacity(key: Key, settings: Batching) -> int:
+    """How many rows of the bucket `key` may run together, at least one.
+
+    Images, [height, width, channels] without the batch axis, are bounded by `max_pixels` too.
+    """
+    pixels = max((math.prod(shape[:2]) for _, _, shape in key if len(shape) == 3), default=0)
+    return max(1, min(settings.max_size, settings.max_pixels // pixels)) if pixels else settings.max_size
 
 
 def merge(parts: Sequence[Tensors]) -> Tensors:
@@ -57,6 +67,7 @@ def chunks(tensors: Tensors, size: int) -> list[Tensors]:
 
 @dataclass(eq=False)
 class _Waiting:
+    key: Key
     tensors: Tensors
     arrived: float
     future: asyncio.Future[Tensors]
@@ -69,7 +80,8 @@ class _Waiting:
 class Batcher:
     """Merges concurrent calls of `submit` into calls of `run`, one at a time, oldest bucket first.
 
-    `run` is called in one thread. What it raises reaches every request of that batch and no other.
+    `run` is called in one thread, and so is the merging. What it raises reaches every request of that batch and no
+    other.
     """
 
     def __init__(self, run: Callable[[Tensors], Tensors], settings: Batching) -> None:
@@ -87,6 +99,7 @@ class Batcher:
         Raises:
             OverloadedError: the queue is full.
             DeadlineError: the queue did not move in time.
+            ServingError: what `run` raised.
         """
         n = rows(tensors)
         # A request larger than the queue is still served, alone.
@@ -95,16 +108,18 @@ class Batcher:
                 f"{self._waiting_rows} images wait already, {self._settings.queue} may: try again later"
             )
         loop = asyncio.get_running_loop()
-        if self._worker is None:
+        if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
-        parts = chunks(tensors, self._settings.max_size)
-        waiting = [_Waiting(part, loop.time(), loop.create_future()) for part in parts]
+        key = bucket(tensors)
+        parts = chunks(tensors, capacity(key, self._settings))
+        waiting = [_Waiting(key, part, loop.time(), loop.create_future()) for part in parts]
         for item in waiting:
-            self._buckets.setdefault(bucket(item.tensors), deque()).append(item)
+            self._buckets.setdefault(key, deque()).append(item)
             self._waiting_rows += item.rows
         self._arrival.set()
         try:
-            return merge(await asyncio.gather(*(item.future for item in waiting)))
+            answers = await asyncio.gather(*(item.future for item in waiting))
+            return answers[0] if len(answers) == 1 else await asyncio.to_thread(merge, answers)
         finally:
             for item in waiting:
                 self._forget(item)
@@ -115,20 +130,18 @@ class Batcher:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
         for queue in self._buckets.values():
-            for item in queue:
-                if not item.future.done():
-                    item.future.set_exception(OverloadedError("the server is stopping"))
+            _fail(queue, OverloadedError("the server is stopping"))
         self._thread.shutdown(wait=False)
 
     def _forget(self, item: _Waiting) -> None:
         """Drop `item` where it still waits: its request was cancelled, or another part of it failed."""
         item.future.cancel()
-        queue = self._buckets.get(bucket(item.tensors))
+        queue = self._buckets.get(item.key)
         if queue is not None and item in queue:
             queue.remove(item)
             self._waiting_rows -= item.rows
             if not queue:
-                del self._buckets[bucket(item.tensors)]
+                del self._buckets[item.key]
 
     async def _work(self) -> None:
         while True:
@@ -147,9 +160,10 @@ class Batcher:
     async def _fill(self, key: Key) -> None:
         """Wait until the bucket holds a full batch or its oldest request has waited long enough."""
         loop = asyncio.get_running_loop()
+        full = capacity(key, self._settings)
         while queue := self._buckets.get(key):
             left = queue[0].arrived + self._settings.max_delay_ms / 1000 - loop.time()
-            if left <= 0 or sum(item.rows for item in queue) >= self._settings.max_size:
+            if left <= 0 or sum(item.rows for item in queue) >= full:
                 return
             self._arrival.clear()
             try:
@@ -161,11 +175,14 @@ class Batcher:
         """Take at most one batch of requests whose deadline has not passed; those late are told so."""
         queue = self._buckets.get(key, deque())
         now = asyncio.get_running_loop().time()
+        full = capacity(key, self._settings)
         batch: list[_Waiting] = []
         taken = 0
-        while queue and taken + queue[0].rows <= self._settings.max_size:
+        while queue and taken + queue[0].rows <= full:
             item = queue.popleft()
             self._waiting_rows -= item.rows
+            if item.future.done():  # cancelled, and its request has not yet come to `_forget` it
+                continue
             if now - item.arrived > self._settings.timeout_s:
                 item.future.set_exception(DeadlineError(f"the request waited more than {self._settings.timeout_s:g} s"))
                 continue
@@ -178,17 +195,23 @@ class Batcher:
     async def _answer(self, batch: list[_Waiting]) -> None:
         loop = asyncio.get_running_loop()
         try:
-            merged = merge([item.tensors for item in batch])
-            outputs = await loop.run_in_executor(self._thread, self._run, merged)
-            parts = split(outputs, [item.rows for item in batch])
-        except Exception as error:  # noqa: BLE001 - whatever failed, every waiting request must hear of it
-            for item in batch:
+            parts = await loop.run_in_executor(self._thread, self._run_together, [item.tensors for item in batch])
+            for item, part in zip(batch, parts, strict=True):
                 if not item.future.done():
-                    item.future.set_exception(_copy(error))
-            return
-        for item, part in zip(batch, parts, strict=True):
-            if not item.future.done():
-                item.future.set_result(part)
+                    item.future.set_result(part)
+        except Exception as error:  # noqa: BLE001 - whatever failed, every waiting request must hear of it
+            _fail(batch, error)
+        finally:  # a worker that is cancelled meanwhile leaves nobody waiting
+            _fail(batch, OverloadedError("the server is stopping"))
+
+    def _run_together(self, parts: Sequence[Tensors]) -> list[Tensors]:
+        return split(self._run(merge(parts)), [rows(part) for part in parts])
+
+
+def _fail(items: Iterable[_Waiting], error: Exception) -> None:
+    for item in items:
+        if not item.future.done():
+            item.future.set_exception(_copy(error))
 
 
 def _copy(error: Exception) -> Exception:

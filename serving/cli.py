@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -26,6 +24,8 @@ _Device = Annotated[DeviceName, typer.Option(help="auto takes CUDA where there i
 _Key = Annotated[str | None, typer.Option(envvar="ZORSE_API_KEY", help="The key that requests must carry.")]
 _Model = Annotated[str, typer.Argument(help="An artifact or model folder, or a served model's URL (…/v2/models/NAME).")]
 
+_FORMATS: dict[str, Literal["png", "jpeg"]] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this stage to `app`."""
@@ -41,6 +41,9 @@ def serve(
     device: _Device = DeviceName.AUTO,
     replicas: Annotated[int, typer.Option(min=1, help="Processes per model.")] = 1,
     max_batch: Annotated[int, typer.Option(min=1, help="Images that are run together at most.")] = 16,
+    max_batch_pixels: Annotated[
+        int, typer.Option(min=1, help="Pixels of the source images that are run together at most; it bounds memory.")
+    ] = 2**20,
     max_delay_ms: Annotated[float, typer.Option(min=0, help="How long an image waits for company.")] = 2.0,
     api_key: _Key = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Let other machines in without a key.")] = False,
@@ -49,57 +52,81 @@ def serve(
     ] = False,
 ) -> None:
     """Serve every model of a repository on Ray Serve until Ctrl-C."""
-    with _one_line_errors():
-        from serving.app import serve_repository
-        from serving.config import Batching, ServerSettings
+    from serving.app import serve_repository
+    from serving.config import Batching, ServerSettings
 
-        settings = ServerSettings(
-            repository=str(repository),
-            host=host,
-            port=port,
-            device=device.value,
-            replicas=replicas,
-            batching=Batching(max_size=max_batch, max_delay_ms=max_delay_ms),
-            api_key=api_key,
-            insecure=insecure,
-            high_throughput=high_throughput,
-        )
-        typer.echo(f"starting the models of {repository} …")
-        serve_repository(settings, lambda models: _announce(f"http://{host}:{port}", models))
-        typer.echo("stopped")
+    settings = ServerSettings(
+        repository=str(repository),
+        host=host,
+        port=port,
+        device=device.value,
+        replicas=replicas,
+        batching=Batching(max_size=max_batch, max_pixels=max_batch_pixels, max_delay_ms=max_delay_ms),
+        api_key=api_key,
+        insecure=insecure,
+        high_throughput=high_throughput,
+    )
+    typer.echo(f"starting the models of {repository} …")
+    address = f"[{host}]" if ":" in host else host
+    serve_repository(settings, lambda models: _announce(f"http://{address}:{port}", models))
+    typer.echo("stopped")
 
 
 def generate(
     model: _Model,
-    out: Annotated[Path, typer.Option(help="The image file to write.")],
+    out: Annotated[Path, typer.Option(help="The image file to write: .png or .jpg.")],
     n: Annotated[int, typer.Option(min=1, help="How many images, in one grid.")] = 16,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: _Device = DeviceName.AUTO,
     api_key: _Key = None,
 ) -> None:
     """Write a grid of generated images."""
-    with _one_line_errors():
-        from serving.codec import grid
+    from serving.codec import grid
+    from serving.errors import OutputError
 
-        images = _open(model, device, api_key).generate(n, seed)
-        _write(out, grid(images))
-        typer.echo(f"{n} images of seed {seed} in {out}")
+    if out.suffix.lower() not in _FORMATS:
+        raise OutputError(f"{out} is no file that can be written: give a name that ends in {', '.join(_FORMATS)}")
+    images = _open(model, device, api_key).generate(n, seed)
+    _write(out, grid(images))
+    typer.echo(f"{n} images of seed {seed} in {out}")
 
 
 def translate(
     model: _Model,
     images: Annotated[list[Path], typer.Argument(help="The image files to translate.")],
-    out: Annotated[Path, typer.Option(help="The folder to write into; the names stay, as .png.")],
+    out: Annotated[Path, typer.Option(help="The folder to write into; the names stay, as .png; no file is replaced.")],
     device: _Device = DeviceName.AUTO,
     api_key: _Key = None,
 ) -> None:
     """Translate image files; each result has its image's size and name."""
-    with _one_line_errors():
-        opened = _open(model, device, api_key)
-        for path in images:
-            target = out / f"{path.stem}.png"
+    from serving.errors import ServingError
+
+    targets = _targets(images, out)
+    opened = _open(model, device, api_key)
+    for path, target in zip(images, targets, strict=True):
+        try:
             _write(target, opened.translate_file(path))
-            typer.echo(f"{path} → {target}")
+        except ServingError as error:
+            error.args = (f"{path}: {error}",)
+            raise
+        typer.echo(f"{path} → {target}")
+
+
+def _targets(images: list[Path], out: Path) -> list[Path]:
+    """The file to write for each image, all of which are there: none exists, and no two are the same."""
+    from serving.errors import ImageError, OutputError
+
+    sources: dict[Path, Path] = {}
+    for path in images:
+        if not path.is_file():
+            raise ImageError(f"there is no image file at {path}")
+        target = out / f"{path.stem}.png"
+        if target in sources:
+            raise OutputError(f"{sources[target]} and {path} would both become {target}: give each its own --out")
+        if target.exists():
+            raise OutputError(f"{target} exists and would be replaced: remove it or give another --out")
+        sources[target] = path
+    return list(sources)
 
 
 class _Local:
@@ -143,7 +170,7 @@ def _write(path: Path, image: Any) -> None:
     from serving.codec import encode
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode(image, "jpeg" if path.suffix.lower() in {".jpg", ".jpeg"} else "png"))
+    path.write_bytes(encode(image, _FORMATS[path.suffix.lower()]))
 
 
 def _announce(url: str, models: list[ModelSummary]) -> None:
@@ -152,14 +179,3 @@ def _announce(url: str, models: list[ModelSummary]) -> None:
         verb = "generate" if model.kind == "generator" else "translate"
         typer.echo(f"{model.name:<{width}}  {url}/v2/models/{model.name}/{verb}")
     typer.echo(f"{'docs':<{width}}  {url}/docs")
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    from serving.errors import ServingError
-
-    try:
-        yield
-    except (ServingError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error

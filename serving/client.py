@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from serving.errors import ServerError
+from serving.errors import BadRequestError, ServerError
 from serving.schemas import HEADER_LENGTH, pack, unpack_outputs
+
+T = TypeVar("T")
 
 
 class Client:
     """Calls a zorse server.
 
-    Every call raises `ServerError` with the server's own message, status and code, or with status 0 and code
-    "unreachable" where no server answers.
+    Every call raises `ServerError` with the server's own message, status and code; with status 0 and code
+    "unreachable" where no server answers; and with code "protocol" where something else than zorse does. What cannot
+    be sent at all, such as an image that is not uint8, is a `BadRequestError`.
     """
 
     def __init__(
@@ -33,8 +36,11 @@ class Client:
         timeout: float = 120.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        headers = {"X-API-Key": api_key} if api_key else {}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, transport=transport)
+        headers = {b"X-API-Key": api_key.encode()} if api_key else {}
+        try:
+            self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, transport=transport)
+        except httpx.InvalidURL as error:
+            raise BadRequestError(f"{url} is not a URL: {error}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -50,20 +56,17 @@ class Client:
         """Whether every model of the server can answer; False where there is no server."""
         try:
             return self._http.get("/v2/health/ready").is_success
-        except httpx.TransportError:
+        except httpx.RequestError:
             return False
 
     def models(self) -> list[dict[str, Any]]:
         """The models: name, version and kind of each."""
-        found: list[dict[str, Any]] = self._call("GET", "/v2/models").json()
-        return found
+        return self._call(_read_json, "GET", "/v2/models")
 
     def generate(self, model: str, n: int = 1, seed: int = 0, first: int = 0) -> NDArray[np.uint8]:
         """Images `first` … `first + n - 1` of `seed`: uint8 [n, h, w, c]."""
         wanted = {"n": n, "seed": seed, "first": first, "layout": "zip"}
-        content = self._call("POST", f"/v2/models/{model}/generate", json=wanted).content
-        with zipfile.ZipFile(io.BytesIO(content)) as bundle:
-            return np.stack([_to_array(bundle.read(name)) for name in bundle.namelist()])
+        return self._call(_read_zip, "POST", _path(model, "generate"), json=wanted)
 
     def translate(self, model: str, image: NDArray[np.uint8] | bytes | str | os.PathLike[str]) -> NDArray[np.uint8]:
         """An image (uint8 [h, w, c], the bytes of an image file, or its path) → uint8 [h, w, c] of the same size."""
@@ -72,28 +75,56 @@ class Client:
         else:
             data = image if isinstance(image, bytes) else Path(image).read_bytes()
         headers = {"Content-Type": "application/octet-stream"}
-        return _to_array(self._call("POST", f"/v2/models/{model}/translate", content=data, headers=headers).content)
+        return self._call(_read_image, "POST", _path(model, "translate"), content=data, headers=headers)
 
     def infer(self, model: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """The model's outputs by name for explicit inputs by name (KServe v2, binary tensors)."""
+        """The model's outputs by name for explicit inputs by name: uint8, float32 or int64 (KServe v2, binary)."""
         extra = {"parameters": {"binary_data_output": True}}
         content, headers = pack("inputs", inputs, dict.fromkeys(inputs, True), extra)
-        response = self._call("POST", f"/v2/models/{model}/infer", content=content, headers=headers)
-        return unpack_outputs(response.content, response.headers.get(HEADER_LENGTH))
+        return self._call(_read_tensors, "POST", _path(model, "infer"), content=content, headers=headers)
 
-    def _call(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def _call(self, read: Callable[[httpx.Response], T], method: str, path: str, **options: Any) -> T:
         try:
             response = self._http.request(method, path, **options)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise ServerError(f"{self._http.base_url} does not answer: {error}", 0, "unreachable") from error
-        if response.is_success:
-            return response
+        if not response.is_success:
+            raise _refusal(response, path)
         try:
-            body = response.json()
-            raise ServerError(body["error"], response.status_code, body["code"])
-        except (json.JSONDecodeError, KeyError, TypeError):
-            text = f"{path} answered {response.status_code} {response.reason_phrase}"
-            raise ServerError(text, response.status_code, "http") from None
+            return read(response)
+        except Exception as error:  # what bad bytes make the readers of JSON, ZIP and images raise has no common base
+            text = f"{self._http.base_url} answers {path} as no zorse server does ({type(error).__name__}: {error})"
+            raise ServerError(text, response.status_code, "protocol") from error
+
+
+def _path(model: str, verb: str) -> str:
+    return f"/v2/models/{quote(model, safe='')}/{verb}"
+
+
+def _refusal(response: httpx.Response, path: str) -> ServerError:
+    try:
+        body = response.json()
+        return ServerError(body["error"], response.status_code, body["code"])
+    except (ValueError, KeyError, TypeError):
+        text = f"{path} answered {response.status_code} {response.reason_phrase}"
+        return ServerError(text, response.status_code, "http")
+
+
+def _read_json(response: httpx.Response) -> Any:
+    return response.json()
+
+
+def _read_zip(response: httpx.Response) -> NDArray[np.uint8]:
+    with zipfile.ZipFile(io.BytesIO(response.content)) as bundle:
+        return np.stack([_to_array(bundle.read(name)) for name in bundle.namelist()])
+
+
+def _read_image(response: httpx.Response) -> NDArray[np.uint8]:
+    return _to_array(response.content)
+
+
+def _read_tensors(response: httpx.Response) -> dict[str, NDArray[Any]]:
+    return unpack_outputs(response.content, response.headers.get(HEADER_LENGTH))
 
 
 def _to_array(data: bytes) -> NDArray[np.uint8]:
@@ -102,6 +133,8 @@ def _to_array(data: bytes) -> NDArray[np.uint8]:
 
 
 def _to_png(image: NDArray[np.uint8]) -> bytes:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3, 4) or not image.size:
+        raise BadRequestError(f"an image is uint8 [h, w, 1, 3 or 4] and this is {image.dtype} {list(image.shape)}")
     buffer = io.BytesIO()
     Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(buffer, "PNG")
     return buffer.getvalue()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import struct
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -53,9 +52,11 @@ def decode(data: bytes, channels: int, limits: Limits) -> NDArray[np.uint8]:
                 image.load()
                 upright = ImageOps.exif_transpose(image)
                 pixels = np.asarray(_convert(upright, _MODES[channels]), dtype=np.uint8)
+    except TooLargeError:
+        raise
     except Image.DecompressionBombError as error:
         raise TooLargeError(f"the image is too large: {error}") from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zipfile.BadZipFile) as error:
+    except Exception as error:  # what broken bytes make Pillow raise has no common base
         raise ImageError(
             f"the image cannot be read ({_first_line(error)}): send a whole {', '.join(_READABLE)} file"
         ) from error

@@ -26,10 +26,13 @@ class Limits(Settings):
 class Batching(Settings):
     """How requests are merged: at most `max_size` images, waiting at most `max_delay_ms` for company.
 
-    `queue` bounds the images that wait; `timeout_s` bounds how long one may wait.
+    `max_pixels` bounds the height × width of a batch's source images together (its default is 16 of 256 × 256), and
+    with it the memory of a run; one image over it runs alone, and latents have no pixels. `queue` bounds the images
+    that wait; `timeout_s` bounds how long one may wait.
     """
 
     max_size: int = Field(default=16, gt=0)
+    max_pixels: int = Field(default=2**20, gt=0)
     max_delay_ms: float = Field(default=2.0, ge=0)
     queue: int = Field(default=256, gt=0)
     timeout_s: float = Field(default=60.0, gt=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,15 @@ from fastapi import FastAPI
 from ray import serve
 
 from serving import artifacts
+from serving.asgi import gateway_app, model_app
 from serving.batching import Batcher
 from serving.config import ModelSettings
 from serving.engine import OrtEngine
 from serving.schemas import ModelSummary
 from serving.service import ModelService, warm_up
 
-BuildModelApp = Callable[[ModelService, ModelSettings], FastAPI]
-BuildGatewayApp = Callable[[list[ModelSummary], Callable[[], list[str]], str | None], FastAPI]
-
+GATEWAY = "_gateway"
+"""The gateway's application; no model may have a name that begins so."""
 _NO_QUEUE_LIMIT = 100_000
 """The batcher's own queue answers 503 before Ray's would hold a request back."""
 
@@ -26,28 +25,26 @@ _NO_QUEUE_LIMIT = 100_000
 class ModelReplica:
     """One loaded model behind its HTTP application."""
 
-    def __init__(self, settings: ModelSettings, build: BuildModelApp) -> None:
+    def __init__(self, settings: ModelSettings) -> None:
         artifact = artifacts.load(Path(settings.artifact))
         engine = OrtEngine(artifact.model, settings.device, settings.threads)
         warm_up(engine, artifact.manifest)
         batcher = Batcher(engine.run, settings.batching)
         self._service = ModelService(artifact.manifest, batcher.submit, settings.limits)
         self._settings = settings
-        self._build = build
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return self._build(self._service, self._settings)
+        return model_app(self._service, self._settings)
 
 
 class GatewayReplica:
     """The server-level routes."""
 
-    def __init__(self, models: list[ModelSummary], api_key: str | None, build: BuildGatewayApp) -> None:
-        self._args = (models, lambda: not_running([model.name for model in models]), api_key)
-        self._build = build
+    def __init__(self, models: list[ModelSummary], api_key: str | None) -> None:
+        self._models, self._api_key = models, api_key
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return self._build(*self._args)
+        return gateway_app(self._models, lambda: not_running([model.name for model in self._models]), self._api_key)
 
 
 def not_running(names: list[str]) -> list[str]:
@@ -56,18 +53,16 @@ def not_running(names: list[str]) -> list[str]:
     return [name for name in names if name not in applications or applications[name].status != "RUNNING"]
 
 
-def model_application(
-    settings: ModelSettings, replicas: int, resources: dict[str, float], build: BuildModelApp
-) -> serve.Application:
+def model_application(settings: ModelSettings, replicas: int, resources: dict[str, float]) -> serve.Application:
     """One model's application; `resources` are a replica's Ray actor options (`num_cpus`, `num_gpus`)."""
-    return _deployment(ModelReplica, settings.name, replicas, resources).bind(settings, build)
+    return _deployment(ModelReplica, settings.name, replicas, resources).bind(settings)
 
 
 def gateway_application(
-    models: list[ModelSummary], api_key: str | None, resources: dict[str, float], build: BuildGatewayApp
+    models: list[ModelSummary], api_key: str | None, resources: dict[str, float]
 ) -> serve.Application:
     """The gateway's application."""
-    return _deployment(GatewayReplica, "gateway", 1, resources).bind(models, api_key, build)
+    return _deployment(GatewayReplica, GATEWAY, 1, resources).bind(models, api_key)
 
 
 def _deployment(replica: type, name: str, replicas: int, resources: dict[str, float]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -14,6 +15,7 @@ from serving.config import Device
 from serving.errors import EngineError
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 class Engine(Protocol):
@@ -38,7 +40,7 @@ class OrtEngine:
         """Load `model`, with `threads` CPU threads per call.
 
         Raises:
-            EngineError: the graph cannot be loaded, or CUDA was asked for and the session would run on the CPU.
+            EngineError: the graph cannot be loaded, or CUDA was asked for and its work would be done on the CPU.
         """
         import onnxruntime
 
@@ -50,6 +52,7 @@ class OrtEngine:
         options.log_severity_level = 3
         # Idle threads that spin would starve the other models of the machine.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         try:
             self._session = onnxruntime.InferenceSession(str(model), options, providers=_wanted(device))
         except _ort_errors() as error:
@@ -60,11 +63,23 @@ class OrtEngine:
                 f"{model} would run on {', '.join(self.providers)} and not on CUDA: {_why_no_cuda()}; "
                 "repair the CUDA installation or ask for --device cpu"
             )
+        # `session.disable_cpu_ep_fallback` would refuse the shape arithmetic too, which belongs on the CPU.
+        stray = _HEAVY.intersection(self.operators("cpu"))
+        if device == "cuda" and stray:
+            raise EngineError(
+                f"{model}: onnxruntime has no CUDA kernel for its {', '.join(sorted(stray))} and would run them on the "
+                "CPU: ask for --device cpu"
+            )
 
     @property
     def providers(self) -> tuple[str, ...]:
         """The session's own list: the one asked for may not be the one granted."""
         return tuple(self._session.get_providers())
+
+    def operators(self, device: Literal["cpu", "cuda"]) -> list[str]:
+        """The operators of the graph's nodes that were given to `device`."""
+        parts = self._session.get_provider_graph_assignment_info()
+        return [node.op_type for part in parts if part.ep_name == _PROVIDERS[device] for node in part.get_nodes()]
 
     def run(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
         """See `Engine.run`."""
@@ -93,6 +108,13 @@ def cuda_devices() -> int:
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
     return count.value
+
+
+def cpu_cores() -> int:
+    """How many cores this process may use; where the system cannot say (macOS), how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _wanted(device: Literal["cpu", "cuda"]) -> list[str]:

@@ -96,6 +96,12 @@ class StartError(ServingError):
     code = "start"
 
 
+class OutputError(ServingError):
+    """A result cannot be written where it was asked for."""
+
+    code = "output"
+
+
 class ServerError(ServingError):
     """What a server answered to the client: its own status, code and message."""
 

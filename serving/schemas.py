@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 from collections.abc import Mapping
@@ -9,8 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
+from export.manifest import Kind
 from serving.errors import BadRequestError
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -25,10 +28,31 @@ class ErrorBody(BaseModel):
     code: str
 
 
-class GenerateRequest(BaseModel):
-    """Which images to generate: `first` … `first + n - 1` of `seed`, in one grid or in a ZIP of files."""
+class _Request(BaseModel):
+    """What a verb is asked for, in a query or in JSON; an unknown key is refused with the nearest known one."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, given: Any) -> Any:
+        known = list(cls.model_fields)
+        unknown = [key for key in given if key not in known] if isinstance(given, dict) else []
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.5)
+            facts = {"key": unknown[0], "hint": f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"}
+            raise PydanticCustomError("unknown_key", "unknown key {key} ({hint})", facts)
+        return given
+
+
+class TranslateRequest(_Request):
+    """How the translated image is to come."""
+
+    format: Literal["png", "jpeg"] = "png"
+
+
+class GenerateRequest(_Request):
+    """Which images to generate: `first` … `first + n - 1` of `seed`, in one grid or in a ZIP of files."""
 
     n: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -51,7 +75,7 @@ class ModelMetadata(BaseModel):
     name: str
     versions: list[str]
     platform: str = "onnxruntime_onnx"
-    kind: Literal["generator", "translator"]
+    kind: Kind
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
 
@@ -61,7 +85,7 @@ class ModelSummary(BaseModel):
 
     name: str
     version: int
-    kind: Literal["generator", "translator"]
+    kind: Kind
 
 
 class ServerMetadata(BaseModel):
@@ -152,7 +176,7 @@ def _from_binary(entry: _Input, size: object, tail: memoryview) -> tuple[NDArray
             f"{entry.name} as {entry.datatype} {entry.shape} needs {need} bytes: "
             f"binary_data_size is {size!r} and {len(tail)} bytes are left"
         )
-    return np.frombuffer(tail[:need], dtype).reshape(entry.shape), tail[need:]
+    return _reshape(entry, np.frombuffer(tail[:need], dtype)), tail[need:]
 
 
 def _from_json(entry: _Input) -> NDArray[Any]:
@@ -165,8 +189,17 @@ def _from_json(entry: _Input) -> NDArray[Any]:
             raise ValueError(f"its data is {values.dtype}")
         if dtype.kind == "u" and values.size and (values.min() < 0 or values.max() > 255):
             raise ValueError("its data leaves 0…255")
-        return values.astype(dtype).reshape(entry.shape)
+        with np.errstate(over="ignore"):  # to infinity, which no model takes
+            values = values.astype(dtype)
     except (ValueError, OverflowError) as error:
+        raise BadRequestError(f"{entry.name} is not {entry.datatype} {entry.shape}: {error}") from error
+    return _reshape(entry, values)
+
+
+def _reshape(entry: _Input, values: NDArray[Any]) -> NDArray[Any]:
+    try:
+        return values.reshape(entry.shape)
+    except ValueError as error:
         raise BadRequestError(f"{entry.name} is not {entry.datatype} {entry.shape}: {error}") from error
 
 
@@ -179,8 +212,15 @@ def _dtype(entry: _Input) -> np.dtype[Any]:
 
 
 def datatype(array: NDArray[Any]) -> str:
-    """The protocol's name of an array's dtype."""
-    return _NAMES[array.dtype.newbyteorder("<")]
+    """The protocol's name of an array's dtype.
+
+    Raises:
+        BadRequestError: it has none that a model takes.
+    """
+    name = _NAMES.get(array.dtype.newbyteorder("<"))
+    if name is None:
+        raise BadRequestError(f"there are no tensors of {array.dtype}: use uint8, float32 or int64")
+    return name
 
 
 def pack(
@@ -189,14 +229,18 @@ def pack(
     binary: Mapping[str, bool],
     extra: Mapping[str, Any],
 ) -> tuple[bytes, dict[str, str]]:
-    """A request's or response's body and headers: `extra`, and every tensor as JSON numbers or as binary."""
+    """A request's or response's body and headers: `extra`, and every tensor as JSON numbers or as binary.
+
+    Raises:
+        BadRequestError: a tensor is neither uint8, float32 nor int64.
+    """
     entries: list[dict[str, Any]] = []
     blobs: list[bytes] = []
     for name, in_binary in binary.items():
         array = tensors[name]
         entry: dict[str, Any] = {"name": name, "datatype": datatype(array), "shape": list(array.shape)}
         if in_binary:
-            blobs.append(array.tobytes())
+            blobs.append(array.astype(DATATYPES[entry["datatype"]], copy=False).tobytes())
             entry["parameters"] = {"binary_data_size": len(blobs[-1])}
         else:
             entry["data"] = array.ravel().tolist()
@@ -214,7 +258,9 @@ def unpack_outputs(content: bytes, header_length: str | None) -> dict[str, NDArr
     Raises:
         BadRequestError: the response breaks the protocol.
     """
-    length = len(content) if header_length is None else int(header_length)
-    body = json.loads(content[:length])
-    header = json.dumps({"inputs": body["outputs"]}).encode()
+    try:
+        length = len(content) if header_length is None else int(header_length)
+        header = json.dumps({"inputs": json.loads(content[:length])["outputs"]}).encode()
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadRequestError(f"this is no inference response ({type(error).__name__}: {error})") from error
     return parse_infer(header + content[length:], str(len(header))).inputs

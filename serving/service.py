@@ -6,6 +6,7 @@ in-process `LocalModel` differ only in how the tensors are run.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,15 +17,15 @@ from numpy.typing import NDArray
 
 from export.manifest import Manifest, Tensor
 from serving import artifacts
-from serving.batching import Submit, Tensors, chunks, merge, rows
-from serving.config import Device, Limits
-from serving.engine import Engine, OrtEngine, resolve_device
+from serving.batching import Submit, Tensors, bucket, capacity, chunks, merge, rows
+from serving.config import Batching, Device, Limits
+from serving.engine import Engine, OrtEngine, cpu_cores, resolve_device
 from serving.errors import BadRequestError, ImageSizeError, TooLargeError, UnsupportedError
 from serving.latents import latents
 
 SOURCE, LATENT, IMAGE = "source", "latent", "image"
 MAX_SEED = 2**63 - 1
-_LOCAL_BATCH = 16
+_LOCAL_BATCHING = Batching()
 
 
 def latent_feeds(manifest: Manifest, n: int, seed: int, first: int = 0) -> Tensors:
@@ -56,10 +57,10 @@ def source_feeds(manifest: Manifest, images: NDArray[np.uint8]) -> Tensors:
     check_tensor(manifest.inputs[0], images)
     height, width = images.shape[1:3]
     size = manifest.size
-    largest = size.maximum // size.multiple * size.multiple
+    largest = size.legal(size.maximum)
     if max(height, width) > largest:
         raise ImageSizeError(f"{width}×{height} is larger than the {largest} pixels a side that {manifest.name} takes")
-    down, right = (-(-max(side, size.minimum) // size.multiple) * size.multiple - side for side in (height, width))
+    down, right = size.legal(height) - height, size.legal(width) - width
     if down or right:
         images = np.pad(images, ((0, 0), (0, down), (0, right), (0, 0)), mode="reflect")
     return {SOURCE: images}
@@ -120,7 +121,10 @@ def warm_up(engine: Engine, manifest: Manifest) -> None:
 
 
 class ModelService:
-    """One model online: checks, limits and verbs; `submit` runs tensors in batches with other requests."""
+    """One model online: checks, limits and verbs; `submit` runs tensors in batches with other requests.
+
+    Tensors are checked, padded and drawn in threads: the event loop stays free for the other requests.
+    """
 
     def __init__(self, manifest: Manifest, submit: Submit, limits: Limits) -> None:
         self.manifest = manifest
@@ -130,17 +134,18 @@ class ModelService:
     async def generate(self, n: int, seed: int, first: int = 0) -> NDArray[np.uint8]:
         """Images `first` … `first + n - 1` of `seed`: uint8 [n, h, w, c]. Raises as `latent_feeds`."""
         self._check_count(n)
-        return _image(await self._submit(latent_feeds(self.manifest, n, seed, first)))
+        feeds = await asyncio.to_thread(latent_feeds, self.manifest, n, seed, first)
+        return _image(await self._submit(feeds))
 
     async def translate(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """uint8 [n, h, w, c] → uint8 of the same height and width. Raises as `source_feeds`."""
         self._check_count(images.shape[0] if images.ndim else 0)
-        feeds = source_feeds(self.manifest, images)
+        feeds = await asyncio.to_thread(source_feeds, self.manifest, images)
         return _crop(_image(await self._submit(feeds)), images)
 
     async def infer(self, feeds: Tensors) -> Mapping[str, NDArray[Any]]:
         """The outputs by name for explicit inputs; a translator's images are padded and cropped as in `translate`."""
-        check_feeds(self.manifest, feeds)
+        await asyncio.to_thread(check_feeds, self.manifest, feeds)
         self._check_count(rows(feeds))
         if feeds.keys() == {SOURCE}:
             return {IMAGE: await self.translate(feeds[SOURCE])}
@@ -167,7 +172,7 @@ class LocalModel:
             EngineError: it cannot be run on `device`.
         """
         artifact = artifacts.load(Path(path))
-        return cls(artifact.manifest, OrtEngine(artifact.model, resolve_device(device), threads or os.cpu_count() or 1))
+        return cls(artifact.manifest, OrtEngine(artifact.model, resolve_device(device), threads or cpu_cores()))
 
     def generate(self, n: int, seed: int = 0, first: int = 0) -> NDArray[np.uint8]:
         """Images `first` … `first + n - 1` of `seed`: uint8 [n, h, w, c]. Raises as `latent_feeds`."""
@@ -181,7 +186,8 @@ class LocalModel:
         return _crop(_image(self._run(source_feeds(self.manifest, images))), images)
 
     def _run(self, feeds: Tensors) -> Tensors:
-        return merge([self._engine.run(part) for part in chunks(feeds, _LOCAL_BATCH)])
+        size = capacity(bucket(feeds), _LOCAL_BATCHING)
+        return merge([self._engine.run(part) for part in chunks(feeds, size)])
 
 
 def _image(outputs: Tensors) -> NDArray[np.uint8]:

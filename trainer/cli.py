@@ -26,14 +26,21 @@ def train(
     config: ConfigFile,
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Build, check and measure, but do not train.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's newest good checkpoint.")] = False,
+    address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster: auto, or host:port of its head.", show_default=False)
+    ] = None,
 ) -> None:
-    """Train a GAN or a CycleGAN on the workers of a Ray cluster."""
+    """Train a GAN or a CycleGAN on the workers of a Ray cluster.
+
+    SIGTERM or Ctrl-C stops the run after a checkpoint, with exit code 75: the same command with --resume goes on.
+    """
     run = _load(config, overrides or [])
     _show_differences(run, config)
     if dry_run:
         _show_dry_run(run)
     else:
-        _train(run)
+        _train(run, resume, address)
 
 
 def evaluate(
@@ -107,13 +114,13 @@ def _show_dry_run(config: RunConfig) -> None:
     console.print("one step on zeros: " + ", ".join(f"{name} {value:.3f}" for name, value in found.losses.items()))
 
 
-def _train(config: RunConfig) -> None:
+def _train(config: RunConfig, resume: bool, address: str | None) -> None:
     from rich.console import Console
 
-    from trainer.launch import train as run
     from trainer.progress import ProgressBar
+    from trainer.run import train as run
 
     console = Console(stderr=True)
     with ProgressBar(config.run.total_images, console) as bar:
-        place = run(config, show=bar.show)
+        place = run(config, show=bar.show, resume=resume, address=address)
     console.print(f"trained: {place}")

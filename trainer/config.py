@@ -10,16 +10,32 @@ import difflib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from trainer.errors import ConfigError
 
 S = TypeVar("S", bound=BaseModel)
+
+_DERIVED_KEYS = frozenset(
+    {
+        "train_batch_size",
+        "train_micro_batch_size_per_gpu",
+        "gradient_accumulation_steps",
+        "steps_per_print",
+        "zero_allow_untested_optimizer",
+        "optimizer",
+        "scheduler",
+        "fp16",
+        "bf16",
+        "torch_autocast",
+        "amp",
+    }
+)
 
 _PACKAGE = Path(__file__).parent
 SHIPPED_CONFIGS = (_PACKAGE.parent / "configs" / "train", _PACKAGE / "configs")
@@ -74,17 +90,64 @@ class MetricComponent(Component):
     kind = "metric"
 
 
+class WorkersSection(Section):
+    """Elastic workers: as many from `min` to `max` as the cluster has room for, also when nodes come and go."""
+
+    min: int = Field(ge=1)
+    max: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) is more than max ({self.max})")
+        return self
+
+
+class BestSection(Section):
+    """The checkpoint to keep beside the newest: that with the lowest or highest figure `metric` of `metrics.jsonl`."""
+
+    metric: str
+    mode: Literal["min", "max"] = "min"
+
+
 class RunSection(Section):
-    """Where a run lives and how long it is; every `_images` key counts training images."""
+    """Where a run lives, how long it is and what it survives; every `_images` key counts training images.
+
+    The run's folder is `dir` below `storage`, a local folder or a URI such as `s3://bucket/runs`. `wait_for_nodes` is
+    how many seconds it waits for a cluster to have room for its workers, and `max_failures` how often lost workers
+    are replaced.
+    """
 
     dir: str
+    storage: str | None = None
     total_images: int = Field(gt=0)
-    workers: int = Field(default=1, ge=1)
+    workers: Annotated[int, Field(ge=1)] | WorkersSection = 1
+    wait_for_nodes: float = Field(default=60.0, ge=0)
+    max_failures: int = Field(default=10, ge=0)
     seed: int = Field(default=0, ge=0, lt=2**63)
     gpus: bool | Literal["auto"] = "auto"
+    cpus_per_worker: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    checkpoint_images: int | None = Field(default=None, gt=0)
+    keep_checkpoints: int = Field(default=3, ge=1)
+    best: BestSection | None = None
     snapshot_images: int | None = Field(default=None, gt=0)
     sample_images: int | None = Field(default=None, gt=0)
     log_images: int = Field(default=100, gt=0)
+
+    @property
+    def place(self) -> str:
+        """The path or URI of the run's folder."""
+        return self.dir if self.storage is None else f"{self.storage.rstrip('/')}/{self.dir}"
+
+    @property
+    def most_workers(self) -> int:
+        """How many workers there may be."""
+        return self.workers if isinstance(self.workers, int) else self.workers.max
+
+    @property
+    def fewest_workers(self) -> int:
+        """How many workers there must be."""
+        return self.workers if isinstance(self.workers, int) else self.workers.min
 
 
 class BatchSection(Section):
@@ -100,6 +163,21 @@ class EmaSection(Section):
     half_life_images: float = Field(gt=0)
 
 
+class WatchdogSection(Section):
+    """What counts as trouble, and what is done about it.
+
+    A discriminator has won when D(real) - D(fake) has been `won_margin` or more for `won_images` images. Samples have
+    collapsed when the mean distance between two is less than `diversity` times that between two real images.
+    `roll_back` goes back to a checkpoint from before the trouble with another seed, `rollbacks` times at most.
+    """
+
+    action: Literal["warn", "roll_back", "stop"] = "warn"
+    won_margin: float = Field(default=0.95, gt=0, le=1)
+    won_images: int = Field(default=10_000, gt=0)
+    diversity: float = Field(default=0.1, ge=0)
+    rollbacks: int = Field(default=3, ge=1)
+
+
 class RunConfig(Section):
     """One training run. `deepspeed` is handed to DeepSpeed save for the keys zorse derives itself."""
 
@@ -108,27 +186,41 @@ class RunConfig(Section):
     data: DataComponent
     task: TaskComponent
     ema: EmaSection | None = None
+    watchdog: WatchdogSection = WatchdogSection()
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     deepspeed: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _batch_divides(self) -> Self:
-        parts = self.run.workers * self.batch.accumulation
-        if self.batch.global_size % parts:
+    def _batch_suffices(self) -> Self:
+        if self.batch.global_size < self.run.most_workers * self.batch.accumulation:
             raise ValueError(
-                f"batch.global_size ({self.batch.global_size}) must be a multiple of run.workers "
-                f"({self.run.workers}) x batch.accumulation ({self.batch.accumulation})"
+                f"batch.global_size ({self.batch.global_size}) must be at least run.workers "
+                f"({self.run.most_workers}) x batch.accumulation ({self.batch.accumulation}): each needs an image"
             )
         return self
 
+    @field_validator("deepspeed")
+    @classmethod
+    def _deepspeed_keeps_promises(cls, section: dict[str, Any]) -> dict[str, Any]:
+        for key in sorted(_DERIVED_KEYS & section.keys()):
+            raise ValueError(f"deepspeed.{key} is set by zorse: use batch.*, precision or the task's optimizers")
+        zero = section.get("zero_optimization", {})
+        stage = zero.get("stage", 0) if isinstance(zero, dict) else zero
+        if stage not in (0, 1, 2):
+            raise ValueError(
+                f"deepspeed.zero_optimization.stage = {stage}: use 0, 1 or 2; stage 3 shards the weights that "
+                "one player's loss reads from the other, and GAN networks are too small to gain from it"
+            )
+        return section
+
     @property
     def micro_size(self) -> int:
-        """Images per worker and backward pass."""
-        return self.batch.global_size // (self.run.workers * self.batch.accumulation)
+        """The most images that a worker takes in one backward pass."""
+        return -(-self.batch.global_size // (self.run.fewest_workers * self.batch.accumulation))
 
 
 def find_config(name: str) -> Path:
-    """The file `name`, or the shipped config of that name (with or without folder and `.yaml`).
+    """The file `name`, or the shipped config of that name, with or without `configs/train/` and `.yaml`.
 
     Raises:
         ConfigError: neither exists.
@@ -138,7 +230,7 @@ def find_config(name: str) -> Path:
         return path
     shipped = sorted(found for folder in SHIPPED_CONFIGS for found in folder.glob("*.yaml"))
     for found in shipped:
-        if found.stem == path.name.removesuffix(".yaml"):
+        if name.removesuffix(".yaml") in (found.stem, f"configs/train/{found.stem}"):
             return found
     names = [found.stem for found in shipped]
     raise ConfigError(f"no config {name}{nearest_hint(path.stem, names)}; shipped ones: {', '.join(names)}")
@@ -171,9 +263,9 @@ def _tiny(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"run": config.run.model_copy(update={"total_images": total})})
 
 
-def with_run_dir(config: RunConfig, folder: str) -> RunConfig:
-    """`config` with another `run.dir`."""
-    return config.model_copy(update={"run": config.run.model_copy(update={"dir": folder})})
+def with_place(config: RunConfig, uri: str) -> RunConfig:
+    """`config` with the run's folder at `uri`, whatever the working directory."""
+    return config.model_copy(update={"run": config.run.model_copy(update={"dir": uri, "storage": None})})
 
 
 def validate(schema: type[S], data: dict[Any, Any], where: str) -> S:
@@ -198,6 +290,14 @@ def differences(config: dict[str, Any], base: dict[str, Any], prefix: str = "") 
         elif new != old:
             lines.append(f"{name}: {old} -> {new}" if key in base else f"{name}: {new} (default)")
     return lines
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested sections by dotted key; an empty section is a leaf."""
+    leaves: dict[str, Any] = {}
+    for key, value in config.items():
+        leaves |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return leaves
 
 
 def _explain(schema: type[BaseModel], item: Any) -> str:

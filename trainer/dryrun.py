@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer import registry
 from trainer.config import RunConfig
-from trainer.tasks.base import Batch
+from trainer.tasks.base import Batch, only_trainable
 from trainer.tasks.build import build_task
 
 COPIES = {"adam": 4, "sgd": 2}
@@ -51,13 +51,16 @@ def dry_run(config: RunConfig) -> DryRun:
     losses: dict[str, float] = {}
     activations = state = 0
     for phase in task.phases:
-        saved = _Saved()
-        with torch.autograd.graph.saved_tensors_hooks(saved.keep, lambda tensor: tensor):
-            outcome = task.losses(phase, batch)
-        torch.autograd.backward(outcome.total)
+        saved = _Saved(task.networks)
+        trained = [p for name in phase.networks for p in task.networks[name].parameters()]
+        with only_trainable(task.networks, phase.networks):
+            with torch.autograd.graph.saved_tensors_hooks(saved.keep, lambda tensor: tensor):
+                outcome = task.losses(phase, batch)
+            torch.autograd.backward(outcome.total)
+        task.optimizer(phase).build(trained).step()
         activations = max(activations, saved.bytes)
         losses |= {name: value.item() for name, value in outcome.logged.items()}
-        weights = sum(p.numel() * p.element_size() for name in phase.networks for p in task.networks[name].parameters())
+        weights = sum(p.numel() * p.element_size() for p in trained)
         state += weights * COPIES[task.optimizer(phase).type]
     averaged = [p for name in task.generators for p in task.networks[name].parameters()] if config.ema else []
     networks = [
@@ -68,11 +71,11 @@ def dry_run(config: RunConfig) -> DryRun:
 
 
 class _Saved:
-    """Counts the bytes that autograd keeps for the backward pass, each storage once."""
+    """Counts the bytes that autograd keeps for the backward pass beside the weights, each storage once."""
 
-    def __init__(self) -> None:
+    def __init__(self, networks: nn.ModuleDict) -> None:
         self.bytes = 0
-        self._storages: dict[int, Tensor] = {}
+        self._storages = {p.untyped_storage().data_ptr(): p.detach() for p in networks.parameters()}
 
     def keep(self, tensor: Tensor) -> Tensor:
         pointer = tensor.untyped_storage().data_ptr()

@@ -6,46 +6,16 @@ through the modules themselves: an engine's own forward forbids a loss that cros
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_fp32_param, safe_set_full_optimizer_state
 from torch import Tensor, nn
 
 from trainer.config import RunConfig
-from trainer.errors import ConfigError
-from trainer.tasks.base import Batch, OptimizerSection, Phase, Task
-
-DERIVED_KEYS = (
-    "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-    "gradient_accumulation_steps",
-    "optimizer",
-    "scheduler",
-    "fp16",
-    "bf16",
-    "torch_autocast",
-    "amp",
-)
-
-
-def check_deepspeed(section: dict[str, Any]) -> None:
-    """Refuse what zorse derives itself or cannot keep its promises with.
-
-    Raises:
-        ConfigError: naming the key and what to set instead.
-    """
-    for key in DERIVED_KEYS:
-        if key in section:
-            raise ConfigError(f"deepspeed.{key} is set by zorse: use batch.*, precision or the task's optimizers")
-    stage = section.get("zero_optimization", {}).get("stage", 0)
-    if stage not in (0, 1, 2):
-        raise ConfigError(
-            f"deepspeed.zero_optimization.stage = {stage}: use 0, 1 or 2; stage 3 shards the weights that "
-            "one player's loss reads from the other, and GAN networks are too small to gain from it"
-        )
+from trainer.tasks.base import Batch, Phase, Task, only_trainable
 
 
 class Players:
@@ -61,7 +31,8 @@ class Players:
     def step(self, phase: Phase, batches: list[Batch], progress: float) -> dict[str, Tensor]:
         """One turn of a player over the step's micro-batches; `progress` (0..1) sets the learning rate.
 
-        Returns the phase's logged scalars, as means over the micro-batches of this rank.
+        Returns the phase's logged scalars over the micro-batches of this rank; their mean over all ranks is the
+        mean over the step's images.
         """
         rate = self._task.optimizer(phase).rate(progress)
         for group in self._engines[phase.networks].optimizer.param_groups:
@@ -69,53 +40,101 @@ class Players:
         logged = [self._turn(phase, batch) for batch in batches]
         return {name: torch.stack([entry[name] for entry in logged]).mean() for name in logged[0]}
 
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """Every engine's optimiser state as whole tensors named `<key>/<parameter>`; each rank must call it."""
+        state: dict[str, Tensor] = {}
+        for networks, engine in self._engines.items():
+            for name, parameter in self._parameters(networks):
+                state |= {f"{key}/{name}": value for key, value in _get_state(engine, parameter).items()}
+        return state
+
+    def load_optimizer_state(self, state: dict[str, Tensor]) -> None:
+        """Take over what `optimizer_state` gave, and the weights that the task's networks hold now."""
+        held: dict[str, dict[str, Tensor]] = {}
+        for full_name, value in state.items():
+            key, name = full_name.split("/")
+            held.setdefault(name, {})[key] = value
+        for networks, engine in self._engines.items():
+            _set_state(engine, [(parameter, held.get(name, {})) for name, parameter in self._parameters(networks)])
+
+    def _parameters(self, networks: tuple[str, ...]) -> Iterator[tuple[str, nn.Parameter]]:
+        for network in networks:
+            for name, parameter in self._task.networks[network].named_parameters():
+                yield f"{network}.{name}", parameter
+
     def _turn(self, phase: Phase, batch: Batch) -> dict[str, Tensor]:
         """One micro-batch: on the step's last one DeepSpeed reduces the gradients and moves the weights."""
         engine = self._engines[phase.networks]
         with only_trainable(self._task.networks, phase.networks):
             with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
                 losses = self._task.losses(phase, batch)
-            engine.backward(losses.total)
+            # DeepSpeed takes the mean over ranks and micro-batches, which may differ by an image.
+            engine.backward(losses.total * batch.weight)
         engine.step()
-        return losses.logged
+        return {name: value * batch.weight for name, value in losses.logged.items()}
 
     def _start(self, phase: Phase) -> Any:
         player = nn.ModuleDict({name: self._task.networks[name] for name in phase.networks})
         section = self._config.deepspeed
-        check_deepspeed(section)
-        stage = section.get("zero_optimization", {}).get("stage", 0)
         derived = {
             "train_micro_batch_size_per_gpu": self._config.micro_size,
             "gradient_accumulation_steps": self._config.batch.accumulation,
             "steps_per_print": 2**31,
-            "zero_allow_untested_optimizer": stage > 0,
+            "zero_allow_untested_optimizer": "zero_optimization" in section,
         }
-        optimizer = make_optimizer(self._task.optimizer(phase), list(player.parameters()))
+        optimizer = self._task.optimizer(phase).build(list(player.parameters()))
         engine, *_ = deepspeed.initialize(
             model=player, optimizer=optimizer, config=section | derived, dist_init_required=False
         )
         return engine
 
 
-def make_optimizer(section: OptimizerSection, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """The PyTorch optimiser that `section` names, at its starting rate."""
-    if section.type == "sgd":
-        return torch.optim.SGD(parameters, lr=section.lr)
-    return torch.optim.Adam(parameters, lr=section.lr, betas=section.betas)
+def _sharded(engine: Any) -> bool:
+    return bool(engine.zero_optimization())
+
+
+def _get_state(engine: Any, parameter: nn.Parameter) -> dict[str, Tensor]:
+    """The optimiser's tensors of one parameter, each of the parameter's shape or scalar."""
+    if not _sharded(engine):
+        return {key: value for key, value in engine.optimizer.state[parameter].items() if torch.is_tensor(value)}
+    (held,) = engine.optimizer.optimizer.state.values()
+    return {
+        key: value if value.dim() == 0 else safe_get_full_optimizer_state(parameter, key)
+        for key, value in held.items()
+        if torch.is_tensor(value)
+    }
+
+
+def _set_state(engine: Any, named: list[tuple[nn.Parameter, dict[str, Tensor]]]) -> None:
+    if not _sharded(engine):
+        for parameter, state in named:
+            # Scalars such as Adam's step stay where they were made: the CPU.
+            engine.optimizer.state[parameter] = {
+                key: value.clone() if value.dim() == 0 else value.to(parameter.device, copy=True)
+                for key, value in state.items()
+            }
+        return
+    sharded = engine.optimizer
+    inner = sharded.optimizer
+    if not inner.state:
+        # DeepSpeed makes its state at the first step only: take one that changes nothing we keep.
+        for part in sharded.single_partition_of_fp32_groups:
+            part.grad = torch.zeros_like(part)
+        inner.step()
+        for part in sharded.single_partition_of_fp32_groups:
+            part.grad = None
+        sharded._lazy_init_hp_params_optimizer_state()
+    for parameter, state in named:
+        safe_set_full_fp32_param(parameter, parameter.detach())
+        for key, value in state.items():
+            if value.dim():
+                safe_set_full_optimizer_state(parameter, value.to(parameter.device), key)
+            else:
+                for held in inner.state.values():
+                    held[key].copy_(value)
 
 
 def autocast_dtype(config: RunConfig, device: torch.device) -> torch.dtype | None:
     """bfloat16 where asked for, or where `precision: auto` finds a GPU that has it; None is float32."""
     automatic = config.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
     return torch.bfloat16 if config.precision == "bf16" or automatic else None
-
-
-@contextlib.contextmanager
-def only_trainable(networks: nn.ModuleDict, names: tuple[str, ...]) -> Iterator[None]:
-    """Let gradients reach the weights of `names` alone: left-over ones of the other player crash ZeRO-2."""
-    for name, network in networks.items():
-        network.requires_grad_(name in names)
-    try:
-        yield
-    finally:
-        networks.requires_grad_(True)

@@ -4,6 +4,9 @@
 class TrainerError(Exception):
     """Base of every error that a user of the trainer can cause."""
 
+    exit_code = 1
+    """What the command line exits with."""
+
 
 class ConfigError(TrainerError):
     """A configuration file or override is wrong."""
@@ -13,8 +16,27 @@ class DataError(TrainerError):
     """Training or evaluation images are missing, unreadable, too few or of the wrong size."""
 
 
+class StorageError(TrainerError):
+    """A path or URI cannot be opened."""
+
+
 class SnapshotError(TrainerError):
     """A snapshot is missing, incomplete or was changed after it was written."""
+
+
+class CheckpointError(TrainerError):
+    """A checkpoint cannot be written, is damaged, or does not fit the run."""
+
+
+class WatchdogError(TrainerError):
+    """Training went wrong and could not go on."""
+
+
+class Preempted(TrainerError):  # noqa: N818 - no fault, but the end of the command all the same
+    """The run was asked to stop, wrote a checkpoint and can be resumed."""
+
+    exit_code = 75
+    """EX_TEMPFAIL of sysexits.h: job managers try again."""
 
 
 class LaunchError(TrainerError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ class ImagePool:
     """
 
     def __init__(self, size: int, global_size: int, seed: int, salt: int) -> None:
-        """`salt` tells the pools of one run apart."""
+        """`salt`, 0 or 1, tells the two pools of a run apart."""
         self._size, self._global_size, self._seed, self._salt = size, global_size, seed, salt
         self._slots: dict[int, list[Tensor]] = {}
 
@@ -27,11 +29,23 @@ class ImagePool:
         out and the new one takes its place.
         """
         pairs = zip(images.detach(), numbers.tolist(), strict=True)
-        return torch.stack([self._exchange_one(image, number) for image, number in pairs])
+        return torch.stack([self._exchange_one(image, number).to(image) for image, number in pairs])
 
     def state(self) -> dict[str, Tensor]:
         """The images held by this worker's slots, as `slot.index` → [c, h, w]."""
         return {f"{slot}.{i}": image for slot, held in self._slots.items() for i, image in enumerate(held)}
+
+    def load(self, state: Mapping[str, Tensor], slots: Collection[int]) -> None:
+        """Hold what `state` has for `slots`, and nothing else; images follow the next ones to their device."""
+        places = sorted((tuple(map(int, key.split("."))), key) for key in state)
+        self._slots = {}
+        for (slot, _), key in places:
+            if slot in slots:
+                self._slots.setdefault(slot, []).append(state[key].clone())
+
+    def reseed(self, seed: int) -> None:
+        """Draw the swaps from another seed from now on."""
+        self._seed = seed
 
     def _exchange_one(self, image: Tensor, number: int) -> Tensor:
         slot = number % self._global_size
@@ -40,7 +54,7 @@ class ImagePool:
         if len(held) < capacity:
             held.append(image.clone())
             return image
-        draw = counter_rng(self._seed + self._salt, Stream.POOL, number)
+        draw = counter_rng(self._seed, Stream.POOL, 2 * number + self._salt)
         if not held or draw.random() < 0.5:
             return image
         index = int(draw.integers(len(held)))

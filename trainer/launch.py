@@ -5,35 +5,38 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import ray
-import torch
-import yaml
+from ray.train import FailureConfig, ScalingConfig, TrainingFailedError, get_context
 from ray.train import RunConfig as RayRunConfig
-from ray.train import ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from trainer import registry
-from trainer.config import RunConfig, find_config, load_config, with_run_dir
-from trainer.errors import ConfigError, LaunchError, TrainerError
-from trainer.hooks.base import Update
-from trainer.snapshot import FOLDER
+from trainer.config import RunConfig
+from trainer.errors import LaunchError, Preempted, TrainerError, WatchdogError
+from trainer.hooks.base import Update, Verdict
 from trainer.storage import Storage
-from trainer.tasks.build import build_source, check_fit
 
 POLL_SECONDS = 0.5
-WORKER_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+_RAY_FOLDER = ".ray-train"
+"""Ray Train's own folder in the run's; it is also how Ray finds out that every node sees the run's storage."""
 
 
 class _Board:
-    """Holds the newest report of the workers for the driver to fetch."""
+    """The actor between the driver and the workers: what they report, and what it asks of them."""
 
     def __init__(self) -> None:
         self._update = Update()
+        self._stopping = False
+        self._failure: TrainerError | None = None
+        self._verdict: Verdict | None = None
 
     def progress(self, seen: int, metrics: dict[str, float]) -> None:
         self._update = Update(seen, metrics, self._update.events)
@@ -44,12 +47,33 @@ class _Board:
     def read(self) -> Update:
         return self._update
 
+    def stop(self) -> None:
+        self._stopping = True
+
+    def stopping(self) -> bool:
+        return self._stopping
+
+    def fail(self, failure: TrainerError) -> None:
+        self._failure = self._failure or failure
+
+    def failure(self) -> TrainerError | None:
+        return self._failure
+
+    def end(self, verdict: Verdict) -> None:
+        self._verdict = verdict
+
+    def verdict(self) -> Verdict | None:
+        return self._verdict
+
 
 class _BoardReporter:
-    """The workers' `Reporter`: calls an actor of the driver's and does not wait for the answer."""
+    """The workers' `Reporter`: calls the board and does not wait for the answer."""
 
-    def __init__(self, board: Any) -> None:
-        self._board = board
+    def __init__(self, board: Any, is_main: bool) -> None:
+        self._board, self._is_main = board, is_main
+        self._stopping = False
+        self._asked: Any = None
+        self._next = 0.0
 
     def progress(self, seen: int, metrics: dict[str, float]) -> None:
         self._board.progress.remote(seen, metrics)
@@ -57,87 +81,196 @@ class _BoardReporter:
     def event(self, message: str) -> None:
         self._board.event.remote(message)
 
-
-def train(
-    config: RunConfig | str, overrides: Sequence[str] = (), *, show: Callable[[Update], None] | None = None
-) -> str:
-    """Check everything, train, and return the URI of the run's folder.
-
-    `config` is a YAML file, the name of a shipped config (both with `key.sub=value` overrides), or a `RunConfig`.
-    `show` is called about twice a second, from another thread, with what the workers reported.
-
-    Raises:
-        TrainerError: the config or the data is wrong, the run's folder is taken, or a worker failed.
-    """
-    run = load_config(find_config(config), overrides) if isinstance(config, str) else config
-    resolved = registry.resolved(run)
-    check_fit(run)
-    build_source(run)
-    storage = Storage(run.run.dir)
-    if storage.exists(FOLDER):
-        raise ConfigError(f"run.dir {run.run.dir} already holds a run: choose another run.dir or remove it")
-    storage.write("config.yaml", yaml.safe_dump(resolved, sort_keys=False).encode())
-    launch(with_run_dir(RunConfig.model_validate(resolved), storage.uri), show or (lambda update: None))
-    return storage.uri
+    def stop_requested(self) -> bool:
+        """The newest answer of the board, which is asked twice a second."""
+        now = time.monotonic()
+        if self._is_main and self._asked is None and now >= self._next:
+            self._asked, self._next = self._board.stopping.remote(), now + POLL_SECONDS
+        if self._asked is not None and ray.wait([self._asked], timeout=0)[0]:
+            self._stopping, self._asked = ray.get(self._asked), None
+        return self._stopping
 
 
-def launch(config: RunConfig, show: Callable[[Update], None]) -> None:
+def launch(config: RunConfig, show: Callable[[Update], None], address: str | None = None) -> None:
     """Train with `run.workers` workers and return when all images were seen.
 
-    `show` is called about twice a second, from another thread, with what the workers reported. A local Ray is
-    started, and ended afterwards, unless one is connected or the environment's RAY_ADDRESS names one.
+    `config.run.dir` is a whole path or URI. `show` is called about twice a second with what the workers reported.
+    Ray is the one already connected, that at `address` (or of the environment's RAY_ADDRESS), or one started here
+    and ended afterwards. On SIGTERM or SIGINT the workers write a checkpoint and stop; a second SIGINT aborts.
 
     Raises:
-        TrainerError: what a worker raised, or `LaunchError` when a worker died or the cluster is too small.
+        Preempted: the run was asked to stop and did.
+        TrainerError: what a worker raised, or `LaunchError` when workers died too often or the cluster is too small.
     """
-    with local_ray(config.run.workers):
+    with _until_signal() as stop, cluster(config.run.most_workers, address):
         gpus = _use_gpus(config)
-        _check_capacity(config.run.workers, gpus)
-        board = ray.remote(num_cpus=0)(_Board).remote()
-        storage = tempfile.mkdtemp(prefix="zorse-ray-train-")
-        trainer = TorchTrainer(
-            _worker,
-            train_loop_config={"config": config.model_dump(mode="json"), "board": board},
-            scaling_config=ScalingConfig(num_workers=config.run.workers, use_gpu=gpus),
-            torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-            run_config=RayRunConfig(name="run", storage_path=storage),
-        )
+        capacity = _Capacity(config, gpus)
+        while not capacity.suffices():
+            if stop.wait(POLL_SECONDS):
+                raise Preempted("the run was asked to stop before it started: go on with --resume")
+        # Beside the driver: a board on another node would be lost with it.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        board = ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
         try:
-            with _following(board, show):
-                trainer.fit()
-        except TrainingFailedError as error:
-            raise _cause(error) from error
+            _follow(_Fitting(_trainer(config, board, gpus)), board, capacity, show, stop)
+        except ray.exceptions.RayError as error:
+            raise LaunchError(f"the Ray cluster was lost ({_last_line(error)}): go on with --resume") from error
         finally:
-            shutil.rmtree(storage, ignore_errors=True)
+            Storage(config.run.dir).remove(_RAY_FOLDER)
+
+
+def _follow(
+    fitting: _Fitting, board: Any, capacity: _Capacity, show: Callable[[Update], None], stop: threading.Event
+) -> None:
+    """Stand between the run and the outside until it has ended. Raises as `launch`."""
+    while not fitting.done(POLL_SECONDS):
+        try:
+            capacity.suffices()
+        except LaunchError as error:
+            # Workers that find room after all then end at once.
+            ray.get(board.fail.remote(error))
+            raise
+        if stop.is_set():
+            board.stop.remote()
+        show(ray.get(board.read.remote()))
+    update = ray.get(board.read.remote())
+    show(update)
+    failure, verdict = ray.get([board.failure.remote(), board.verdict.remote()])
+    if failure is not None:
+        raise failure
+    if fitting.error is not None:
+        raise _cause(fitting.error) from fitting.error
+    if verdict is Verdict.STOP:
+        raise WatchdogError(f"the watchdog stopped the run: {update.events[-1]}")
+    if verdict is Verdict.PREEMPT:
+        raise Preempted("the run stopped as it was asked to and wrote a checkpoint: go on with --resume")
+
+
+class _Fitting:
+    """Ray Train in a thread of its own, so that the main one can answer signals."""
+
+    def __init__(self, trainer: TorchTrainer) -> None:
+        self.error: Exception | None = None
+        self._trainer = trainer
+        self._thread = threading.Thread(target=self._run, daemon=True, name="ray-train")
+        self._thread.start()
+
+    def done(self, timeout: float) -> bool:
+        """Whether training has ended, after up to `timeout` seconds."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            self._trainer.fit()
+        except Exception as error:  # noqa: BLE001 - the main thread raises what it means
+            self.error = error
+
+
+def _trainer(config: RunConfig, board: Any, gpus: bool) -> TorchTrainer:
+    workers = config.run.workers
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
+    return TorchTrainer(
+        _worker,
+        train_loop_config={"config": config.model_dump(mode="json"), "board": board},
+        scaling_config=ScalingConfig(
+            num_workers=workers if isinstance(workers, int) else (workers.min, workers.max),
+            use_gpu=gpus,
+            resources_per_worker={"CPU": _cpus_per_worker(config)} | ({"GPU": 1} if gpus else {}),
+        ),
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        run_config=RayRunConfig(
+            name=_RAY_FOLDER,
+            storage_path=config.run.dir,
+            failure_config=FailureConfig(
+                max_failures=config.run.max_failures,
+                # Workers that die as they start are the controller's failures to Ray.
+                controller_failure_limit=config.run.max_failures,
+            ),
+        ),
+    )
+
+
+def _cpus_per_worker(config: RunConfig) -> int:
+    """`run.cpus_per_worker`; by default all there are, shared out, or 1 where workers or nodes come and go."""
+    given, workers = config.run.cpus_per_worker, config.run.workers
+    if given != "auto":
+        return given
+    if isinstance(workers, int) and len(ray.nodes()) == 1:
+        return max(1, int(ray.cluster_resources()["CPU"]) // workers)
+    return 1
 
 
 def _worker(arguments: dict[str, Any]) -> None:
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    # Ray shows a worker without a GPU the machine's GPUs all the same.
+    os.environ["DS_ACCELERATOR"] = get_device().type
     from trainer.loop import fit  # DeepSpeed chooses its accelerator when it is first imported
 
-    fit(RunConfig.model_validate(arguments["config"]), _BoardReporter(arguments["board"]), get_device())
+    board = arguments["board"]
+    if ray.get(board.failure.remote()) is not None:
+        # Ray tries again whatever the error was; one that the user must mend would come again.
+        return
+    reporter = _BoardReporter(board, is_main=get_context().get_world_rank() == 0)
+    try:
+        verdict = fit(RunConfig.model_validate(arguments["config"]), reporter, get_device())
+    except TrainerError as error:
+        ray.get(board.fail.remote(error))
+        raise
+    ray.get(board.end.remote(verdict))
 
 
 @contextlib.contextmanager
-def local_ray(workers: int) -> Iterator[None]:
-    """A Ray for `workers` workers: the one connected or named by RAY_ADDRESS, or one of our own."""
+def _until_signal() -> Iterator[threading.Event]:
+    """An event that SIGTERM or the first SIGINT sets; the second SIGINT is a KeyboardInterrupt."""
+    stop = threading.Event()
+
+    def ask(number: int, frame: object) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def cluster(workers: int, address: str | None = None) -> Iterator[None]:
+    """A Ray for `workers` workers: the one connected, that at `address` or of RAY_ADDRESS, or one of our own.
+
+    Raises:
+        LaunchError: no cluster answers at the address.
+    """
     if ray.is_initialized():
         yield
         return
-    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0"} | WORKER_ENVIRONMENT)
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level="ERROR")
-        folder = None
-    else:
-        folder = tempfile.mkdtemp(prefix="zorse-")
-        cpus = max(os.cpu_count() or 1, workers)
-        ray.init(
-            num_cpus=cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            _temp_dir=folder,
-        )
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    address = cluster_address(address)
+    # Ray's sockets lie in its folder and a socket's path may have 107 characters at most.
+    folder = None if address else tempfile.mkdtemp(prefix="zorse-", dir="/tmp")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        if address:
+            # The nodes need zorse's dependencies, but not zorse.
+            ray.init(address, runtime_env={"py_modules": [str(Path(__file__).parent)]}, **options)
+        else:
+            cpus = max(os.cpu_count() or 1, workers)
+            ray.init(num_cpus=cpus, include_dashboard=False, _temp_dir=folder, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        what = f"no Ray cluster answers at {address}" if address else "Ray cannot start here"
+        raise LaunchError(f"{what} ({reason}): check --address, RAY_ADDRESS and zorse doctor") from error
+    if threading.current_thread() is threading.main_thread():
+        # Ray puts its own in their place, which end the process at once.
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     try:
         yield
     finally:
@@ -146,48 +279,53 @@ def local_ray(workers: int) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def cluster_address(given: str | None = None) -> str | None:
+    """The address of the cluster to use: `given`, or the environment's; None to start one here."""
+    return given or os.environ.get("RAY_ADDRESS") or None
+
+
 def _use_gpus(config: RunConfig) -> bool:
+    """`run.gpus`; by default whether the cluster has one for each worker there must be."""
     if config.run.gpus == "auto":
-        return bool(ray.cluster_resources().get("GPU", 0) >= config.run.workers)
+        return bool(ray.cluster_resources().get("GPU", 0) >= config.run.fewest_workers)
     return config.run.gpus
 
 
-def _check_capacity(workers: int, gpus: bool) -> None:
-    kind = "GPU" if gpus else "CPU"
-    there = int(ray.cluster_resources().get(kind, 0))
-    if there < workers:
-        raise LaunchError(
-            f"run.workers = {workers} needs {workers} {kind}s and the cluster has {there}: "
-            "lower run.workers or add nodes"
-        )
+class _Capacity:
+    """Whether the cluster has room for the workers that there must be."""
+
+    def __init__(self, config: RunConfig, gpus: bool) -> None:
+        self._kind, self._each = ("GPU", 1) if gpus else ("CPU", _cpus_per_worker(config))
+        self._workers, self._patience = config.run.fewest_workers, config.run.wait_for_nodes
+        self._short_since: float | None = None
+
+    def suffices(self) -> bool:
+        """Look once.
+
+        Raises:
+            LaunchError: it has not sufficed for `run.wait_for_nodes` seconds.
+        """
+        there, now = int(ray.cluster_resources().get(self._kind, 0)), time.monotonic()
+        if there >= self._workers * self._each:
+            self._short_since = None
+            return True
+        if self._short_since is None:
+            self._short_since = now
+        if now - self._short_since > self._patience:
+            raise LaunchError(
+                f"run.workers = {self._workers} needs {self._workers * self._each} {self._kind}s and after "
+                f"{self._patience:g} s (run.wait_for_nodes) the cluster has {there}: lower run.workers or add nodes"
+            )
+        return False
 
 
-@contextlib.contextmanager
-def _following(board: Any, show: Callable[[Update], None]) -> Iterator[None]:
-    """Poll the board in a thread; `show` gets the final state too."""
-    stop = threading.Event()
-
-    def follow() -> None:
-        while not stop.wait(POLL_SECONDS):
-            show(ray.get(board.read.remote()))
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        show(ray.get(board.read.remote()))
+def _cause(error: Exception) -> TrainerError:
+    """One line about what became of the workers."""
+    failures = getattr(error, "worker_failures", {}) if isinstance(error, TrainingFailedError) else {}
+    reasons = [f"worker {rank}: {_last_line(failure)}" for rank, failure in failures.items()]
+    return LaunchError("training failed: " + ("; ".join(reasons) or _last_line(error)))
 
 
-def _cause(error: TrainingFailedError) -> TrainerError:
-    """The first of the workers' own errors, or one line about what became of them."""
-    failures = getattr(error, "worker_failures", {})
-    for failure in failures.values():
-        cause = getattr(failure, "_base_exc", failure)
-        for candidate in (cause, getattr(cause, "cause", None), cause.__cause__):
-            if isinstance(candidate, TrainerError):
-                return candidate
-    reasons = [f"worker {rank}: {str(failure).strip().splitlines()[-1]}" for rank, failure in failures.items()]
-    return LaunchError("training failed: " + ("; ".join(reasons) or str(error).strip().splitlines()[-1]))
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__

@@ -3,55 +3,139 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from trainer import registry
+from trainer.checkpoint import Checkpoints
 from trainer.config import RunConfig
 from trainer.ema import Ema
 from trainer.engine import Players
-from trainer.hooks.base import Hook, Reporter, Training
+from trainer.hooks.base import Hook, Reporter, Training, Verdict
+from trainer.hooks.checkpoints import CheckpointWriter
 from trainer.hooks.metrics_log import MetricsLog
 from trainer.hooks.samples import Samples
 from trainer.hooks.skipped import Skipped
 from trainer.hooks.snapshots import Snapshots
-from trainer.loader import Loader
-from trainer.storage import Storage
+from trainer.hooks.tensorboard import TensorBoard
+from trainer.hooks.watchdog import Watchdog
+from trainer.loader import Loader, parts_of_step
+from trainer.ranks import Ranks
+from trainer.state import State
+from trainer.storage import BackgroundWriter, Storage
 from trainer.tasks.build import build_source, build_task
 
 
-def fit(config: RunConfig, reporter: Reporter, device: torch.device) -> None:
-    """Train as `config` says, as one rank of an initialised torch.distributed group.
+def fit(config: RunConfig, reporter: Reporter, device: torch.device) -> Verdict:
+    """Train as `config` says, as one rank of an initialised torch.distributed group, from the newest checkpoint on.
+
+    Returns how it ended: `GO_ON` when all images were seen, `PREEMPT` after a checkpoint that was asked for, `STOP`
+    when the watchdog gave up.
 
     Raises:
         trainer.errors.TrainerError: what a user can mend.
     """
+    training = prepare(config, reporter, device)
+    hooks: list[Hook] = [
+        MetricsLog(),
+        Samples(),
+        TensorBoard(),
+        Snapshots(),
+        CheckpointWriter(),
+        Watchdog(),
+        Skipped(),
+    ]
+    while True:
+        for hook in hooks:
+            hook.start(training)
+        _train(training, hooks)
+        for hook in hooks:
+            hook.finish(training)
+        training.files.finish()
+        if training.verdict is not Verdict.ROLL_BACK:
+            return training.verdict
+        if not _roll_back(training):
+            return Verdict.STOP
+
+
+def prepare(config: RunConfig, reporter: Reporter, device: torch.device) -> Training:
+    """Build this rank's part of the run and take over the newest good checkpoint, if there is one. Raises as `fit`."""
     task, source = build_task(config), build_source(config)
     players = Players(task, config, device)
     generators = nn.ModuleDict({name: task.networks[name] for name in task.generators})
     ema = Ema(generators, config.ema.half_life_images) if config.ema else None
+    state, storage = State(task, players, ema), Storage(config.run.dir)
     shown = ema.networks if ema else generators
-    storage, is_main = Storage(config.run.dir), dist.get_rank() == 0
-    training = Training(config, task, source, shown, storage, reporter, device, is_main)
-    hooks: list[Hook] = [MetricsLog(), Samples(), Snapshots(), Skipped()]
-    means = _Means()
-    for hook in hooks:
-        hook.start(training)
+    files = BackgroundWriter(storage)
+    training = Training(config, task, source, shown, state, storage, files, reporter, Ranks(), device)
+    _restore(training, Checkpoints(storage))
+    return training
 
-    loader = Loader(source, config.batch, workers=dist.get_world_size(), rank=dist.get_rank(), device=device)
-    with contextlib.closing(loader.steps(training.seen)) as steps:
-        while not training.finished:
+
+def _roll_back(training: Training) -> bool:
+    """Go back to a checkpoint from before the trouble, to draw other noise from there on; False where there is none."""
+    attempt, checkpoints = training.state.attempt + 1, Checkpoints(training.storage)
+    if not _restore(training, checkpoints, training.sound_until):
+        if training.is_main:
+            training.reporter.event(f"there is no checkpoint of at most {training.sound_until} images to go back to")
+        return False
+    if training.is_main:
+        checkpoints.forget_after(training.seen)
+    training.wish, training.verdict, training.sound_until = Verdict.GO_ON, Verdict.GO_ON, math.inf
+    _reseed(training, attempt)
+    return True
+
+
+def _restore(training: Training, checkpoints: Checkpoints, until: float = math.inf) -> bool:
+    """Take over the newest good checkpoint of at most `until` images; False where there is none."""
+    config, ranks = training.config, training.ranks
+    found = ranks.share(checkpoints.find(until) if ranks.is_main else None)
+    if ranks.is_main:
+        for line in found.damaged:
+            training.reporter.event(f"{line}; using the one before it")
+    if found.images_seen is not None:
+        parts = parts_of_step(0, config.batch, ranks.count, ranks.rank)
+        training.state.restore(checkpoints.read(found.images_seen), {slot for part in parts for slot in part})
+        _reseed(training, training.state.attempt)
+    if ranks.is_main:
+        where = f"{ranks.count} workers on {training.device.type}"
+        training.reporter.event(f"training from image {training.seen} on with {where}")
+    return found.images_seen is not None
+
+
+def _reseed(training: Training, attempt: int) -> None:
+    """Draw everything but the weights from the seed of `attempt`; the first is the run's own."""
+    seed = training.config.run.seed + (attempt << 64)
+    training.state.attempt = attempt
+    training.task.reseed(seed)
+    training.source = registry.build(training.config.data, seed=seed)
+
+
+def _train(training: Training, hooks: list[Hook]) -> None:
+    """Take steps until all images were seen or the ranks agree to end."""
+    config, state, ranks = training.config, training.state, training.ranks
+    means = _Means()
+    loader = Loader(training.source, config.batch, workers=ranks.count, rank=ranks.rank, device=training.device)
+    with contextlib.closing(loader.steps(state.seen)) as steps:
+        while training.verdict is Verdict.GO_ON and not training.finished:
+            asked = time.monotonic()
             batches = next(steps)
-            for phase in task.phases:
+            training.waited += time.monotonic() - asked
+            for phase in training.task.phases:
                 if training.step % phase.interval == 0:
-                    means.add(players.step(phase, batches, training.seen / config.run.total_images))
-            training.seen += config.batch.global_size
-            if ema:
-                ema.update(generators, config.batch.global_size, training.seen)
+                    means.add(state.players.step(phase, batches, state.seen / config.run.total_images))
+            state.advance(config.batch.global_size)
             training.metrics = means.take() if training.due(config.run.log_images) else {}
+            training.picture = None
             for hook in hooks:
                 hook.after_step(training)
+            if training.reporter.stop_requested():
+                training.wish = max(training.wish, Verdict.PREEMPT)
+            training.verdict = Verdict(ranks.highest(training.wish))
 
 
 class _Means:

@@ -26,6 +26,8 @@ class ProgressBar:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
+            # The default forgets a speed that is older than half a minute; a step of large photographs is.
+            speed_estimate_period=3600,
         )
         self._task = self._progress.add_task("starting workers", total=total_images)
 

@@ -114,15 +114,17 @@ def read_snapshot(place: str) -> Snapshot:
         content = folder.read(WEIGHTS_FILE)
     except (OSError, ValueError) as error:
         raise SnapshotError(f"{folder.uri} cannot be read: {error}") from error
+    if not isinstance(fields, dict):
+        raise SnapshotError(f"{folder.uri} breaks the snapshot contract: {SNAPSHOT_FILE} is not a JSON object")
     if fields.get("schema_version") != SCHEMA_VERSION:
         raise SnapshotError(
             f"{folder.uri} has schema version {fields.get('schema_version')!r} and this zorse reads {SCHEMA_VERSION}"
         )
-    if hashlib.sha256(content).hexdigest() != fields["digest"]:
+    if hashlib.sha256(content).hexdigest() != fields.get("digest"):
         raise SnapshotError(f"{folder.uri}/{WEIGHTS_FILE} was changed after it was written: use another snapshot")
     try:
         return _parse(fields, load(content))
-    except (SafetensorError, KeyError, TypeError) as error:
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise SnapshotError(f"{folder.uri} breaks the snapshot contract ({error})") from error
 
 

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from export.pipeline import export
     from serving.client import Client
     from serving.service import LocalModel
-    from trainer.launch import train
+    from trainer.run import train
 
-_HOMES = {"train": "trainer.launch", "export": "export.pipeline", "Client": "serving.client"}
+_HOMES = {"train": "trainer.run", "export": "export.pipeline", "Client": "serving.client"}
 __all__ = ["Client", "export", "load", "train"]
 
 

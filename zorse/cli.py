@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import typer
 
@@ -26,6 +28,7 @@ export.cli.register(app)
 serving.cli.register(app)
 
 
+# Declared for the help alone: `guarded` takes the option from wherever it stands.
 @app.callback()
 def options(debug: bool = typer.Option(False, "--debug", help="Show the stack trace of an error.")) -> None:
     """Options of every command."""
@@ -36,7 +39,8 @@ def demo() -> None:
     """Train, export, serve and ask two small models: a GAN of digits and a CycleGAN of stripes."""
     from zorse.demo import run
 
-    run()
+    if not run():
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -53,11 +57,16 @@ def doctor(
 
 
 def main() -> None:
-    """Run the command line; a user's error is one line and exit code 1."""
+    """Run the command line."""
+    guarded(app, sys.argv[1:])
+
+
+def guarded(command: Callable[..., Any], words: Sequence[str]) -> None:
+    """Run `command` on `words`; a user's error is one line and its own exit code, or with `--debug` a stack trace."""
     try:
-        app()
+        command(args=[word for word in words if word != "--debug"])
     except USER_ERRORS as error:
-        if "--debug" in sys.argv:
+        if "--debug" in words:
             raise
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-        sys.exit(1)
+        sys.exit(getattr(error, "exit_code", 1))

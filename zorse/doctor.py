@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
+from packaging.requirements import Requirement
 from rich.console import Console
+from rich.markup import escape
 
-PACKAGES = ("torch", "deepspeed", "ray", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy", "pydantic")
+_TWINS = {"onnxruntime-gpu": "onnxruntime", "onnxruntime": "onnxruntime-gpu"}
+"""Two packages of one module: either will do, save that a GPU needs the first (see `check_providers`)."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,11 @@ def run() -> bool:
     """Print every finding; True when nothing is wrong."""
     console = Console(highlight=False)
     well = True
-    for look in (_versions, _onnxruntime, _devices, _compiler, _deepspeed, _ray):
-        for finding in look():
+    for name, look, mend in _LOOKS:
+        for finding in findings(name, look, mend):
             well = well and not finding.mend
             mark = "[red]wrong[/]" if finding.mend else "[green]ok[/]   "
-            console.print(f"{mark} {finding.name}: {finding.state}")
+            console.print(f"{mark} {finding.name}: {escape(finding.state)}")
             if finding.mend:
                 console.print(f"      {finding.mend}", markup=False)
     return well
@@ -47,6 +50,55 @@ def prepare() -> None:
         builder.load(verbose=False)
 
 
+def findings(name: str, look: Callable[[], list[Finding]], mend: str) -> list[Finding]:
+    """What `look` finds; where it fails, that `name` is wrong and `mend` is to be done."""
+    try:
+        return look()
+    except Exception as error:  # noqa: BLE001  (a doctor reports whatever is wrong)
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return [Finding(name, lines[-1], mend)]
+
+
+def check_requirements(requirements: Iterable[str], version: Callable[[str], str | None]) -> list[Finding]:
+    """The packages that fit in one finding, and one for each that is missing or of a version that does not fit.
+
+    `requirements` are those of a package's metadata, of which the ones for other machines and extras do not count;
+    `version` says which version of a package is installed, if any.
+    """
+    fitting, wrong = [], []
+    for requirement in map(Requirement, requirements):
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        requirement.marker = None
+        name, found = requirement.name, version(requirement.name)
+        if found is not None and requirement.specifier.contains(found, prereleases=True):
+            fitting.append(f"{name} {found}")
+        else:
+            state = "not installed" if found is None else f"{found}, and zorse needs {requirement.specifier}"
+            wrong.append(Finding(name, state, f"pip install '{requirement}'"))
+    return [Finding("packages", ", ".join(fitting) or "none"), *wrong]
+
+
+def check_torch(devices: int, build: str | None, gpus: Sequence[str]) -> Finding:
+    """Whether torch, built for the CUDA version `build`, sees GPUs where the driver shows `devices` of them."""
+    if gpus or not devices:
+        return Finding("devices", f"{os.cpu_count()} CPU cores, GPUs: {', '.join(gpus) or 'none'}")
+    if build is None:
+        mend = "install a CUDA build of torch: https://pytorch.org/get-started/locally"
+        return Finding("devices", f"GPUs of the driver: {devices}; this torch is built for the CPU alone", mend)
+    mend = f"update the NVIDIA driver to one for CUDA {build}, or install a torch built for the driver's CUDA"
+    return Finding("devices", f"GPUs of the driver: {devices}; torch cannot use them", mend)
+
+
+def check_providers(devices: int, providers: Sequence[str]) -> Finding:
+    """Whether onnxruntime has its CUDA provider where the driver shows `devices` GPUs."""
+    state = f"{', '.join(providers)} (compiled in)"
+    if not devices or "CUDAExecutionProvider" in providers:
+        return Finding("onnxruntime providers", state)
+    mend = "pip uninstall -y onnxruntime, then pip install onnxruntime-gpu"
+    return Finding("onnxruntime providers", f"{state}; GPUs of the driver: {devices}", mend)
+
+
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
@@ -54,24 +106,21 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _versions() -> list[Finding]:
-    found = {package: _version(package) for package in PACKAGES}
-    text = ", ".join(f"{package} {version}" for package, version in found.items() if version)
-    missing = [package for package, version in found.items() if not version and not package.startswith("onnxruntime")]
-    mend = f"install {', '.join(missing)}: pip install -c constraints.txt -e ." if missing else ""
-    return [Finding("versions", f"Python {platform.python_version()}, {text}", mend)]
+def _packages() -> list[Finding]:
+    requirements = metadata.requires("zorse") or []
+    found = check_requirements(requirements, lambda name: _version(name) or _version(_TWINS.get(name, name)))
+    return [Finding("Python", platform.python_version()), *found]
 
 
 def _onnxruntime() -> list[Finding]:
-    both = _version("onnxruntime") and _version("onnxruntime-gpu")
-    if both:
+    if _version("onnxruntime") and _version("onnxruntime-gpu"):
         mend = "pip uninstall -y onnxruntime onnxruntime-gpu, then install the one you want"
         return [Finding("onnxruntime", "two packages share one folder, and one shadows the other", mend)]
-    try:
-        import onnxruntime
-    except ImportError as error:
-        return [Finding("onnxruntime", f"cannot be imported ({error})", "pip install onnxruntime-gpu, or onnxruntime")]
-    return [Finding("onnxruntime providers", ", ".join(onnxruntime.get_available_providers()) + " (compiled in)")]
+    import onnxruntime
+
+    from serving.engine import cuda_devices
+
+    return [check_providers(cuda_devices(), onnxruntime.get_available_providers())]
 
 
 def _cuda() -> bool:
@@ -83,8 +132,10 @@ def _cuda() -> bool:
 def _devices() -> list[Finding]:
     import torch
 
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return [Finding("devices", f"{os.cpu_count()} CPU cores, GPUs: {', '.join(gpus) or 'none'}")]
+    from serving.engine import cuda_devices
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if _cuda() else []
+    return [check_torch(cuda_devices(), torch.version.cuda, gpus)]
 
 
 def _compiler() -> list[Finding]:
@@ -95,29 +146,24 @@ def _compiler() -> list[Finding]:
 
 
 def _deepspeed() -> list[Finding]:
-    return [
-        _attempt(
-            "DeepSpeed", prepare, "its operators are compiled", "install g++ and ninja, then zorse doctor --prepare"
-        )
-    ]
+    prepare()
+    return [Finding("DeepSpeed", "its operators are compiled")]
 
 
 def _ray() -> list[Finding]:
-    from trainer.launch import local_ray
+    from trainer.launch import cluster, cluster_address
 
-    def start() -> None:
-        with local_ray(workers=1):
-            pass
-
-    where = os.environ.get("RAY_ADDRESS")
-    state = f"the cluster at {where} answers" if where else "a local one starts"
-    return [_attempt("Ray", start, state, "check RAY_ADDRESS, free memory and the temporary folder's space")]
+    with cluster(workers=1):
+        where = cluster_address()
+        return [Finding("Ray", f"the cluster at {where} answers" if where else "a local one starts")]
 
 
-def _attempt(name: str, action: Callable[[], None], state: str, mend: str) -> Finding:
-    try:
-        action()
-    except Exception as error:  # noqa: BLE001  (a doctor reports whatever is wrong)
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return Finding(name, lines[-1], mend)
-    return Finding(name, state)
+_LOOKS = (
+    ("packages", _packages, "pip install -c constraints.txt -e ."),
+    ("onnxruntime", _onnxruntime, "pip install onnxruntime-gpu, or onnxruntime"),
+    ("devices", _devices, "pip install torch"),
+    ("compiler", _compiler, "pip install torch"),
+    ("DeepSpeed", _deepspeed, "install g++ and ninja, then zorse doctor --prepare"),
+    ("Ray", _ray, "check RAY_ADDRESS, free memory and the temporary folder's space"),
+)
+"""What is looked at, and what mends it where the looking itself fails."""

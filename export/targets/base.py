@@ -19,8 +19,10 @@ from export.manifest import Tensor as Port
 class Convert(Protocol):
     """Turns a graph into an ONNX model with one input `given` and one output `made`.
 
-    `example` is a legal input; the axes that `given` and `made` name are dynamic. `metadata` goes into the
-    model's `metadata_props`.
+    `graph` takes one tensor of `given`'s dtype and axes (float32 [batch, latent_dim] or uint8 [batch, height, width,
+    channels]) and returns one of `made`'s (uint8 [batch, height, width, channels]); so does the model. `example` is a
+    legal input of batch 2; the axes that `given` and `made` name are dynamic. `metadata` goes into the model's
+    `metadata_props`.
 
     Raises:
         UnsupportedGraphError: the graph cannot be converted, or is not a pure function of its input.

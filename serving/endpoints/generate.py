@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from numpy.typing import NDArray
 
 from serving import codec
+from serving.errors import BadRequestError
 from serving.schemas import GenerateRequest
 from serving.service import ModelService
 
@@ -17,9 +20,16 @@ _IMAGES = {"content": {"image/png": {}, "image/jpeg": {}, "application/zip": {}}
 
 
 @model_router.post("/generate", response_class=Response, responses={200: _IMAGES})
-async def generate(request: Request, body: GenerateRequest | None = None) -> Response:
-    """Images `first` … `first + n - 1` of `seed`, as one grid or as a ZIP of single files."""
-    wanted = body or GenerateRequest()
+async def generate(
+    request: Request, query: Annotated[GenerateRequest, Query()], body: GenerateRequest | None = None
+) -> Response:
+    """Images `first` … `first + n - 1` of `seed`, as one grid or as a ZIP of single files.
+
+    Asked for by the query or by a JSON body of the same keys, but not by both.
+    """
+    if body is not None and request.query_params:
+        raise BadRequestError("the request asks by its query and by its JSON body: leave one of them out")
+    wanted = body or query
     service: ModelService = request.app.state.service
     images = await service.generate(wanted.n, wanted.seed, wanted.first)
     return await run_in_threadpool(_render, images, wanted)

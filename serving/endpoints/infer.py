@@ -7,7 +7,6 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from serving.errors import NotFoundError
 from serving.schemas import HEADER_LENGTH, pack, parse_infer
 from serving.service import ModelService
 
@@ -25,6 +24,7 @@ _BODY: dict[str, Any] = {
 
 
 @model_router.post("/infer", response_class=Response, openapi_extra=_BODY)
+@model_router.post("/versions/{version}/infer", response_class=Response, include_in_schema=False)
 async def infer(request: Request) -> Response:
     """Run the model on explicit tensors (KServe v2; binary tensors with `Inference-Header-Content-Length`)."""
     service: ModelService = request.app.state.service
@@ -36,12 +36,3 @@ async def infer(request: Request) -> Response:
         extra["id"] = parsed.id
     content, headers = await run_in_threadpool(pack, "outputs", outputs, wanted, extra)
     return Response(content, headers=headers)
-
-
-@model_router.post("/versions/{version}/infer", response_class=Response, include_in_schema=False)
-async def infer_version(version: str, request: Request) -> Response:
-    """The same for an explicit version, which must be the one that is served."""
-    served = str(request.app.state.service.manifest.version)
-    if version != served:
-        raise NotFoundError(f"version {version} of {request.app.state.name} is not served: version {served} is")
-    return await infer(request)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from serving import codec
-from serving.codec import ImageFormat
 from serving.errors import BadRequestError
+from serving.schemas import TranslateRequest
 from serving.service import ModelService, channels
 
 model_router = APIRouter(tags=["images"])
@@ -32,14 +32,14 @@ _IMAGE = {"content": {"image/png": {}, "image/jpeg": {}}, "description": "The im
 
 
 @model_router.post("/translate", response_class=Response, responses={200: _IMAGE}, openapi_extra=_BODY)
-async def translate(request: Request, format: ImageFormat = "png") -> Response:  # noqa: A002 - the query's own word
+async def translate(request: Request, query: Annotated[TranslateRequest, Query()]) -> Response:
     """An image file (the raw body, or the form's `image`) → the translated image of the same size."""
     service: ModelService = request.app.state.service
     data = await _image_bytes(request)
     source = await run_in_threadpool(codec.decode, data, channels(service.manifest), service.limits)
     image = (await service.translate(source[None]))[0]
-    content = await run_in_threadpool(codec.encode, image, format)
-    return Response(content, media_type=codec.MEDIA_TYPES[format])
+    content = await run_in_threadpool(codec.encode, image, query.format)
+    return Response(content, media_type=codec.MEDIA_TYPES[query.format])
 
 
 async def _image_bytes(request: Request) -> bytes:

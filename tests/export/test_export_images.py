@@ -60,6 +60,61 @@ def test_a_limit_that_is_no_multiple_is_never_crossed() -> None:
     assert (limits.legal(1), limits.legal(30)) == (8, 28)
 
 
+def test_a_folder_that_is_named_like_an_image_is_none(folder: Path) -> None:
+    (folder / "a.png").mkdir()
+    assert len(load_images(str(folder), 3, LIMITS, 32)) == 2
+    archive = folder / "images.zip"
+    with zipfile.ZipFile(archive, "w") as stream:
+        stream.mkdir("a.png")
+        stream.write(folder / "b.png", "b.png")
+    assert len(load_images(str(archive), 3, LIMITS, 32)) == 1
+
+
+# Offsets in a local header of a zip (and, with the second, in the central directory).
+FLAGS, METHOD = (6, 8), (8, 10)
+
+
+def _damaged(archive: Path, offsets: tuple[int, int], value: int) -> None:
+    data = bytearray(archive.read_bytes())
+    for at in (offsets[0], data.index(b"PK\1\2") + offsets[1]):
+        data[at] = value
+    archive.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("offsets", "value", "reason"),
+    [(FLAGS, 1, "encrypted"), (METHOD, 99, "compression method"), ((40, 16), 255, "")],
+    ids=["encrypted", "unknown compression", "damaged"],
+)
+def test_a_zip_that_cannot_be_read_is_one_clear_line(
+    folder: Path, offsets: tuple[int, int], value: int, reason: str
+) -> None:
+    archive = folder / "images.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as stream:
+        stream.write(folder / "b.png", "b.png")
+    _damaged(archive, offsets, value)
+    with pytest.raises(ImageSetError, match=rf"b\.png cannot be decoded \(.*{reason}.*take it away"):
+        load_images(str(archive), 3, LIMITS, 32)
+
+
+def test_a_zip_without_its_directory_is_one_clear_line(folder: Path) -> None:
+    archive = folder / "images.zip"
+    with zipfile.ZipFile(archive, "w") as stream:
+        stream.write(folder / "b.png", "b.png")
+    archive.write_bytes(archive.read_bytes().replace(b"PK\1\2", b"PK\0\0"))
+    with pytest.raises(ImageSetError, match=r"images\.zip is a zip file that cannot be read"):
+        load_images(str(archive), 3, LIMITS, 32)
+
+
+def test_what_makes_pillow_stumble_is_named(tmp_path: Path) -> None:
+    # Turned by 90°, and a word is its horizontal resolution: Pillow raises a TypeError.
+    tags = b"\x01\x1a\0\x02\0\0\0\x06\0\0\0&\x01\x12\0\x03\0\0\0\x01\0\x06\0\0"
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02" + tags + b"\0\0\0\0hello\0"
+    Image.new("RGB", (4, 4)).save(tmp_path / "odd.jpg", exif=exif)
+    with pytest.raises(ImageSetError, match=r"odd\.jpg cannot be decoded"):
+        load_images(str(tmp_path), 3, LIMITS, 32)
+
+
 def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(ImageSetError, match="neither a folder nor a zip"):
         load_images(str(tmp_path / "nowhere"), 3, LIMITS, 32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from export.cli import register
-from export.errors import ExportError, ImageSetError, RepositoryError
+from export.errors import ExportError, ImageSetError, ManifestError, RepositoryError
 from export.manifest import Manifest, Proof, SizeLimits, Source, read_manifest
 from export.pipeline import export
 from trainer.errors import SnapshotError
@@ -70,6 +71,26 @@ def test_a_golden_manifest_reads_back_as_written() -> None:
     assert manifest.size == SizeLimits(multiple=4, minimum=8, maximum=2048)
     assert isinstance(manifest.proof, Proof)
     assert manifest.inputs[0].shape == ("batch", "height", "width", 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"kind": "painter"}, "kind is 'painter'"),
+        ({"version": "1"}, "version is '1'"),
+        ({"inputs": []}, "there are no inputs or no outputs"),
+        ({"size": {"multiple": 0, "minimum": 8, "maximum": 64}}, "size is"),
+        ({"latent": {"dim": 0}}, "latent is"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_a_manifest_that_no_server_could_use_is_refused(change: dict[str, object], reason: str) -> None:
+    data = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    with pytest.raises(ManifestError, match=rf"it\.json breaks the artifact contract \(.*{reason}"):
+        Manifest.from_json(json.dumps({**data, **change}), "it.json")
+    data["outputs"][0]["dtype"] = "uint7"
+    with pytest.raises(ManifestError, match="image is 'uint7'"):
+        Manifest.from_json(json.dumps(data))
 
 
 def test_a_generator_s_manifest_says_its_latent(generator: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from export.manifest import Manifest
-from serving.app import gateway_app, model_app
+from serving.asgi import gateway_app, model_app
 from serving.batching import Submit
 from serving.config import Limits, ModelSettings
 from serving.schemas import ModelSummary
@@ -46,7 +47,10 @@ class InProcess(httpx.BaseTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         async def call() -> httpx.Response:
             transport = httpx.ASGITransport(self._route, raise_app_exceptions=False)
-            whole = httpx.Request(request.method, request.url, headers=request.headers, content=request.read())
+            body = request.read()
+            # Given as bytes, a body that came in chunks would get a Content-Length.
+            content = _pieces(body) if "transfer-encoding" in request.headers else body
+            whole = httpx.Request(request.method, request.url, headers=request.headers, content=content)
             response = await transport.handle_async_request(whole)
             return httpx.Response(response.status_code, headers=response.headers, content=await response.aread())
 
@@ -58,6 +62,11 @@ class InProcess(httpx.BaseTransport):
             if (scope["path"] + "/").startswith(prefix + "/"):
                 await self._apps[prefix]({**scope, "root_path": prefix}, receive, send)
                 return
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), 10_000):
+        yield body[start : start + 10_000]
 
 
 def server(**options: Any) -> httpx.Client:

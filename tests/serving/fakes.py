@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,19 @@ from numpy.typing import NDArray
 
 from serving.batching import Tensors
 from serving.errors import EngineError
+
+
+class Traced(np.ndarray):
+    """An array that notes in which threads it is concatenated or padded."""
+
+    threads: set[threading.Thread]
+
+    def __array_finalize__(self, other: object) -> None:
+        self.threads = getattr(other, "threads", set())
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        self.threads.add(threading.current_thread())
+        return super().__array_function__(function, types, args, kwargs)
 
 
 class FakeEngine:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.batching import Batcher, Tensors, bucket, chunks, merge, rows, split
+from serving.batching import Batcher, Tensors, bucket, capacity, chunks, merge, rows, split
 from serving.config import Batching
 from serving.errors import DeadlineError, EngineError, OverloadedError, ServingError
+from tests.serving.fakes import Traced
 
 
 def ones(n: int, value: int, width: int = 2) -> Tensors:
@@ -28,7 +29,7 @@ class Model:
             self.gate.set()
 
     def __call__(self, tensors: Tensors) -> Tensors:
-        self.batches.append(tensors["x"][:, 0].tolist())
+        self.batches.append(tensors["x"].reshape(len(tensors["x"]), -1)[:, 0].tolist())
         self.entered.set()
         assert self.gate.wait(20)
         if (tensors["x"] == 13).any():
@@ -76,6 +77,14 @@ def test_bucket_is_by_shape_and_dtype_not_by_rows() -> None:
     assert bucket(ones(1, 0)) == bucket(ones(5, 9))
     assert bucket(ones(1, 0)) != bucket(ones(1, 0, width=3))
     assert bucket(ones(1, 0)) != bucket({"x": np.zeros((1, 2), np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("shape", "most"),
+    [((8,), 16), ((), 16), ((4, 4, 3), 16), ((10, 10, 3), 10), ((10, 30, 3), 3), ((32, 32, 3), 1), ((999, 999, 3), 1)],
+)
+def test_images_are_bounded_by_their_pixels_and_latents_are_not(shape: tuple[int, ...], most: int) -> None:
+    assert capacity(bucket({"x": np.zeros((2, *shape))}), Batching(max_size=16, max_pixels=1000)) == most
 
 
 def test_every_request_gets_its_own_answer_whatever_its_shape_and_size() -> None:
@@ -133,6 +142,38 @@ def test_a_large_request_is_cut_and_joined() -> None:
 
     play(scene, model, max_size=4, queue=5)
     assert [len(batch) for batch in model.batches] == [4, 4, 2]
+
+
+def test_large_images_are_merged_and_cut_by_their_pixels() -> None:
+    model = Model(open_gate=False)
+
+    def images(*values: int) -> Tensors:
+        return {"x": np.array(values)[:, None, None, None] * np.ones((1, 10, 10, 3), int)}
+
+    async def scene(batcher: Batcher) -> None:
+        first = asyncio.create_task(batcher.submit(images(0)))
+        await entered(model)
+        others = [asyncio.create_task(batcher.submit(images(*values))) for values in ((1,), (2,), (3,), (4, 5, 6))]
+        await settled()
+        model.gate.set()
+        await first
+        answers = [(await other)["y"][:, 0, 0, 0].tolist() for other in others]
+        assert answers == [[2], [4], [6], [8, 10, 12]]
+
+    play(scene, model, max_size=16, max_pixels=299, max_delay_ms=0)
+    assert model.batches == [[0], [1, 2], [3], [4, 5], [6]]
+
+
+def test_arrays_are_merged_in_threads_and_not_on_the_event_loop() -> None:
+    traced = np.arange(6)[:, None].view(Traced)
+
+    async def scene(batcher: Batcher) -> None:
+        answers = await asyncio.gather(*(batcher.submit({"x": part}) for part in (traced[:1], traced[1:2], traced)))
+        assert answers[2]["y"][:, 0].tolist() == [0, 2, 4, 6, 8, 10]
+
+    play(scene, Model(), max_size=4)
+    assert len(traced.threads) >= 2
+    assert threading.current_thread() not in traced.threads
 
 
 def test_a_failure_reaches_every_request_of_the_batch_and_no_other() -> None:
@@ -250,3 +291,55 @@ def test_a_request_that_waited_too_long_is_told_so() -> None:
 
     play(scene, model, timeout_s=0.001, max_delay_ms=0)
     assert model.batches == [[0]]
+
+
+@pytest.mark.parametrize("moment", range(8))
+def test_a_late_request_may_be_cancelled_at_any_moment(moment: int) -> None:
+    async def scene(batcher: Batcher) -> None:
+        late = asyncio.create_task(batcher.submit(ones(1, 1)))
+        await settled()
+        deadline = asyncio.get_running_loop().time() + 0.002
+        while asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0)
+        full = asyncio.create_task(batcher.submit(ones(2, 2)))
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        late.cancel()
+        # Whatever the answers are, they come: on a slow machine the others are late too.
+        await asyncio.gather(late, full, return_exceptions=True)
+        await asyncio.gather(batcher.submit(ones(2, 3)), return_exceptions=True)
+
+    play(scene, Model(), max_size=2, timeout_s=0.001, max_delay_ms=3_600_000)
+
+
+def test_a_worker_that_died_is_replaced() -> None:
+    class Died(BaseException):
+        pass
+
+    def run(tensors: Tensors) -> Tensors:
+        if tensors["x"][0, 0] == 13:
+            raise Died
+        return {"y": tensors["x"] * 2}
+
+    async def scene(batcher: Batcher) -> None:
+        with pytest.raises(OverloadedError):
+            await batcher.submit(ones(1, 13))
+        assert (await batcher.submit(ones(1, 1)))["y"][0, 0] == 2
+
+    play(scene, run)
+
+
+def test_closing_answers_what_runs_and_what_waits() -> None:
+    model = Model(open_gate=False)
+
+    async def scene(batcher: Batcher) -> None:
+        runs = asyncio.create_task(batcher.submit(ones(1, 1)))
+        await entered(model)
+        waits = asyncio.create_task(batcher.submit(ones(1, 2)))
+        await settled()
+        await batcher.close()
+        results = await asyncio.gather(runs, waits, return_exceptions=True)
+        assert [str(result) for result in results] == ["the server is stopping"] * 2
+        model.gate.set()
+
+    play(scene, model)

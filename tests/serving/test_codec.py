@@ -15,6 +15,10 @@ from serving.errors import ImageError, TooLargeError, UnsupportedError
 
 LIMITS = Limits()
 RNG = np.random.default_rng(0)
+# Turned by 90°, and "hello" is its horizontal resolution: Pillow raises a TypeError.
+EXIF_WITH_A_WORD_FOR_A_NUMBER = (
+    b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x1a\0\x02\0\0\0\x06\0\0\0&\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0hello\0"
+)
 
 
 def file_of(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -113,6 +117,12 @@ def test_every_truncation_is_one_clear_error(kind: str) -> None:
         with pytest.raises(ImageError) as caught:
             codec.decode(data[:stop], 3, LIMITS)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0II*\0", EXIF_WITH_A_WORD_FOR_A_NUMBER], ids=["cut off", "wrong type"])
+def test_broken_exif_is_one_clear_error(exif: bytes) -> None:
+    with pytest.raises(ImageError, match="the image cannot be read"):
+        codec.decode(file_of(Image.new("RGB", (4, 4)), "PNG", exif=exif), 3, LIMITS)
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"<svg/>", b"%PDF-1.7", b"II*\x00" + b"\0" * 50])

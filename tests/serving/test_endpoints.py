@@ -12,7 +12,7 @@ from PIL import Image
 from serving import codec
 from serving.batching import Tensors
 from serving.config import Limits
-from serving.errors import OverloadedError
+from serving.errors import BadRequestError, OverloadedError
 from serving.latents import latents
 from serving.schemas import HEADER_LENGTH, pack, parse_infer, unpack_outputs
 from tests.serving.apps import server
@@ -138,6 +138,42 @@ def test_generate_jpeg() -> None:
     assert Image.open(io.BytesIO(response.content)).format == "JPEG"
 
 
+def test_generate_is_asked_by_the_query_as_by_json() -> None:
+    client = server()
+    wanted = {"n": 5, "seed": 7, "first": 2, "format": "jpeg", "layout": "zip"}
+    by_json = client.post("/v2/models/digits/generate", json=wanted)
+    by_query = client.post("/v2/models/digits/generate?n=5&seed=7&first=2&format=jpeg&layout=zip")
+    assert by_query.headers["content-type"] == "application/zip"
+    assert by_query.content == by_json.content
+    one = client.post("/v2/models/digits/generate?n=1&seed=7")
+    assert one.content == client.post("/v2/models/digits/generate", json={"n": 1, "seed": 7}).content
+    assert one.content != client.post("/v2/models/digits/generate").content
+    document = client.get("/v2/models/digits/openapi.json").json()
+    parameters = document["paths"]["/v2/models/digits/generate"]["post"]["parameters"]
+    assert [entry["name"] for entry in parameters] == list(wanted)
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        ("digits/generate?sede=7", "query: unknown key sede (did you mean seed?)"),
+        ("digits/generate?q=7", "query: unknown key q (known: n, seed, first, format, layout)"),
+        ("invert/translate?fromat=jpeg", "query: unknown key fromat (did you mean format?)"),
+        ("digits/generate?n=many", "query.n: Input should be a valid integer, unable to parse string as an integer"),
+        ("digits/generate?n=0", "query.n: Input should be greater than or equal to 1"),
+    ],
+)
+def test_a_wrong_query_is_refused_with_the_nearest_key(path: str, error: str) -> None:
+    response = server().post(f"/v2/models/{path}")
+    assert (response.status_code, response.json()) == (422, {"error": error, "code": "bad_request"})
+
+
+def test_a_query_beside_a_json_body_is_refused() -> None:
+    response = server().post("/v2/models/digits/generate?seed=7", json={"n": 2})
+    error = "the request asks by its query and by its JSON body: leave one of them out"
+    assert (response.status_code, response.json()) == (400, {"error": error, "code": "bad_request"})
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [
@@ -199,13 +235,24 @@ def test_translate_refusals(content: bytes, status: int, code: str) -> None:
         assert (response.status_code, response.json()["code"]) == (status, code)
 
 
-def test_a_chunked_body_is_limited_as_it_comes() -> None:
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("invert/translate", "image/png"),
+        ("invert/translate", "multipart/form-data; boundary=x"),
+        ("digits/generate", "application/json"),
+    ],
+)
+def test_a_chunked_body_is_limited_as_it_comes(path: str, kind: str) -> None:
     def endless() -> Any:
+        yield b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
         for _ in range(1000):
             yield b"\0" * 10_000
 
-    response = server(limits=Limits(bytes=1000)).post("/v2/models/invert/translate", content=endless())
-    assert (response.status_code, response.json()["code"]) == (413, "too_large")
+    headers = {"Content-Type": kind}
+    response = server(limits=Limits(bytes=1000)).post(f"/v2/models/{path}", content=endless(), headers=headers)
+    error = "the request has more than the 66536 bytes that the server takes"
+    assert (response.status_code, response.json()) == (413, {"error": error, "code": "too_large"})
 
 
 def test_a_form_without_the_image() -> None:
@@ -288,6 +335,8 @@ def binary_entry(size: object, **changes: Any) -> dict[str, Any]:
         ([binary_entry(24)], b"\0" * 25, "1 bytes follow the last tensor"),
         ([binary_entry(24)], b"\xff" * 24, "NaN"),
         ([binary_entry(24, shape=[10**12, 10**12])], b"\0" * 24, "needs"),
+        ([entry(), binary_entry(0, name="z", shape=[10**30, 0])], b"", "is not FP32"),
+        ([entry(data=[1e300] * 6)], b"", "NaN or infinity"),
     ],
 )
 def test_infer_refusals(inputs: list[Any], tail: bytes, message: str) -> None:
@@ -318,12 +367,14 @@ def test_infer_bodies_that_are_not_the_protocol(content: bytes, length: str | No
     assert message in response.json()["error"]
 
 
-def test_another_version_is_not_served() -> None:
-    response = server().post("/v2/models/digits/versions/2/infer", content=b"{}")
-    assert (response.status_code, response.json()["error"]) == (
-        404,
-        "version 2 of digits is not served: version 1 is",
-    )
+@pytest.mark.parametrize(("method", "verb"), [("POST", "/infer"), ("GET", "/ready"), ("GET", "")])
+def test_another_version_is_not_served(method: str, verb: str) -> None:
+    client = server()
+    response = client.request(method, f"/v2/models/digits/versions/2{verb}", content=b"{}")
+    error = "version 2 of digits is not served: version 1 is"
+    assert (response.status_code, response.json()) == (404, {"error": error, "code": "not_found"})
+    served = client.request(method, f"/v2/models/digits/versions/1{verb}", content=b"{}")
+    assert served.json() == client.request(method, f"/v2/models/digits{verb}", content=b"{}").json()
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.int64])
@@ -336,6 +387,13 @@ def test_tensors_survive_the_wire(dtype: type) -> None:
         for name, value in tensors.items():
             np.testing.assert_array_equal(back[name], value)
             assert back[name].dtype == value.dtype or value.size == 0
+
+
+def test_big_endian_tensors_and_tensors_of_no_datatype() -> None:
+    content, headers = pack("inputs", {"x": np.array([1, 2], ">f4")}, {"x": True}, {})
+    assert parse_infer(content, headers[HEADER_LENGTH]).inputs["x"].tolist() == [1, 2]
+    with pytest.raises(BadRequestError, match="there are no tensors of float64: use uint8, float32 or int64"):
+        pack("inputs", {"x": np.zeros(2)}, {"x": True}, {})
 
 
 # Failures inside
@@ -372,6 +430,12 @@ def test_the_key_opens_every_route(headers: dict[str, str]) -> None:
     client = server(api_key="k3y")
     for path in ("/v2/models", "/v2/models/digits", "/docs"):
         assert client.get(path, headers=headers).status_code == 200
+
+
+def test_the_key_may_hold_any_letters() -> None:
+    client = server(api_key="schlüssel")
+    assert client.get("/v2/models", headers={"X-API-Key": "schlüssel".encode()}).status_code == 200
+    assert client.get("/v2/models", headers={"X-API-Key": "schlussel"}).status_code == 401
 
 
 @pytest.mark.parametrize("headers", [{}, {"X-API-Key": "nope"}, {"Authorization": "Bearer"}, {"X-API-Key": ""}])

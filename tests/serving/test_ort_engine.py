@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from serving.engine import OrtEngine, cuda_devices, resolve_device
+from serving.engine import OrtEngine, cpu_cores, cuda_devices, resolve_device
 from serving.errors import EngineError
 
 without_cuda = pytest.mark.skipif(cuda_devices() > 0, reason="this machine has a CUDA device")
@@ -17,6 +18,17 @@ def engine(repository: Path, name: str = "digits") -> OrtEngine:
 
 def test_the_cpu_engine_runs_on_the_cpu_alone(repository: Path) -> None:
     assert engine(repository).providers == ("CPUExecutionProvider",)
+
+
+def test_the_engine_knows_which_nodes_run_where(repository: Path) -> None:
+    assert engine(repository).operators("cpu") == ["MatMul", "Clip", "Cast", "Reshape"]
+    assert engine(repository).operators("cuda") == []
+
+
+def test_the_cores_are_counted_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cpu_cores() >= 1
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
+    assert cpu_cores() == (os.cpu_count() or 1)
 
 
 def test_an_image_is_the_same_in_every_batch(repository: Path) -> None:
@@ -63,5 +75,6 @@ def test_cuda_is_within_one_grey_level_of_the_cpu(repository: Path) -> None:
     codes = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
     cuda = OrtEngine(repository / "digits" / "1" / "model.onnx", "cuda", 1)
     assert cuda.providers[0] == "CUDAExecutionProvider"
+    assert "MatMul" in cuda.operators("cuda")
     difference = cuda.run({"latent": codes})["image"].astype(int) - engine(repository).run({"latent": codes})["image"]
     assert abs(difference).max() <= 1

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from serving.config import Limits
 from serving.errors import BadRequestError, ImageSizeError, TooLargeError, UnsupportedError
 from serving.latents import latents
 from serving.service import LocalModel, ModelService, check_feeds, latent_feeds, source_feeds, warm_up
-from tests.serving.fakes import FakeEngine
+from tests.serving.fakes import FakeEngine, Traced
 from tests.serving.tiny import LATENT_DIM, MAXIMUM, generator_manifest, inverter_manifest
 
 GENERATOR, INVERTER = generator_manifest(), inverter_manifest()
@@ -113,6 +114,13 @@ def test_the_online_service_and_the_local_model_agree() -> None:
     np.testing.assert_array_equal(LocalModel(GENERATOR, FakeEngine()).generate(5, 3), online)
 
 
+def test_images_are_padded_in_a_thread_and_not_on_the_event_loop() -> None:
+    images = noise(1, 17, 18, 3).view(Traced)
+    asyncio.run(ModelService(INVERTER, FakeEngine().submit, Limits()).translate(images))
+    assert images.threads
+    assert threading.current_thread() not in images.threads
+
+
 def test_the_service_limits_the_images_of_a_request() -> None:
     limits = Limits(images=2)
     with pytest.raises(TooLargeError, match="3 images were asked for and the limit is 2"):
@@ -127,6 +135,14 @@ def test_the_local_model_runs_many_images_in_parts() -> None:
     assert images.shape == (40, 8, 8, 3)
     assert max(shape[0] for shape in engine.shapes) == 16
     np.testing.assert_array_equal(images[5], LocalModel(GENERATOR, engine).generate(1, seed=1, first=7)[0])
+
+
+def test_the_local_model_runs_large_images_one_by_one() -> None:
+    engine = FakeEngine()
+    large = dataclasses.replace(INVERTER, size=SizeLimits(4, 16, 1024))
+    images = noise(3, 1024, 1024, 3)
+    np.testing.assert_array_equal(LocalModel(large, engine).translate(images), 255 - images)
+    assert engine.shapes == [(1, 1024, 1024, 3)] * 3
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from trainer import registry
-from trainer.config import RunConfig, find_config, load_config
-from trainer.engine import check_deepspeed
+from trainer.config import RunConfig, find_config, load_config, validate
 from trainer.errors import ConfigError
 from trainer.tasks.build import build_source, check_fit
 
@@ -29,10 +28,14 @@ def _digits(*overrides: str) -> RunConfig:
         ("task.generator.type=dcgan_generatr", "did you mean dcgan_generator?"),
         ("task.loss.type=huber", "unknown loss 'huber'; known: hinge, least_squares, non_saturating"),
         ("run.total_images=0", "run.total_images = 0: Input should be greater than 0"),
-        ("batch.global_size=3", "must be a multiple of run.workers (2) x batch.accumulation (1)"),
+        ("batch.global_size=1", "batch.global_size (1) must be at least run.workers (2) x batch.accumulation (1)"),
         ("data.size=64", "G makes 32x32 images with 1 channels, but data has 64x64"),
         ("data.type=stripes data.channels=3", "task gan needs the domains image, but data stripes has A, B"),
         ("task.generator.type=resnet_generator", "unknown key latent_dim"),
+        ("run.workers.min=3 run.workers.max=2", "min (3) is more than max (2)"),
+        ("run.workers.min=1 run.workers.max=64", "batch.global_size (32) must be at least run.workers (64)"),
+        ("task.generator_optimizer.lr=-1", "lr = -1: Input should be greater than 0"),
+        ("task.generator_optimizer.betas=[0.5,1.5]", "betas.1 = 1.5: Input should be less than 1"),
         ("run.total_images", "override 'run.total_images' is not of the form key.sub=value"),
     ],
 )
@@ -45,6 +48,11 @@ def test_a_wrong_key_is_named_with_its_remedy(override: str, message: str) -> No
 def test_a_missing_config_names_the_shipped_ones() -> None:
     with pytest.raises(ConfigError, match=r"no config digts .*did you mean digits.*shipped ones: .*stripes"):
         find_config("digts")
+
+
+def test_a_mistyped_path_is_not_taken_for_a_shipped_config() -> None:
+    with pytest.raises(ConfigError, match=r"no config nowhere/digits.yaml"):
+        find_config("nowhere/digits.yaml")
 
 
 @pytest.mark.parametrize("content", ["- a list", "run: [", "", "run: {dir: x}"])
@@ -64,10 +72,12 @@ def test_fewer_images_than_a_batch_are_refused() -> None:
     ("section", "message"),
     [
         ({"zero_optimization": {"stage": 3}}, "use 0, 1 or 2"),
+        ({"zero_optimization": None}, "use 0, 1 or 2"),
         ({"bf16": {"enabled": True}}, "deepspeed.bf16 is set by zorse"),
         ({"train_batch_size": 4}, "deepspeed.train_batch_size is set by zorse"),
     ],
 )
 def test_deepspeed_keys_that_break_promises_are_refused(section: dict[str, object], message: str) -> None:
+    plain = _digits().model_dump() | {"deepspeed": section}
     with pytest.raises(ConfigError, match=message):
-        check_deepspeed(section)
+        validate(RunConfig, plain, "run.yaml")

@@ -1,19 +1,17 @@
-"""Design, decision 7: W ranks of b images train as one rank of W·b images does."""
+"""Design, decision 7: W ranks train on a global batch as one rank does, also where it does not divide evenly."""
 
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from tests.trainer.ranks import train_ranks
+from tests.trainer.textures import write_textures
 from trainer.config import BatchSection, DataComponent
-from trainer.loader import Loader, part_of_step
+from trainer.loader import Loader, parts_of_step
 from trainer.registry import build
 
 
@@ -53,31 +51,15 @@ CONFIGS = {
 }
 
 
-def _write_textures(folder: Path) -> None:
-    """Bright noise of several scales.
-
-    Flat images would do no good, since norms on them magnify rounding; nor images near the networks' first
-    output, grey, since there the slope of the L1 losses jumps.
-    """
-    draw = np.random.default_rng(0)
-    for domain, number in itertools.product("AB", range(8)):
-        coarse = draw.integers(190, 256, (6, 6, 3), dtype=np.uint8)
-        image = np.asarray(Image.fromarray(coarse).resize((20, 20), Image.Resampling.BICUBIC), dtype=np.int16)
-        noisy = (image + draw.integers(-20, 20, image.shape)).clip(190, 255).astype(np.uint8)
-        path = folder / f"train{domain}" / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(noisy).save(path)
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
     textures = tmp_path_factory.mktemp("textures")
-    _write_textures(textures)
+    write_textures(textures)
     configs = {
         name: config | {"data": config["data"] | {"root": str(textures)}} if "root" in config["data"] else config
         for name, config in CONFIGS.items()
     }
-    return {workers: train_ranks(configs, workers, tmp_path_factory.mktemp(f"w{workers}")) for workers in (1, 2)}
+    return {workers: train_ranks(configs, workers, tmp_path_factory.mktemp(f"w{workers}")) for workers in (1, 2, 3)}
 
 
 def _relative_difference(one: torch.Tensor, two: torch.Tensor) -> float:
@@ -85,19 +67,23 @@ def _relative_difference(one: torch.Tensor, two: torch.Tensor) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("workers", [2, 3])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_two_ranks_have_the_gradients_of_one(runs: dict[int, dict[str, Any]], name: str) -> None:
-    one, two = runs[1][name]["gradients"], runs[2][name]["gradients"]
-    assert one.keys() == two.keys()
+def test_several_ranks_have_the_gradients_of_one(runs: dict[int, dict[str, Any]], name: str, workers: int) -> None:
+    one, several = runs[1][name]["gradients"], runs[workers][name]["gradients"]
+    assert one.keys() == several.keys()
     assert {key.split(".")[0] for key in one} == set(runs[1][name]["networks"])
-    differences = {key: _relative_difference(one[key], two[key]) for key in one}
+    differences = {key: _relative_difference(one[key], several[key]) for key in one}
     assert max(differences.values()) <= 1e-5, differences
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("workers", [2, 3])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_two_ranks_have_the_parameters_of_one_after_five_steps(runs: dict[int, dict[str, Any]], name: str) -> None:
-    start, one, two = runs[1][name]["start"], runs[1][name]["parameters"], runs[2][name]["parameters"]
+def test_several_ranks_have_the_parameters_of_one_after_five_steps(
+    runs: dict[int, dict[str, Any]], name: str, workers: int
+) -> None:
+    start, one, several = runs[1][name]["start"], runs[1][name]["parameters"], runs[workers][name]["parameters"]
     for network in runs[1][name]["networks"]:
         before, after = (
             torch.cat([tensor.flatten() for key, tensor in state.items() if key.startswith(f"{network}.")])
@@ -106,22 +92,28 @@ def test_two_ranks_have_the_parameters_of_one_after_five_steps(runs: dict[int, d
         assert _relative_difference(before, after) > 1e-4
     # What starts at zero is nothing but summed gradients, so it cannot agree better than they do.
     bounds = {key: 1e-6 if start[key].any() else 1e-5 for key in one}
-    differences = {key: _relative_difference(one[key], two[key]) for key in one}
+    differences = {key: _relative_difference(one[key], several[key]) for key in one}
     assert all(differences[key] <= bounds[key] for key in one), differences
 
 
 @pytest.mark.slow
-def test_pools_belong_to_slots_not_to_workers(runs: dict[int, dict[str, Any]]) -> None:
-    one, two = runs[1]["cyclegan"]["pools"], runs[2]["cyclegan"]["pools"]
-    assert one.keys() == two.keys()
+@pytest.mark.parametrize("workers", [2, 3])
+def test_pools_belong_to_slots_not_to_workers(runs: dict[int, dict[str, Any]], workers: int) -> None:
+    one, several = runs[1]["cyclegan"]["pools"], runs[workers]["cyclegan"]["pools"]
+    assert one.keys() == several.keys()
     assert len(one) == 12
-    assert max(_relative_difference(one[key], two[key]) for key in one) <= 1e-5
+    assert max(_relative_difference(one[key], several[key]) for key in one) <= 1e-5
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
-def test_ranks_share_a_step_without_overlap(workers: int) -> None:
-    parts = [part_of_step(24, 8, workers, rank) for rank in range(workers)]
-    assert [number for part in parts for number in part] == list(range(24, 32))
+@pytest.mark.parametrize("accumulation", [1, 2, 3])
+@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+def test_a_micro_batch_is_the_same_images_for_any_number_of_ranks(workers: int, accumulation: int) -> None:
+    batch = BatchSection(global_size=13, accumulation=accumulation)
+    parts = [parts_of_step(26, batch, workers, rank) for rank in range(workers)]
+    micro_batches = [[number for part in ranks for number in part] for ranks in zip(*parts, strict=True)]
+    assert micro_batches == [list(whole) for whole in parts_of_step(26, batch, 1, 0)]
+    assert list(itertools.chain.from_iterable(micro_batches)) == list(range(26, 39))
+    assert all(len(part) for ranks in parts for part in ranks)
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

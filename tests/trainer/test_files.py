@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import re
+import struct
+import sys
+import warnings
 import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +18,7 @@ from PIL import Image
 
 from trainer import registry
 from trainer.config import DataComponent
+from trainer.data.files import ImageFiles, read_images, write_image
 from trainer.errors import DataError
 
 
@@ -20,8 +28,20 @@ def _write(path: Path, size: tuple[int, int] = (40, 30), mode: str = "RGB") -> N
     Image.fromarray(draw.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).convert(mode).save(path)
 
 
+def _png(pixels: object = ((0,),), mode: str = "L", **keys: object) -> bytes:
+    """The file of an image whose rows of pixels are given in grey, RGB or RGBA."""
+    image = Image.fromarray(np.array(pixels, dtype=np.uint16 if mode == "I;16" else np.uint8))
+    stream = io.BytesIO()
+    image.convert(mode).save(stream, "PNG", **keys)
+    return stream.getvalue()
+
+
 def _folder(root: Path, **keys: object) -> DataComponent:
     return DataComponent.model_validate({"type": "folder", "root": str(root), "size": 16, **keys})
+
+
+def _unpaired(root: Path, **keys: object) -> DataComponent:
+    return DataComponent.model_validate({"type": "unpaired", "root": str(root), "size": 16, **keys})
 
 
 def test_images_of_any_size_and_mode_become_equal(tmp_path: Path) -> None:
@@ -29,10 +49,44 @@ def test_images_of_any_size_and_mode_become_equal(tmp_path: Path) -> None:
         _write(tmp_path / name, size, mode)
     source = registry.build(_folder(tmp_path), seed=0)
     images = [source.image("image", number) for number in range(9)]
-    assert {image.shape for image in images} == {(16, 16, 3)}
+    assert {(image.shape, image.dtype.name) for image in images} == {((16, 16, 3), "uint8")}
     assert all(np.array_equal(image, source.image("image", number)) for number, image in enumerate(images))
     grey = registry.build(_folder(tmp_path, channels=1), seed=0)
     assert grey.image("image", 0).shape == (16, 16, 1)
+
+
+def test_pixels_of_any_mode_become_grey_or_colour_of_eight_bits(tmp_path: Path) -> None:
+    red, blue = (255, 0, 0), (0, 0, 255)
+    clear, half, solid = (9, 9, 9, 0), (200, 100, 0, 51), (200, 100, 0, 255)
+    files = {
+        "16-bit.png": _png([[0, 255, 256, 65535]], "I;16"),
+        "alpha.png": _png([[clear, half, solid]], "RGBA"),
+        "bits.png": _png([[0, 255]], "1"),
+        "grey-alpha.png": _png([[(7, 7, 7, 0), (8, 8, 8, 255)]], "LA"),
+        "palette.png": _png([[red, blue]], "P"),
+        "transparent-colour.png": _png([[red, blue]], "RGB", transparency=red),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    white = [255, 255, 255]
+    assert {name: image.tolist() for name, image in read_images(str(tmp_path)).items()} == {
+        "16-bit.png": [[[0], [0], [1], [255]]],
+        "alpha.png": [[white, [244, 224, 204], [200, 100, 0]]],
+        "bits.png": [[[0], [255]]],
+        "grey-alpha.png": [[[255], [8]]],
+        "palette.png": [[list(red), list(blue)]],
+        "transparent-colour.png": [[white, list(blue)]],
+    }
+
+
+def test_a_palette_does_not_change_how_an_image_is_resized(tmp_path: Path) -> None:
+    checks = [[((x + y) % 2 * 255, 51, 102) for x in range(9)] for y in range(9)]
+    sources = []
+    for mode in ("RGB", "P"):
+        (tmp_path / mode).mkdir()
+        (tmp_path / mode / "image.png").write_bytes(_png(checks, mode))
+        sources.append(registry.build(_folder(tmp_path / mode), seed=0))
+    assert np.array_equal(*(source.image("image", 0) for source in sources))
 
 
 def test_a_zip_gives_what_the_folder_gives(tmp_path: Path) -> None:
@@ -41,15 +95,24 @@ def test_a_zip_gives_what_the_folder_gives(tmp_path: Path) -> None:
         for name in names:
             _write(tmp_path / name)
             archive.write(tmp_path / name, name)
-    sources = [
-        registry.build(DataComponent.model_validate({"type": "unpaired", "root": str(root), "size": 16}), seed=5)
-        for root in (tmp_path / "set", tmp_path / "set.zip")
-    ]
+    sources = [registry.build(_unpaired(root), seed=5) for root in (tmp_path / "set", tmp_path / "set.zip")]
     for domain in "AB":
         assert [source.count(domain) for source in sources] == [3, 3]
         assert len(sources[0].held_out(domain, 8)) == 3
         for number in range(6):
             assert np.array_equal(*(source.image(domain, number) for source in sources))
+
+
+def test_what_macs_and_hidden_folders_leave_behind_is_no_image(tmp_path: Path) -> None:
+    shown = ["trainA/1.png", "trainA/deep/2.PNG"]
+    left_out = ["trainA/._1.png", "__MACOSX/3.png", "set/__MACOSX/trainA/4.png", ".cache/5.png", "6.txt"]
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("trainA/folder.png/", "")
+        for name in (*shown, *left_out):
+            (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "set" / name).write_bytes(_png())
+            archive.writestr(name, _png())
+    assert ImageFiles(str(tmp_path / "set")).names == ImageFiles(str(tmp_path / "set.zip")).names == shown
 
 
 def test_unreadable_images_are_named_and_skipped_up_to_the_limit(tmp_path: Path) -> None:
@@ -59,10 +122,121 @@ def test_unreadable_images_are_named_and_skipped_up_to_the_limit(tmp_path: Path)
     (tmp_path / "text.jpg").write_text("not an image")
     source = registry.build(_folder(tmp_path, max_unreadable=2), seed=0)
     assert len([source.image("image", number) for number in range(12)]) == 12
-    assert {line.split(":")[0] for line in source.skipped} == {"skipped torn.png", "skipped text.jpg"}
+    assert set(source.skipped) == {
+        "skipped torn.png: image file is truncated",
+        "skipped text.jpg: cannot identify image file",
+    }
     strict = registry.build(_folder(tmp_path, max_unreadable=1), seed=0)
     with pytest.raises(DataError, match=r"2 images cannot be read \(.*\.(png|jpg).*data.max_unreadable \(1\)"):
         [strict.image("image", number) for number in range(12)]
+
+
+def test_every_way_in_which_a_file_can_be_damaged_is_met(tmp_path: Path) -> None:
+    files = {
+        "good.png": _png(),
+        "empty.png": b"",
+        "exif.jpg": _photograph_with_broken_exif(),
+        "postscript.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n",
+        "torn.png": _png(np.random.default_rng(0).integers(0, 256, (40, 40)))[:700],
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    Image.new("1", (10_000, 9_000)).save(tmp_path / "bomb.png")
+    Image.new("F", (4, 4)).save(tmp_path / "float.tif")
+    images = ImageFiles(str(tmp_path))
+    assert [name for name in images.names if images.open(name) is not None] == ["good.png"]
+    assert images.unreadable == {
+        "bomb.png": "Image size (90000000 pixels) exceeds limit of 89478485 pixels, could be decompression bomb DOS "
+        "attack.",
+        "empty.png": "cannot identify image file",
+        "exif.jpg": "'IFDRational' object has no attribute 'encode'",
+        "float.tif": "the range of floating-point pixels is unknown",
+        "postscript.png": "cannot identify image file",
+        "torn.png": "image file is truncated",
+    }
+    with pytest.raises(DataError, match=r"bomb.png cannot be read \(Image size"):
+        read_images(str(tmp_path))
+
+
+def test_every_way_in_which_a_member_of_a_zip_can_be_damaged_is_met(tmp_path: Path) -> None:
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("checksum.png", "deflate.png", "encrypted.png", "good.png", "method.png"):
+            archive.writestr(name, _png())
+        member = {info.filename: info.header_offset for info in archive.infolist()}
+    content = bytearray(path.read_bytes())
+    # A member's data follow its name and 30 bytes; its entry in the list begins 46 bytes before its name.
+    entry = {name: content.rindex(name.encode()) - 46 for name in member}
+    content[entry["checksum.png"] + 16] ^= 1
+    content[member["deflate.png"] + 30 + len("deflate.png")] = 7
+    content[entry["encrypted.png"] + 8] |= 1
+    content[entry["method.png"] + 10] = 99
+    path.write_bytes(content)
+    images = ImageFiles(str(path))
+    assert [name for name in images.names if images.open(name) is not None] == ["good.png"]
+    assert images.unreadable == {
+        "checksum.png": "Bad CRC-32 for file 'checksum.png'",
+        "deflate.png": "Error -3 while decompressing data: invalid block type",
+        "encrypted.png": "File 'encrypted.png' is encrypted, password required for extraction",
+        "method.png": "That compression method is not supported",
+    }
+    path.write_bytes(content.replace(b"PK\x01\x02", b"PKPK"))
+    with pytest.raises(DataError, match=r"set.zip cannot be opened \(Bad magic number"):
+        ImageFiles(str(path))
+
+
+def test_a_very_large_image_is_unreadable_also_where_warnings_are_only_shown(tmp_path: Path) -> None:
+    Image.new("1", (10_000, 9_000)).save(tmp_path / "bomb.png")
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        assert ImageFiles(str(tmp_path)).open("bomb.png") is None
+
+
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("hasty_threads")
+def test_skipped_files_may_be_asked_for_while_threads_meet_more(tmp_path: Path) -> None:
+    for number in range(1000):
+        (tmp_path / f"{number:03d}.png").touch()
+    images = ImageFiles(str(tmp_path))
+    told: list[list[str]] = [[]]
+    with ThreadPoolExecutor(2) as threads:
+        opened = [threads.submit(images.open, name) for name in images.names]
+        while not opened[-1].done():
+            told.append(images.skipped)
+            assert told[-1][: len(told[-2])] == told[-2]
+    assert sorted(images.skipped) == [f"skipped {number:03d}.png: cannot identify image file" for number in range(1000)]
+
+
+def test_skipped_files_of_all_domains_are_told_in_the_order_they_were_met(tmp_path: Path) -> None:
+    for folder in ("trainA", "trainB", "testA"):
+        _write(tmp_path / folder / "good.png")
+        (tmp_path / folder / "bad.png").touch()
+    source = registry.build(_unpaired(tmp_path), seed=0)
+    for domain in "BA":
+        assert [source.image(domain, number).shape for number in range(2)] == [(16, 16, 3)] * 2
+    assert len(source.held_out("A", 8)) == 1
+    assert source.skipped == [
+        f"skipped {folder}/bad.png: cannot identify image file" for folder in ("trainB", "trainA", "testA")
+    ]
+
+
+def test_where_nothing_can_be_read_the_message_says_so(tmp_path: Path) -> None:
+    for name in ("trainA/1.png", "trainA/2.png", "trainB/3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    source = registry.build(_unpaired(tmp_path), seed=0)
+    message = f"{tmp_path}: none of the 2 images can be read (trainA/1.png: cannot identify image file)"
+    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+        source.held_out("A", 8)
+    with pytest.raises(DataError, match="none of the 2 images can be read"):
+        source.image("A", 0)
 
 
 def test_missing_and_empty_places_are_one_clear_line(tmp_path: Path) -> None:
@@ -74,4 +248,27 @@ def test_missing_and_empty_places_are_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="neither a folder nor a zip"):
         registry.build(_folder(tmp_path / "file.txt"), seed=0)
     with pytest.raises(DataError, match="no images in trainA/"):
-        registry.build(DataComponent.model_validate({"type": "unpaired", "root": str(tmp_path), "size": 16}), seed=0)
+        registry.build(_unpaired(tmp_path), seed=0)
+
+
+def test_written_images_are_read_back_unchanged(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    images = {f"to/{channels}.png": draw.integers(0, 256, (5, 4, channels), dtype=np.uint8) for channels in (1, 3)}
+    for name, image in images.items():
+        write_image(tmp_path / name, image)
+    read = read_images(str(tmp_path))
+    assert {name: image.tolist() for name, image in read.items()} == {
+        name: image.tolist() for name, image in images.items()
+    }
+    with pytest.raises(DataError, match=r"0.png cannot be written \(Not a directory\)"):
+        write_image(tmp_path / "to" / "1.png" / "deep" / "0.png", images["to/1.png"])
+
+
+def _photograph_with_broken_exif() -> bytes:
+    """A JPEG that its EXIF data turn by a quarter, but with a fraction for the maker's name."""
+    maker = struct.pack("<HHII", 0x010F, 5, 1, 38)
+    orientation = struct.pack("<HHII", 0x0112, 3, 1, 6)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + maker + orientation + struct.pack("<III", 0, 1, 2)
+    stream = io.BytesIO()
+    Image.new("L", (4, 4)).save(stream, "JPEG", exif=exif)
+    return stream.getvalue()

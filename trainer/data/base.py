@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 Image = NDArray[np.uint8]
 """One image: uint8 [height, width, channels]."""
@@ -24,7 +26,10 @@ class Source(Protocol):
 
     @property
     def skipped(self) -> list[str]:
-        """One line for each image that could not be read so far and was left out."""
+        """One line for each image that could not be read and was left out, in the order they were met.
+
+        It may be asked while other threads read images, and only ever grows at its end.
+        """
 
     def count(self, domain: str) -> int:
         """How many different training images `domain` has."""
@@ -38,3 +43,8 @@ class Source(Protocol):
 
     def held_out(self, domain: str, count: int) -> list[Image]:
         """The first `count` images (fewer if there are not so many) set apart for people to look at, not augmented."""
+
+
+def to_tensor(images: list[Image]) -> Tensor:
+    """uint8 [h, w, c] images as one float32 tensor [n, c, h, w] in -1..1."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()

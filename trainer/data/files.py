@@ -3,70 +3,87 @@
 from __future__ import annotations
 
 import io
+import struct
 import threading
+import warnings
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image as Pillow
-from PIL import ImageOps, UnidentifiedImageError
+from PIL import ImageOps
 
 from trainer.data.base import Image
 from trainer.errors import DataError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
-UNREADABLE = (
+_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+# No others, whatever a file is named: Pillow would start Ghostscript for PostScript.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+# What zipfile and Pillow raise for torn, encrypted, odd and too large files.
+_UNREADABLE = (
     OSError,
-    UnidentifiedImageError,
+    EOFError,
+    RuntimeError,
     SyntaxError,
     ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
     zipfile.BadZipFile,
+    Pillow.DecompressionBombWarning,
     Pillow.DecompressionBombError,
 )
 
 
 class ImageFiles:
-    """The image files below a folder or inside a zip, sorted by name."""
+    """The image files below a folder or inside a zip, sorted by name; hidden ones are left out."""
 
     def __init__(self, root: str) -> None:
         """List the files.
 
         Raises:
-            DataError: `root` is missing, or is a file that is not a zip.
+            DataError: `root` is missing or damaged, or is a file that is not a zip.
         """
         self.root = root
-        path = Path(root)
+        self.unreadable: dict[str, str] = {}
+        """Why each file that was opened in vain cannot be read."""
         self._local = threading.local()
-        if path.is_dir():
-            self._zip = False
-            names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
-        elif path.is_file() and zipfile.is_zipfile(path):
-            self._zip = True
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-        elif path.exists():
-            raise DataError(f"data.root {root} is neither a folder nor a zip file")
-        else:
-            raise DataError(f"data.root {root} does not exist: give the path of a folder or zip of images")
-        hidden = ("__MACOSX/", ".")
-        self.names = sorted(
-            name for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES and not name.startswith(hidden)
-        )
+        # For the whole process: warnings.catch_warnings is not safe in threads.
+        warnings.filterwarnings("error", category=Pillow.DecompressionBombWarning)
+        try:
+            names = _names(Path(root))
+            self._is_zip = Path(root).is_file()
+        except _UNREADABLE as error:
+            raise DataError(f"{root} cannot be opened ({_reason(error)})") from error
+        self.names = sorted(name for name in names if _is_image(PurePosixPath(name)))
+
+    @property
+    def skipped(self) -> list[str]:
+        """One line for each file that was opened in vain, in the order they were met."""
+        # Copied in one go, because threads that decode add to it.
+        return [f"skipped {name}: {reason}" for name, reason in self.unreadable.copy().items()]
 
     def under(self, folder: str) -> list[str]:
         """Names with `folder` among their parents, wherever it lies (a zip may wrap all in one folder)."""
         return [name for name in self.names if folder in PurePosixPath(name).parts[:-1]]
 
-    def open(self, name: str) -> Pillow.Image:
-        """Decode one image, upright (EXIF).
+    def open(self, name: str) -> Pillow.Image | None:
+        """Decode one image, upright (EXIF), to 8-bit grey (mode L) or colour (RGB); None if that cannot be done.
 
-        Raises:
-            any of `UNREADABLE`: the file cannot be decoded.
+        16-bit greys keep their high byte, and transparency is laid over white.
         """
-        content = self._archive().read(name) if self._zip else (Path(self.root) / name).read_bytes()
-        image = Pillow.open(io.BytesIO(content))
-        image.load()
-        return ImageOps.exif_transpose(image)
+        if name in self.unreadable:
+            return None
+        try:
+            content = self._archive().read(name) if self._is_zip else (Path(self.root) / name).read_bytes()
+            return _to_grey_or_rgb(ImageOps.exif_transpose(Pillow.open(io.BytesIO(content), formats=_FORMATS)))
+        except _UNREADABLE as error:
+            self.unreadable[name] = _reason(error)
+            return None
 
     def _archive(self) -> zipfile.ZipFile:
         # A handle per thread: a ZipFile seeks, so two threads must not share one.
@@ -74,12 +91,6 @@ class ImageFiles:
             self._local.archive = zipfile.ZipFile(self.root)
         archive: zipfile.ZipFile = self._local.archive
         return archive
-
-    def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if key != "_local"}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state, _local=threading.local())
 
 
 def read_images(root: str) -> dict[str, Image]:
@@ -93,15 +104,62 @@ def read_images(root: str) -> dict[str, Image]:
         raise DataError(f"{root} holds no images")
     images = {}
     for name in files.names:
-        try:
-            image = files.open(name)
-        except UNREADABLE as error:
-            raise DataError(f"{root}: {name} cannot be read ({error})") from error
-        images[name] = to_array(image, 1 if image.mode in ("1", "L") else 3)
+        image = files.open(name)
+        if image is None:
+            raise DataError(f"{root}: {name} cannot be read ({files.unreadable[name]})")
+        images[name] = to_array(image, 1 if image.mode == "L" else 3)
     return images
+
+
+def write_image(path: Path, image: Image) -> None:
+    """Write `image`, uint8 [h, w, 1 or 3], as a PNG file; missing folders are made.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Pillow.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(path, "PNG")
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror or error})") from error
 
 
 def to_array(image: Pillow.Image, channels: int) -> Image:
     """uint8 [h, w, channels] of an image brought to grey (1) or RGB (3)."""
     array = np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.uint8)
     return array[..., None] if channels == 1 else array
+
+
+def _names(path: Path) -> set[str]:
+    """The files below the folder or in the zip `path`."""
+    if path.is_dir():
+        return {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return {info.filename for info in archive.infolist() if not info.is_dir()}
+    if path.exists():
+        raise DataError(f"{path} is neither a folder nor a zip file")
+    raise DataError(f"{path} does not exist: give the path of a folder or zip of images")
+
+
+def _is_image(name: PurePosixPath) -> bool:
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in name.parts)
+    return name.suffix.lower() in _SUFFIXES and not hidden
+
+
+def _to_grey_or_rgb(image: Pillow.Image) -> Pillow.Image:
+    if image.mode == "F":
+        raise ValueError("the range of floating-point pixels is unknown")
+    if image.mode.startswith("I"):
+        # Pillow would clip 16-bit greys at 255 instead of scaling them.
+        return Pillow.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Pillow.alpha_composite(Pillow.new("RGBA", rgba.size, "white"), rgba)
+    return image.convert(mode)
+
+
+def _reason(error: Exception) -> str:
+    """One line; without the address by which Pillow names a buffer in memory."""
+    return " ".join(str(error).split("<_io")[0].split()) or type(error).__name__

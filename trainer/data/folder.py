@@ -25,17 +25,17 @@ class Folder:
             DataError: `root` is missing or holds no images.
         """
         self.size, self.channels = config.size, config.channels
-        files = ImageFiles(config.root)
-        names = files.under("train") or files.names
-        if not names:
+        self._files = ImageFiles(config.root)
+        train = self._files.under("train")
+        if not self._files.names:
             raise DataError(f"data.root {config.root} holds no images")
-        self._training = Photographs(config, files, names, seed)
-        self._held_out = Photographs(config, files, files.under("test") if files.under("train") else [], seed)
+        self._training = Photographs(config, self._files, train or self._files.names, seed)
+        self._held_out = Photographs(config, self._files, self._files.under("test") if train else [], seed)
 
     @property
     def skipped(self) -> list[str]:
         """One line for each unreadable file."""
-        return self._training.skipped
+        return self._files.skipped
 
     def count(self, domain: str) -> int:
         """How many training images there are."""

@@ -41,7 +41,7 @@ class Stripes:
 
         size: Literal[32] = 32
         channels: Literal[3] = 3
-        images: int = Field(default=2000, gt=0)
+        images: int = Field(default=2000, gt=0, le=1_000_000)
 
     domains = ("A", "B")
 
@@ -69,8 +69,8 @@ class Stripes:
 
     def pairs(self, count: int) -> tuple[list[Image], list[Image]]:
         """`count` held-out scenes, plain and striped, for evaluation alone."""
-        plain, striped = zip(*(_scene("pairs", index) for index in range(count)), strict=True)
-        return list(plain), list(striped)
+        scenes = [_scene("pairs", index) for index in range(count)]
+        return [plain for plain, _ in scenes], [striped for _, striped in scenes]
 
 
 @lru_cache(maxsize=16384)

@@ -28,7 +28,7 @@ class Unpaired:
             DataError: `root` is missing, or `trainA` or `trainB` holds no images.
         """
         self.size, self.channels = config.size, config.channels
-        files = ImageFiles(config.root)
+        self._files = files = ImageFiles(config.root)
 
         def collection(domain: str, split: str) -> Photographs:
             return Photographs(config, files, files.under(f"{split}{domain}"), seed, _STREAMS[domain])
@@ -44,7 +44,7 @@ class Unpaired:
     @property
     def skipped(self) -> list[str]:
         """One line for each unreadable file."""
-        return [line for photographs in self._training.values() for line in photographs.skipped]
+        return self._files.skipped
 
     def count(self, domain: str) -> int:
         """How many training images `domain` has."""

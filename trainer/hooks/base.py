@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Protocol
 
 import torch
@@ -10,7 +12,9 @@ from torch import nn
 
 from trainer.config import RunConfig
 from trainer.data.base import Source
-from trainer.storage import Storage
+from trainer.ranks import Ranks
+from trainer.state import State
+from trainer.storage import BackgroundWriter, Storage
 from trainer.tasks.base import Task
 
 
@@ -23,6 +27,9 @@ class Reporter(Protocol):
     def event(self, message: str) -> None:
         """Something a person should know."""
 
+    def stop_requested(self) -> bool:
+        """Whether the run should write a checkpoint and end."""
+
 
 @dataclass(frozen=True)
 class Update:
@@ -33,25 +40,57 @@ class Update:
     events: tuple[str, ...] = ()
 
 
+class Verdict(IntEnum):
+    """What becomes of the run after a step; of the ranks' wishes the highest counts."""
+
+    GO_ON = 0
+    PREEMPT = 1
+    ROLL_BACK = 2
+    STOP = 3
+
+
 @dataclass
 class Training:
-    """A run in progress. `generators` hold the weights that leave the run: the EMA ones when there is one."""
+    """A run in progress.
+
+    `generators` hold the weights that leave the run: the EMA ones when there is one. `files` writes to `storage` while
+    training goes on. `metrics` are the newest means and `picture` the newest sample grid (PNG), both empty save after
+    the steps that made them. `waited` are the seconds that this rank has waited for images. `wish` is what this rank
+    wants next, `verdict` what all ranks agreed on after the last step; a rollback trusts the run up to image
+    `sound_until`.
+    """
 
     config: RunConfig
     task: Task
     source: Source
     generators: nn.ModuleDict
+    state: State
     storage: Storage
+    files: BackgroundWriter
     reporter: Reporter
+    ranks: Ranks
     device: torch.device
-    is_main: bool
-    seen: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+    picture: bytes | None = None
+    wish: Verdict = Verdict.GO_ON
+    verdict: Verdict = Verdict.GO_ON
+    waited: float = 0.0
+    sound_until: float = math.inf
 
     def due(self, interval: int | None) -> bool:
         """Whether the step just done crossed a multiple of `interval` images, or was the last one."""
         before = self.seen - self.config.batch.global_size
         return self.finished or (interval is not None and self.seen // interval > before // interval)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the rank that writes the run's files."""
+        return self.ranks.is_main
+
+    @property
+    def seen(self) -> int:
+        """How many of the run's images are done."""
+        return self.state.seen
 
     @property
     def step(self) -> int:
@@ -68,7 +107,10 @@ class Hook(Protocol):
     """One side concern of the loop. Hooks run on every rank and must not touch the training's maths."""
 
     def start(self, training: Training) -> None:
-        """Before the first step."""
+        """Before the first step: of the run, after a resume or after a rollback."""
 
     def after_step(self, training: Training) -> None:
         """After each step; `training.seen` counts its images."""
+
+    def finish(self, training: Training) -> None:
+        """After the last step: of the run, before it is preempted or before a rollback."""

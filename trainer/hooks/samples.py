@@ -8,8 +8,8 @@ import torch
 from PIL import Image as Pillow
 from torch import Tensor
 
+from trainer.data.base import to_tensor
 from trainer.hooks.base import Training
-from trainer.loader import to_tensor
 
 GENERATED = 64
 TRANSLATED = 8
@@ -19,19 +19,23 @@ class Samples:
     """Writes `samples/<images seen>.png` at the start, every `run.sample_images` images and at the end."""
 
     def start(self, training: Training) -> None:
-        """Fix the images to translate and draw the first grid."""
+        """Fix the images to translate, and draw the untrained generators'."""
         self._images: dict[str, Tensor] = {}
         if training.is_main:
             for domain in training.task.domains:
                 held_out = training.source.held_out(domain, TRANSLATED)
                 if held_out:
                     self._images[domain] = to_tensor(held_out).to(training.device)
-        self._draw(training)
+        if training.seen == 0:
+            self._draw(training)
 
     def after_step(self, training: Training) -> None:
         """Draw when due."""
         if training.due(training.config.run.sample_images):
             self._draw(training)
+
+    def finish(self, training: Training) -> None:
+        """The last grid is drawn."""
 
     def _draw(self, training: Training) -> None:
         if not training.is_main:
@@ -42,7 +46,8 @@ class Samples:
             count = TRANSLATED if len(training.task.domains) > 1 else GENERATED
             images = training.task.samples(training.generators, self._images, count)
         training.generators.train(was_training)
-        training.storage.write(f"samples/{training.seen:010d}.png", grid_png(images, training.task.columns()))
+        training.picture = grid_png(images, training.task.columns())
+        training.files.write(f"samples/{training.seen:010d}.png", training.picture)
 
 
 def grid_png(images: Tensor, columns: int) -> bytes:

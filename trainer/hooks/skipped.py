@@ -18,3 +18,6 @@ class Skipped:
         for line in lines[self._told :]:
             training.reporter.event(line)
         self._told = len(lines)
+
+    def finish(self, training: Training) -> None:
+        """All is told."""

@@ -12,12 +12,16 @@ class Snapshots:
 
     def start(self, training: Training) -> None:
         """Write the untrained generators."""
-        self._write(training)
+        if training.seen == 0:
+            self._write(training)
 
     def after_step(self, training: Training) -> None:
         """Write when due."""
         if training.due(training.config.run.snapshot_images):
             self._write(training)
+
+    def finish(self, training: Training) -> None:
+        """The last snapshot is written."""
 
     def _write(self, training: Training) -> None:
         if not training.is_main:

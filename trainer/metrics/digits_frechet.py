@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from trainer.config import Section
+from trainer.data.base import to_tensor
 from trainer.data.digits import CLASSES, Digits
 from trainer.errors import DataError
 from trainer.registry import register
@@ -111,7 +112,7 @@ def trained_classifier() -> Classifier:
     for _ in range(_EPOCHS):
         for chosen in draw.permutation(len(images)).reshape(-1, _BATCH):
             shift = draw.integers(-_SHIFT, _SHIFT, size=2, endpoint=True).tolist()
-            moved = _to_tensor(images[chosen]).roll(shift, (2, 3))
+            moved = to_tensor(list(images[chosen])).roll(shift, (2, 3))
             loss = cross_entropy(classifier(moved), targets[chosen])
             optimizer.zero_grad()
             torch.autograd.backward(loss)
@@ -128,9 +129,5 @@ def _digits() -> Digits:
 @torch.no_grad()
 def _judge(classifier: Classifier, images: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
     """Features [n, 128] and logits [n, 10]."""
-    features = torch.cat([classifier.features(part) for part in torch.split(_to_tensor(images), 256)])
+    features = torch.cat([classifier.features(part) for part in torch.split(to_tensor(list(images)), 256)])
     return features, classifier.classes(features)
-
-
-def _to_tensor(images: NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1)

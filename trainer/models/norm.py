@@ -16,8 +16,8 @@ Norm = Literal["batch", "instance", "none"]
 class GlobalBatchNorm2d(nn.BatchNorm2d):
     """Batch norm (Ioffe & Szegedy 2015) over the images of all ranks, so that W x b images train like W·b on one.
 
-    Unlike `torch.nn.SyncBatchNorm` it also runs on the CPU. Every rank must hold the same number of images.
-    With one rank, or in evaluation mode, it is `torch.nn.BatchNorm2d` itself.
+    Unlike `torch.nn.SyncBatchNorm` it also runs on the CPU, and ranks may hold different numbers of images. With one
+    rank, or in evaluation mode, it is `torch.nn.BatchNorm2d` itself.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -27,45 +27,48 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
-        normalised, mean, variance = _Normalise.apply(x.float(), self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
-        count = x.numel() // x.shape[1] * dist.get_world_size()
+        normalised, mean, variance, count = _Normalise.apply(x.float(), self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
         with torch.no_grad():
             momentum = self.momentum if self.momentum is not None else 1.0
             self.running_mean.lerp_(mean, momentum)
-            self.running_var.lerp_(variance * (count / max(count - 1, 1)), momentum)
+            self.running_var.lerp_(variance * (count / (count - 1).clamp_min(1)), momentum)
             self.num_batches_tracked.add_(1)
         made: Tensor = normalised.to(x.dtype)
         return made
 
 
 class _Normalise(torch.autograd.Function):
-    """Batch norm with one collective in each direction; also returns the global mean and (biased) variance, [c].
+    """Batch norm with one collective in each direction; also returns the global mean, (biased) variance and count, [c].
 
     The backward pass is equation 6 of Ioffe & Szegedy: with fixed statistics PyTorch's kernel gives the first
     term and the two sums over the images that the others need.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # The same figures as torch.var_mean, several times as fast on the CPU.
-        means, variances = _gather(torch.stack(torch.batch_norm_update_stats(x, None, None, 0.0))).unbind(1)
-        # Every rank has as many values, so the whole's variance is the mean one plus that of the means.
-        mean = means.mean(0)
-        variance = (variances + (means - mean).square()).mean(0)
-        ctx.save_for_backward(x, weight, mean, variance)
+        mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0)
+        values = torch.full_like(mean, x.numel() // x.shape[1])
+        means, variances, counts = _gather(torch.stack([mean, variance, values])).unbind(1)
+        count = counts.sum(0)
+        share = counts / count
+        # The whole's variance is the mean one of the ranks plus that of their means.
+        mean = (means * share).sum(0)
+        variance = ((variances + (means - mean).square()) * share).sum(0)
+        ctx.save_for_backward(x, weight, mean, variance, count)
         ctx.eps = eps
-        ctx.mark_non_differentiable(mean, variance)
-        return batch_norm(x, mean, variance, weight, bias, eps=eps), mean, variance
+        ctx.mark_non_differentiable(mean, variance, count)
+        return batch_norm(x, mean, variance, weight, bias, eps=eps), mean, variance, count
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        x, weight, mean, variance = ctx.saved_tensors
+        x, weight, mean, variance, count = ctx.saved_tensors
         on_x, on_weight, on_bias = torch.ops.aten.native_batch_norm_backward(
             gradient.contiguous(), x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
         )
         sums = _gather(torch.stack([on_weight, on_bias])).sum(0)
-        along, offset = sums / (x.numel() // x.shape[1] * dist.get_world_size())
+        along, offset = sums / count
         inverse = torch.rsqrt(variance + ctx.eps)
         slope = weight * inverse.square() * along
         constant = weight * inverse * offset - slope * mean

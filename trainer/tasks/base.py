@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from trainer.config import Section
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerSection(Section):
@@ -19,9 +23,9 @@ class OptimizerSection(Section):
     """
 
     type: Literal["adam", "sgd"] = "adam"
-    lr: float = 2e-4
-    betas: tuple[float, float] = (0.5, 0.999)
-    decay_from: float = 1.0
+    lr: float = Field(default=2e-4, gt=0)
+    betas: tuple[Beta, Beta] = (0.5, 0.999)
+    decay_from: float = Field(default=1.0, ge=0, le=1)
 
     def rate(self, progress: float) -> float:
         """The learning rate at `progress` (0 at the start of the run, 1 at its end)."""
@@ -29,17 +33,25 @@ class OptimizerSection(Section):
             return self.lr
         return self.lr * max(0.0, (1 - progress) / (1 - self.decay_from))
 
+    def build(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser of `parameters`, at its starting rate."""
+        if self.type == "sgd":
+            return torch.optim.SGD(parameters, lr=self.lr)
+        return torch.optim.Adam(parameters, lr=self.lr, betas=self.betas)
+
 
 @dataclass(frozen=True)
 class Batch:
-    """One worker's part of a step.
+    """One worker's part of a micro-batch.
 
     `numbers` (int64 [b], on the CPU) are the images' positions in the run. `images` maps a domain to float32
-    [b, c, h, w] in -1..1. `made` carries images from one phase of a step to a later one.
+    [b, c, h, w] in -1..1. `weight` is the part's size over the mean size of all workers' parts in the step.
+    `made` carries images from one phase of a step to a later one.
     """
 
     numbers: Tensor
     images: dict[str, Tensor]
+    weight: float = 1.0
     made: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -81,8 +93,31 @@ class Task(Protocol):
         `generators` hold the weights to show; `images` are held-out ones, [count, c, h, w] per domain.
         """
 
+    def made(self, generators: nn.ModuleDict, images: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What `generators` make, by the domain it should look like: from fixed codes, or from `images` of the domains.
+
+        Images are float32 [n, c, h, w] in -1..1, as many as there are in `images`.
+        """
+
     def columns(self) -> int:
         """How many images make one row of `samples`."""
 
     def state(self) -> dict[str, torch.Tensor]:
-        """What the task carries from one step to the next (image pools), as tensors."""
+        """What the task carries from one step to the next for this rank's images (image pools), as tensors."""
+
+    def load_state(self, state: Mapping[str, torch.Tensor], slots: Collection[int]) -> None:
+        """Take over what the ranks' `state` gave, as far as it belongs to `slots` of the global batch."""
+
+    def reseed(self, seed: int) -> None:
+        """Draw latents and swaps from another seed from now on."""
+
+
+@contextlib.contextmanager
+def only_trainable(networks: nn.ModuleDict, names: tuple[str, ...]) -> Iterator[None]:
+    """Let gradients reach the weights of `names` alone: left-over ones of the other player crash ZeRO-2."""
+    for name, network in networks.items():
+        network.requires_grad_(name in names)
+    try:
+        yield
+    finally:
+        networks.requires_grad_(True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 import torch
@@ -109,10 +109,15 @@ class CycleGan:
 
     def samples(self, generators: nn.ModuleDict, images: dict[str, Tensor], count: int) -> Tensor:
         """Each row: a, G_AB(a), G_BA(G_AB(a)), and b, G_BA(b), G_AB(G_BA(b))."""
+        count = min(count, len(images["A"]), len(images["B"]))
         a, b = images["A"][:count], images["B"][:count]
         to_b, to_a = generators["G_AB"], generators["G_BA"]
         fake_b, fake_a = to_b(a), to_a(b)
         return torch.stack([a, fake_b, to_a(fake_b), b, fake_a, to_b(fake_a)], dim=1).flatten(0, 1)
+
+    def made(self, generators: nn.ModuleDict, images: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Both translations."""
+        return {"A": generators["G_BA"](images["B"]), "B": generators["G_AB"](images["A"])}
 
     def columns(self) -> int:
         """Six images a row."""
@@ -121,3 +126,14 @@ class CycleGan:
     def state(self) -> dict[str, Tensor]:
         """The pools' images."""
         return {f"pool_{d}.{key}": image for d, pool in self._pools.items() for key, image in pool.state().items()}
+
+    def load_state(self, state: Mapping[str, Tensor], slots: Collection[int]) -> None:
+        """The pools' images of `slots`."""
+        for domain, pool in self._pools.items():
+            prefix = f"pool_{domain}."
+            pool.load({name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}, slots)
+
+    def reseed(self, seed: int) -> None:
+        """Draw the pools' swaps from another seed."""
+        for pool in self._pools.values():
+            pool.reseed(seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 import torch
@@ -50,7 +50,7 @@ class Gan:
         self.networks = nn.ModuleDict({"G": generator, "D": registry.build(config.discriminator)})
         self._loss: AdversarialLoss = registry.build(config.loss)
         self._optimizers = {"generator": config.generator_optimizer, "discriminator": config.discriminator_optimizer}
-        self._seed = seed
+        self._seed = self._noise_seed = seed
 
     def optimizer(self, phase: Phase) -> OptimizerSection:
         """The optimiser of the player whose turn `phase` is."""
@@ -77,6 +77,10 @@ class Gan:
         made: Tensor = generators["G"](latents.to(next(generators.parameters()).device))
         return made
 
+    def made(self, generators: nn.ModuleDict, images: dict[str, Tensor]) -> dict[str, Tensor]:
+        """As many of `samples` as there are real images."""
+        return {"image": self.samples(generators, images, len(images["image"]))}
+
     def columns(self) -> int:
         """Eight images a row."""
         return SAMPLE_COLUMNS
@@ -85,6 +89,13 @@ class Gan:
         """Nothing is carried from step to step."""
         return {}
 
+    def load_state(self, state: Mapping[str, Tensor], slots: Collection[int]) -> None:
+        """Nothing is carried from step to step."""
+
+    def reseed(self, seed: int) -> None:
+        """Draw latents from another seed; those of `samples` stay."""
+        self._noise_seed = seed
+
     def _latents(self, stream: Stream, batch: Batch) -> Tensor:
-        latents = torch.from_numpy(normal(self._seed, stream, batch.numbers.numpy(), self._latent_dim))
+        latents = torch.from_numpy(normal(self._noise_seed, stream, batch.numbers.numpy(), self._latent_dim))
         return latents.to(batch.images["image"].device)

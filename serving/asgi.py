@@ -1,0 +1,165 @@
+"""The HTTP applications: one a model, and the gateway; who may come in, and how errors look."""
+
+from __future__ import annotations
+
+import hmac
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving import endpoints
+from serving.config import ModelSettings
+from serving.errors import NotFoundError, ServingError, TooLargeError, UnauthorizedError
+from serving.schemas import ErrorBody, ModelSummary
+from serving.service import ModelService
+
+Level = Literal["model_router", "server_router"]
+
+
+class Guard:
+    """ASGI middleware: the API key, the size of the body, and full paths whatever prefix Ray Serve cut off."""
+
+    def __init__(self, app: ASGIApp, api_key: str | None, max_bytes: int) -> None:
+        self._app = app
+        self._api_key = api_key
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse the request or pass it on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        try:
+            self._check(scope["path"], headers)
+        except ServingError as error:
+            await _error_response(error)(scope, receive, send)
+            return
+        received = 0
+        refusal: TooLargeError | None = None
+
+        async def limited() -> Message:
+            nonlocal received, refusal
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                refusal = TooLargeError(f"the request has more than the {self._max_bytes} bytes that the server takes")
+                raise refusal
+            return message
+
+        async def unless_refused(message: Message) -> None:
+            if refusal is None:
+                await send(message)
+
+        # Ray Serve puts the application's prefix into root_path; the routes here hold whole paths.
+        await self._app({**scope, "root_path": ""}, limited, unless_refused)
+        # Whoever read the body may have taken the refusal for a body that cannot be parsed.
+        if refusal is not None:
+            await _error_response(refusal)(scope, receive, send)
+
+    def _check(self, path: str, headers: Headers) -> None:
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > self._max_bytes:
+            raise TooLargeError(f"the request has {length} bytes and the server takes {self._max_bytes}")
+        if self._api_key is None or path.startswith("/v2/health/"):
+            return
+        given = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
+        if not hmac.compare_digest(given.encode("latin-1"), self._api_key.encode()):
+            raise UnauthorizedError("this server wants its API key, as 'Authorization: Bearer …' or 'X-API-Key: …'")
+
+
+def routers(level: Level) -> Iterator[APIRouter]:
+    """The routers of every file in `endpoints/` that has one for this level, in the files' order."""
+    for module in pkgutil.iter_modules(endpoints.__path__):
+        router = getattr(importlib.import_module(f"{endpoints.__name__}.{module.name}"), level, None)
+        if router is not None:
+            yield router
+
+
+def model_app(service: ModelService, settings: ModelSettings) -> FastAPI:
+    """The HTTP application of one model, with whole paths under `/v2/models/<name>`."""
+    prefix = f"/v2/models/{settings.name}"
+    app = _application(settings.name, prefix, "model_router", settings.limits.bytes, settings.api_key, _check_version)
+    app.state.name = settings.name
+    app.state.service = service
+    return app
+
+
+def gateway_app(models: list[ModelSummary], not_ready: Callable[[], list[str]], api_key: str | None) -> FastAPI:
+    """The server-level application; `not_ready` names the models that cannot answer yet."""
+    app = _application("zorse", "", "server_router", 2**20, api_key)
+    app.description = "\n".join(f"- [{model.name}](/v2/models/{model.name}/docs): {model.kind}" for model in models)
+    app.state.models = models
+    app.state.not_ready = not_ready
+    return app
+
+
+async def _check_version(request: Request) -> None:
+    """For every route: a version that it names must be the one that is served."""
+    served = str(request.app.state.service.manifest.version)
+    version = request.path_params.get("version", served)
+    if version != served:
+        raise NotFoundError(f"version {version} of {request.app.state.name} is not served: version {served} is")
+
+
+def _application(
+    title: str, prefix: str, level: Level, max_bytes: int, api_key: str | None, *checks: Callable[[Request], Any]
+) -> FastAPI:
+    responses: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}}
+    app = FastAPI(
+        title=title,
+        docs_url=f"{prefix}/docs",
+        redoc_url=None,
+        openapi_url=f"{prefix}/openapi.json",
+        responses=responses,
+        exception_handlers={
+            ServingError: _on_serving_error,
+            HTTPException: _on_http_error,
+            RequestValidationError: _on_invalid,
+            Exception: _on_crash,
+        },
+    )
+    for router in routers(level):
+        app.include_router(router, prefix=prefix, dependencies=[Depends(check) for check in checks])
+    # The size of a form's overhead: the image in it has its own, exact limit.
+    app.add_middleware(Guard, api_key=api_key, max_bytes=max_bytes + 2**16)
+    return app
+
+
+def _error_response(error: ServingError) -> JSONResponse:
+    body = ErrorBody(error=str(error), code=error.code).model_dump()
+    return JSONResponse(body, status_code=error.status, headers=error.headers)
+
+
+async def _on_serving_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ServingError)
+    return _error_response(error)
+
+
+async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    codes = {404: "not_found", 405: "method_not_allowed"}
+    text = f"{error.detail}: {request.method} {request.url.path}"
+    body = ErrorBody(error=text, code=codes.get(error.status_code, "bad_request"))
+    return JSONResponse(body.model_dump(), status_code=error.status_code, headers=error.headers)
+
+
+async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return JSONResponse(ErrorBody(error=f"{where}: {first['msg']}", code="bad_request").model_dump(), status_code=422)
+
+
+async def _on_crash(request: Request, error: Exception) -> JSONResponse:
+    # Starlette logs the traceback; the client gets no internals.
+    return JSONResponse(ErrorBody(error="internal error", code="internal").model_dump(), status_code=500)

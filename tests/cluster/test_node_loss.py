@@ -1,0 +1,59 @@
+"""A node leaves the cluster in the middle of an elastic run, which goes on with what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from tests.cluster.toys import config, events, newest_tensors, toy
+from trainer.hooks.base import Update
+from trainer.run import train
+
+pytestmark = pytest.mark.slow
+
+TOTAL = 1600
+
+
+@pytest.fixture
+def two_nodes() -> Iterator[Cluster]:
+    """A cluster of two nodes with a CPU each, to which this process is connected."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    try:
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.mark.timeout(400)
+def test_a_lost_node_costs_steps_and_not_the_run(tmp_path: Path, two_nodes: Cluster) -> None:
+    def sgd(name: str) -> dict[str, object]:
+        data = toy("gan", tmp_path / name, total_images=TOTAL, workers={"min": 1, "max": 2})
+        optimizer = {"type": "sgd", "lr": 0.001}
+        return data | {"task": data["task"] | {f"{p}_optimizer": optimizer for p in ("generator", "discriminator")}}
+
+    node = next(iter(two_nodes.worker_nodes))
+    lost = False
+
+    def lose(update: Update) -> None:
+        nonlocal lost
+        if update.seen >= TOTAL // 4 and not lost:
+            lost = True
+            two_nodes.remove_node(node, allow_graceful=False)
+
+    train(config(sgd("undisturbed")))
+    train(config(sgd("disturbed")), show=lose)
+    assert lost
+    told = events(tmp_path / "disturbed")
+    assert told[0] == "training from image 0 on with 2 workers on cpu"
+    assert told[-1].endswith(" on with 1 workers on cpu")
+    one, two = newest_tensors(tmp_path / "undisturbed"), newest_tensors(tmp_path / "disturbed")
+    weights = [name for name in one if name.startswith(("networks/", "ema/")) and one[name].is_floating_point()]
+    differences = {name: float((one[name] - two[name]).norm() / one[name].norm().clamp_min(1e-6)) for name in weights}
+    assert max(differences.values()) < 1e-3, differences

@@ -1,0 +1,67 @@
+"""SIGTERM: a checkpoint, exit code 75, and `--resume` goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cluster.toys import BATCH, config, differing, events, toy
+from trainer.run import train
+
+pytestmark = pytest.mark.slow
+
+TOTAL = 1200
+
+
+def _train(file: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "zorse", "train", str(file), *words]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def _wait_for_lines(metrics: Path, count: int, process: subprocess.Popen[str]) -> None:
+    for _ in range(600):
+        assert process.poll() is None, process.communicate()
+        if metrics.exists() and len(metrics.read_text().splitlines()) >= count:
+            return
+        try:
+            process.wait(timeout=0.1)
+        except subprocess.TimeoutExpired:
+            continue
+    pytest.fail("the run did not get going")
+
+
+def test_a_preempted_run_says_so_and_goes_on(tmp_path: Path) -> None:
+    folder, file = tmp_path / "run", tmp_path / "toy.yaml"
+    # Nothing is due before the end: what is there was written because of the signal.
+    data = toy("gan", folder, total_images=TOTAL, checkpoint_images=TOTAL)
+    file.write_text(yaml.safe_dump(data))
+    process = _train(file)
+    _wait_for_lines(folder / "metrics.jsonl", 3, process)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert stderr.splitlines()[-1].startswith("error: the run stopped as it was asked to and wrote a checkpoint")
+    state = json.loads((folder / "run.json").read_text())
+    assert state["state"] == "preempted"
+    (left,) = (folder / "checkpoints").iterdir()
+    assert 0 < int(left.name) < TOTAL
+    assert int(left.name) % BATCH == 0
+
+    refused = _train(file, "task.generator.width=8", "--resume")
+    _, stderr = refused.communicate(timeout=60)
+    assert refused.returncode == 1
+    assert "cannot be resumed with task.generator.width: 4 -> 8" in stderr
+
+    resumed = _train(file, "run.log_images=16", "--resume")
+    _, stderr = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, stderr
+    assert "resumed with run.log_images: 8 -> 16" in events(folder)
+    assert json.loads((folder / "run.json").read_text())["state"] == "finished"
+    train(config(data | {"run": data["run"] | {"dir": str(tmp_path / "undisturbed")}}))
+    assert differing(folder, tmp_path / "undisturbed") == []

@@ -1,0 +1,107 @@
+"""The client against a whole server in this process, and against what is no zorse server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from serving.client import Client
+from serving.errors import BadRequestError, ServerError
+from serving.latents import latents
+from tests.serving.apps import transport
+from tests.serving.tiny import LATENT_DIM
+
+SOURCE = np.random.default_rng(0).integers(14, 256, (2, 18, 21, 3), dtype=np.uint8)
+
+
+def client(**options: Any) -> Client:
+    return Client("http://server", transport=transport(**options))
+
+
+def answering(answer: Callable[[httpx.Request], httpx.Response]) -> Client:
+    return Client("http://server", transport=httpx.MockTransport(answer))
+
+
+def test_models_are_listed() -> None:
+    assert client().models() == [
+        {"name": "digits", "version": 1, "kind": "generator"},
+        {"name": "invert", "version": 1, "kind": "translator"},
+    ]
+
+
+def test_infer_gives_the_outputs_by_name() -> None:
+    outputs = client().infer("invert", {"source": SOURCE})
+    assert outputs.keys() == {"image"}
+    np.testing.assert_array_equal(outputs["image"], 255 - SOURCE)
+
+
+def test_infer_of_a_generator_is_generate() -> None:
+    with client() as opened:
+        image = opened.infer("digits", {"latent": latents(5, 2, 3, LATENT_DIM)})["image"]
+        np.testing.assert_array_equal(image, opened.generate("digits", 3, seed=5, first=2))
+
+
+def test_infer_says_what_is_wrong_with_the_tensors() -> None:
+    with pytest.raises(ServerError, match="takes the inputs latent and got z") as caught:
+        client().infer("digits", {"z": np.zeros((1, LATENT_DIM), np.float32)})
+    assert (caught.value.status, caught.value.code) == (400, "bad_request")
+    with pytest.raises(BadRequestError, match="there are no tensors of float64"):
+        client().infer("digits", {"latent": np.zeros((1, LATENT_DIM))})
+
+
+def test_translate_takes_arrays_and_files() -> None:
+    np.testing.assert_array_equal(client().translate("invert", SOURCE[0]), 255 - SOURCE[0])
+
+
+@pytest.mark.parametrize("image", [SOURCE, SOURCE[0, :, :, 0], SOURCE[0] / 255, SOURCE[0, :0], SOURCE[0, :, :, :2]])
+def test_arrays_that_are_no_images_are_refused(image: np.ndarray) -> None:
+    with pytest.raises(BadRequestError, match="an image is uint8"):
+        client().translate("invert", image)
+
+
+def test_a_key_of_any_letters_opens_the_server() -> None:
+    assert len(Client("http://server", "schlüssel", transport=transport(api_key="schlüssel")).models()) == 2
+    with pytest.raises(ServerError, match="wants its API key"):
+        client(api_key="schlüssel").models()
+
+
+def test_a_name_that_is_no_model_is_the_servers_404() -> None:
+    with pytest.raises(ServerError) as caught:
+        client().generate("what? no/model")
+    assert (caught.value.status, caught.value.code) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda asked: asked.models(),
+        lambda asked: asked.generate("digits"),
+        lambda asked: asked.translate("invert", SOURCE[0]),
+        lambda asked: asked.infer("invert", {"source": SOURCE}),
+    ],
+    ids=["models", "generate", "translate", "infer"],
+)
+@pytest.mark.parametrize(("status", "code"), [(200, "protocol"), (502, "http")])
+def test_what_is_no_zorse_server_is_said(call: Callable[[Client], object], status: int, code: str) -> None:
+    with pytest.raises(ServerError) as caught:
+        call(answering(lambda request: httpx.Response(status, text="<html>hello</html>")))
+    assert (caught.value.status, caught.value.code) == (status, code)
+
+
+def test_a_server_that_does_not_answer() -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    with pytest.raises(ServerError, match="http://server does not answer: refused") as caught:
+        answering(refuse).models()
+    assert (caught.value.status, caught.value.code) == (0, "unreachable")
+    assert not answering(refuse).ready()
+
+
+def test_a_url_that_is_none() -> None:
+    with pytest.raises(BadRequestError, match="http://server:port is not a URL"):
+        Client("http://server:port")

@@ -1,0 +1,136 @@
+"""Runs `fit` on W ranks over gloo, without Ray: whole runs, runs that are stopped, and runs that go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from safetensors.torch import load_file, save_file
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from trainer.config import RunConfig
+from trainer.hooks.base import Verdict
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to fit from its newest checkpoint on; it is asked to stop once it has seen `stop_at` images.
+
+    `gradients_at` is the step, counted in this job, whose gradients are kept in the run's `gradients.pt`. With
+    `only_restore` nothing is trained: what was taken over is collected again, into `restored.safetensors`.
+    """
+
+    config: dict[str, Any]
+    stop_at: int | None = None
+    gradients_at: int | None = None
+    only_restore: bool = False
+
+
+class Listener:
+    """A `Reporter` that keeps what it is told, and asks to stop at `stop_at` images."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.events: list[str] = []
+        self._stop_at = stop_at
+        self._seen = 0
+
+    def progress(self, seen: int, metrics: dict[str, float]) -> None:
+        self._seen = seen
+
+    def event(self, message: str) -> None:
+        self.events.append(message)
+
+    def stop_requested(self) -> bool:
+        return self._stop_at is not None and self._seen >= self._stop_at
+
+
+def fit_ranks(jobs: list[Job], workers: int) -> None:
+    """Fit one job after the other on `workers` processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_rank, (jobs, workers, port), nprocs=workers)
+
+
+def checkpoint(run: Path, seen: int) -> dict[str, torch.Tensor]:
+    """The tensors of a run's checkpoint."""
+    return load_file(run / "checkpoints" / f"{seen:012d}" / "state.safetensors")
+
+
+def metrics(run: Path) -> dict[int, dict[str, float]]:
+    """The lines of `metrics.jsonl` by images seen."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {line["images"]: line for line in lines}
+
+
+def events(run: Path) -> list[str]:
+    """What the last job of the run reported on rank 0."""
+    told: list[str] = json.loads((run / "told.json").read_text())
+    return told
+
+
+def verdict(run: Path) -> Verdict:
+    """How the last job of the run ended."""
+    return Verdict(int((run / "verdict.txt").read_text()))
+
+
+def _rank(rank: int, jobs: list[Job], workers: int, port: int) -> None:
+    os.environ |= {
+        "DS_ACCELERATOR": "cpu",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(workers),
+    }
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=workers)
+    for job in jobs:
+        _fit(job, workers)
+    dist.destroy_process_group()
+
+
+def _fit(job: Job, workers: int) -> None:
+    from trainer.loop import fit, prepare
+
+    config = RunConfig.model_validate(job.config | {"run": job.config["run"] | {"workers": workers}})
+    listener, device, folder = Listener(job.stop_at), torch.device("cpu"), Path(config.run.dir)
+    if job.only_restore:
+        training = prepare(config, listener, device)
+        tensors = training.state.collect(training.ranks)
+        if tensors:
+            save_file(tensors, folder / "restored.safetensors")
+        return
+    gradients = _Gradients(job.gradients_at)
+    ended = fit(config, listener, device)
+    gradients.close()
+    if dist.get_rank() == 0:
+        torch.save(gradients.kept, folder / "gradients.pt")
+        (folder / "verdict.txt").write_text(str(int(ended)))
+        (folder / "told.json").write_text(json.dumps(listener.events))
+
+
+class _Gradients:
+    """Each optimiser's gradients at its step number `step`, in the order of its parameters."""
+
+    def __init__(self, step: int | None) -> None:
+        self.kept: list[list[torch.Tensor]] = []
+        self._steps: Counter[int] = Counter()
+        self._step = step
+        self._handle = register_optimizer_step_pre_hook(self._remember)
+
+    def close(self) -> None:
+        self._handle.remove()
+
+    def _remember(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if self._steps[id(optimizer)] == self._step:
+            self.kept.append([p.grad.clone() for group in optimizer.param_groups for p in group["params"]])
+        self._steps[id(optimizer)] += 1

@@ -1,0 +1,126 @@
+"""A checkpoint is whole or it is not there: damage is found and named, and the one before is used."""
+
+from __future__ import annotations
+
+import errno
+import operator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from trainer.checkpoint import FACTS_FILE, MANIFEST_FILE, STATE_FILE, Checkpoint, Checkpoints, Found
+from trainer.errors import CheckpointError
+from trainer.storage import Storage
+
+FILES = (STATE_FILE, FACTS_FILE, MANIFEST_FILE)
+
+
+def _checkpoint(seen: int, **fields: Any) -> Checkpoint:
+    return Checkpoint(
+        seen, {"networks/G.weight": torch.full((3, 4), float(seen)), "ema/steps": torch.tensor(7)}, **fields
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run with checkpoints of 100 and of 200 images."""
+    checkpoints = Checkpoints(Storage(tmp_path))
+    for seen in (100, 200):
+        checkpoints.write(_checkpoint(seen, attempt=1, score=0.5))
+    return tmp_path
+
+
+def test_what_was_written_is_read(run: Path) -> None:
+    checkpoints = Checkpoints(Storage(run))
+    assert checkpoints.find() == Found(200, [])
+    assert checkpoints.find(until=150) == Found(100, [])
+    read, written = checkpoints.read(200), _checkpoint(200, attempt=1, score=0.5)
+    assert (read.images_seen, read.attempt, read.score) == (200, 1, 0.5)
+    assert read.tensors.keys() == written.tensors.keys()
+    assert all(torch.equal(read.tensors[key], written.tensors[key]) for key in written.tensors)
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied", "removed"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(run: Path, file: str, damage: str) -> None:
+    path = run / "checkpoints" / f"{200:012d}" / file
+    content = bytearray(path.read_bytes())
+    if damage == "removed":
+        path.unlink()
+    else:
+        content[len(content) // 2] ^= 1
+        path.write_bytes({"truncated": content[:-1], "flipped": content, "emptied": b""}[damage])
+    found = Checkpoints(Storage(run)).find()
+    assert found.images_seen == 100
+    assert len(found.damaged) == 1
+    assert f"{200:012d}" in found.damaged[0]
+    assert file in found.damaged[0]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_no_single_flipped_bit_goes_unnoticed(run: Path, file: str) -> None:
+    path = run / "checkpoints" / f"{200:012d}" / file
+    content = path.read_bytes()
+    checkpoints = Checkpoints(Storage(run))
+    for bit in np.random.default_rng(0).choice(8 * len(content), size=200, replace=False).tolist():
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        assert checkpoints.find().images_seen == 100, (bit, flipped)
+
+
+def test_all_damaged_means_none(run: Path) -> None:
+    for seen in (100, 200):
+        (run / "checkpoints" / f"{seen:012d}" / STATE_FILE).write_bytes(b"")
+    found = Checkpoints(Storage(run)).find()
+    assert found.images_seen is None
+    assert len(found.damaged) == 2
+
+
+def test_a_damaged_one_is_written_anew(run: Path) -> None:
+    (run / "checkpoints" / f"{200:012d}" / STATE_FILE).write_bytes(b"")
+    checkpoints = Checkpoints(Storage(run))
+    checkpoints.write(_checkpoint(200))
+    assert checkpoints.find() == Found(200, [])
+
+
+@pytest.mark.parametrize(("mode", "kept"), [("min", [200, 400, 500]), ("max", [300, 400, 500])])
+def test_the_newest_and_the_best_are_kept(run: Path, mode: str, kept: list[int]) -> None:
+    checkpoints = Checkpoints(Storage(run))
+    for seen, score in ((100, 0.6), (200, 0.1), (300, 0.9), (400, 0.5), (500, None)):
+        checkpoints.write(_checkpoint(seen, score=score))
+    checkpoints.prune(2, operator.lt if mode == "min" else operator.gt)
+    assert [int(path.name) for path in sorted((run / "checkpoints").iterdir())] == kept
+
+
+def test_a_rollback_forgets_what_came_after(run: Path) -> None:
+    checkpoints = Checkpoints(Storage(run))
+    checkpoints.forget_after(100)
+    assert [path.name for path in (run / "checkpoints").iterdir()] == [f"{100:012d}"]
+
+
+class _FullStorage(Storage):
+    """A disk with room for small files only."""
+
+    def write(self, name: str, content: bytes) -> None:
+        if len(content) > 100:
+            super().write(name, content[:100])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super().write(name, content)
+
+
+def test_a_full_disk_is_one_clear_error_and_the_last_good_one_stays(run: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot be written .*No space left.*the one of 200 images is whole"):
+        Checkpoints(_FullStorage(run)).write(_checkpoint(300))
+    assert Checkpoints(Storage(run)).find().images_seen == 200
+
+
+def test_another_schema_version_is_refused_by_number(run: Path) -> None:
+    folder = run / "checkpoints" / f"{200:012d}"
+    text = (folder / FACTS_FILE).read_text().replace('"schema_version": 1', '"schema_version": 99')
+    (folder / FACTS_FILE).write_text(text)
+    with pytest.raises(CheckpointError, match=r"schema version 99 and this zorse reads 1"):
+        Checkpoints(Storage(run)).read(200)

@@ -1,0 +1,98 @@
+"""The image pool by itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trainer.image_pool import ImagePool
+
+
+def _images(numbers: range) -> torch.Tensor:
+    """One image [1, 1, 1] for each number, that shows it."""
+    return torch.tensor(list(numbers), dtype=torch.float32)[:, None, None, None]
+
+
+def _show(pool: ImagePool, numbers: range) -> list[int]:
+    """The numbers of the images that are shown for `numbers`."""
+    return [int(image) for image in pool.exchange(_images(numbers), torch.tensor(list(numbers))).flatten()]
+
+
+def test_while_there_is_room_images_are_kept_and_shown() -> None:
+    pool = ImagePool(size=6, global_size=4, seed=0, salt=0)
+    assert _show(pool, range(4)) == [0, 1, 2, 3]
+    assert _show(pool, range(4, 6)) == [4, 5]
+    # Six places among four slots: two for slots 0 and 1.
+    assert {key: int(image) for key, image in pool.state().items()} == {
+        "0.0": 0, "1.0": 1, "2.0": 2, "3.0": 3, "0.1": 4, "1.1": 5
+    }  # fmt: skip
+
+
+def test_a_full_pool_swaps_about_half_of_the_time_for_each_image_once() -> None:
+    pool = ImagePool(size=10, global_size=5, seed=0, salt=0)
+    shown = _show(pool, range(2010))
+    swapped = [(new, old) for new, old in enumerate(shown) if new != old]
+    assert len(swapped) / 2000 == pytest.approx(0.5, abs=0.05)
+    assert all(old < new and old % 5 == new % 5 for new, old in swapped)
+    held = [int(image) for image in pool.state().values()]
+    assert len(held) == 10
+    # What was made was shown at once or went into the pool, to be shown once more or still to be there.
+    assert sorted(shown[10:] + held) == list(range(2010))
+
+
+def test_a_pool_of_size_0_shows_what_was_made() -> None:
+    pool = ImagePool(size=0, global_size=4, seed=0, salt=0)
+    assert _show(pool, range(40)) == list(range(40))
+    assert pool.state() == {}
+
+
+def test_shown_images_are_detached_and_kept_ones_are_copies() -> None:
+    pool = ImagePool(size=2, global_size=2, seed=0, salt=0)
+    for first in range(0, 20, 2):
+        made = _images(range(first, first + 2)).requires_grad_()
+        assert not pool.exchange(made, torch.tensor([first, first + 1])).requires_grad
+        with torch.no_grad():
+            made.fill_(-1)
+    held = [int(image) for image in pool.state().values()]
+    assert min(held) >= 0
+    assert max(held) > 1
+
+
+def test_slots_go_on_from_their_state_wherever_they_are_loaded() -> None:
+    whole = ImagePool(size=10, global_size=4, seed=3, salt=1)
+    _show(whole, range(40))
+    state = whole.state()
+    parts = [ImagePool(size=10, global_size=4, seed=3, salt=1) for _ in range(2)]
+    for rank, part in enumerate(parts):
+        _show(part, range(4))
+        part.load(state, range(2 * rank, 2 * rank + 2))
+        assert part.state().keys() == {key for key in state if int(key.split(".")[0]) // 2 == rank}
+    for step in range(10, 30):
+        first = 4 * step
+        halves = [_show(part, range(first + 2 * rank, first + 2 * rank + 2)) for rank, part in enumerate(parts)]
+        assert halves[0] + halves[1] == _show(whole, range(first, first + 4))
+    after = {key: image for part in parts for key, image in part.state().items()}
+    assert {key: int(image) for key, image in after.items()} == {
+        key: int(image) for key, image in whole.state().items()
+    }
+
+
+def test_images_beyond_the_tenth_keep_their_places() -> None:
+    pool = ImagePool(size=12, global_size=1, seed=0, salt=0)
+    _show(pool, range(12))
+    other = ImagePool(size=12, global_size=1, seed=0, salt=0)
+    other.load(dict(sorted(pool.state().items())), [0])
+    assert {key: int(image) for key, image in other.state().items()} == {f"0.{number}": number for number in range(12)}
+
+
+def test_seed_and_salt_change_the_swaps() -> None:
+    def swaps(seed: int, salt: int, reseeded: int | None = None) -> tuple[int, ...]:
+        pool = ImagePool(size=4, global_size=2, seed=seed, salt=salt)
+        if reseeded is not None:
+            pool.reseed(reseeded)
+        return tuple(_show(pool, range(60)))
+
+    runs = {draw: swaps(*draw) for draw in ((0, 0), (0, 1), (1, 0), (1, 1))}
+    assert len(set(runs.values())) == 4
+    assert swaps(0, 0) == runs[0, 0]
+    assert swaps(0, 1, reseeded=1) == runs[1, 1]

@@ -1,0 +1,108 @@
+"""Each trouble is provoked in a real run: the watchdog names it and does what it was told to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.trainer.fitting import Job, events, fit_ranks, metrics, verdict
+from trainer.hooks.base import Verdict
+
+BATCH = 4
+
+
+def _config(folder: Path, watchdog: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
+    networks = {
+        "generator": {"type": "dcgan_generator", "latent_dim": 8, "channels": 1, "size": 16, "width": 4},
+        "discriminator": {"type": "dcgan_discriminator", "channels": 1, "size": 16, "width": 4},
+    }
+    run = {"total_images": 40, "log_images": BATCH, "sample_images": 8, "checkpoint_images": BATCH}
+    return {
+        "run": run | {"dir": str(folder)},
+        "batch": {"global_size": BATCH},
+        "data": {"type": "digits", "size": 16},
+        "task": {"type": "gan", **networks, **task},
+        "watchdog": watchdog,
+    }
+
+
+EXPLODING = {"generator_optimizer": {"type": "sgd", "lr": 1e30}}
+WINNING = {"loss": {"type": "hinge"}, "generator_optimizer": {"lr": 1e-9}, "discriminator_optimizer": {"lr": 0.02}}
+QUIET = {"won_margin": 1.0, "won_images": 1000, "diversity": 0.0}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("watched")
+    cases = {
+        "warn": (QUIET | {"action": "warn"}, EXPLODING),
+        "stop": (QUIET | {"action": "stop"}, EXPLODING),
+        "won": (QUIET | {"action": "stop", "won_margin": 0.5, "won_images": 12}, WINNING),
+        # Untrained samples are all but equal greys.
+        "collapsed": (QUIET | {"action": "roll_back", "diversity": 0.9}, {"generator_optimizer": {"lr": 1e-9}}),
+        # The first step's weights are huge but finite, so there is a checkpoint to go back to.
+        "roll-back": (QUIET | {"action": "roll_back", "rollbacks": 2}, EXPLODING),
+        "well": (QUIET | {"action": "stop"}, {}),
+    }
+    fit_ranks([Job(_config(folder / name, *case)) for name, case in cases.items()], 2)
+    return folder
+
+
+def _told(run: Path) -> list[str]:
+    return [event.removeprefix("watchdog: ") for event in events(run) if event.startswith("watchdog: ")]
+
+
+@pytest.mark.slow
+def test_a_sound_run_is_left_alone(runs: Path) -> None:
+    assert _told(runs / "well") == []
+    assert verdict(runs / "well") is Verdict.GO_ON
+
+
+@pytest.mark.slow
+def test_what_is_not_finite_is_named_once_and_warned_of(runs: Path) -> None:
+    (told,) = _told(runs / "warn")
+    assert told.endswith(": not a finite number")
+    assert verdict(runs / "warn") is Verdict.GO_ON
+    assert max(metrics(runs / "warn")) == 40
+
+
+@pytest.mark.slow
+def test_no_checkpoint_holds_what_is_not_finite(runs: Path) -> None:
+    refused = [event for event in events(runs / "warn") if "is not finite" in event]
+    assert refused
+    assert all(event.startswith("no checkpoint at ") for event in refused)
+
+
+@pytest.mark.slow
+def test_stop_ends_the_run(runs: Path) -> None:
+    assert verdict(runs / "stop") is Verdict.STOP
+    assert max(metrics(runs / "stop")) < 40
+
+
+@pytest.mark.slow
+def test_a_discriminator_that_has_won_is_noticed(runs: Path) -> None:
+    (told,) = _told(runs / "won")
+    assert told.startswith("D has told real from made images for ")
+    assert verdict(runs / "won") is Verdict.STOP
+
+
+@pytest.mark.slow
+def test_samples_that_are_alike_are_noticed_and_need_a_checkpoint_from_before(runs: Path) -> None:
+    (told,) = _told(runs / "collapsed")
+    assert told.startswith("samples are alike (distance as a share of the data's: image 0.")
+    assert events(runs / "collapsed")[-1] == "there is no checkpoint of at most 0 images to go back to"
+    assert verdict(runs / "collapsed") is Verdict.STOP
+
+
+@pytest.mark.slow
+def test_a_rollback_goes_on_from_before_the_trouble_with_another_seed(runs: Path) -> None:
+    assert [event for event in events(runs / "roll-back") if event.startswith("training")] == [
+        "training from image 0 on with 2 workers on cpu",
+        "training from image 4 on with 2 workers on cpu",
+        "training from image 4 on with 2 workers on cpu",
+    ]
+    assert len(_told(runs / "roll-back")) == 3
+    assert _told(runs / "roll-back")[-1].endswith(", after 2 rollbacks")
+    assert verdict(runs / "roll-back") is Verdict.STOP

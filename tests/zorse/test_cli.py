@@ -1,0 +1,48 @@
+"""The command line's errors: one line, the error's own exit code, and a stack trace on demand."""
+
+from __future__ import annotations
+
+import pytest
+import typer
+
+from export.errors import ExportError
+from serving.errors import StartError
+from trainer.errors import ConfigError, Preempted
+from zorse.cli import app, guarded
+
+
+def _failing(error: Exception) -> typer.Typer:
+    failing = typer.Typer()
+
+    @failing.command()
+    def fail() -> None:
+        raise error
+
+    return failing
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("a\n b"), 1),
+        (ExportError("a b"), 1),
+        (StartError("a b"), 1),
+        (OSError("a b"), 1),
+        (Preempted("a b"), 75),
+    ],
+)
+def test_an_error_is_one_line_with_its_exit_code(
+    error: Exception, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        guarded(_failing(error), [])
+    assert caught.value.code == code
+    assert capsys.readouterr() == ("", "error: a b\n")
+
+
+@pytest.mark.parametrize("words", [["--debug", "train", "digts"], ["train", "digts", "--debug"]])
+def test_debug_shows_the_stack_trace_wherever_it_stands(words: list[str]) -> None:
+    with pytest.raises(ConfigError, match="no config digts"):
+        guarded(app, words)
+    with pytest.raises(SystemExit):
+        guarded(app, [word for word in words if word != "--debug"])

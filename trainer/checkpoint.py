@@ -1,0 +1,192 @@
+"""Checkpoints: everything needed to go on training, in files that any number of workers can read.
+
+A checkpoint is a folder `checkpoints/<images seen>/` of the run with `state.safetensors` (full named tensors),
+`checkpoint.json` and `MANIFEST.json`, which holds the others' digests and is written last: it is the publication,
+since object stores have no rename.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from trainer.errors import CheckpointError
+from trainer.storage import Storage
+
+SCHEMA_VERSION = 1
+FOLDER = "checkpoints"
+STATE_FILE, FACTS_FILE, MANIFEST_FILE = "state.safetensors", "checkpoint.json", "MANIFEST.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run after `images_seen` images.
+
+    `tensors` are whole and on the CPU, whatever the sharding and the number of workers. `attempt` counts the
+    rollbacks before it. `score` is the figure by which the best checkpoint is kept, if there is one.
+    """
+
+    images_seen: int
+    tensors: dict[str, Tensor]
+    attempt: int = 0
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The newest good checkpoint, if there is one, and one line for each damaged one that is newer."""
+
+    images_seen: int | None = None
+    damaged: list[str] = field(default_factory=list)
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, run: Storage) -> None:
+        self._folder = run / FOLDER
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Write and publish `checkpoint`.
+
+        Raises:
+            CheckpointError: the storage is full or cannot be written; older checkpoints are whole.
+        """
+        name = _name(checkpoint.images_seen)
+        facts = {
+            "schema_version": SCHEMA_VERSION,
+            "images_seen": checkpoint.images_seen,
+            "attempt": checkpoint.attempt,
+            "score": checkpoint.score,
+        }
+        contents = {STATE_FILE: save(checkpoint.tensors), FACTS_FILE: _json(facts)}
+        entries = {file: {"sha256": _digest(content), "nbytes": len(content)} for file, content in contents.items()}
+        try:
+            self._remove(name)
+            for file, content in contents.items():
+                self._folder.write(f"{name}/{file}", content)
+            self._folder.write(f"{name}/{MANIFEST_FILE}", _json({"files": entries}))
+        except OSError as error:
+            newest = self.find().images_seen
+            kept = "there is no older one" if newest is None else f"the one of {newest} images is whole"
+            raise CheckpointError(
+                f"checkpoint {self._folder.uri}/{name} cannot be written ({error}): "
+                f"free space or mend the storage, then go on with --resume; {kept}"
+            ) from error
+
+    def find(self, until: float = math.inf) -> Found:
+        """Verify from the newest of at most `until` images on until one is good."""
+        damaged: list[str] = []
+        for name in reversed(self._names()):
+            if int(name) > until:
+                continue
+            try:
+                self._verify(name)
+            except CheckpointError as error:
+                damaged.append(str(error))
+            else:
+                return Found(int(name), damaged)
+        return Found(None, damaged)
+
+    def read(self, images_seen: int) -> Checkpoint:
+        """The checkpoint of `images_seen` images, which `find` has verified.
+
+        Raises:
+            CheckpointError: it breaks the format, or is of another schema version.
+        """
+        name = _name(images_seen)
+        facts = self._facts(name)
+        try:
+            tensors = load(self._folder.read(f"{name}/{STATE_FILE}"))
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"checkpoint {self._folder.uri}/{name}: {STATE_FILE} cannot be read ({error})"
+            ) from error
+        return Checkpoint(images_seen, tensors, facts["attempt"], facts["score"])
+
+    def forget_after(self, images_seen: int) -> None:
+        """Remove those of more images, which a rollback left behind."""
+        for name in self._names():
+            if int(name) > images_seen:
+                self._remove(name)
+
+    def prune(self, keep: int, better: Callable[[float, float], bool] | None = None) -> None:
+        """Remove all but the newest `keep` and, where scores are compared by `better`, the best."""
+        names = self._names()
+        best = self._best(names, better) if better else None
+        for name in names[:-keep]:
+            if name != best:
+                self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        # The manifest goes first, so that half a checkpoint is never taken for a whole one.
+        self._folder.remove(f"{name}/{MANIFEST_FILE}")
+        self._folder.remove(name)
+
+    def _names(self) -> list[str]:
+        return [name for name in self._folder.folders() if name.isdecimal()]
+
+    def _best(self, names: list[str], better: Callable[[float, float], bool]) -> str | None:
+        best: tuple[str, float] | None = None
+        for name in names:
+            try:
+                score = self._facts(name)["score"]
+            except CheckpointError:
+                continue
+            if score is not None and (best is None or better(score, best[1])):
+                best = name, score
+        return best[0] if best else None
+
+    def _verify(self, name: str) -> None:
+        where = f"checkpoint {self._folder.uri}/{name}"
+        try:
+            manifest = json.loads(self._folder.read(f"{name}/{MANIFEST_FILE}"))
+            entries = {file: (entry["sha256"], entry["nbytes"]) for file, entry in manifest["files"].items()}
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{where} is not whole: it has no {MANIFEST_FILE}") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{where} is damaged: {MANIFEST_FILE} cannot be read ({error})") from error
+        if set(entries) != {STATE_FILE, FACTS_FILE}:
+            raise CheckpointError(f"{where} is damaged: {MANIFEST_FILE} names {', '.join(sorted(entries))}")
+        for file, expected in entries.items():
+            try:
+                content = self._folder.read(f"{name}/{file}")
+            except OSError as error:
+                raise CheckpointError(f"{where} is damaged: {file} cannot be read ({error})") from error
+            if (_digest(content), len(content)) != expected:
+                raise CheckpointError(f"{where} is damaged: {file} is not what was written")
+        self._facts(name)
+
+    def _facts(self, name: str) -> dict[str, Any]:
+        try:
+            facts: dict[str, Any] = json.loads(self._folder.read(f"{name}/{FACTS_FILE}"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"checkpoint {self._folder.uri}/{name}: {FACTS_FILE} cannot be read ({error})"
+            ) from error
+        if facts.get("schema_version") != SCHEMA_VERSION:
+            raise CheckpointError(
+                f"checkpoint {self._folder.uri}/{name} has schema version {facts.get('schema_version')!r} "
+                f"and this zorse reads {SCHEMA_VERSION}"
+            )
+        return facts
+
+
+def _name(images_seen: int) -> str:
+    return f"{images_seen:012d}"
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

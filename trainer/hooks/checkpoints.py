@@ -1,0 +1,66 @@
+"""Checkpoints every `run.checkpoint_images` images, at the end, and when the run is preempted."""
+
+from __future__ import annotations
+
+import operator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from trainer.checkpoint import Checkpoint, Checkpoints
+from trainer.hooks.base import Training, Verdict
+
+
+class CheckpointWriter:
+    """Copies the state to the CPU between two steps; a thread writes it while training goes on."""
+
+    def start(self, training: Training) -> None:
+        """Nothing is written before the first step: the run's config gives the same state."""
+        self._checkpoints = Checkpoints(training.storage)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+        self._figures: dict[str, float] = {}
+        self._saved = training.seen
+
+    def after_step(self, training: Training) -> None:
+        """Save when due.
+
+        Raises:
+            trainer.errors.CheckpointError: an earlier one could not be written.
+        """
+        self._figures |= training.metrics
+        if self._writing and self._writing.done():
+            self._wait()
+        if training.due(training.config.run.checkpoint_images):
+            self._save(training)
+
+    def finish(self, training: Training) -> None:
+        """Save where the run is preempted, and wait for the last one to be written. Raises as `after_step`."""
+        if training.verdict is Verdict.PREEMPT and self._saved != training.seen:
+            self._save(training)
+        self._wait()
+        self._thread.shutdown()
+
+    def _save(self, training: Training) -> None:
+        self._saved = training.seen
+        tensors = training.state.collect(training.ranks)
+        if not training.is_main:
+            return
+        broken = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
+        if broken:
+            training.reporter.event(f"no checkpoint at {training.seen} images: {broken} is not finite")
+            return
+        best = training.config.run.best
+        score = self._figures.get(best.metric) if best else None
+        self._wait()
+        checkpoint = Checkpoint(training.seen, tensors, training.state.attempt, score)
+        self._writing = self._thread.submit(self._publish, training, checkpoint)
+
+    def _publish(self, training: Training, checkpoint: Checkpoint) -> None:
+        self._checkpoints.write(checkpoint)
+        run = training.config.run
+        better = None if run.best is None else operator.lt if run.best.mode == "min" else operator.gt
+        self._checkpoints.prune(run.keep_checkpoints, better)
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
