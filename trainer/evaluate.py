@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image as Pillow
 
 from trainer import registry
 from trainer.config import MetricComponent, RunConfig
-from trainer.data.base import Image
-from trainer.data.files import read_images
+from trainer.data.files import read_images, write_image
 from trainer.errors import DataError
 
 
@@ -41,11 +39,6 @@ def write_held_out(config: RunConfig, folder: Path, count: int) -> list[Path]:
     for domain in source.domains:
         for index, image in enumerate(source.held_out(domain, count)):
             path = folder / domain / f"{index:04d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _save(image, path)
+            write_image(path, image)
             written.append(path)
     return written
-
-
-def _save(image: Image, path: Path) -> None:
-    Pillow.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)

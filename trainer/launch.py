@@ -123,21 +123,20 @@ def _follow(
     fitting: _Fitting, board: Any, capacity: _Capacity, show: Callable[[Update], None], stop: threading.Event
 ) -> None:
     """Stand between the run and the outside until it has ended. Raises as `launch`."""
-    while not fitting.done(POLL_SECONDS):
+    ended = False
+    while not ended:
+        ended = fitting.done(POLL_SECONDS)
+        if stop.is_set():
+            board.stop.remote()
         try:
             capacity.suffices()
         except LaunchError as error:
-            # Workers that find room after all then end at once.
             ray.get(board.fail.remote(error))
-            raise
-        if stop.is_set():
-            board.stop.remote()
-        show(ray.get(board.read.remote()))
-    update = ray.get(board.read.remote())
-    show(update)
-    failure, verdict = ray.get([board.failure.remote(), board.verdict.remote()])
-    if failure is not None:
-        raise failure
+        update, failure, verdict = ray.get([board.read.remote(), board.failure.remote(), board.verdict.remote()])
+        show(update)
+        if failure is not None:
+            # Without waiting for Ray, which starts the workers again; they ask the board and end at once.
+            raise failure
     if fitting.error is not None:
         raise _cause(fitting.error) from fitting.error
     if verdict is Verdict.STOP:

@@ -17,7 +17,6 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Console
 
 import zorse
@@ -26,7 +25,7 @@ from serving.client import Client
 from serving.errors import ServingError, StartError
 from trainer.config import MetricComponent, RunConfig, find_config, load_config
 from trainer.data.base import to_tensor
-from trainer.data.files import read_images
+from trainer.data.files import read_images, write_image
 from trainer.evaluate import evaluate, write_held_out
 from trainer.hooks.samples import grid_png
 from trainer.launch import cluster
@@ -222,6 +221,5 @@ def _score_stripes() -> dict[str, Any]:
 
 
 def _write(folder: Path, images: Images, first: int = 0) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     for index, image in enumerate(images, start=first):
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / f"{index:05d}.png")
+        write_image(folder / f"{index:05d}.png", image)
