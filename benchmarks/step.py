@@ -1,28 +1,169 @@
-"""What DeepSpeed costs over the bare PyTorch step: the ratio of the two in one process, as JSON on standard output."""
+"""What a CycleGAN step costs with DeepSpeed over bare PyTorch, and what Ray, loader and hooks add to that.
+
+Writes `benchmarks/results/step.json`. Everything is a ratio of times taken in turn in one run, at equal threads.
+"""
 
 from __future__ import annotations
 
+import cProfile
 import json
 import os
+import platform
+import pstats
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
+from trainer.bare import BareStep
 from trainer.config import RunConfig, find_config, load_config
-from trainer.engine import Players
-from trainer.tasks.base import Batch, Task, only_trainable
+from trainer.data.files import write_image
+from trainer.engine import Players, autocast_dtype
+from trainer.run import train
+from trainer.tasks.base import Batch
 from trainer.tasks.build import build_task
 
-ROUNDS = 12
+RESULT = Path(__file__).parent / "results" / "step.json"
+SETTINGS = {"64 px, batch 1": (64, 1, 12, 40), "128 px, batch 4": (128, 4, 5, 14)}
+"""Edge in pixels, batch, rounds of the paired steps, and steps of the run under Ray."""
+STAGES = (0, 1, 2)
+TOP = 8
+
+Step = Callable[[list[Batch]], None]
 
 
 def main() -> None:
-    """Time CycleGAN's step (ResNet-9, 64 px, batch 1, one rank) both ways, in turn."""
+    """Measure every setting and write the result."""
+    with tempfile.TemporaryDirectory() as folder:
+        _write_images(Path(folder) / "images")
+        results = {name: _measure(Path(folder), *setting) for name, setting in SETTINGS.items()}
+    report = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {"platform": platform.platform(), "processor": _processor(), "threads": torch.get_num_threads()},
+        "versions": {package: metadata.version(package) for package in ("torch", "deepspeed", "ray")},
+        "settings": results,
+    }
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(report, indent=2))  # noqa: T201
+
+
+def _measure(folder: Path, size: int, batch: int, rounds: int, steps: int) -> dict[str, Any]:
+    config = _config(folder, size, batch, steps)
+    before = _paired(config, rounds)
+    train(config)
+    scaling = json.loads((Path(config.run.dir) / "scaling.json").read_text(encoding="utf-8"))
+    after = _paired(config, rounds)
+    with_deepspeed = statistics.mean(seconds["stage 0"] for seconds in (before, after))
+    return {
+        "bare_seconds": statistics.mean([before["bare"], after["bare"]]),
+        "deepspeed_over_bare": {
+            f"stage {stage}": statistics.mean(s[f"stage {stage}"] / s["bare"] for s in (before, after))
+            for stage in STAGES
+        },
+        "zorse_over_deepspeed": scaling["seconds_per_step"] / with_deepspeed,
+        "in_the_run": scaling["ranks"][0],
+        "deepspeed_profile": _profile(config),
+    }
+
+
+def _config(folder: Path, size: int, batch: int, steps: int, stage: int = 0) -> RunConfig:
+    overrides = [
+        f"run.dir={folder}/{size}",
+        f"run.total_images={steps * batch}",
+        f"run.cpus_per_worker={torch.get_num_threads()}",
+        "run.workers=1",
+        "run.checkpoint_images=null",
+        f"batch.global_size={batch}",
+        f"data.root={folder}/images",
+        f"data.size={size}",
+        "precision=fp32",
+    ]
+    if stage:
+        overrides.append(f"deepspeed.zero_optimization.stage={stage}")
+    return load_config(find_config("cyclegan-horse2zebra"), overrides)
+
+
+def _paired(config: RunConfig, rounds: int) -> dict[str, float]:
+    """The median seconds of a bare step and of one at each stage, taken in turn."""
+    steps = {"bare": _bare(config)} | {f"stage {stage}": _deepspeed(config, stage) for stage in STAGES}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(rounds + 2):
+        batches = [_batch(config, number)]
+        for name, step in steps.items():
+            begun = time.perf_counter()
+            step(batches)
+            if number >= 2:
+                seconds[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _bare(config: RunConfig) -> Step:
+    device = torch.device("cpu")
+    return BareStep(build_task(config), device, autocast_dtype(config, device))
+
+
+def _deepspeed(config: RunConfig, stage: int) -> Step:
+    section = {"zero_optimization": {"stage": stage}} if stage else {}
+    task = build_task(config)
+    players = Players(task, config.model_copy(update={"deepspeed": section}), torch.device("cpu"))
+
+    def step(batches: list[Batch]) -> None:
+        for phase in task.phases:
+            players.step(phase, batches, 0.0)
+
+    return step
+
+
+def _profile(config: RunConfig) -> list[dict[str, Any]]:
+    """Where a step at stage 0 spends time in DeepSpeed's own Python: milliseconds a step, the largest first."""
+    step, batches = _deepspeed(config, 0), [_batch(config, 0)]
+    step(batches)
+    profiler = cProfile.Profile()
+    profiler.enable()
+    for _ in range(3):
+        step(batches)
+    profiler.disable()
+    rows = [
+        {"function": f"{Path(file).name}:{function}", "milliseconds": round(1000 * own / 3, 2)}
+        for (file, _, function), (_, _, own, _, _) in pstats.Stats(profiler).stats.items()  # type: ignore[attr-defined]
+        if "deepspeed" in file or "foreach" in function or "dist" in function
+    ]
+    return sorted(rows, key=lambda row: -float(row["milliseconds"]))[:TOP]
+
+
+def _batch(config: RunConfig, number: int) -> Batch:
+    draw, size = torch.Generator().manual_seed(number), int(config.data.keys()["size"])
+    count = config.batch.global_size
+    images = {domain: torch.rand(count, 3, size, size, generator=draw) * 2 - 1 for domain in "AB"}
+    return Batch(torch.arange(number * count, (number + 1) * count), images)
+
+
+def _write_images(folder: Path) -> None:
+    """Photographs' size and nothing else: 16 noise images of 256 px a domain."""
+    draw = np.random.default_rng(0)
+    for domain in "AB":
+        for number in range(16):
+            write_image(folder / f"train{domain}" / f"{number}.png", draw.integers(0, 256, (256, 256, 3), np.uint8))
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())
+
+
+if __name__ == "__main__":
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": "29533",
@@ -31,60 +172,5 @@ def main() -> None:
         "WORLD_SIZE": "1",
     }
     dist.init_process_group("gloo", rank=0, world_size=1)
-    overrides = ["data.size=64", "run.workers=1", "batch.global_size=1", "precision=fp32"]
-    config = load_config(find_config("cyclegan-horse2zebra"), overrides)
-    with_deepspeed, bare = _deepspeed_step(config), _bare_step(build_task(config))
-    ratios, seconds = [], []
-    for number in range(ROUNDS):
-        batch = Batch(torch.tensor([number]), {domain: torch.rand(1, 3, 64, 64) * 2 - 1 for domain in "AB"})
-        pair = [_time(step, batch) for step in (with_deepspeed, bare)]
-        if number >= 2:
-            ratios.append(pair[0] / pair[1])
-            seconds.append(pair[1])
-    dist.destroy_process_group()
-    result = {
-        "deepspeed_over_bare": statistics.median(ratios),
-        "bare_seconds": statistics.median(seconds),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-    print(json.dumps(result, indent=2))  # noqa: T201
-
-
-def _deepspeed_step(config: RunConfig) -> Callable[[Batch], None]:
-    task = build_task(config)
-    players = Players(task, config, torch.device("cpu"))
-
-    def step(batch: Batch) -> None:
-        for phase in task.phases:
-            players.step(phase, [batch], 0.0)
-
-    return step
-
-
-def _bare_step(task: Task) -> Callable[[Batch], None]:
-    optimizers = {
-        phase.name: task.optimizer(phase).build(
-            [p for name in phase.networks for p in task.networks[name].parameters()]
-        )
-        for phase in task.phases
-    }
-
-    def step(batch: Batch) -> None:
-        for phase in task.phases:
-            with only_trainable(task.networks, phase.networks):
-                torch.autograd.backward(task.losses(phase, batch).total)
-            optimizers[phase.name].step()
-            optimizers[phase.name].zero_grad()
-
-    return step
-
-
-def _time(step: Callable[[Batch], None], batch: Batch) -> float:
-    start = time.perf_counter()
-    step(batch)
-    return time.perf_counter() - start
-
-
-if __name__ == "__main__":
     main()
+    dist.destroy_process_group()

@@ -8,9 +8,12 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -23,7 +26,25 @@ from trainer.storage import Storage
 CONFIG_FILE, STATE_FILE, EVENTS_FILE, METRICS_FILE = "config.yaml", "run.json", "events.jsonl", "metrics.jsonl"
 SAMPLES_FOLDER = "samples"
 
+NO_FIGURES = frozenset({"images", "seconds", "images/s", "data wait", "memory GiB"})
+"""What a line of figures holds beside those of the game itself."""
+
+BUCKETS = 500
+"""A curve of more than twice as many points keeps the lowest and the highest of each bucket."""
+
+Point = tuple[float, float]
+"""Images seen, and a figure then: one that may be NaN or infinite."""
+
 _PLACE = ("run.dir", "run.storage")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a run, when it had seen so many images."""
+
+    time: datetime | None
+    images: int
+    message: str
 
 
 class Run:
@@ -61,10 +82,7 @@ class Run:
     @property
     def time(self) -> datetime | None:
         """When the run came into its state."""
-        try:
-            return datetime.fromisoformat(self._record["time"])
-        except (KeyError, TypeError, ValueError):
-            return None
+        return _time(self._record)
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -88,15 +106,27 @@ class Run:
         return max(int(self._record.get("images_seen") or 0), int(self.newest.get("images", 0)))
 
     @cached_property
-    def metrics(self) -> list[dict[str, float]]:
-        """The lines of figures, oldest first; each has `images`. A figure may be NaN or infinite."""
-        return [figures for line in self._metric_lines if "images" in (figures := _figures(line))]
+    def curves(self) -> dict[str, list[Point]]:
+        """What became of each figure, oldest first."""
+        curves: defaultdict[str, list[Point]] = defaultdict(list)
+        for line in self._metric_lines:
+            figures = _figures(line)
+            if "images" in figures:
+                images = figures.pop("images")
+                for name, value in figures.items():
+                    curves[name].append((images, value))
+        return dict(curves)
 
     @cached_property
     def newest(self) -> dict[str, float]:
-        """The newest line of figures; empty where there is none."""
+        """The newest line of figures, with `images` and `seconds`; empty where there is none."""
         lines = (_figures(line) for line in reversed(self._metric_lines))
         return next((figures for figures in lines if "images" in figures), {})
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The newest figures of the game."""
+        return {name: value for name, value in self.newest.items() if name not in NO_FIGURES}
 
     @property
     def images_per_second(self) -> float | None:
@@ -105,10 +135,10 @@ class Run:
         return self.newest["images"] / seconds if seconds > 0 else None
 
     @cached_property
-    def events(self) -> list[dict[str, Any]]:
-        """What happened to the run, oldest first: `time` (ISO 8601), `images` and `event`."""
-        found = (_json_object(line) for line in self._text(EVENTS_FILE).split("\n"))
-        return [event for event in found if "event" in event]
+    def events(self) -> list[Event]:
+        """What happened to the run, oldest first."""
+        lines = (_json_object(line) for line in self._text(EVENTS_FILE).split("\n"))
+        return [Event(_time(line), line.get("images", 0), str(line["event"])) for line in lines if "event" in line]
 
     @cached_property
     def samples(self) -> list[int]:
@@ -163,12 +193,101 @@ def differing_keys(runs: Sequence[Run]) -> dict[str, list[Any]]:
     return {key: found for key, found in values.items() if any(value != found[0] for value in found)}
 
 
-def defaults(config: dict[str, Any]) -> dict[str, Any]:
-    """For each leaf of a resolved `config` that may be left out, by dotted key, the value it has then.
+def side_by_side(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """How far each of `runs` came, how fast, and its newest figures."""
+    names = dict.fromkeys(name for run in runs for name in run.figures)
+    return {
+        "state": [run.state for run in runs],
+        "images seen": [f"{run.images_seen:,}" for run in runs],
+        "images/s": [_figure(run.images_per_second) for run in runs],
+    } | {name: [_figure(run.figures.get(name)) for run in runs] for name in names}
 
-    Empty where this version of zorse does not understand the config.
+
+def facts(run: Run) -> dict[str, str]:
+    """What the files tell of a run, in a few words each."""
+    total, seconds, memory = run.total_images, run.newest.get("seconds"), run.newest.get("memory GiB")
+    found = {
+        "task": run.task,
+        "images seen": f"{run.images_seen:,}" + (f" of {total:,}" if total else ""),
+        "images/s": _figure(run.images_per_second),
+        "training time": duration(timedelta(seconds=seconds)) if seconds else "",
+        "peak memory": f"{memory:.3g} GiB" if memory else "",
+        f"{run.state} since": moment(run.time),
+    }
+    return {name: words for name, words in found.items() if words}
+
+
+def chosen(config: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The keys of a resolved `config` that differ from their default or have none: key, value, default.
+
+    None has where this version of zorse does not understand the config.
     """
-    leaves, found = flatten(config), {}
+    usual = _defaults(config)
+    return [
+        (key, shown(value), shown(usual[key]) if key in usual else "")
+        for key, value in flatten(config).items()
+        if key not in usual or usual[key] != value
+    ]
+
+
+def thin(points: Sequence[Point]) -> Sequence[Point]:
+    """About 1000 of `points`: the first, the last and all extremes that one could see.
+
+    Where figures are not finite, the first such one of its bucket stands for them.
+    """
+    count = len(points)
+    if count <= 2 * BUCKETS:
+        return points
+    kept = {0, count - 1}
+    for bucket in range(BUCKETS):
+        indices = range(bucket * count // BUCKETS, (bucket + 1) * count // BUCKETS)
+        finite = [index for index in indices if math.isfinite(points[index][1])]
+        if finite:
+            kept |= {min(finite, key=lambda index: points[index][1]), max(finite, key=lambda index: points[index][1])}
+        if len(finite) < len(indices):
+            kept.add(next(index for index in indices if not math.isfinite(points[index][1])))
+    return [points[index] for index in sorted(kept)]
+
+
+def means(points: Sequence[Point], most: int) -> list[Point]:
+    """At most `most` means of neighbouring `points`, of those that are finite; NaN where none is."""
+    found: list[Point] = []
+    count = len(points)
+    parts = min(count, most)
+    for part in range(parts):
+        near = points[part * count // parts : (part + 1) * count // parts]
+        values = [y for _, y in near if math.isfinite(y)]
+        found.append((fmean(x for x, _ in near), fmean(values) if values else math.nan))
+    return found
+
+
+def duration(elapsed: timedelta) -> str:
+    """`elapsed` in its largest unit, such as `3 h`."""
+    seconds = max(0, int(elapsed.total_seconds()))
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"
+
+
+def moment(time: datetime | None) -> str:
+    """`time` in UTC, to the second; nothing where it is not known."""
+    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S") if time else ""
+
+
+def shown(value: Any) -> str:
+    """A config's value as one writes it in YAML."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """By dotted key, the value that each leaf would have were it left out, for those that may be."""
+    leaves = flatten(config)
+    found: dict[str, Any] = {}
     # Whole sections first: a key that its section must have may still be left out with the section.
     for path in sorted(_paths(config), key=len):
         try:
@@ -178,20 +297,6 @@ def defaults(config: dict[str, Any]) -> dict[str, Any]:
         values, name = flatten(remaining), ".".join(path)
         found |= {key: values.get(key) for key in leaves if key == name or key.startswith(f"{name}.")}
     return found
-
-
-def age(elapsed: timedelta) -> str:
-    """A duration in its largest unit, such as `3 h`."""
-    seconds = max(0, int(elapsed.total_seconds()))
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds // length} {unit}"
-    return f"{seconds} s"
-
-
-def shown(value: Any) -> str:
-    """A config's value as one writes it in YAML."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _paths(section: dict[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -208,6 +313,13 @@ def _without(config: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
         section = section[key]
     del section[path[-1]]
     return remaining
+
+
+def _time(line: dict[str, Any]) -> datetime | None:
+    try:
+        return datetime.fromisoformat(line["time"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _figures(line: str) -> dict[str, float]:

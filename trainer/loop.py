@@ -19,6 +19,7 @@ from trainer.hooks.base import Hook, Reporter, Training, Verdict
 from trainer.hooks.checkpoints import CheckpointWriter
 from trainer.hooks.metrics_log import MetricsLog
 from trainer.hooks.samples import Samples
+from trainer.hooks.scaling import Scaling
 from trainer.hooks.skipped import Skipped
 from trainer.hooks.snapshots import Snapshots
 from trainer.hooks.tensorboard import TensorBoard
@@ -48,6 +49,7 @@ def fit(config: RunConfig, reporter: Reporter, device: torch.device) -> Verdict:
         CheckpointWriter(),
         Watchdog(),
         Skipped(),
+        Scaling(),
     ]
     while True:
         for hook in hooks:
@@ -123,16 +125,18 @@ def _train(training: Training, hooks: list[Hook]) -> None:
     with contextlib.closing(loader.steps(state.seen)) as steps:
         while training.verdict is Verdict.GO_ON and not training.finished:
             asked = time.monotonic()
-            batches = next(steps)
-            training.waited += time.monotonic() - asked
+            training.batches = batches = next(steps)
+            training.spent.waiting += time.monotonic() - asked
             for phase in training.task.phases:
                 if training.step % phase.interval == 0:
                     means.add(state.players.step(phase, batches, state.seen / config.run.total_images))
             state.advance(config.batch.global_size)
             training.metrics = means.take() if training.due(config.run.log_images) else {}
             training.picture = None
+            stepped = time.monotonic()
             for hook in hooks:
                 hook.after_step(training)
+            training.spent.hooks += time.monotonic() - stepped
             if training.reporter.stop_requested():
                 training.wish = max(training.wish, Verdict.PREEMPT)
             training.verdict = Verdict(ranks.highest(training.wish))

@@ -70,8 +70,15 @@ class Storage:
 
     def folders(self) -> list[str]:
         """The names of the folders inside, sorted."""
+        return self._names(fs.FileType.Directory)
+
+    def files(self) -> list[str]:
+        """The names of the files inside, sorted."""
+        return self._names(fs.FileType.File)
+
+    def _names(self, kind: fs.FileType) -> list[str]:
         found = self._filesystem.get_file_info(fs.FileSelector(self._path, allow_not_found=True))
-        return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
+        return sorted(info.base_name for info in found if info.type == kind)
 
 
 class BackgroundWriter:

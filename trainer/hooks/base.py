@@ -15,7 +15,7 @@ from trainer.data.base import Source
 from trainer.ranks import Ranks
 from trainer.state import State
 from trainer.storage import BackgroundWriter, Storage
-from trainer.tasks.base import Task
+from trainer.tasks.base import Batch, Task
 
 
 class Reporter(Protocol):
@@ -50,12 +50,20 @@ class Verdict(IntEnum):
 
 
 @dataclass
+class Spent:
+    """Seconds that this rank has spent outside its steps: waiting for images, and in hooks."""
+
+    waiting: float = 0.0
+    hooks: float = 0.0
+
+
+@dataclass
 class Training:
     """A run in progress.
 
     `generators` hold the weights that leave the run: the EMA ones when there is one. `files` writes to `storage` while
     training goes on. `metrics` are the newest means and `picture` the newest sample grid (PNG), both empty save after
-    the steps that made them. `waited` are the seconds that this rank has waited for images. `wish` is what this rank
+    the steps that made them; `batches` are this rank's newest images. `wish` is what this rank
     wants next, `verdict` what all ranks agreed on after the last step; a rollback trusts the run up to image
     `sound_until`.
     """
@@ -74,7 +82,8 @@ class Training:
     picture: bytes | None = None
     wish: Verdict = Verdict.GO_ON
     verdict: Verdict = Verdict.GO_ON
-    waited: float = 0.0
+    batches: list[Batch] = field(default_factory=list)
+    spent: Spent = field(default_factory=Spent)
     sound_until: float = math.inf
 
     def due(self, interval: int | None) -> bool:

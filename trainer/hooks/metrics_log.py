@@ -23,7 +23,7 @@ class MetricsLog:
         seconds = json.loads(self._lines[-1])["seconds"] if self._lines else 0.0
         self._last = time.monotonic()
         self._start = self._last - seconds
-        self._last_seen, self._last_waited = training.seen, training.waited
+        self._last_seen, self._last_waited = training.seen, training.spent.waiting
 
     def after_step(self, training: Training) -> None:
         """Report progress when the loop has new means, to which this rank's speed and memory are added."""
@@ -33,10 +33,10 @@ class MetricsLog:
         elapsed = max(now - self._last, 1e-9)
         speed = {
             "images/s": (training.seen - self._last_seen) / elapsed,
-            "data wait": (training.waited - self._last_waited) / elapsed,
+            "data wait": (training.spent.waiting - self._last_waited) / elapsed,
             "memory GiB": peak_memory(training.device) / 2**30,
         }
-        self._last, self._last_seen, self._last_waited = now, training.seen, training.waited
+        self._last, self._last_seen, self._last_waited = now, training.seen, training.spent.waiting
         training.metrics |= speed
         line = {"images": training.seen, "seconds": round(now - self._start, 3), **training.metrics}
         self._lines.append(json.dumps(line) + "\n")

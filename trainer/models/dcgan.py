@@ -68,6 +68,7 @@ class DcganDiscriminator(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
+        self.channels, self.size = config.channels, config.size
         filters, edge = config.width, config.size // 2
         layers: list[nn.Module] = [nn.Conv2d(config.channels, filters, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
         while edge > 4:

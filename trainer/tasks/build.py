@@ -8,7 +8,7 @@ from trainer import registry
 from trainer.config import RunConfig
 from trainer.data.base import Source
 from trainer.errors import ConfigError, DataError
-from trainer.models.base import Generator, Translator
+from trainer.models.base import Translator
 from trainer.tasks.base import Batch, Task
 
 
@@ -56,8 +56,8 @@ def check_fit(config: RunConfig) -> None:
             f"task {config.task.type} needs the domains {', '.join(task.domains)}, "
             f"but data {config.data.type} has {', '.join(domains)}"
         )
-    for name in task.generators:
-        _check_generator(name, task.networks[name], size, channels)
+    for name, network in task.networks.items():
+        _check_network(name, network, size, channels)
     images = {d: torch.zeros(config.micro_size, channels, size, size, device="meta") for d in domains}
     batch = Batch(torch.arange(config.micro_size), images)
     for phase in task.phases:
@@ -70,10 +70,11 @@ def check_fit(config: RunConfig) -> None:
             ) from error
 
 
-def _check_generator(name: str, network: object, size: int, channels: int) -> None:
-    if isinstance(network, Generator) and (network.size, network.channels) != (size, channels):
+def _check_network(name: str, network: object, size: int, channels: int) -> None:
+    edge, depth = getattr(network, "size", size), getattr(network, "channels", channels)
+    if (edge, depth) != (size, channels):
         raise ConfigError(
-            f"{name} makes {network.size}x{network.size} images with {network.channels} channels, but data has "
+            f"{name} is for {edge}x{edge} images with {depth} channels, but data has "
             f"{size}x{size} with {channels}: set size: ${{data.size}} and channels: ${{data.channels}}"
         )
     if isinstance(network, Translator):

@@ -1,0 +1,66 @@
+"""Made-up folders of runs."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image
+
+from trainer import registry
+from trainer.config import RunConfig
+
+CONFIG = {
+    "run": {"dir": "toy", "total_images": 1000, "workers": 2},
+    "batch": {"global_size": 8},
+    "data": {"type": "digits", "size": 16},
+    "task": {
+        "type": "gan",
+        "generator": {"type": "dcgan_generator", "latent_dim": 8, "channels": 1, "size": 16, "width": 4},
+        "discriminator": {"type": "dcgan_discriminator", "channels": 1, "size": 16, "width": 4},
+    },
+    "ema": {"half_life_images": 100},
+}
+
+
+def made_run(folder: Path, lines: int = 50, grids: int = 5, **record: Any) -> Path:
+    """A run of 1000 images in `folder`; `record` are keys of `run.json`, and grid k is a plain grey of 40 x k."""
+    (folder / "samples").mkdir(parents=True)
+    resolved = registry.resolved(RunConfig.model_validate(CONFIG))
+    (folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
+    figures = [line(1000 * (number + 1) // lines, number / lines) for number in range(lines)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(figure) + "\n" for figure in figures))
+    events = [{"time": "2026-01-02T03:04:05+00:00", "images": 8, "event": "training from image 0 on with 2 workers"}]
+    (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    content = {"state": "finished", "reason": None, "images_seen": 1000, "time": "2026-01-02T04:05:06+00:00"}
+    environment = {"python": "3.11.7", "torch": "2.13.0"}
+    (folder / "run.json").write_text(json.dumps(content | {"environment": environment} | record))
+    for number in range(grids):
+        images = 1000 * number // max(1, grids - 1)
+        (folder / "samples" / f"{images:010d}.png").write_bytes(png(40 * number % 256))
+    return folder
+
+
+def line(images: int, progress: float) -> dict[str, float]:
+    """A line of figures in which the discriminator slowly wins."""
+    return {
+        "images": images,
+        "seconds": images / 100,
+        "D loss": 1.4 - progress,
+        "D(real)": 0.5 + progress / 3,
+        "D(fake)": 0.5 - progress / 3,
+        "G loss": 0.7 + progress,
+        "images/s": 100.0,
+        "data wait": 0.05,
+        "memory GiB": 0.5,
+    }
+
+
+def png(grey: int, size: int = 48) -> bytes:
+    """A plain square."""
+    stream = io.BytesIO()
+    Image.new("L", (size, size), grey).save(stream, "PNG")
+    return stream.getvalue()

@@ -1,0 +1,160 @@
+"""A run on an object store: it is that on the disk, goes on from there, survives damage there and is exported from there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from pyarrow import fs
+from safetensors.torch import load
+
+from tests.cluster.toys import BATCH, config, newest_tensors, toy
+from trainer.errors import Preempted
+from trainer.hooks.base import Update
+from trainer.launch import cluster
+from trainer.run import train
+from trainer.storage import Storage
+from zorse.cli import app, guarded
+
+pytestmark = pytest.mark.slow
+
+TOTAL = 640
+BUCKET = "s3://zorse-runs"
+RUN = f"{BUCKET}/toys/run"
+
+
+def _until_it_listens(server: subprocess.Popen[bytes], log: Path) -> str:
+    """The server's URL, which it logs: a port that it chose itself is nobody else's."""
+    for _ in range(300):
+        found = re.search(r"Running on (http://[\d.:]+)", log.read_text())
+        if found:
+            return found[1]
+        assert server.poll() is None, log.read_text()
+        try:
+            server.wait(timeout=0.1)
+        except subprocess.TimeoutExpired:
+            continue
+    pytest.fail("the S3 server did not start")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A local S3 server with the bucket, known to this process and those it starts by the environment."""
+    log = tmp_path_factory.mktemp("s3") / "log"
+    command = [sys.executable, "-m", "moto.server", "--port", "0"]
+    with log.open("wb") as stream, pytest.MonkeyPatch.context() as environment:
+        server = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
+        try:
+            environment.setenv("AWS_ENDPOINT_URL", _until_it_listens(server, log))
+            environment.setenv("AWS_ACCESS_KEY_ID", "zorse")
+            environment.setenv("AWS_SECRET_ACCESS_KEY", "zorse")
+            environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+            environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
+            filesystem, path = fs.FileSystem.from_uri(f"{BUCKET}?allow_bucket_creation=true")
+            filesystem.create_dir(path)
+            yield
+        finally:
+            server.terminate()
+            server.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def one_ray(object_store: None) -> Iterator[None]:
+    """One Ray for all runs here."""
+    with cluster(workers=2):
+        yield
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, one_ray: None) -> Path:
+    """The run on the disk."""
+    folder = tmp_path_factory.mktemp("disk") / "run"
+    train(config(toy("gan", folder, total_images=TOTAL)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(one_ray: None) -> Storage:
+    """The same run on the object store, stopped half-way and resumed."""
+    data = toy("gan", "run", storage=f"{BUCKET}/toys", total_images=TOTAL, sample_images=TOTAL // 2)
+
+    def stop(update: Update) -> None:
+        if update.seen >= TOTAL // 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Preempted):
+        train(config(data), show=stop)
+    storage = Storage(RUN)
+    assert 0 < int(_checkpoints(storage)[-1]) < TOTAL
+    assert json.loads(storage.read("run.json"))["state"] == "preempted"
+    assert train(config(data), resume=True) == RUN
+    return storage
+
+
+def _checkpoints(run: Storage) -> list[str]:
+    return (run / "checkpoints").folders()
+
+
+def _events(run: Storage) -> list[str]:
+    return [json.loads(line)["event"] for line in run.read("events.jsonl").decode().splitlines()]
+
+
+def _differing(run: Storage, undisturbed: Path) -> list[str]:
+    """The names of the tensors in which the newest checkpoints differ by a bit or more."""
+    here = load(run.read(f"checkpoints/{_checkpoints(run)[-1]}/state.safetensors"))
+    there = newest_tensors(undisturbed)
+    assert here.keys() == there.keys()
+    return [name for name in here if not torch.equal(here[name], there[name])]
+
+
+def test_a_resumed_run_on_s3_is_the_undisturbed_one_on_the_disk(run: Storage, undisturbed: Path) -> None:
+    assert _differing(run, undisturbed) == []
+    assert json.loads(run.read("run.json"))["state"] == "finished"
+    assert "resumed" in _events(run)
+    assert (run / "snapshots").folders() == sorted(path.name for path in (undisturbed / "snapshots").iterdir())
+    assert all(run.exists(f"samples/{images:010d}.png") for images in (0, TOTAL // 2, TOTAL))
+    lines = [json.loads(line)["images"] for line in run.read("metrics.jsonl").decode().splitlines()]
+    assert lines == list(range(BATCH, TOTAL + 1, BATCH))
+    assert not run.exists(".ray-train")
+
+
+def test_a_damaged_checkpoint_on_s3_falls_back_to_the_one_before(run: Storage, undisturbed: Path) -> None:
+    before, newest = _checkpoints(run)[-2:]
+    file = f"checkpoints/{newest}/state.safetensors"
+    content = bytearray(run.read(file))
+    content[len(content) // 2] ^= 1
+    run.write(file, bytes(content))
+    data = toy("gan", "run", storage=f"{BUCKET}/toys", total_images=TOTAL, sample_images=TOTAL // 2)
+    train(config(data), resume=True)
+    assert _events(run)[-2:] == [
+        f"checkpoint {RUN}/checkpoints/{newest} is damaged: state.safetensors is not what was written; "
+        "using the one before it",
+        f"training from image {int(before)} on with 2 workers on cpu",
+    ]
+    assert _differing(run, undisturbed) == []
+
+
+def test_a_run_on_s3_is_exported_from_there(run: Storage, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as end:
+        guarded(app, ["export", RUN, "--to", str(tmp_path)])
+    assert end.value.code == 0
+    assert (tmp_path / "run" / "1" / "model.onnx").is_file()
+
+
+def test_a_bucket_that_is_not_there_is_one_clear_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        guarded(app, ["train", "digits", "run.storage=s3://no-such-bucket/runs"])
+    assert end.value.code == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert "no-such-bucket" in line

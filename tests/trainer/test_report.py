@@ -1,0 +1,216 @@
+"""The page of a run: all of it is there, in one file, whatever state the run is in."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.browser.runs import line, made_run, png
+from trainer.report import evenly, ticks, write_report
+from trainer.storage import Storage
+
+HOSTILE = "</title><script>alert('&amp;')</script><img src=\"x\">"
+
+
+class _Page(HTMLParser):
+    """A page's elements, its words, and whether every element that is opened is closed."""
+
+    VOID = frozenset({"meta", "img", "input", "path"})
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        write_report(Storage(folder))
+        self.source = (folder / "report.html").read_text()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        self.feed(self.source)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.words.append(data.strip())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for found, attributes in self.elements if found == tag]
+
+    def curves(self) -> list[str]:
+        return [path["d"] or "" for path in self.all("path") if (path.get("class") or "").startswith("curve")]
+
+
+def _metrics(folder: Path, lines: list[dict[str, float]]) -> None:
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_the_page_shows_the_run(tmp_path: Path) -> None:
+    page = _Page(made_run(tmp_path / "toy", state="preempted", reason="asked to stop"))
+    titles = [page.words[index] for index, word in enumerate(page.words) if word in ("Samples", "Events", "Config")]
+    assert titles == ["Samples", "Events", "Config"]
+    for words in (
+        "toy",
+        "preempted",
+        "asked to stop",
+        "1,000 of 1,000",
+        "cannot tell",
+        "D(fake)",
+        "data wait",
+        "images/s",
+    ):
+        assert words in page.words
+    row = page.words.index("task.generator.latent_dim")
+    assert page.words[row : row + 3] == ["task.generator.latent_dim", "8", "100"]
+    event = page.words.index("training from image 0 on with 2 workers")
+    assert page.words[event - 2 : event] == ["2026-01-02 03:04:05", "8"]
+    assert page.words[page.words.index("torch") + 1] == "2.13.0"
+    # Two losses, two beliefs, speed and wait; each as logged and as means.
+    assert len(page.curves()) == 12
+
+
+def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
+    page = _Page(made_run(tmp_path / "toy"))
+    assert not re.search(r"https?:|//|url\(|@import|<link|<iframe", re.sub(r"base64,[\w+/=]+", "", page.source))
+    assert all((image["src"] or "").startswith("data:image/png;base64,") for image in page.all("img"))
+    policy = page.all("meta")[-1]
+    assert policy["http-equiv"] == "Content-Security-Policy"
+    assert (policy["content"] or "").startswith("default-src 'none'")
+
+
+def test_words_of_the_run_stay_words(tmp_path: Path) -> None:
+    folder = made_run(tmp_path / "toy&<b>", state=HOSTILE, reason=HOSTILE, environment={HOSTILE: HOSTILE})
+    (folder / "events.jsonl").write_text(json.dumps({"images": 1, "event": HOSTILE}) + "\n")
+    (folder / "config.yaml").write_text(json.dumps({"run": {HOSTILE: HOSTILE}}))
+    _metrics(folder, [line(8, 0.1) | {HOSTILE: 1.0, "surrogate \ud800": 2.0}])
+    page = _Page(folder)
+    assert len(page.all("script")) == 1
+    assert all("data-caption" in image for image in page.all("img"))
+    # State, reason, environment twice, event, config and the figure.
+    assert len([word for word in page.words if HOSTILE in word]) >= 7
+    assert "toy&<b>" in page.words
+
+
+def test_an_empty_folder_has_a_page(tmp_path: Path) -> None:
+    page = _Page(tmp_path)
+    assert "unknown" in page.words
+    assert not page.all("section")
+
+
+@pytest.mark.parametrize("missing", ["config.yaml", "run.json", "metrics.jsonl", "events.jsonl", "samples"])
+def test_a_missing_file_is_left_out(tmp_path: Path, missing: str) -> None:
+    folder = made_run(tmp_path / "toy")
+    whole = len(_Page(folder).all("section"))
+    (folder / missing).rename(tmp_path / missing)
+    assert len(_Page(folder).all("section")) == whole - 1
+
+
+def test_a_figure_that_is_no_number_breaks_the_curve_and_is_marked(tmp_path: Path) -> None:
+    folder = made_run(tmp_path / "toy")
+    _metrics(
+        folder,
+        [{"images": x, "G loss": math.nan if x == 30 else math.inf if x == 50 else x} for x in range(10, 80, 10)],
+    )
+    faint, bold = _Page(folder).curves()
+    assert re.sub(r"[\d.,]+", "", faint) == "MLhMhMLh"
+    assert bold.count("l6,6m-6,0l6,-6") == 2
+
+
+@pytest.mark.parametrize("values", [[math.nan], [math.nan, math.inf], [3.0], [0.0, 0.0], [-2.0, -2.0], [1e30, 1e30]])
+def test_any_figures_can_be_drawn(tmp_path: Path, values: list[float]) -> None:
+    folder = made_run(tmp_path / "toy")
+    _metrics(folder, [{"images": 8 * (x + 1), "G loss": value, "D(real)": value} for x, value in enumerate(values)])
+    page = _Page(folder)
+    numbers = [float(number) for path in page.all("path") for number in re.findall(r"[\d.]+", path["d"] or "")]
+    assert numbers
+    assert max(numbers) <= 640
+    assert not re.search("nan|inf", " ".join(path["d"] or "" for path in page.all("path")))
+
+
+def test_a_long_run_has_a_small_page_with_its_spikes(tmp_path: Path) -> None:
+    folder = made_run(tmp_path / "toy")
+    lines = [line(8 * (number + 1), number / 30_000) for number in range(30_000)]
+    lines[12_345]["G loss"] = 99.0
+    _metrics(folder, lines)
+    page = _Page(folder)
+    assert len(page.source) < 500_000
+    assert any(f"{48 + 584 * 12_346 / 30_000:.1f}," in curve for curve in page.curves())
+    assert "80" in page.words
+
+
+def test_many_events_are_cut(tmp_path: Path) -> None:
+    folder = made_run(tmp_path / "toy")
+    events = [{"time": "2026-01-02T03:04:05+00:00", "images": n, "event": f"event {n}"} for n in range(1000)]
+    (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    words = _Page(folder).words
+    assert "700 earlier ones are in events.jsonl." in words
+    assert [word for word in words if word.startswith("event ")] == [f"event {n}" for n in range(700, 1000)]
+
+
+def test_of_many_grids_some_are_shown(tmp_path: Path) -> None:
+    folder = made_run(tmp_path / "toy", grids=0)
+    for images in range(0, 1000, 10):
+        (folder / "samples" / f"{images:010d}.png").write_bytes(png(100))
+    (folder / "samples" / "0000000990.png").write_bytes(b"no picture")
+    page = _Page(folder)
+    captions = [image["data-caption"] for image in page.all("img")]
+    assert len(captions) == 39
+    assert (captions[0], captions[-1]) == ("0 images", "970 images")
+    assert ["hidden" in image for image in page.all("img")] == [True] * 38 + [False]
+    assert page.all("input") == [{"type": "range", "id": "when", "min": "0", "max": "38", "value": "38"}]
+    assert "970 images" in page.words
+
+
+def test_one_grid_has_no_slider(tmp_path: Path) -> None:
+    page = _Page(made_run(tmp_path / "toy", grids=1))
+    assert len(page.all("img")) == 1
+    assert page.all("input") == []
+
+
+def test_a_large_grid_is_made_smaller(tmp_path: Path) -> None:
+    folder = made_run(tmp_path / "toy", grids=0)
+    noise = np.random.default_rng(0).integers(0, 256, (2100, 2100, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, "PNG", compress_level=1)
+    for images in (0, 8, 16):
+        (folder / "samples" / f"{images:010d}.png").write_bytes(stream.getvalue())
+    page = _Page(folder)
+    assert 3 * len(stream.getvalue()) > 30_000_000
+    assert len(page.source) < 20_000_000
+    assert all((image["src"] or "").startswith("data:image/jpeg;base64,") for image in page.all("img"))
+    assert {(image["width"], image["height"]) for image in page.all("img")} == {("2100", "2100")}
+
+
+def test_evenly_keeps_both_ends() -> None:
+    assert evenly([1, 2, 3], 3) == [1, 2, 3]
+    assert evenly(range(101), 5) == [0, 25, 50, 75, 100]
+    assert evenly([], 5) == []
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        (0, 2000, [0, 500, 1000, 1500, 2000]),
+        (-0.3, 0.3, [-0.2, 0, 0.2]),
+        (3e-9, 9e-9, [4e-9, 6e-9, 8e-9]),
+        (0, 25e6, [0, 5e6, 10e6, 15e6, 20e6, 25e6]),
+    ],
+)
+def test_ticks_are_round_numbers(low: float, high: float, expected: list[float]) -> None:
+    assert ticks(low, high) == pytest.approx(expected)
