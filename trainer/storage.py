@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Literal, Self
 
 from pyarrow import fs
 
@@ -63,6 +63,22 @@ class Storage:
             self._filesystem.delete_dir(path)
         elif kind == fs.FileType.File:
             self._filesystem.delete_file(path)
+
+    def kind(self) -> Literal["folder", "file", "nothing"]:
+        """What lies at the URI itself, which need not be a folder."""
+        found = self._filesystem.get_file_info(self._path).type
+        return "folder" if found == fs.FileType.Directory else "file" if found == fs.FileType.File else "nothing"
+
+    def open_file(self) -> BinaryIO:
+        """The file at the URI itself, to read from any place in it."""
+        stream: BinaryIO = self._filesystem.open_input_file(self._path)
+        return stream
+
+    def tree(self) -> list[str]:
+        """The files inside and below, by their path from here."""
+        found = self._filesystem.get_file_info(fs.FileSelector(self._path, recursive=True))
+        start = len(self._path.rstrip("/")) + 1
+        return [info.path[start:] for info in found if info.type == fs.FileType.File]
 
     def exists(self, name: str) -> bool:
         """Whether the file or folder `name` is there."""

@@ -40,7 +40,7 @@ def _folder(root: Path, **keys: object) -> DataComponent:
     return DataComponent.model_validate({"type": "folder", "root": str(root), "size": 16, **keys})
 
 
-def _unpaired(root: Path, **keys: object) -> DataComponent:
+def _unpaired(root: Path | str, **keys: object) -> DataComponent:
     return DataComponent.model_validate({"type": "unpaired", "root": str(root), "size": 16, **keys})
 
 
@@ -89,18 +89,20 @@ def test_a_palette_does_not_change_how_an_image_is_resized(tmp_path: Path) -> No
     assert np.array_equal(*(source.image("image", 0) for source in sources))
 
 
-def test_a_zip_gives_what_the_folder_gives(tmp_path: Path) -> None:
+def test_a_zip_gives_what_the_folder_gives_by_path_or_uri(tmp_path: Path) -> None:
     names = [f"set/{domain}/{number}.png" for domain in ("trainA", "trainB", "testA", "testB") for number in range(3)]
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         for name in names:
             _write(tmp_path / name)
             archive.write(tmp_path / name, name)
-    sources = [registry.build(_unpaired(root), seed=5) for root in (tmp_path / "set", tmp_path / "set.zip")]
+    places = [str(tmp_path / "set"), str(tmp_path / "set.zip")]
+    sources = [registry.build(_unpaired(root), seed=5) for root in (*places, *(f"file://{place}" for place in places))]
     for domain in "AB":
-        assert [source.count(domain) for source in sources] == [3, 3]
+        assert [source.count(domain) for source in sources] == [3, 3, 3, 3]
         assert len(sources[0].held_out(domain, 8)) == 3
         for number in range(6):
-            assert np.array_equal(*(source.image(domain, number) for source in sources))
+            first, *others = (source.image(domain, number) for source in sources)
+            assert all(np.array_equal(first, other) for other in others)
 
 
 def test_what_macs_and_hidden_folders_leave_behind_is_no_image(tmp_path: Path) -> None:

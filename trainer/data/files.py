@@ -16,6 +16,7 @@ from PIL import ImageOps
 
 from trainer.data.base import Image
 from trainer.errors import DataError
+from trainer.storage import Storage
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 # No others, whatever a file is named: Pillow would start Ghostscript for PostScript.
@@ -40,7 +41,10 @@ _UNREADABLE = (
 
 
 class ImageFiles:
-    """The image files below a folder or inside a zip, sorted by name; hidden ones are left out."""
+    """The image files below a folder or inside a zip, sorted by name; hidden ones are left out.
+
+    Folder and zip may lie on a local disk or at any URI that pyarrow opens, such as `s3://bucket/images.zip`.
+    """
 
     def __init__(self, root: str) -> None:
         """List the files.
@@ -54,9 +58,10 @@ class ImageFiles:
         self._local = threading.local()
         # For the whole process: warnings.catch_warnings is not safe in threads.
         warnings.filterwarnings("error", category=Pillow.DecompressionBombWarning)
+        self._place = Storage(root)
         try:
-            names = _names(Path(root))
-            self._is_zip = Path(root).is_file()
+            names = _names(self._place)
+            self._is_zip = self._place.kind() == "file"
         except _UNREADABLE as error:
             raise DataError(f"{root} cannot be opened ({_reason(error)})") from error
         self.names = sorted(name for name in names if _is_image(PurePosixPath(name)))
@@ -79,7 +84,7 @@ class ImageFiles:
         if name in self.unreadable:
             return None
         try:
-            content = self._archive().read(name) if self._is_zip else (Path(self.root) / name).read_bytes()
+            content = self._archive().read(name) if self._is_zip else self._place.read(name)
             return _to_grey_or_rgb(ImageOps.exif_transpose(Pillow.open(io.BytesIO(content), formats=_FORMATS)))
         except _UNREADABLE as error:
             self.unreadable[name] = _reason(error)
@@ -88,7 +93,7 @@ class ImageFiles:
     def _archive(self) -> zipfile.ZipFile:
         # A handle per thread: a ZipFile seeks, so two threads must not share one.
         if not hasattr(self._local, "archive"):
-            self._local.archive = zipfile.ZipFile(self.root)
+            self._local.archive = zipfile.ZipFile(self._place.open_file())
         archive: zipfile.ZipFile = self._local.archive
         return archive
 
@@ -130,16 +135,18 @@ def to_array(image: Pillow.Image, channels: int) -> Image:
     return array[..., None] if channels == 1 else array
 
 
-def _names(path: Path) -> set[str]:
-    """The files below the folder or in the zip `path`."""
-    if path.is_dir():
-        return {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            return {info.filename for info in archive.infolist() if not info.is_dir()}
-    if path.exists():
-        raise DataError(f"{path} is neither a folder nor a zip file")
-    raise DataError(f"{path} does not exist: give the path of a folder or zip of images")
+def _names(place: Storage) -> list[str]:
+    """The files below the folder or in the zip at `place`."""
+    kind = place.kind()
+    if kind == "folder":
+        return place.tree()
+    if kind == "nothing":
+        raise DataError(f"{place.uri} does not exist: give the path or URI of a folder or zip of images")
+    with place.open_file() as file:
+        if file.read(2) != b"PK":
+            raise DataError(f"{place.uri} is neither a folder nor a zip file")
+        with zipfile.ZipFile(file) as archive:
+            return sorted({info.filename for info in archive.infolist() if not info.is_dir()})
 
 
 def _is_image(name: PurePosixPath) -> bool:

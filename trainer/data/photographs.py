@@ -28,7 +28,7 @@ class PhotographsConfig(Section):
     """
 
     # Absolute, because a worker has another working directory than the command.
-    root: Annotated[str, AfterValidator(lambda root: str(Path(root).absolute()))]
+    root: Annotated[str, AfterValidator(lambda root: root if "://" in root else str(Path(root).absolute()))]
     size: int = Field(ge=8, le=4096)
     channels: Literal[1, 3] = 3
     load_size: int | None = Field(default=None, le=8192)

@@ -44,10 +44,6 @@ class CheckpointWriter:
         tensors = training.state.collect(training.ranks)
         if not training.is_main:
             return
-        broken = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
-        if broken:
-            training.reporter.event(f"no checkpoint at {training.seen} images: {broken} is not finite")
-            return
         best = training.config.run.best
         score = self._figures.get(best.metric) if best else None
         self._wait()
@@ -55,6 +51,10 @@ class CheckpointWriter:
         self._writing = self._thread.submit(self._publish, training, checkpoint)
 
     def _publish(self, training: Training, checkpoint: Checkpoint) -> None:
+        broken = next((name for name, tensor in checkpoint.tensors.items() if not tensor.isfinite().all()), None)
+        if broken:
+            training.reporter.event(f"no checkpoint at {checkpoint.images_seen} images: {broken} is not finite")
+            return
         self._checkpoints.write(checkpoint)
         run = training.config.run
         better = None if run.best is None else operator.lt if run.best.mode == "min" else operator.gt
