@@ -7,6 +7,7 @@ since object stores have no rename.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -31,13 +32,19 @@ class Checkpoint:
     """A run after `images_seen` images.
 
     `tensors` are whole and on the CPU, whatever the sharding and the number of workers. `attempt` counts the
-    rollbacks before it. `score` is the figure by which the best checkpoint is kept, if there is one.
+    rollbacks before it. `score` is the figure by which the best checkpoint is kept, if there is one. `counts` are the
+    training images of each domain, on which the order of the images depends.
     """
 
     images_seen: int
     tensors: dict[str, Tensor]
     attempt: int = 0
     score: float | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+class _DamagedError(CheckpointError):
+    """The files are not those that were written."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ class Checkpoints:
             "images_seen": checkpoint.images_seen,
             "attempt": checkpoint.attempt,
             "score": checkpoint.score,
+            "counts": checkpoint.counts,
         }
         contents = {STATE_FILE: save(checkpoint.tensors), FACTS_FILE: _json(facts)}
         entries = {file: {"sha256": _digest(content), "nbytes": len(content)} for file, content in contents.items()}
@@ -75,6 +83,8 @@ class Checkpoints:
                 self._folder.write(f"{name}/{file}", content)
             self._folder.write(f"{name}/{MANIFEST_FILE}", _json({"files": entries}))
         except OSError as error:
+            with contextlib.suppress(OSError):
+                self._remove(name)
             newest = self.find().images_seen
             kept = "there is no older one" if newest is None else f"the one of {newest} images is whole"
             raise CheckpointError(
@@ -83,14 +93,18 @@ class Checkpoints:
             ) from error
 
     def find(self, until: float = math.inf) -> Found:
-        """Verify from the newest of at most `until` images on until one is good."""
+        """Verify from the newest of at most `until` images on until one is good.
+
+        Raises:
+            CheckpointError: one is whole but of another schema version.
+        """
         damaged: list[str] = []
         for name in reversed(self._names()):
             if int(name) > until:
                 continue
             try:
                 self._verify(name)
-            except CheckpointError as error:
+            except _DamagedError as error:
                 damaged.append(str(error))
             else:
                 return Found(int(name), damaged)
@@ -110,7 +124,7 @@ class Checkpoints:
             raise CheckpointError(
                 f"checkpoint {self._folder.uri}/{name}: {STATE_FILE} cannot be read ({error})"
             ) from error
-        return Checkpoint(images_seen, tensors, facts["attempt"], facts["score"])
+        return Checkpoint(images_seen, tensors, facts["attempt"], facts["score"], facts["counts"])
 
     def forget_after(self, images_seen: int) -> None:
         """Remove those of more images, which a rollback left behind."""
@@ -119,8 +133,11 @@ class Checkpoints:
                 self._remove(name)
 
     def prune(self, keep: int, better: Callable[[float, float], bool] | None = None) -> None:
-        """Remove all but the newest `keep` and, where scores are compared by `better`, the best."""
-        names = self._names()
+        """Remove all but the newest `keep` and, where scores are compared by `better`, the best.
+
+        What was never published does not count, and stays for the next one of its name to replace.
+        """
+        names = [name for name in self._names() if self._folder.exists(f"{name}/{MANIFEST_FILE}")]
         best = self._best(names, better) if better else None
         for name in names[:-keep]:
             if name != best:
@@ -141,7 +158,7 @@ class Checkpoints:
                 score = self._facts(name)["score"]
             except CheckpointError:
                 continue
-            if score is not None and (best is None or better(score, best[1])):
+            if score is not None and math.isfinite(score) and (best is None or better(score, best[1])):
                 best = name, score
         return best[0] if best else None
 
@@ -151,25 +168,25 @@ class Checkpoints:
             manifest = json.loads(self._folder.read(f"{name}/{MANIFEST_FILE}"))
             entries = {file: (entry["sha256"], entry["nbytes"]) for file, entry in manifest["files"].items()}
         except FileNotFoundError as error:
-            raise CheckpointError(f"{where} is not whole: it has no {MANIFEST_FILE}") from error
+            raise _DamagedError(f"{where} is not whole: it has no {MANIFEST_FILE}") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{where} is damaged: {MANIFEST_FILE} cannot be read ({error})") from error
+            raise _DamagedError(f"{where} is damaged: {MANIFEST_FILE} cannot be read ({error})") from error
         if set(entries) != {STATE_FILE, FACTS_FILE}:
-            raise CheckpointError(f"{where} is damaged: {MANIFEST_FILE} names {', '.join(sorted(entries))}")
+            raise _DamagedError(f"{where} is damaged: {MANIFEST_FILE} names {', '.join(sorted(entries))}")
         for file, expected in entries.items():
             try:
                 content = self._folder.read(f"{name}/{file}")
             except OSError as error:
-                raise CheckpointError(f"{where} is damaged: {file} cannot be read ({error})") from error
+                raise _DamagedError(f"{where} is damaged: {file} cannot be read ({error})") from error
             if (_digest(content), len(content)) != expected:
-                raise CheckpointError(f"{where} is damaged: {file} is not what was written")
+                raise _DamagedError(f"{where} is damaged: {file} is not what was written")
         self._facts(name)
 
     def _facts(self, name: str) -> dict[str, Any]:
         try:
             facts: dict[str, Any] = json.loads(self._folder.read(f"{name}/{FACTS_FILE}"))
         except (OSError, ValueError) as error:
-            raise CheckpointError(
+            raise _DamagedError(
                 f"checkpoint {self._folder.uri}/{name}: {FACTS_FILE} cannot be read ({error})"
             ) from error
         if facts.get("schema_version") != SCHEMA_VERSION:

@@ -1,8 +1,9 @@
-"""The trainer's commands: train, evaluate, images."""
+"""The trainer's commands: train, evaluate, images, runs."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,11 @@ def register(app: typer.Typer) -> None:
     app.command()(train)
     app.command()(evaluate)
     app.command()(images)
+    runs = typer.Typer(no_args_is_help=True, help="List, show and compare runs.")
+    runs.command("list")(list_runs)
+    runs.command("show")(show_run)
+    runs.command("compare")(compare_runs)
+    app.add_typer(runs, name="runs")
 
 
 def train(
@@ -69,6 +75,80 @@ def images(
 
     written = write_held_out(_load(config, overrides or []), to, count)
     typer.echo(f"{len(written)} images in {to}")
+
+
+def list_runs(
+    folder: Annotated[str, typer.Argument(help="The folder or URI in which the runs' folders are.")] = "runs",
+) -> None:
+    """List the runs of a folder, the newest first."""
+    from datetime import UTC, datetime
+
+    from trainer.history import duration, facts, find_runs
+
+    now = datetime.now(UTC)
+    rows = [
+        (
+            run.name,
+            run.state,
+            run.task or "",
+            facts(run)["images seen"],
+            facts(run).get("images/s", ""),
+            "  ".join(f"{name} {value:.3g}" for name, value in run.figures.items()),
+            duration(now - run.time) if run.time else "",
+        )
+        for run in find_runs(folder)
+    ]
+    _print_table(("run", "state", "task", "images seen", "images/s", "last figures", "age"), rows)
+
+
+def show_run(
+    run: Annotated[str, typer.Argument(help="The run's folder or URI.", show_default=False)],
+    report: Annotated[bool, typer.Option("--report", help="Write report.html anew.")] = False,
+) -> None:
+    """Show what a run did, its newest figures, its events and the config keys that are not at their defaults."""
+    from trainer.history import chosen, facts, find_run, moment
+    from trainer.report import REPORT_FILE, write_report
+
+    found = find_run(run)
+    if report:
+        write_report(found.storage)
+    page = f"{found.storage.uri}/{REPORT_FILE}" if found.storage.exists(REPORT_FILE) else "none yet: --report writes it"
+    why = {"reason": found.reason} if found.reason else {}
+    _print_table(("run", found.storage.uri), [("state", found.state), *(why | facts(found) | {"report": page}).items()])
+    _print_table(("newest figure", "value"), [(name, f"{value:.4g}") for name, value in found.figures.items()])
+    told = [(moment(event.time), f"{event.images:,}", event.message) for event in found.events[-20:]]
+    _print_table(("time (UTC)", "images", "event"), told)
+    _print_table(("key", "value", "default"), chosen(found.config))
+
+
+def compare_runs(
+    runs: Annotated[list[str], typer.Argument(help="The runs' folders or URIs, two or more.", show_default=False)],
+) -> None:
+    """Show the config keys in which runs differ, and their figures side by side."""
+    from trainer.history import differing_keys, find_run, shown, side_by_side
+
+    if len(runs) < 2:
+        raise typer.BadParameter("name two runs or more")
+    found = [find_run(run) for run in runs]
+    keys = differing_keys(found)
+    _print_table(("key", *runs), [(key, *map(shown, values)) for key, values in keys.items()])
+    _print_table(("figure", *runs), [(name, *values) for name, values in side_by_side(found).items()])
+
+
+def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print `rows` below `titles`; nothing where there are none."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if not rows:
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    # What people named and wrote is no markup.
+    Console(markup=False, emoji=False, highlight=False).print(table, "")
 
 
 def _load(config: str, overrides: list[str]) -> RunConfig:

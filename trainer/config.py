@@ -114,8 +114,9 @@ class RunSection(Section):
     """Where a run lives, how long it is and what it survives; every `_images` key counts training images.
 
     The run's folder is `dir` below `storage`, a local folder or a URI such as `s3://bucket/runs`. `wait_for_nodes` is
-    how many seconds it waits for a cluster to have room for its workers, and `max_failures` how often lost workers
-    are replaced.
+    how many seconds it waits for a cluster to have room for its workers, and `max_failures` how often in a row
+    lost workers are replaced without the run getting further. There are checkpoints every `checkpoint_images` images,
+    by default twenty in all, and at the end.
     """
 
     dir: str
@@ -123,7 +124,7 @@ class RunSection(Section):
     total_images: int = Field(gt=0)
     workers: Annotated[int, Field(ge=1)] | WorkersSection = 1
     wait_for_nodes: float = Field(default=60.0, ge=0)
-    max_failures: int = Field(default=10, ge=0)
+    max_failures: int = Field(default=5, ge=0)
     seed: int = Field(default=0, ge=0, lt=2**63)
     gpus: bool | Literal["auto"] = "auto"
     cpus_per_worker: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
@@ -133,6 +134,11 @@ class RunSection(Section):
     snapshot_images: int | None = Field(default=None, gt=0)
     sample_images: int | None = Field(default=None, gt=0)
     log_images: int = Field(default=100, gt=0)
+
+    @property
+    def checkpoint_interval(self) -> int:
+        """Images from one checkpoint to the next."""
+        return self.checkpoint_images or max(1, self.total_images // 20)
 
     @property
     def place(self) -> str:

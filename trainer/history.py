@@ -212,7 +212,7 @@ def facts(run: Run) -> dict[str, str]:
         "images/s": _figure(run.images_per_second),
         "training time": duration(timedelta(seconds=seconds)) if seconds else "",
         "peak memory": f"{memory:.3g} GiB" if memory else "",
-        f"{run.state} since": moment(run.time),
+        "since": moment(run.time),
     }
     return {name: words for name, words in found.items() if words}
 

@@ -9,12 +9,13 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, ScalingConfig, TrainingFailedError, get_context
+from ray.autoscaler.sdk import request_resources
+from ray.train import ControllerError, FailureConfig, ScalingConfig, TrainingFailedError, get_context
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -25,6 +26,8 @@ from trainer.hooks.base import Update, Verdict
 from trainer.storage import Storage
 
 POLL_SECONDS = 0.5
+STOP_SECONDS = 120.0
+"""How long a stopping run waits for workers that say nothing: longer than any step and checkpoint take."""
 _RAY_FOLDER = ".ray-train"
 """Ray Train's own folder in the run's; it is also how Ray finds out that every node sees the run's storage."""
 
@@ -37,6 +40,7 @@ class _Board:
         self._stopping = False
         self._failure: TrainerError | None = None
         self._verdict: Verdict | None = None
+        self._heard = time.monotonic()
 
     def progress(self, seen: int, metrics: dict[str, float]) -> None:
         self._update = Update(seen, metrics, self._update.events)
@@ -51,7 +55,11 @@ class _Board:
         self._stopping = True
 
     def stopping(self) -> bool:
+        self._heard = time.monotonic()
         return self._stopping
+
+    def silence(self) -> float:
+        return time.monotonic() - self._heard
 
     def fail(self, failure: TrainerError) -> None:
         self._failure = self._failure or failure
@@ -91,10 +99,13 @@ class _BoardReporter:
         return self._stopping
 
 
-def launch(config: RunConfig, show: Callable[[Update], None], address: str | None = None) -> None:
+def launch(
+    config: RunConfig, show: Callable[[Update], None], news: Sequence[str] = (), address: str | None = None
+) -> None:
     """Train with `run.workers` workers and return when all images were seen.
 
-    `config.run.dir` is a whole path or URI. `show` is called about twice a second with what the workers reported.
+    `config.run.dir` is a whole path or URI. `show` is called about twice a second with what the workers reported, after
+    the events `news`.
     Ray is the one already connected, that at `address` (or of the environment's RAY_ADDRESS), or one started here
     and ended afterwards. On SIGTERM or SIGINT the workers write a checkpoint and stop; a second SIGINT aborts.
 
@@ -103,46 +114,88 @@ def launch(config: RunConfig, show: Callable[[Update], None], address: str | Non
         TrainerError: what a worker raised, or `LaunchError` when workers died too often or the cluster is too small.
     """
     with _until_signal() as stop, cluster(config.run.most_workers, address):
-        gpus = _use_gpus(config)
-        capacity = _Capacity(config, gpus)
-        while not capacity.suffices():
-            if stop.wait(POLL_SECONDS):
-                raise Preempted("the run was asked to stop before it started: go on with --resume")
         # Beside the driver: a board on another node would be lost with it.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         board = ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
+        ray.get([board.event.remote(message) for message in news])
         try:
-            _follow(_Fitting(_trainer(config, board, gpus)), board, capacity, show, stop)
+            _Driver(config, board, show, stop).run()
         except ray.exceptions.RayError as error:
             raise LaunchError(f"the Ray cluster was lost ({_last_line(error)}): go on with --resume") from error
-        finally:
-            Storage(config.run.dir).remove(_RAY_FOLDER)
-
-
-def _follow(
-    fitting: _Fitting, board: Any, capacity: _Capacity, show: Callable[[Update], None], stop: threading.Event
-) -> None:
-    """Stand between the run and the outside until it has ended. Raises as `launch`."""
-    ended = False
-    while not ended:
-        ended = fitting.done(POLL_SECONDS)
-        if stop.is_set():
+        except BaseException:
+            # Workers that outlive this call, in a Ray that was here before it, end too.
             board.stop.remote()
-        try:
-            capacity.suffices()
-        except LaunchError as error:
-            ray.get(board.fail.remote(error))
-        update, failure, verdict = ray.get([board.read.remote(), board.failure.remote(), board.verdict.remote()])
-        show(update)
-        if failure is not None:
-            # Without waiting for Ray, which starts the workers again; they ask the board and end at once.
-            raise failure
-    if fitting.error is not None:
-        raise _cause(fitting.error) from fitting.error
-    if verdict is Verdict.STOP:
-        raise WatchdogError(f"the watchdog stopped the run: {update.events[-1]}")
-    if verdict is Verdict.PREEMPT:
-        raise Preempted("the run stopped as it was asked to and wrote a checkpoint: go on with --resume")
+            raise
+        finally:
+            with contextlib.suppress(OSError):
+                Storage(config.run.dir).remove(_RAY_FOLDER)
+
+
+class _Driver:
+    """Stands between the run and the outside until it has ended."""
+
+    def __init__(self, config: RunConfig, board: Any, show: Callable[[Update], None], stop: threading.Event) -> None:
+        self._config, self._board, self._show, self._stop = config, board, show, stop
+        self._update = Update()
+
+    def run(self) -> None:
+        """Have Ray train, again where it gave up on a run that gets further. Raises as `launch`."""
+        furthest, left = 0, self._config.run.max_failures
+        while error := self._train():
+            if self._stop.is_set():
+                raise Preempted("the run was stopped, its workers with it: go on with --resume")
+            further, furthest = self._update.seen > furthest, max(furthest, self._update.seen)
+            # Ray has replaced lost workers `max_failures` times, but none that died as they started.
+            left = self._config.run.max_failures if further else left - 1
+            if left <= 0 or _no_place(error) or not (further or isinstance(error, ControllerError)):
+                raise _cause(error) from error
+            self._board.event.remote(f"starting the workers anew: {_last_line(error)}")
+        verdict = ray.get(self._board.verdict.remote())
+        if verdict is Verdict.STOP:
+            told = [event for event in self._update.events if event.startswith("watchdog: ")]
+            raise WatchdogError(f"the watchdog stopped the run: {told[-1].removeprefix('watchdog: ')}")
+        if verdict is Verdict.PREEMPT:
+            raise Preempted("the run stopped as it was asked to and wrote a checkpoint: go on with --resume")
+
+    def _train(self) -> Exception | None:
+        """Train once the cluster is large enough, and return what Ray ended with, if not well."""
+        gpus = self._wait_for_room()
+        return self._follow(_Fitting(_trainer(self._config, self._board, gpus)), _Capacity(self._config, gpus))
+
+    def _wait_for_room(self) -> bool:
+        """Wait until the cluster can hold the workers there must be; whether they use GPUs."""
+        gpus = _use_gpus(self._config)
+        capacity = _Capacity(self._config, gpus)
+        while not capacity.suffices():
+            capacity.ask_for_nodes()
+            if self._stop.wait(POLL_SECONDS):
+                raise Preempted("the run was asked to stop before it started: go on with --resume")
+            gpus = _use_gpus(self._config)
+        return gpus
+
+    def _follow(self, fitting: _Fitting, capacity: _Capacity) -> Exception | None:
+        """Show what comes in until Ray Train has ended; what it ended with, if not well."""
+        ended = False
+        asked: float | None = None
+        while not ended:
+            ended = fitting.done(POLL_SECONDS)
+            if self._stop.is_set():
+                asked = asked or time.monotonic()
+                self._board.stop.remote()
+            try:
+                capacity.suffices()
+            except LaunchError as error:
+                ray.get(self._board.fail.remote(error))
+            board = self._board
+            answers = [board.read.remote(), board.failure.remote(), board.silence.remote()]
+            self._update, failure, silence = ray.get(answers)
+            self._show(self._update)
+            if failure is not None:
+                # Without waiting for Ray, which starts the workers again; they ask the board and end at once.
+                raise failure
+            if asked and not ended and min(silence, time.monotonic() - asked) > STOP_SECONDS:
+                raise Preempted("the run was stopped while no worker ran: go on with --resume")
+        return fitting.error
 
 
 class _Fitting:
@@ -168,7 +221,9 @@ class _Fitting:
 
 def _trainer(config: RunConfig, board: Any, gpus: bool) -> TorchTrainer:
     workers = config.run.workers
-    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    # How long workers wait for a place: at least for the one that lost workers leave.
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(max(config.run.wait_for_nodes, 15.0))
     return TorchTrainer(
         _worker,
         train_loop_config={"config": config.model_dump(mode="json"), "board": board},
@@ -183,8 +238,7 @@ def _trainer(config: RunConfig, board: Any, gpus: bool) -> TorchTrainer:
             storage_path=config.run.dir,
             failure_config=FailureConfig(
                 max_failures=config.run.max_failures,
-                # Workers that die as they start are the controller's failures to Ray.
-                controller_failure_limit=config.run.max_failures,
+                controller_failure_limit=0,
             ),
         ),
     )
@@ -196,7 +250,7 @@ def _cpus_per_worker(config: RunConfig) -> int:
     if given != "auto":
         return given
     if isinstance(workers, int) and len(ray.nodes()) == 1:
-        return max(1, int(ray.cluster_resources()["CPU"]) // workers)
+        return max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
     return 1
 
 
@@ -262,6 +316,9 @@ def cluster(workers: int, address: str | None = None) -> Iterator[None]:
         else:
             cpus = max(os.cpu_count() or 1, workers)
             ray.init(num_cpus=cpus, include_dashboard=False, _temp_dir=folder, **options)
+    except SystemExit as error:
+        # Ray's own answer to a SIGTERM while it starts.
+        raise Preempted("the run was asked to stop before it started: go on with --resume") from error
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         what = f"no Ray cluster answers at {address}" if address else "Ray cannot start here"
@@ -291,7 +348,7 @@ def _use_gpus(config: RunConfig) -> bool:
 
 
 class _Capacity:
-    """Whether the cluster has room for the workers that there must be."""
+    """Whether the cluster is large enough for the workers that there must be, whoever uses it now."""
 
     def __init__(self, config: RunConfig, gpus: bool) -> None:
         self._kind, self._each = ("GPU", 1) if gpus else ("CPU", _cpus_per_worker(config))
@@ -317,12 +374,23 @@ class _Capacity:
             )
         return False
 
+    def ask_for_nodes(self) -> None:
+        """Tell the cluster's autoscaler, if it has one."""
+        request_resources(bundles=[{self._kind: self._each}] * self._workers)
+
 
 def _cause(error: Exception) -> TrainerError:
     """One line about what became of the workers."""
+    if _no_place(error):
+        return LaunchError("the cluster had no free place for the workers for run.wait_for_nodes seconds: add nodes")
     failures = getattr(error, "worker_failures", {}) if isinstance(error, TrainingFailedError) else {}
     reasons = [f"worker {rank}: {_last_line(failure)}" for rank, failure in failures.items()]
     return LaunchError("training failed: " + ("; ".join(reasons) or _last_line(error)))
+
+
+def _no_place(error: Exception) -> bool:
+    failure = error.controller_failure if isinstance(error, ControllerError) else None
+    return type(failure).__name__ == "WorkerGroupStartupTimeoutError"
 
 
 def _last_line(error: BaseException) -> str:

@@ -11,10 +11,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainer import registry
-from trainer.checkpoint import Checkpoints
+from trainer.checkpoint import Checkpoint, Checkpoints
 from trainer.config import RunConfig
 from trainer.ema import Ema
 from trainer.engine import Players
+from trainer.errors import CheckpointError
 from trainer.hooks.base import Hook, Reporter, Training, Verdict
 from trainer.hooks.checkpoints import CheckpointWriter
 from trainer.hooks.metrics_log import MetricsLog
@@ -26,6 +27,7 @@ from trainer.hooks.tensorboard import TensorBoard
 from trainer.hooks.watchdog import Watchdog
 from trainer.loader import Loader, parts_of_step
 from trainer.ranks import Ranks
+from trainer.snapshot import forget_snapshots_after
 from trainer.state import State
 from trainer.storage import BackgroundWriter, Storage
 from trainer.tasks.build import build_source, build_task
@@ -51,17 +53,19 @@ def fit(config: RunConfig, reporter: Reporter, device: torch.device) -> Verdict:
         Skipped(),
         Scaling(),
     ]
-    while True:
-        for hook in hooks:
-            hook.start(training)
-        _train(training, hooks)
-        for hook in hooks:
-            hook.finish(training)
+    try:
+        while True:
+            for hook in hooks:
+                hook.start(training)
+            _train(training, hooks)
+            for hook in hooks:
+                hook.finish(training)
+            if training.verdict is not Verdict.ROLL_BACK:
+                return training.verdict
+            if not _roll_back(training):
+                return Verdict.STOP
+    finally:
         training.files.finish()
-        if training.verdict is not Verdict.ROLL_BACK:
-            return training.verdict
-        if not _roll_back(training):
-            return Verdict.STOP
 
 
 def prepare(config: RunConfig, reporter: Reporter, device: torch.device) -> Training:
@@ -72,7 +76,7 @@ def prepare(config: RunConfig, reporter: Reporter, device: torch.device) -> Trai
     ema = Ema(generators, config.ema.half_life_images) if config.ema else None
     state, storage = State(task, players, ema), Storage(config.run.dir)
     shown = ema.networks if ema else generators
-    files = BackgroundWriter(storage)
+    files = BackgroundWriter(storage, reporter.event)
     training = Training(config, task, source, shown, state, storage, files, reporter, Ranks(), device)
     _restore(training, Checkpoints(storage))
     return training
@@ -83,10 +87,12 @@ def _roll_back(training: Training) -> bool:
     attempt, checkpoints = training.state.attempt + 1, Checkpoints(training.storage)
     if not _restore(training, checkpoints, training.sound_until):
         if training.is_main:
-            training.reporter.event(f"there is no checkpoint of at most {training.sound_until} images to go back to")
+            limit = training.sound_until
+            training.reporter.event(f"watchdog: there is no checkpoint of at most {limit} images to go back to")
         return False
     if training.is_main:
         checkpoints.forget_after(training.seen)
+        forget_snapshots_after(training.storage, training.seen)
     training.wish, training.verdict, training.sound_until = Verdict.GO_ON, Verdict.GO_ON, math.inf
     _reseed(training, attempt)
     return True
@@ -98,15 +104,30 @@ def _restore(training: Training, checkpoints: Checkpoints, until: float = math.i
     found = ranks.share(checkpoints.find(until) if ranks.is_main else None)
     if ranks.is_main:
         for line in found.damaged:
-            training.reporter.event(f"{line}; using the one before it")
+            training.reporter.event(line)
     if found.images_seen is not None:
+        checkpoint = checkpoints.read(found.images_seen)
         parts = parts_of_step(0, config.batch, ranks.count, ranks.rank)
-        training.state.restore(checkpoints.read(found.images_seen), {slot for part in parts for slot in part})
-        _reseed(training, training.state.attempt)
+        training.state.restore(checkpoint, {slot for part in parts for slot in part})
+        _warn_of_other_images(training, checkpoint)
+        if training.state.attempt:
+            _reseed(training, training.state.attempt)
+    elif found.damaged:
+        raise CheckpointError(
+            f"{training.storage.uri} has no good checkpoint left: remove its checkpoints to start anew"
+        )
     if ranks.is_main:
         where = f"{ranks.count} workers on {training.device.type}"
         training.reporter.event(f"training from image {training.seen} on with {where}")
     return found.images_seen is not None
+
+
+def _warn_of_other_images(training: Training, checkpoint: Checkpoint) -> None:
+    counts = {domain: training.source.count(domain) for domain in training.task.domains}
+    if training.is_main and counts != checkpoint.counts:
+        training.reporter.event(
+            f"the images are others than before ({checkpoint.counts} -> {counts}), so is their order"
+        )
 
 
 def _reseed(training: Training, attempt: int) -> None:

@@ -104,7 +104,7 @@ def _embedded(content: bytes, most: int) -> str:
             kind, small = "jpeg", grid.convert("RGB")
             while len(content := _jpeg(small)) > most:
                 small = small.reduce(2)
-    except OSError:
+    except (OSError, Pillow.DecompressionBombError):
         return ""
     pixels = 'class="pixels" ' if width < SMALL else ""
     source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
@@ -125,7 +125,7 @@ def _charts(run: Run) -> str:
     losses = {name: points for name, points in curves.items() if name not in NO_FIGURES | beliefs.keys()}
     waits = [(images, 100 * share) for images, share in curves.get("data wait", [])]
     charts = (
-        _chart("Losses", "", losses),
+        _chart("Losses", "What each player minimises.", losses),
         _chart("The game", "How real the discriminator takes images to be.", beliefs, (0, 1), (0.5, "cannot tell")),
         _chart("Speed", "Images per second, all workers together.", {"images/s": curves.get("images/s", [])}, (0,)),
         _chart("Data wait", "Percent of the time in which training waited for images.", {"data wait": waits}, (0, 1)),

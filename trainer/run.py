@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 from collections.abc import Callable, Sequence
@@ -12,17 +13,17 @@ from typing import Any
 
 import yaml
 
-from trainer import registry
-from trainer.config import RunConfig, find_config, flatten, load_config, with_place
-from trainer.errors import ConfigError, Preempted, TrainerError
+from trainer import checkpoint, registry, snapshot
+from trainer.config import RunConfig, find_config, flatten, load_config, validate, with_place
+from trainer.errors import ConfigError, Preempted, StorageError, TrainerError
+from trainer.history import CONFIG_FILE, EVENTS_FILE, STATE_FILE
 from trainer.hooks.base import Update
 from trainer.launch import cluster_address, launch
-from trainer.snapshot import FOLDER
+from trainer.report import REPORT_FILE, write_report
 from trainer.storage import Storage
 from trainer.tasks.build import build_source, check_fit
 
-CONFIG_FILE, STATE_FILE, EVENTS_FILE = "config.yaml", "run.json", "events.jsonl"
-
+_ABSENT = "(absent)"
 # What a resume may change; all else decides what the checkpoint's tensors mean, or which images come when.
 _MAY_CHANGE = (
     "run.*",
@@ -32,6 +33,7 @@ _MAY_CHANGE = (
     "data.root",
     "data.max_unreadable",
     "ema.half_life_images",
+    "watchdog.*",
     "task.loss*",
     "task.*_weight",
     "task.*_optimizer.lr",
@@ -67,46 +69,49 @@ def train(
         build_source(run)
     storage = Storage(run.run.place)
     record = _Record(storage, show or (lambda update: None))
-    _open(storage, resolved, resume, record)
+    news = _open(storage, resolved, resume)
     storage.write(CONFIG_FILE, yaml.safe_dump(resolved, sort_keys=False).encode())
     try:
         record.state("running")
-        launch(with_place(RunConfig.model_validate(resolved), storage.uri), record.update, address)
+        launch(with_place(RunConfig.model_validate(resolved), storage.uri), record.update, news, address)
     except Preempted as end:
-        record.state("preempted", str(end))
+        record.end("preempted", str(end))
         raise
     except TrainerError as error:
-        record.state("failed", str(error))
+        record.end("failed", str(error))
         raise
     except BaseException:
-        record.state("aborted")
+        record.end("aborted")
         raise
-    record.state("finished")
+    record.end("finished")
     return storage.uri
 
 
-def _open(storage: Storage, resolved: dict[str, Any], resume: bool, record: _Record) -> None:
-    """Check that the run may use its folder.
+def _open(storage: Storage, resolved: dict[str, Any], resume: bool) -> list[str]:
+    """Check that the run may use its folder, and say what a resume changes.
 
     Raises:
         ConfigError: it holds a run and this is no resume, or the resume changes what cannot change.
     """
-    if not storage.exists(CONFIG_FILE) and not storage.exists(FOLDER):
-        return
+    if not any((storage / folder).folders() for folder in (snapshot.FOLDER, checkpoint.FOLDER)):
+        return []
     if not resume:
         raise ConfigError(
             f"run.dir {storage.uri} already holds a run: go on with --resume, choose another run.dir or remove it"
         )
-    before, now = flatten(yaml.safe_load(storage.read(CONFIG_FILE))), flatten(resolved)
-    changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
-    changes = {key: f"{key}: {before.get(key)} -> {now.get(key)}" for key in changed}
+    if not storage.exists(CONFIG_FILE):
+        raise ConfigError(f"{storage.uri} cannot be resumed: it has no {CONFIG_FILE}")
+    written = validate(RunConfig, yaml.safe_load(storage.read(CONFIG_FILE)), f"{storage.uri}/{CONFIG_FILE}")
+    before, now = flatten(registry.resolved(written)), flatten(resolved)
+    changed = [key for key in sorted({*before, *now}) if before.get(key, _ABSENT) != now.get(key, _ABSENT)]
+    changes = {key: f"{key}: {before.get(key, _ABSENT)} -> {now.get(key, _ABSENT)}" for key in changed}
     refused = [line for key, line in changes.items() if key == "run.seed" or not _may_change(key)]
     if refused:
         raise ConfigError(
             f"{storage.uri} cannot be resumed with {'; '.join(refused)}: take the old values or another run.dir"
         )
     told = [line for key, line in changes.items() if key not in ("run.dir", "run.storage")]
-    record.event("resumed" + (f" with {'; '.join(told)}" if told else ""))
+    return ["resumed" + (f" with {'; '.join(told)}" if told else "")]
 
 
 def _may_change(key: str) -> bool:
@@ -131,12 +136,23 @@ class _Record:
             "time": _now(),
             "environment": {"python": platform.python_version(), "platform": platform.platform(), **_versions()},
         }
-        self._storage.write(STATE_FILE, (json.dumps(content, indent=2) + "\n").encode())
+        # What the run ends with matters more than that it cannot be written down.
+        with contextlib.suppress(OSError):
+            self._storage.write(STATE_FILE, (json.dumps(content, indent=2) + "\n").encode())
+
+    def end(self, state: str, reason: str | None = None) -> None:
+        """Write down that the run ended in `state`, and the page that shows it."""
+        self.state(state, reason)
+        try:
+            write_report(self._storage)
+        except (OSError, StorageError) as error:
+            self.event(f"{REPORT_FILE} was not written: {error}")
 
     def event(self, message: str) -> None:
         """Write down one event."""
         self._lines += json.dumps({"time": _now(), "images": self._seen, "event": message}) + "\n"
-        self._storage.write(EVENTS_FILE, self._lines.encode())
+        with contextlib.suppress(OSError):
+            self._storage.write(EVENTS_FILE, self._lines.encode())
 
     def update(self, update: Update) -> None:
         """Write down the workers' new events, and hand all on."""

@@ -71,7 +71,11 @@ class Snapshot:
 
 
 def write_snapshot(run: Storage, snapshot: Snapshot) -> str:
-    """Write `snapshot` under `run` and return the folder's URI."""
+    """Write `snapshot` under `run` and return the folder's URI.
+
+    Raises:
+        SnapshotError: the storage is full or cannot be written.
+    """
     folder = run / f"{FOLDER}/{snapshot.images_seen:010d}"
     tensors = {
         f"{network}.{name}": tensor.detach().to("cpu", copy=True).contiguous()
@@ -81,9 +85,19 @@ def write_snapshot(run: Storage, snapshot: Snapshot) -> str:
     content = save(tensors)
     fields = asdict(snapshot) | {"digest": hashlib.sha256(content).hexdigest(), "schema_version": SCHEMA_VERSION}
     del fields["weights"]
-    folder.write(WEIGHTS_FILE, content)
-    folder.write(SNAPSHOT_FILE, (json.dumps(fields, indent=2, sort_keys=True) + "\n").encode())
+    try:
+        folder.write(WEIGHTS_FILE, content)
+        folder.write(SNAPSHOT_FILE, (json.dumps(fields, indent=2, sort_keys=True) + "\n").encode())
+    except OSError as error:
+        raise SnapshotError(f"{folder.uri} cannot be written: {error}") from error
     return folder.uri
+
+
+def forget_snapshots_after(run: Storage, images_seen: int) -> None:
+    """Remove those of more images, which a rollback left behind."""
+    for name in (run / FOLDER).folders():
+        if name.isdecimal() and int(name) > images_seen:
+            run.remove(f"{FOLDER}/{name}")
 
 
 def find_snapshot(place: str) -> Storage:

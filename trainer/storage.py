@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, Literal, Self
+from typing import BinaryIO, Literal, ParamSpec, Self
 
 from pyarrow import fs
 
 from trainer.errors import StorageError
+
+P = ParamSpec("P")
 
 
 class Storage:
@@ -21,6 +25,8 @@ class Storage:
             StorageError: its scheme is unknown, or the place is not one for files.
         """
         self.uri = str(uri) if "://" in str(uri) else str(Path(uri).absolute())
+        if "://" in self.uri and "?" in self.uri:
+            raise StorageError(f"{self.uri}: leave the query out; AWS_ENDPOINT_URL names another S3 server")
         try:
             self._filesystem, self._path = fs.FileSystem.from_uri(self.uri)
         except (ValueError, OSError) as error:
@@ -37,13 +43,21 @@ class Storage:
     def write(self, name: str, content: bytes) -> None:
         """Write the file `name` whole or not at all, making folders on the way."""
         path = f"{self._path}/{name}"
+        if not isinstance(self._filesystem, fs.LocalFileSystem):
+            # An object appears whole when it is closed, and needs no folder.
+            with self._filesystem.open_output_stream(path) as stream:
+                stream.write(content)
+            return
+        part = f"{path}.part"
         self._filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
-        # An object appears when it is closed; a local file as soon as it is opened, so it is renamed.
-        local = isinstance(self._filesystem, fs.LocalFileSystem)
-        with self._filesystem.open_output_stream(f"{path}.part" if local else path) as stream:
-            stream.write(content)
-        if local:
-            self._filesystem.move(f"{path}.part", path)
+        try:
+            with self._filesystem.open_output_stream(part) as stream:
+                stream.write(content)
+            self._filesystem.move(part, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._filesystem.delete_file(part)
+            raise
 
     def read(self, name: str) -> bytes:
         """The content of the file `name`.
@@ -98,38 +112,36 @@ class Storage:
 
 
 class BackgroundWriter:
-    """Writes files in a thread; of several contents for one file that wait, only the newest is written."""
+    """Works off what a run leaves for people and for its resume, in one thread and in order, while training goes on."""
 
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
+    def __init__(self, storage: Storage, warn: Callable[[str], None]) -> None:
+        """`warn` is told of files that cannot be written; training does not end for them."""
+        self._storage, self._warn = storage, warn
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="files")
         self._waiting: dict[str, bytes] = {}
-        self._writing: list[Future[None]] = []
+        self._failing = False
 
     def write(self, name: str, content: bytes) -> None:
-        """Have the file `name` written soon.
-
-        Raises:
-            StorageError: an earlier one could not be written.
-        """
-        self._raise_failure(only_done=True)
+        """Have the file `name` written soon; of several contents that wait for one name, only the newest."""
         self._waiting[name] = content
-        self._writing.append(self._thread.submit(self._write, name))
+        self.submit(self._write, name)
+
+    def submit(self, work: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> Future[None]:
+        """Have `work` done after all that waits already."""
+        return self._thread.submit(work, *args, **kwargs)
 
     def finish(self) -> None:
-        """Wait until all is written. Raises as `write`."""
-        self._raise_failure(only_done=False)
+        """Wait until all is done."""
+        self.submit(lambda: None).result()
 
     def _write(self, name: str) -> None:
         content = self._waiting.pop(name, None)
-        if content is not None:
-            self._storage.write(name, content)
-
-    def _raise_failure(self, only_done: bool) -> None:
-        ended = [future for future in self._writing if future.done() or not only_done]
-        self._writing = [future for future in self._writing if future not in ended]
+        if content is None:
+            return
         try:
-            for future in ended:
-                future.result()
+            self._storage.write(name, content)
+            self._failing = False
         except OSError as error:
-            raise StorageError(f"{self._storage.uri} cannot be written: {error}") from error
+            if not self._failing:
+                self._warn(f"{self._storage.uri}/{name} cannot be written: {error}")
+            self._failing = True

@@ -13,7 +13,7 @@ from PIL import Image
 from trainer import registry
 from trainer.config import RunConfig
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "run": {"dir": "toy", "total_images": 1000, "workers": 2},
     "batch": {"global_size": 8},
     "data": {"type": "digits", "size": 16},

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 
 from tests.cluster.toys import config, events, newest_tensors, toy
+from tests.trainer.fitting import Job, fit_ranks
 from trainer.hooks.base import Update
 from trainer.run import train
 
@@ -33,7 +35,7 @@ def two_nodes() -> Iterator[Cluster]:
 
 @pytest.mark.timeout(400)
 def test_a_lost_node_costs_steps_and_not_the_run(tmp_path: Path, two_nodes: Cluster) -> None:
-    def sgd(name: str) -> dict[str, object]:
+    def sgd(name: str) -> dict[str, Any]:
         data = toy("gan", tmp_path / name, total_images=TOTAL, workers={"min": 1, "max": 2})
         optimizer = {"type": "sgd", "lr": 0.001}
         return data | {"task": data["task"] | {f"{p}_optimizer": optimizer for p in ("generator", "discriminator")}}
@@ -47,13 +49,14 @@ def test_a_lost_node_costs_steps_and_not_the_run(tmp_path: Path, two_nodes: Clus
             lost = True
             two_nodes.remove_node(node, allow_graceful=False)
 
-    train(config(sgd("undisturbed")))
+    fit_ranks([Job(sgd("alone"))], 2)
     train(config(sgd("disturbed")), show=lose)
     assert lost
     told = [event for event in events(tmp_path / "disturbed") if event.startswith("training from")]
     assert told[0] == "training from image 0 on with 2 workers on cpu"
     assert told[-1].endswith(" on with 1 workers on cpu")
-    one, two = newest_tensors(tmp_path / "undisturbed"), newest_tensors(tmp_path / "disturbed")
+    assert "from image 0 " not in told[-1]
+    one, two = newest_tensors(tmp_path / "alone"), newest_tensors(tmp_path / "disturbed")
     weights = [name for name in one if name.startswith(("networks/", "ema/")) and one[name].is_floating_point()]
     differences = {name: float((one[name] - two[name]).norm() / one[name].norm().clamp_min(1e-6)) for name in weights}
     assert max(differences.values()) < 1e-3, differences

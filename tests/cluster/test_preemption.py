@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.cluster.toys import BATCH, config, differing, events, toy
-from trainer.run import train
+from tests.cluster.toys import BATCH, differing, events, toy
+from tests.trainer.fitting import Job, fit_ranks
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TOTAL = 1200
 
@@ -44,7 +44,7 @@ def test_a_preempted_run_says_so_and_goes_on(tmp_path: Path) -> None:
     process = _train(file)
     _wait_for_lines(folder / "metrics.jsonl", 3, process)
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=200)
     assert process.returncode == 75
     assert stderr.splitlines()[-1].startswith("error: the run stopped as it was asked to and wrote a checkpoint")
     state = json.loads((folder / "run.json").read_text())
@@ -54,14 +54,14 @@ def test_a_preempted_run_says_so_and_goes_on(tmp_path: Path) -> None:
     assert int(left.name) % BATCH == 0
 
     refused = _train(file, "task.generator.width=8", "--resume")
-    _, stderr = refused.communicate(timeout=60)
+    _, stderr = refused.communicate(timeout=200)
     assert refused.returncode == 1
     assert "cannot be resumed with task.generator.width: 4 -> 8" in stderr
 
     resumed = _train(file, "run.log_images=16", "--resume")
-    _, stderr = resumed.communicate(timeout=120)
+    _, stderr = resumed.communicate(timeout=200)
     assert resumed.returncode == 0, stderr
     assert "resumed with run.log_images: 8 -> 16" in events(folder)
     assert json.loads((folder / "run.json").read_text())["state"] == "finished"
-    train(config(data | {"run": data["run"] | {"dir": str(tmp_path / "undisturbed")}}))
-    assert differing(folder, tmp_path / "undisturbed") == []
+    fit_ranks([Job(toy("gan", tmp_path / "alone", total_images=TOTAL, checkpoint_images=TOTAL))], 2)
+    assert differing(folder, tmp_path / "alone") == []

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.cluster.toys import config, differing, events, toy, workers
+from tests.cluster.toys import EVERY, config, differing, events, toy, workers
+from tests.trainer.fitting import Job, fit_ranks
 from trainer.errors import LaunchError
 from trainer.hooks.base import Update
 from trainer.launch import cluster
 from trainer.run import train
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TOTAL = {"gan": 2400, "cyclegan": 480}
 KILLS = 3
@@ -30,35 +31,45 @@ def one_ray() -> Iterator[None]:
 
 
 class Killer:
-    """Kills a random worker each time the run has got past another random image."""
+    """Kills a random worker of each new group once the run has got past another random image."""
 
     def __init__(self, total: int) -> None:
         self._random = random.Random(0)
-        self._moments = sorted(self._random.sample(range(total // 10, 8 * total // 10), KILLS))
+        self.moments = sorted(self._random.sample(range(total // 4, 8 * total // 10), KILLS))
+        self._groups = 0
         self.kills = 0
 
     def __call__(self, update: Update) -> None:
-        if self.kills == len(self._moments) or update.seen < self._moments[self.kills]:
-            return
-        victims = workers()
-        if len(victims) < 2:
+        groups = len(starts(update.events))
+        if self.kills == KILLS or groups == self._groups or update.seen < self.moments[self.kills]:
             return
         try:
-            self._random.choice(victims).kill()
-            self.kills += 1
-        except psutil.NoSuchProcess:
+            self._random.choice(workers()).kill()
+        except (psutil.NoSuchProcess, IndexError):
             return
+        self.kills, self._groups = self.kills + 1, groups
+
+
+def starts(told: Sequence[str]) -> list[int]:
+    """The images from which groups of workers went on."""
+    return [int(event.split()[3]) for event in told if event.startswith("training from image ")]
 
 
 @pytest.mark.parametrize("task", ["gan", "cyclegan"])
 def test_a_run_under_a_killer_ends_as_one_that_was_left_alone(tmp_path: Path, task: str) -> None:
-    runs = [config(toy(task, tmp_path / name, total_images=TOTAL[task])) for name in ("undisturbed", "disturbed")]
-    train(runs[0])
+    undisturbed, disturbed = (toy(task, tmp_path / name, total_images=TOTAL[task]) for name in ("alone", "disturbed"))
+    # Without Ray, which must make no difference either.
+    fit_ranks([Job(undisturbed)], 2)
     killer = Killer(TOTAL[task])
-    train(runs[1], show=killer)
+    train(config(disturbed), show=killer)
     assert killer.kills == KILLS
-    assert differing(tmp_path / "undisturbed", tmp_path / "disturbed") == []
-    assert sum(event.startswith("training from image ") for event in events(tmp_path / "disturbed")) > 1
+    assert differing(tmp_path / "alone", tmp_path / "disturbed") == []
+    first, *later = starts(events(tmp_path / "disturbed"))
+    assert first == 0
+    assert len(later) == KILLS
+    # A kill costs at most the steps since the last checkpoint, one more of which may be in the making.
+    moments = killer.moments
+    assert all(start >= moment - 2 * EVERY for start, moment in zip(later, moments, strict=True)), (later, moments)
     assert json.loads((tmp_path / "disturbed" / "run.json").read_text())["state"] == "finished"
 
 

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from trainer.config import RunConfig
 
 BATCH = 8
+EVERY = 8 * BATCH
+"""Images from one checkpoint to the next."""
 _NETWORKS = {
     "gan": {
         "generator": {"type": "dcgan_generator", "latent_dim": 8, "channels": 1, "size": 16, "width": 4},
@@ -29,7 +31,7 @@ _DATA = {"gan": {"type": "digits", "size": 16}, "cyclegan": {"type": "stripes", 
 
 def toy(task: str, folder: Path | str, **run: Any) -> dict[str, Any]:
     """The config of a run with EMA, a decaying rate and frequent checkpoints."""
-    keys = {"dir": str(folder), "workers": 2, "log_images": BATCH, "checkpoint_images": 8 * BATCH}
+    keys = {"dir": str(folder), "workers": 2, "log_images": BATCH, "checkpoint_images": EVERY}
     optimizer = {"lr": 0.0005, "decay_from": 0.5}
     optimizers = {"generator_optimizer": optimizer, "discriminator_optimizer": optimizer}
     return {

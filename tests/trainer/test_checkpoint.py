@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
+import math
 import operator
 from pathlib import Path
 from typing import Any
@@ -96,6 +99,22 @@ def test_the_newest_and_the_best_are_kept(run: Path, mode: str, kept: list[int])
     assert [int(path.name) for path in sorted((run / "checkpoints").iterdir())] == kept
 
 
+def test_what_was_never_published_does_not_count_as_kept(run: Path) -> None:
+    checkpoints = Checkpoints(Storage(run))
+    (run / "checkpoints" / f"{200:012d}" / MANIFEST_FILE).unlink()
+    checkpoints.write(_checkpoint(150))
+    checkpoints.prune(1)
+    assert checkpoints.find().images_seen == 150
+
+
+def test_a_score_that_is_not_finite_is_never_the_best(run: Path) -> None:
+    checkpoints = Checkpoints(Storage(run))
+    for seen, score in ((100, math.nan), (200, 0.3), (300, 0.5), (400, 0.4)):
+        checkpoints.write(_checkpoint(seen, score=score))
+    checkpoints.prune(1, operator.lt)
+    assert [int(path.name) for path in sorted((run / "checkpoints").iterdir())] == [200, 400]
+
+
 def test_a_rollback_forgets_what_came_after(run: Path) -> None:
     checkpoints = Checkpoints(Storage(run))
     checkpoints.forget_after(100)
@@ -116,11 +135,15 @@ def test_a_full_disk_is_one_clear_error_and_the_last_good_one_stays(run: Path) -
     with pytest.raises(CheckpointError, match=r"cannot be written .*No space left.*the one of 200 images is whole"):
         Checkpoints(_FullStorage(run)).write(_checkpoint(300))
     assert Checkpoints(Storage(run)).find().images_seen == 200
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [f"{100:012d}", f"{200:012d}"]
 
 
 def test_another_schema_version_is_refused_by_number(run: Path) -> None:
     folder = run / "checkpoints" / f"{200:012d}"
     text = (folder / FACTS_FILE).read_text().replace('"schema_version": 1', '"schema_version": 99')
     (folder / FACTS_FILE).write_text(text)
+    entry = json.loads((folder / MANIFEST_FILE).read_text())
+    entry["files"][FACTS_FILE] = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "nbytes": len(text)}
+    (folder / MANIFEST_FILE).write_text(json.dumps(entry))
     with pytest.raises(CheckpointError, match=r"schema version 99 and this zorse reads 1"):
-        Checkpoints(Storage(run)).read(200)
+        Checkpoints(Storage(run)).find()

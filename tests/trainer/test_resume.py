@@ -22,7 +22,7 @@ ADAM = {"lr": 0.001, "decay_from": 0.3}
 
 def _config(task: dict[str, Any], data: dict[str, Any], stage: int = 0) -> dict[str, Any]:
     return {
-        "run": {"total_images": WHOLE, "log_images": BATCH},
+        "run": {"total_images": WHOLE, "log_images": BATCH, "checkpoint_images": WHOLE},
         "batch": {"global_size": BATCH},
         "data": data,
         "task": task | {"generator_optimizer": ADAM, "discriminator_optimizer": ADAM},
@@ -72,6 +72,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for other in ("resumed", "on-1", "on-3"):
             shutil.copytree(folder / name / "half", folder / name / other)
     fit_ranks([Job(_at(name, folder / name / "resumed")) for name in CONFIGS], 2)
+    # And the reverse: begun on one worker, gone on with on two.
+    lone = [_at(name, folder / name / "lone") for name in CONFIGS]
+    begun = [_at(name, folder / name / "begun") for name in CONFIGS]
+    fit_ranks([Job(c, gradients_at=HALF // BATCH) for c in lone] + [Job(c, stop_at=HALF) for c in begun], 1)
+    fit_ranks([Job(c, only_restore=True) for c in begun] + [Job(c, gradients_at=0) for c in begun], 2)
     for workers in (1, 3):
         places = [_at(name, folder / name / f"on-{workers}") for name in CONFIGS]
         jobs = [Job(place, only_restore=True) for place in places] + [Job(place, gradients_at=0) for place in places]
@@ -105,10 +110,12 @@ def _relative_difference(one: torch.Tensor, two: torch.Tensor) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(("undisturbed", "resumed"), [("whole", "on-1"), ("whole", "on-3"), ("lone", "begun")])
 @pytest.mark.parametrize("name", ["gan", "cyclegan"])
-def test_other_workers_take_the_next_step_as_the_first_would(runs: Path, name: str, workers: int) -> None:
-    whole, other = runs / name / "whole", runs / name / f"on-{workers}"
+def test_other_workers_take_the_next_step_as_the_first_would(
+    runs: Path, name: str, undisturbed: str, resumed: str
+) -> None:
+    whole, other = runs / name / undisturbed, runs / name / resumed
     gradients = [torch.load(run / "gradients.pt", weights_only=True) for run in (whole, other)]
     pairs = [pair for players in zip(*gradients, strict=True) for pair in zip(*players, strict=True)]
     assert len(gradients[0]) == 2
@@ -120,11 +127,11 @@ def test_other_workers_take_the_next_step_as_the_first_would(runs: Path, name: s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("resumed", ["on-1", "on-3", "begun"])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_other_workers_hold_what_the_checkpoint_holds(runs: Path, name: str, workers: int) -> None:
-    held = load_file(runs / name / f"on-{workers}" / "restored.safetensors")
-    saved = checkpoint(runs / name / "half", HALF)
+def test_other_workers_hold_what_the_checkpoint_holds(runs: Path, name: str, resumed: str) -> None:
+    held = load_file(runs / name / resumed / "restored.safetensors")
+    saved = checkpoint(runs / name / resumed, HALF)
     assert held.keys() == saved.keys()
     assert [key for key in saved if not torch.equal(saved[key], held[key])] == []
     pools = {"task"} if name == "cyclegan" else set()

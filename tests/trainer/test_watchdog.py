@@ -90,9 +90,9 @@ def test_a_discriminator_that_has_won_is_noticed(runs: Path) -> None:
 
 @pytest.mark.slow
 def test_samples_that_are_alike_are_noticed_and_need_a_checkpoint_from_before(runs: Path) -> None:
-    (told,) = _told(runs / "collapsed")
+    told, then = _told(runs / "collapsed")
     assert told.startswith("samples are alike (distance as a share of the data's: image 0.")
-    assert events(runs / "collapsed")[-1] == "there is no checkpoint of at most 0 images to go back to"
+    assert then == "there is no checkpoint of at most 0 images to go back to"
     assert verdict(runs / "collapsed") is Verdict.STOP
 
 

@@ -40,6 +40,10 @@ _UNREADABLE = (
 )
 
 
+class _FetchError(RuntimeError):
+    """A network failed, which says nothing of the image: the worker fails and is replaced."""
+
+
 class ImageFiles:
     """The image files below a folder or inside a zip, sorted by name; hidden ones are left out.
 
@@ -84,11 +88,21 @@ class ImageFiles:
         if name in self.unreadable:
             return None
         try:
-            content = self._archive().read(name) if self._is_zip else self._place.read(name)
+            content = self._read(name)
             return _to_grey_or_rgb(ImageOps.exif_transpose(Pillow.open(io.BytesIO(content), formats=_FORMATS)))
+        except _FetchError:
+            raise
         except _UNREADABLE as error:
             self.unreadable[name] = _reason(error)
             return None
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return self._archive().read(name) if self._is_zip else self._place.read(name)
+        except OSError as error:
+            if "://" in self.root:
+                raise _FetchError(f"{self.root}: {name} cannot be fetched ({_reason(error)})") from error
+            raise
 
     def _archive(self) -> zipfile.ZipFile:
         # A handle per thread: a ZipFile seeks, so two threads must not share one.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import operator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 from trainer.checkpoint import Checkpoint, Checkpoints
+from trainer.errors import CheckpointError
 from trainer.hooks.base import Training, Verdict
 
 
@@ -15,7 +16,6 @@ class CheckpointWriter:
     def start(self, training: Training) -> None:
         """Nothing is written before the first step: the run's config gives the same state."""
         self._checkpoints = Checkpoints(training.storage)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
         self._figures: dict[str, float] = {}
         self._saved = training.seen
@@ -29,7 +29,7 @@ class CheckpointWriter:
         self._figures |= training.metrics
         if self._writing and self._writing.done():
             self._wait()
-        if training.due(training.config.run.checkpoint_images):
+        if training.due(training.config.run.checkpoint_interval):
             self._save(training)
 
     def finish(self, training: Training) -> None:
@@ -37,18 +37,24 @@ class CheckpointWriter:
         if training.verdict is Verdict.PREEMPT and self._saved != training.seen:
             self._save(training)
         self._wait()
-        self._thread.shutdown()
 
     def _save(self, training: Training) -> None:
         self._saved = training.seen
         tensors = training.state.collect(training.ranks)
         if not training.is_main:
             return
-        best = training.config.run.best
-        score = self._figures.get(best.metric) if best else None
+        counts = {domain: training.source.count(domain) for domain in training.task.domains}
         self._wait()
-        checkpoint = Checkpoint(training.seen, tensors, training.state.attempt, score)
-        self._writing = self._thread.submit(self._publish, training, checkpoint)
+        checkpoint = Checkpoint(training.seen, tensors, training.state.attempt, self._score(training), counts)
+        self._writing = training.files.submit(self._publish, training, checkpoint)
+
+    def _score(self, training: Training) -> float | None:
+        best = training.config.run.best
+        if best and self._figures and best.metric not in self._figures:
+            raise CheckpointError(
+                f"run.best.metric {best.metric!r} is none of the run's figures: {', '.join(self._figures)}"
+            )
+        return self._figures.get(best.metric) if best else None
 
     def _publish(self, training: Training, checkpoint: Checkpoint) -> None:
         broken = next((name for name, tensor in checkpoint.tensors.items() if not tensor.isfinite().all()), None)

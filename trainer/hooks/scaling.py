@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from trainer.bare import BareStep
 from trainer.engine import autocast_dtype
-from trainer.hooks.base import Training
+from trainer.hooks.base import Training, Verdict
 from trainer.tasks.base import Batch
 from trainer.tasks.build import build_task
 
@@ -34,7 +34,8 @@ class Scaling:
     def after_step(self, training: Training) -> None:
         """Profile a few steps, then start the clock."""
         taken = training.step - self._first
-        if taken == WARM_UP:
+        left = (training.config.run.total_images - training.seen) // training.config.batch.global_size
+        if taken == WARM_UP and left > PROFILED + BARE:
             activities = [ProfilerActivity.CPU]
             if training.device.type == "cuda":
                 activities.append(ProfilerActivity.CUDA)
@@ -52,8 +53,12 @@ class Scaling:
             self._seen = training.seen
 
     def finish(self, training: Training) -> None:
-        """Compare with the bare step, and write the report; each rank must call it."""
-        if self._communication is None or training.step - self._first <= WARM_UP + PROFILED + BARE:
+        """Compare with the bare step, and write the report, at the end of the run; each rank must call it."""
+        if self._profile is not None:
+            self._profile.stop()
+            self._profile = None
+        enough = self._communication is not None and training.step - self._first > WARM_UP + PROFILED + BARE
+        if not enough or training.verdict is not Verdict.GO_ON:
             return
         elapsed = _now(training) - self._begun
         images, spent = training.seen - self._seen, training.spent

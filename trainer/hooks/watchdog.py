@@ -39,6 +39,9 @@ class Watchdog:
 
     def _look_at_figures(self, training: Training) -> None:
         broken = [name for name, value in training.metrics.items() if not math.isfinite(value)]
+        # A gradient that is not finite leaves such weights, whatever the losses still say.
+        weights = training.task.networks.named_parameters()
+        broken += [name for name, weight in weights if not bool(weight.isfinite().all())][:1]
         before = training.seen - training.config.run.log_images
         self._report(training, "not finite", f"{', '.join(broken)}: not a finite number" if broken else None, before)
 
