@@ -1,0 +1,35 @@
+"""The deployment examples parse, and the commands in them and in the cluster page resolve."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from trainer import registry
+from trainer.config import find_config, load_config
+
+ROOT = Path(__file__).parents[2]
+JOB = yaml.safe_load((ROOT / "deploy" / "rayjob.yaml").read_text(encoding="utf-8"))
+PAGE = (ROOT / "docs" / "train-on-a-cluster.md").read_text(encoding="utf-8").replace("\\\n", " ")
+COMMANDS = [JOB["spec"]["entrypoint"], *re.findall(r"zorse train configs\S+ .*", PAGE)]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_resolves(command: str) -> None:
+    _, _, config, *words = shlex.split(command)
+    overrides = [word for word in words if "=" in word]
+    resolved = registry.resolved(load_config(find_config(config), overrides))
+    assert resolved["run"]["workers"]
+
+
+def test_examples_leave_time_for_a_checkpoint() -> None:
+    cluster = JOB["spec"]["rayClusterSpec"]
+    (head,) = cluster["headGroupSpec"]["template"]["spec"]["containers"]
+    assert {"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": "120"} in head["env"]
+    assert JOB["spec"]["backoffLimit"] > 0
+    start = yaml.safe_load((ROOT / "deploy" / "cluster.yaml").read_text(encoding="utf-8"))["head_start_ray_commands"]
+    assert any("RAY_JOB_STOP_WAIT_TIME_S=120" in command for command in start)
