@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
-from ray.autoscaler.sdk import request_resources
 from ray.train import ControllerError, FailureConfig, ScalingConfig, TrainingFailedError, get_context
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from trainer.cluster import Capacity, cluster, cpus_per_worker, use_gpus
 from trainer.config import RunConfig
 from trainer.errors import LaunchError, Preempted, TrainerError, WatchdogError
 from trainer.hooks.base import Update, Verdict
@@ -160,20 +157,20 @@ class _Driver:
     def _train(self) -> Exception | None:
         """Train once the cluster is large enough, and return what Ray ended with, if not well."""
         gpus = self._wait_for_room()
-        return self._follow(_Fitting(_trainer(self._config, self._board, gpus)), _Capacity(self._config, gpus))
+        return self._follow(_Fitting(_trainer(self._config, self._board, gpus)), Capacity(self._config, gpus))
 
     def _wait_for_room(self) -> bool:
         """Wait until the cluster can hold the workers there must be; whether they use GPUs."""
-        gpus = _use_gpus(self._config)
-        capacity = _Capacity(self._config, gpus)
+        gpus = use_gpus(self._config)
+        capacity = Capacity(self._config, gpus)
         while not capacity.suffices():
             capacity.ask_for_nodes()
             if self._stop.wait(POLL_SECONDS):
                 raise Preempted("the run was asked to stop before it started: go on with --resume")
-            gpus = _use_gpus(self._config)
+            gpus = use_gpus(self._config)
         return gpus
 
-    def _follow(self, fitting: _Fitting, capacity: _Capacity) -> Exception | None:
+    def _follow(self, fitting: _Fitting, capacity: Capacity) -> Exception | None:
         """Show what comes in until Ray Train has ended; what it ended with, if not well."""
         ended = False
         asked: float | None = None
@@ -230,7 +227,7 @@ def _trainer(config: RunConfig, board: Any, gpus: bool) -> TorchTrainer:
         scaling_config=ScalingConfig(
             num_workers=workers if isinstance(workers, int) else (workers.min, workers.max),
             use_gpu=gpus,
-            resources_per_worker={"CPU": _cpus_per_worker(config)} | ({"GPU": 1} if gpus else {}),
+            resources_per_worker={"CPU": cpus_per_worker(config)} | ({"GPU": 1} if gpus else {}),
         ),
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         run_config=RayRunConfig(
@@ -242,16 +239,6 @@ def _trainer(config: RunConfig, board: Any, gpus: bool) -> TorchTrainer:
             ),
         ),
     )
-
-
-def _cpus_per_worker(config: RunConfig) -> int:
-    """`run.cpus_per_worker`; by default all there are, shared out, or 1 where workers or nodes come and go."""
-    given, workers = config.run.cpus_per_worker, config.run.workers
-    if given != "auto":
-        return given
-    if isinstance(workers, int) and len(ray.nodes()) == 1:
-        return max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
-    return 1
 
 
 def _worker(arguments: dict[str, Any]) -> None:
@@ -291,92 +278,6 @@ def _until_signal() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def cluster(workers: int, address: str | None = None) -> Iterator[None]:
-    """A Ray for `workers` workers: the one connected, that at `address` or of RAY_ADDRESS, or one of our own.
-
-    Raises:
-        LaunchError: no cluster answers at the address.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    address = cluster_address(address)
-    # Ray's sockets lie in its folder and a socket's path may have 107 characters at most.
-    folder = None if address else tempfile.mkdtemp(prefix="zorse-", dir="/tmp")
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        if address:
-            # The nodes need zorse's dependencies, but not zorse.
-            ray.init(address, runtime_env={"py_modules": [str(Path(__file__).parent)]}, **options)
-        else:
-            cpus = max(os.cpu_count() or 1, workers)
-            ray.init(num_cpus=cpus, include_dashboard=False, _temp_dir=folder, **options)
-    except SystemExit as error:
-        # Ray's own answer to a SIGTERM while it starts.
-        raise Preempted("the run was asked to stop before it started: go on with --resume") from error
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        what = f"no Ray cluster answers at {address}" if address else "Ray cannot start here"
-        raise LaunchError(f"{what} ({reason}): check --address, RAY_ADDRESS and zorse doctor") from error
-    if threading.current_thread() is threading.main_thread():
-        # Ray puts its own in their place, which end the process at once.
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def cluster_address(given: str | None = None) -> str | None:
-    """The address of the cluster to use: `given`, or the environment's; None to start one here."""
-    return given or os.environ.get("RAY_ADDRESS") or None
-
-
-def _use_gpus(config: RunConfig) -> bool:
-    """`run.gpus`; by default whether the cluster has one for each worker there must be."""
-    if config.run.gpus == "auto":
-        return bool(ray.cluster_resources().get("GPU", 0) >= config.run.fewest_workers)
-    return config.run.gpus
-
-
-class _Capacity:
-    """Whether the cluster is large enough for the workers that there must be, whoever uses it now."""
-
-    def __init__(self, config: RunConfig, gpus: bool) -> None:
-        self._kind, self._each = ("GPU", 1) if gpus else ("CPU", _cpus_per_worker(config))
-        self._workers, self._patience = config.run.fewest_workers, config.run.wait_for_nodes
-        self._short_since: float | None = None
-
-    def suffices(self) -> bool:
-        """Look once.
-
-        Raises:
-            LaunchError: it has not sufficed for `run.wait_for_nodes` seconds.
-        """
-        there, now = int(ray.cluster_resources().get(self._kind, 0)), time.monotonic()
-        if there >= self._workers * self._each:
-            self._short_since = None
-            return True
-        if self._short_since is None:
-            self._short_since = now
-        if now - self._short_since > self._patience:
-            raise LaunchError(
-                f"run.workers = {self._workers} needs {self._workers * self._each} {self._kind}s and after "
-                f"{self._patience:g} s (run.wait_for_nodes) the cluster has {there}: lower run.workers or add nodes"
-            )
-        return False
-
-    def ask_for_nodes(self) -> None:
-        """Tell the cluster's autoscaler, if it has one."""
-        request_resources(bundles=[{self._kind: self._each}] * self._workers)
 
 
 def _cause(error: Exception) -> TrainerError:

@@ -14,11 +14,12 @@ from typing import Any
 import yaml
 
 from trainer import checkpoint, registry, snapshot
+from trainer.cluster import cluster_address
 from trainer.config import RunConfig, find_config, flatten, load_config, validate, with_place
 from trainer.errors import ConfigError, Preempted, StorageError, TrainerError
 from trainer.history import CONFIG_FILE, EVENTS_FILE, STATE_FILE
 from trainer.hooks.base import Update
-from trainer.launch import cluster_address, launch
+from trainer.launch import launch
 from trainer.report import REPORT_FILE, write_report
 from trainer.storage import Storage
 from trainer.tasks.build import build_source, check_fit

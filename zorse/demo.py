@@ -23,12 +23,12 @@ import zorse
 from export.manifest import read_manifest
 from serving.client import Client
 from serving.errors import ServingError, StartError
+from trainer.cluster import cluster
 from trainer.config import MetricComponent, RunConfig, find_config, load_config
 from trainer.data.base import to_tensor
 from trainer.data.files import read_images, write_image
 from trainer.evaluate import evaluate, write_held_out
 from trainer.hooks.samples import grid_png
-from trainer.launch import cluster
 from trainer.progress import ProgressBar
 from zorse.bars import missed_bars
 

@@ -151,7 +151,7 @@ def _deepspeed() -> list[Finding]:
 
 
 def _ray() -> list[Finding]:
-    from trainer.launch import cluster, cluster_address
+    from trainer.cluster import cluster, cluster_address
 
     with cluster(workers=1):
         where = cluster_address()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +10,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from safetensors.torch import load_file, save_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from tests.trainer.ranks import spawn
 from trainer.config import RunConfig
 from trainer.hooks.base import Verdict
 
@@ -54,10 +52,7 @@ class Listener:
 
 def fit_ranks(jobs: list[Job], workers: int) -> None:
     """Fit one job after the other on `workers` processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_rank, (jobs, workers, port), nprocs=workers)
+    spawn(_fit_all, workers, jobs)
 
 
 def checkpoint(run: Path, seen: int) -> dict[str, torch.Tensor]:
@@ -82,20 +77,9 @@ def verdict(run: Path) -> Verdict:
     return Verdict(int((run / "verdict.txt").read_text()))
 
 
-def _rank(rank: int, jobs: list[Job], workers: int, port: int) -> None:
-    os.environ |= {
-        "DS_ACCELERATOR": "cpu",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(workers),
-    }
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=workers)
+def _fit_all(jobs: list[Job]) -> None:
     for job in jobs:
-        _fit(job, workers)
-    dist.destroy_process_group()
+        _fit(job, dist.get_world_size())
 
 
 def _fit(job: Job, workers: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,19 @@ def train_ranks(configs: dict[str, dict[str, Any]], workers: int, folder: Path) 
     got them; `start` and `parameters` are before the first and after the last step; `pools` are gathered from
     all ranks.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_rank, (configs, workers, port, str(folder)), nprocs=workers)
+    spawn(_train, workers, configs, str(folder))
     return {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in configs}
 
 
-def _rank(rank: int, configs: dict[str, dict[str, Any]], workers: int, port: int, folder: str) -> None:
+def spawn(work: Callable[..., None], workers: int, *arguments: Any) -> None:
+    """Call `work(*arguments)` on each of `workers` processes of one gloo group, with a thread each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_rank, (workers, port, work, arguments), nprocs=workers)
+
+
+def _rank(rank: int, workers: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     os.environ |= {
         "DS_ACCELERATOR": "cpu",
         "MASTER_ADDR": "127.0.0.1",
@@ -42,11 +48,16 @@ def _rank(rank: int, configs: dict[str, dict[str, Any]], workers: int, port: int
     }
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=workers)
+    work(*arguments)
+    dist.destroy_process_group()
+
+
+def _train(configs: dict[str, dict[str, Any]], folder: str) -> None:
+    rank, workers = dist.get_rank(), dist.get_world_size()
     for name, data in configs.items():
         result = _steps(RunConfig.model_validate(data | {"run": data["run"] | {"workers": workers}}), rank)
         if rank == 0:
             torch.save(result, Path(folder) / f"{name}.pt")
-    dist.destroy_process_group()
 
 
 def _steps(config: RunConfig, rank: int) -> dict[str, Any]:
