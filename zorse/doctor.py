@@ -45,6 +45,8 @@ def prepare() -> None:
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if _cuda() else "cpu")
     from deepspeed.accelerator import get_accelerator
 
+    import trainer.engine  # noqa: F401 - it says where the compiled operators lie
+
     builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
     if builder is not None and hasattr(builder, "load"):
         builder.load(verbose=False)
