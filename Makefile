@@ -6,11 +6,10 @@ INSTALLED := .venv/.installed
 
 install: $(INSTALLED)
 
-# Rebuilt when the pins change; DeepSpeed's one-time compilation happens here and not in somebody's first run.
+# Rebuilt when the pins change.
 $(INSTALLED): constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/zorse doctor --prepare
 	touch $@
 
 demo: install

@@ -6,10 +6,7 @@ through the modules themselves: an engine's own forward forbids a loss that cros
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -20,9 +17,9 @@ from torch import Tensor, nn
 from trainer.config import RunConfig
 from trainer.tasks.base import Batch, Phase, Task, only_trainable
 
-if os.access(sys.prefix, os.W_OK):
-    # What DeepSpeed compiles depends on the environment: in the common place two of them would compile it in turns.
-    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
+# On CPUs DeepSpeed would compile and load a reduction that inference alone uses, behind a lock file that a worker
+# killed meanwhile leaves for ever (docs/decisions/0005). We use no operator that it looks up here.
+deepspeed.ops.__compatible_ops__ = {}
 
 
 class Players:

@@ -44,15 +44,11 @@ def demo() -> None:
 
 
 @app.command()
-def doctor(
-    prepare: bool = typer.Option(False, "--prepare", help="Only compile what DeepSpeed needs on a CPU."),
-) -> None:
+def doctor() -> None:
     """Check versions, devices, providers and Ray, and say how to mend what is wrong."""
     from zorse import doctor
 
-    if prepare:
-        doctor.prepare()
-    elif not doctor.run():
+    if not doctor.run():
         raise typer.Exit(1)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -38,18 +37,6 @@ def run() -> bool:
             if finding.mend:
                 console.print(f"      {finding.mend}", markup=False)
     return well
-
-
-def prepare() -> None:
-    """Compile what DeepSpeed would otherwise compile in the first run on a CPU (about 35 s, once)."""
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if _cuda() else "cpu")
-    from deepspeed.accelerator import get_accelerator
-
-    import trainer.engine  # noqa: F401 - it says where the compiled operators lie
-
-    builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
-    if builder is not None and hasattr(builder, "load"):
-        builder.load(verbose=False)
 
 
 def findings(name: str, look: Callable[[], list[Finding]], mend: str) -> list[Finding]:
@@ -140,16 +127,11 @@ def _devices() -> list[Finding]:
     return [check_torch(cuda_devices(), torch.version.cuda, gpus)]
 
 
-def _compiler() -> list[Finding]:
-    missing = [tool for tool in ("g++", "ninja") if not shutil.which(tool)]
-    state = f"{' and '.join(missing)} not found" if missing else "g++ and ninja found"
-    mend = "install them: DeepSpeed compiles its CPU communication once" if missing and not _cuda() else ""
-    return [Finding("compiler", state, mend)]
-
-
 def _deepspeed() -> list[Finding]:
-    prepare()
-    return [Finding("DeepSpeed", "its operators are compiled")]
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if _cuda() else "cpu")
+    import deepspeed
+
+    return [Finding("DeepSpeed", f"{deepspeed.__version__} can be imported")]
 
 
 def _ray() -> list[Finding]:
@@ -164,8 +146,7 @@ _LOOKS = (
     ("packages", _packages, "pip install -c constraints.txt -e ."),
     ("onnxruntime", _onnxruntime, "pip install onnxruntime-gpu, or onnxruntime"),
     ("devices", _devices, "pip install torch"),
-    ("compiler", _compiler, "pip install torch"),
-    ("DeepSpeed", _deepspeed, "install g++ and ninja, then zorse doctor --prepare"),
+    ("DeepSpeed", _deepspeed, "pip install -c constraints.txt -e ."),
     ("Ray", _ray, "check RAY_ADDRESS, free memory and the temporary folder's space"),
 )
 """What is looked at, and what mends it where the looking itself fails."""
