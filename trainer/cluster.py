@@ -111,6 +111,15 @@ class Capacity:
             )
         return False
 
-    def ask_for_nodes(self) -> None:
-        """Tell the cluster's autoscaler, if it has one."""
+    @contextlib.contextmanager
+    def asked_for(self) -> Iterator[None]:
+        """Have the cluster's autoscaler, if it has one, make room while the block runs."""
+        if self.suffices():
+            yield
+            return
         request_resources(bundles=[{self._kind: self._each}] * self._workers)
+        try:
+            yield
+        finally:
+            # A request stands until it is replaced; Ray Train makes its own.
+            request_resources(bundles=[])

@@ -23,8 +23,8 @@ from trainer.hooks.base import Update, Verdict
 from trainer.storage import Storage
 
 POLL_SECONDS = 0.5
-STOP_SECONDS = 120.0
-"""How long a stopping run waits for workers that say nothing: longer than any step and checkpoint take."""
+STOP_SECONDS = 90.0
+"""How long a stopping run waits for workers that say nothing: less than the deployment examples leave it."""
 _RAY_FOLDER = ".ray-train"
 """Ray Train's own folder in the run's; it is also how Ray finds out that every node sees the run's storage."""
 
@@ -161,14 +161,12 @@ class _Driver:
 
     def _wait_for_room(self) -> bool:
         """Wait until the cluster can hold the workers there must be; whether they use GPUs."""
-        gpus = use_gpus(self._config)
-        capacity = Capacity(self._config, gpus)
-        while not capacity.suffices():
-            capacity.ask_for_nodes()
-            if self._stop.wait(POLL_SECONDS):
-                raise Preempted("the run was asked to stop before it started: go on with --resume")
-            gpus = use_gpus(self._config)
-        return gpus
+        capacity = Capacity(self._config, use_gpus(self._config))
+        with capacity.asked_for():
+            while not capacity.suffices():
+                if self._stop.wait(POLL_SECONDS):
+                    raise Preempted("the run was asked to stop before it started: go on with --resume")
+        return use_gpus(self._config)
 
     def _follow(self, fitting: _Fitting, capacity: Capacity) -> Exception | None:
         """Show what comes in until Ray Train has ended; what it ended with, if not well."""

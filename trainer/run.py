@@ -71,7 +71,10 @@ def train(
     storage = Storage(run.run.place)
     record = _Record(storage, show or (lambda update: None))
     news = _open(storage, resolved, resume)
-    storage.write(CONFIG_FILE, yaml.safe_dump(resolved, sort_keys=False).encode())
+    try:
+        storage.write(CONFIG_FILE, yaml.safe_dump(resolved, sort_keys=False).encode())
+    except OSError as error:
+        raise StorageError(f"{storage.uri} cannot be written ({error}): check run.storage and run.dir") from error
     try:
         record.state("running")
         launch(with_place(RunConfig.model_validate(resolved), storage.uri), record.update, news, address)
