@@ -137,15 +137,18 @@ def _start(settings: ServerSettings, plans: list[ModelSettings], models: list[Mo
     from serving.deployment import GATEWAY, gateway_application, model_application
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    ray.init(
-        address="local",
-        namespace="zorse",
-        include_dashboard=False,
-        configure_logging=False,
-        log_to_driver=False,
-        object_store_memory=128 * 2**20,
-        _temp_dir=folder,
-    )
+    try:
+        ray.init(
+            address="local",
+            namespace="zorse",
+            include_dashboard=False,
+            configure_logging=False,
+            log_to_driver=False,
+            object_store_memory=128 * 2**20,
+            _temp_dir=folder,
+        )
+    except Exception as error:
+        raise StartError(f"Ray does not start here ({_reason(str(error))}): try again, and see zorse doctor") from error
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     serve.start(
         proxy_location="HeadOnly",

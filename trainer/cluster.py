@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -34,32 +35,45 @@ def cluster(workers: int, address: str | None = None) -> Iterator[None]:
     address = cluster_address(address)
     # Ray's sockets lie in its folder and a socket's path may have 107 characters at most.
     folder = None if address else tempfile.mkdtemp(prefix="zorse-", dir="/tmp")
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        if address:
-            # The nodes need zorse's dependencies, but not zorse.
-            ray.init(address, runtime_env={"py_modules": [str(Path(__file__).parent)]}, **options)
-        else:
-            cpus = max(os.cpu_count() or 1, workers)
-            ray.init(num_cpus=cpus, include_dashboard=False, _temp_dir=folder, **options)
-    except SystemExit as error:
-        # Ray's own answer to a SIGTERM while it starts.
-        raise Preempted("the run was asked to stop before it started: go on with --resume") from error
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        what = f"no Ray cluster answers at {address}" if address else "Ray cannot start here"
-        raise LaunchError(f"{what} ({reason}): check --address, RAY_ADDRESS and zorse doctor") from error
-    if threading.current_thread() is threading.main_thread():
-        # Ray puts its own in their place, which end the process at once.
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    try:
+        _connect(address, max(os.cpu_count() or 1, workers), folder)
         yield
     finally:
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _connect(address: str | None, cpus: int, folder: str | None) -> None:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        if address:
+            _check_address(address)
+            # The nodes need zorse's dependencies, but not zorse.
+            ray.init(address, runtime_env={"py_modules": [str(Path(__file__).parent)]}, **options)
+        else:
+            ray.init(num_cpus=cpus, include_dashboard=False, _temp_dir=folder, **options)
+    except SystemExit as error:
+        # Ray's own answer to a SIGTERM while it starts.
+        raise Preempted("the run was asked to stop before it started: go on with --resume") from error
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        what = f"no Ray cluster answers at {address}" if address else "Ray does not start here"
+        raise LaunchError(f"{what} ({reason}): check --address, RAY_ADDRESS and zorse doctor") from error
+    if threading.current_thread() is threading.main_thread():
+        # Ray puts its own in their place, which end the process at once.
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _check_address(address: str) -> None:
+    """Find out in seconds that nothing listens, for which Ray takes minutes."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or (address not in ("auto", "local") and not port.isdecimal()):
+        raise ValueError("give auto, or host:port of the cluster's head; Ray Client is not used")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def cluster_address(given: str | None = None) -> str | None:

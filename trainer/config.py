@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
@@ -251,6 +252,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     for override in overrides:
         if "=" not in override or not override.split("=", 1)[0].strip():
             raise ConfigError(f"override {override!r} is not of the form key.sub=value")
+        try:
+            OmegaConf.from_dotlist([override])
+        except (OmegaConfBaseException, yaml.YAMLError) as error:
+            raise ConfigError(f"override {override!r} cannot be read: its value is not YAML") from error
     try:
         written = OmegaConf.load(path)
         if not isinstance(written, DictConfig):
@@ -307,12 +312,13 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _explain(schema: type[BaseModel], item: Any) -> str:
-    location = ".".join(str(part) for part in item["loc"])
+    # Without the names that pydantic gives to the choices of a union.
+    location = ".".join(str(part) for part in item["loc"] if str(part).replace("_", "").replace(" ", "").isalnum())
     if item["type"] == "extra_forbidden":
         return f"unknown key {location}{nearest_hint(str(item['loc'][-1]), _known_keys(schema, item['loc'][:-1]))}"
     if item["type"] == "missing":
         return f"missing key {location}"
-    message = item["msg"].removeprefix("Value error, ")
+    message = re.sub(r"dictionary or instance of \w+", "section of keys", item["msg"].removeprefix("Value error, "))
     return f"{location} = {item['input']!r}: {message}" if location else message
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from trainer import registry
 from trainer.config import RunConfig
+from trainer.errors import ConfigError
 from trainer.tasks.base import Batch, only_trainable
 from trainer.tasks.build import build_task
 
@@ -40,8 +41,19 @@ def dry_run(config: RunConfig) -> DryRun:
     """Build everything of one worker and run every phase forward and backward on zeros, in this process.
 
     Raises:
-        trainer.errors.ConfigError: a component cannot play its part.
+        trainer.errors.ConfigError: a component cannot play its part, or a worker's step does not fit in memory.
     """
+    try:
+        return _dry_run(config)
+    except RuntimeError as error:
+        if "allocate memory" not in str(error) and not isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ConfigError(
+            "one step does not fit in this machine's memory: make batch.global_size, data.size or a width smaller"
+        ) from error
+
+
+def _dry_run(config: RunConfig) -> DryRun:
     task = build_task(config)
     data = registry.component("data", config.data.type)
     section = registry.resolve(config.data)

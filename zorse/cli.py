@@ -15,7 +15,7 @@ from export.errors import ExportError
 from serving.errors import ServingError
 from trainer.errors import TrainerError
 
-USER_ERRORS = (TrainerError, ExportError, ServingError, OSError)
+USER_ERRORS = (TrainerError, ExportError, ServingError, OSError, MemoryError)
 
 app = typer.Typer(
     help="Train GANs and CycleGANs, export them as proved ONNX artifacts, and serve them.",
