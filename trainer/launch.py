@@ -217,8 +217,11 @@ class _Fitting:
 def _trainer(config: RunConfig, board: Any, gpus: bool) -> TorchTrainer:
     workers = config.run.workers
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    # How long workers wait for a place: at least for the one that lost workers leave.
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(max(config.run.wait_for_nodes, 15.0))
+    elastic = not isinstance(workers, int)
+    # How long workers wait for a place. After the loss of a node Ray first tries with as many as before: elastic ones
+    # then try again with fewer, others need what lost workers leave.
+    patience = 15.0 if elastic else max(config.run.wait_for_nodes, 15.0)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(patience)
     return TorchTrainer(
         _worker,
         train_loop_config={"config": config.model_dump(mode="json"), "board": board},
@@ -233,7 +236,7 @@ def _trainer(config: RunConfig, board: Any, gpus: bool) -> TorchTrainer:
             storage_path=config.run.dir,
             failure_config=FailureConfig(
                 max_failures=config.run.max_failures,
-                controller_failure_limit=0,
+                controller_failure_limit=-1 if elastic else 0,
             ),
         ),
     )
