@@ -210,6 +210,9 @@ class _Fitting:
     def _run(self) -> None:
         try:
             self._trainer.fit()
+        except SystemExit:
+            # Ray was shut down under it: the main thread has raised already.
+            return
         except Exception as error:  # noqa: BLE001 - the main thread raises what it means
             self.error = error
 
