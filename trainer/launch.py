@@ -102,9 +102,9 @@ def launch(
     """Train with `run.workers` workers and return when all images were seen.
 
     `config.run.dir` is a whole path or URI. `show` is called about twice a second with what the workers reported, after
-    the events `news`.
-    Ray is the one already connected, that at `address` (or of the environment's RAY_ADDRESS), or one started here
-    and ended afterwards. On SIGTERM or SIGINT the workers write a checkpoint and stop; a second SIGINT aborts.
+    the events `news`. Ray is the one already connected, that at `address` (or of the environment's RAY_ADDRESS), or one
+    started here and ended afterwards. On SIGTERM or SIGINT the workers write a checkpoint and stop; a second
+    SIGINT aborts.
 
     Raises:
         Preempted: the run was asked to stop and did.

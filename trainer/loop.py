@@ -79,6 +79,7 @@ def prepare(config: RunConfig, reporter: Reporter, device: torch.device) -> Trai
     files = BackgroundWriter(storage, reporter.event)
     training = Training(config, task, source, shown, state, storage, files, reporter, Ranks(), device)
     _restore(training, Checkpoints(storage))
+    _tell_where(training)
     return training
 
 
@@ -95,6 +96,7 @@ def _roll_back(training: Training) -> bool:
         forget_snapshots_after(training.storage, training.seen)
     training.wish, training.verdict, training.sound_until = Verdict.GO_ON, Verdict.GO_ON, math.inf
     _reseed(training, attempt)
+    _tell_where(training)
     return True
 
 
@@ -116,10 +118,13 @@ def _restore(training: Training, checkpoints: Checkpoints, until: float = math.i
         raise CheckpointError(
             f"{training.storage.uri} has no good checkpoint left: remove its checkpoints to start anew"
         )
-    if ranks.is_main:
-        where = f"{ranks.count} workers on {training.device.type}"
-        training.reporter.event(f"training from image {training.seen} on with {where}")
     return found.images_seen is not None
+
+
+def _tell_where(training: Training) -> None:
+    if training.is_main:
+        where = f"{training.ranks.count} workers on {training.device.type}"
+        training.reporter.event(f"training from image {training.seen} on with {where}")
 
 
 def _warn_of_other_images(training: Training, checkpoint: Checkpoint) -> None:

@@ -93,6 +93,8 @@ def test_samples_that_are_alike_are_noticed_and_need_a_checkpoint_from_before(ru
     told, then = _told(runs / "collapsed")
     assert told.startswith("samples are alike (distance as a share of the data's: image 0.")
     assert then == "there is no checkpoint of at most 0 images to go back to"
+    starts = [event for event in events(runs / "collapsed") if event.startswith("training")]
+    assert starts == ["training from image 0 on with 2 workers on cpu"]
     assert verdict(runs / "collapsed") is Verdict.STOP
 
 

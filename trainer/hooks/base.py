@@ -63,9 +63,8 @@ class Training:
 
     `generators` hold the weights that leave the run: the EMA ones when there is one. `files` writes to `storage` while
     training goes on. `metrics` are the newest means and `picture` the newest sample grid (PNG), both empty save after
-    the steps that made them; `batches` are this rank's newest images. `wish` is what this rank
-    wants next, `verdict` what all ranks agreed on after the last step; a rollback trusts the run up to image
-    `sound_until`.
+    the steps that made them; `batches` are this rank's newest images. `wish` is what this rank wants next, `verdict`
+    what all ranks agreed on after the last step; a rollback trusts the run up to image `sound_until`.
     """
 
     config: RunConfig
