@@ -32,6 +32,7 @@ format: install
 
 bench: install
 	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.export
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

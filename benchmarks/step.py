@@ -1,6 +1,7 @@
 """What a CycleGAN step costs with DeepSpeed over bare PyTorch, and what Ray, loader and hooks add to that.
 
-Writes `benchmarks/results/step.json`. Everything is a ratio of times taken in turn in one run, at equal threads.
+Writes `benchmarks/results/step.json`. Everything is a ratio of times taken in turn in one run, at equal threads: one,
+so that on two cores Ray and the loader have a core as they have beside a GPU's step, or as many as ZORSE_THREADS says.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pstats
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -34,7 +35,7 @@ from trainer.tasks.base import Batch
 from trainer.tasks.build import build_task
 
 RESULT = Path(__file__).parent / "results" / "step.json"
-SETTINGS = {"64 px, batch 1": (64, 1, 12, 40), "128 px, batch 4": (128, 4, 5, 14)}
+SETTINGS = {"64 px, batch 1": (64, 1, 12, 40), "128 px, batch 4": (128, 4, 3, 14)}
 """Edge in pixels, batch, rounds of the paired steps, and steps of the run under Ray."""
 STAGES = (0, 1, 2)
 TOP = 8
@@ -47,30 +48,41 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         _write_images(Path(folder) / "images")
         results = {name: _measure(Path(folder), *setting) for name, setting in SETTINGS.items()}
-    report = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"platform": platform.platform(), "processor": _processor(), "threads": torch.get_num_threads()},
-        "versions": {package: metadata.version(package) for package in ("torch", "deepspeed", "ray")},
-        "settings": results,
-    }
+    report = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **describe_machine(), "settings": results}
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(report, indent=2))  # noqa: T201
 
 
+def describe_machine() -> dict[str, Any]:
+    """What a benchmark ran on, for its JSON file."""
+    packages = ("torch", "deepspeed", "ray", "onnx", "onnxruntime-gpu")
+    return {
+        "machine": {
+            "platform": f"{platform.system()} {platform.machine()}",
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "versions": {package: metadata.version(package) for package in packages},
+    }
+
+
 def _measure(folder: Path, size: int, batch: int, rounds: int, steps: int) -> dict[str, Any]:
     config = _config(folder, size, batch, steps)
-    before = _paired(config, rounds)
+    before = _paired(config, rounds, STAGES)
     train(config)
     scaling = json.loads((Path(config.run.dir) / "scaling.json").read_text(encoding="utf-8"))
-    after = _paired(config, rounds)
+    # Once more, since the machine may have become slower or faster meanwhile.
+    after = _paired(config, rounds, STAGES[:1])
     with_deepspeed = statistics.mean(seconds["stage 0"] for seconds in (before, after))
+    over_bare = {stage: before[stage] / before["bare"] for stage in before if stage != "bare"}
+    over_bare["stage 0"] = statistics.mean(seconds["stage 0"] / seconds["bare"] for seconds in (before, after))
     return {
-        "bare_seconds": statistics.mean([before["bare"], after["bare"]]),
-        "deepspeed_over_bare": {
-            f"stage {stage}": statistics.mean(s[f"stage {stage}"] / s["bare"] for s in (before, after))
-            for stage in STAGES
-        },
+        "bare_seconds": [before["bare"], after["bare"]],
+        "deepspeed_over_bare": over_bare,
+        "seconds_in_the_run": scaling["seconds_per_step"],
         "zorse_over_deepspeed": scaling["seconds_per_step"] / with_deepspeed,
         "in_the_run": scaling["ranks"][0],
         "deepspeed_profile": _profile(config),
@@ -83,7 +95,7 @@ def _config(folder: Path, size: int, batch: int, steps: int, stage: int = 0) -> 
         f"run.total_images={steps * batch}",
         f"run.cpus_per_worker={torch.get_num_threads()}",
         "run.workers=1",
-        "run.checkpoint_images=null",
+        f"run.checkpoint_images={steps * batch}",
         f"batch.global_size={batch}",
         f"data.root={folder}/images",
         f"data.size={size}",
@@ -94,9 +106,9 @@ def _config(folder: Path, size: int, batch: int, steps: int, stage: int = 0) -> 
     return load_config(find_config("cyclegan-horse2zebra"), overrides)
 
 
-def _paired(config: RunConfig, rounds: int) -> dict[str, float]:
+def _paired(config: RunConfig, rounds: int, stages: Sequence[int]) -> dict[str, float]:
     """The median seconds of a bare step and of one at each stage, taken in turn."""
-    steps = {"bare": _bare(config)} | {f"stage {stage}": _deepspeed(config, stage) for stage in STAGES}
+    steps = {"bare": _bare(config)} | {f"stage {stage}": _deepspeed(config, stage) for stage in stages}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 2):
         batches = [_batch(config, number)]
@@ -164,6 +176,7 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(int(os.environ.get("ZORSE_THREADS", "1")))
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": "29533",

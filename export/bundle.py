@@ -1,46 +1,42 @@
-"""Publishes artifacts: `<repository>/<model>/<version>/` appears whole or not at all."""
+"""Stages what was proved in a folder, with all that the artifact contract asks for beside the model."""
 
 from __future__ import annotations
 
-import dataclasses
-import errno
-import hashlib
-import re
-import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnx
+
+from export import graph
+from export.candidate import Candidate, Shape
 from export.errors import RepositoryError
-from export.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, Tensor
-
-TRITON_FILE = "config.pbtxt"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_TRITON_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32", "int64": "TYPE_INT64"}
-_TRITON_MAX_BATCH = 32
+from export.manifest import (
+    GOLDEN_FILE,
+    MODEL_FILE,
+    NAME,
+    SCHEMA_VERSION,
+    WEIGHTS_FILE,
+    Manifest,
+    Source,
+    file_entry,
+)
+from export.targets.base import Target
+from export.verify import Compared
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """A proved model, not yet published: publishing sets the manifest's version, digest and size.
+class Statement:
+    """What a person or another stage says of a model: its task, direction and licence, and figures of an evaluation."""
 
-    `model` is the content of `model.onnx`, a serialised `onnx.ModelProto`.
-    """
-
-    manifest: Manifest
-    model: bytes
-
-
-def open_repository(place: str) -> Path:
-    """The folder of the repository `place`, which need not exist yet.
-
-    Raises:
-        RepositoryError: it is not a local path, or not a folder.
-    """
-    if "://" in place:
-        raise RepositoryError(f"repository {place} is not a local folder: export to one and copy it there")
-    if Path(place).exists() and not Path(place).is_dir():
-        raise RepositoryError(f"repository {place} is not a folder: give another place with --to")
-    return Path(place)
+    task: str
+    direction: str | None = None
+    licence: str | None = None
+    metrics: Mapping[str, float] | None = None
 
 
 def model_name(name: str, direction: str | None) -> str:
@@ -50,7 +46,7 @@ def model_name(name: str, direction: str | None) -> str:
         RepositoryError: it could not stand in a path and in a URL.
     """
     full = f"{name}-{direction}" if direction else name
-    if not _NAME.fullmatch(full):
+    if not NAME.fullmatch(full):
         raise RepositoryError(
             f"model name {full!r} may hold letters, digits, '.', '_' and '-' only, and starts with a letter or "
             "digit: give another with --name"
@@ -58,62 +54,77 @@ def model_name(name: str, direction: str | None) -> str:
     return full
 
 
-def publish(repository: Path, bundle: Bundle) -> Path:
-    """Make `bundle` the next version of its model and return the artifact's folder.
-
-    The folder is written under a hidden name and renamed: a crash leaves nothing that a server would see, and of
-    two exporters at once each gets a version of its own.
+def write_model(
+    model: onnx.ModelProto, candidate: Candidate, target: Target, statement: Statement, source: Source, folder: Path
+) -> None:
+    """Write the model's files into `folder`, with what must be known of it where its manifest is not at hand.
 
     Raises:
-        RepositoryError: the repository cannot be written.
+        UnsupportedGraphError: it breaks ONNX's rules.
     """
-    folder = repository / bundle.manifest.name
+    facts = {
+        "schema_version": SCHEMA_VERSION,
+        "name": candidate.name,
+        "task": statement.task,
+        "kind": candidate.kind,
+        "target": target.name,
+        "direction": statement.direction,
+        "network": source.network,
+        "source_digest": source.digest,
+        "images_seen": source.images_seen,
+        "value_range": candidate.made.value_range and "{:g}..{:g}".format(*candidate.made.value_range),
+    }
+    onnx.helper.set_model_props(
+        model, {f"zorse.{key}": str(value) for key, value in facts.items() if value is not None}
+    )
+    folder.mkdir()
+    graph.save(model, folder)
+    graph.check(folder)
+
+
+def describe(
+    candidate: Candidate,
+    target: Target,
+    statement: Statement,
+    source: Source,
+    compared: Compared,
+    buckets: tuple[Shape, ...],
+    folder: Path,
+) -> Manifest:
+    """Write the golden sample into `folder`, and return the manifest of all that is there, without a version."""
+    golden: dict[str, Any] = {f"input_{i}": given for i, (given, _) in enumerate(compared.golden)}
+    golden |= {f"output_{i}": made for i, (_, made) in enumerate(compared.golden)}
+    np.savez_compressed(folder / GOLDEN_FILE, **golden)
+    model = onnx.load(folder / MODEL_FILE)
+    names = [name for name in (MODEL_FILE, WEIGHTS_FILE, GOLDEN_FILE) if (folder / name).exists()]
+    return Manifest(
+        name=candidate.name,
+        version=0,
+        task=statement.task,
+        kind=candidate.kind,
+        target=target.name,
+        opset=next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
+        inputs=(candidate.given,),
+        outputs=(candidate.made,),
+        files={name: file_entry(folder / name) for name in names},
+        nodes=len(model.graph.node),
+        graph_digest=graph.graph_digest(model),
+        weights_digest=graph.weights_digest(model),
+        source=source,
+        proof=compared.proof,
+        direction=statement.direction,
+        size=candidate.size,
+        latent=candidate.latent,
+        buckets=buckets,
+        metrics=dict(statement.metrics or {}),
+        licence=statement.licence,
+        zorse_version=_zorse_version(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _zorse_version() -> str:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / TRITON_FILE, triton_config(bundle.manifest))
-        with tempfile.TemporaryDirectory(prefix=".staging-", dir=folder) as staging:
-            # A folder of its own: the temporary one is readable for its owner alone.
-            staged = Path(staging) / "artifact"
-            staged.mkdir()
-            (staged / MODEL_FILE).write_bytes(bundle.model)
-            return _rename(staged, folder, bundle)
-    except OSError as error:
-        raise RepositoryError(f"repository {repository} cannot be written: {error}") from error
-
-
-def _rename(staged: Path, folder: Path, bundle: Bundle) -> Path:
-    digest = hashlib.sha256(bundle.model).hexdigest()
-    while True:
-        version = max((int(path.name) for path in folder.iterdir() if path.name.isdecimal()), default=0) + 1
-        manifest = dataclasses.replace(bundle.manifest, version=version, sha256=digest, nbytes=len(bundle.model))
-        (staged / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
-        try:
-            return staged.rename(folder / str(version))
-        except OSError as error:
-            # Another exporter took this version between the look and the rename.
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-
-
-def _replace(path: Path, text: str) -> None:
-    with tempfile.TemporaryDirectory(prefix=".staging-", dir=path.parent) as staging:
-        staged = Path(staging) / path.name
-        staged.write_text(text, encoding="utf-8")
-        staged.replace(path)
-
-
-def triton_config(manifest: Manifest) -> str:
-    """The `config.pbtxt` with which a Triton server loads the model's folder.
-
-    Tensors are declared without their batch axis, and dynamic heights and widths as -1.
-    """
-    blocks = [f'name: "{manifest.name}"', 'platform: "onnxruntime_onnx"', f"max_batch_size: {_TRITON_MAX_BATCH}"]
-    blocks += [_triton_tensor("input", tensor) for tensor in manifest.inputs]
-    blocks += [_triton_tensor("output", tensor) for tensor in manifest.outputs]
-    return "\n".join([*blocks, "dynamic_batching { }"]) + "\n"
-
-
-def _triton_tensor(side: str, tensor: Tensor) -> str:
-    # Triton leaves the batch axis out of `dims`.
-    dims = ", ".join("-1" if isinstance(axis, str) else str(axis) for axis in tensor.shape[1:])
-    return f'{side} [ {{ name: "{tensor.name}" data_type: {_TRITON_TYPES[tensor.dtype]} dims: [ {dims} ] }} ]'
+        return metadata.version("zorse")
+    except metadata.PackageNotFoundError:
+        return ""

@@ -2,58 +2,175 @@
 
 from __future__ import annotations
 
+import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from export import models_cli
+from trainer.table import print_table
+
 if TYPE_CHECKING:
-    from rich.console import Console
+    from collections.abc import Mapping
+
+
+class ProviderName(StrEnum):
+    """What every node of a graph must run on."""
+
+    CUDA = "cuda"
+    CPU = "cpu"
+
+
+class PixelName(StrEnum):
+    """The dtype of images."""
+
+    UINT8 = "uint8"
+    UINT16 = "uint16"
+    FLOAT32 = "float32"
+
+
+class LayoutName(StrEnum):
+    """The order of an image's axes."""
+
+    NCHW = "NCHW"
+    NHWC = "NHWC"
+
+
+_RANGES = {PixelName.UINT8: (0.0, 255.0), PixelName.UINT16: (0.0, 65535.0), PixelName.FLOAT32: (-1.0, 1.0)}
 
 
 def register(app: typer.Typer) -> None:
     """Add this package's commands to `app`."""
     app.command("export")(export)
+    models_cli.register(app)
 
 
 def export(
-    snapshot: Annotated[str, typer.Argument(metavar="PLACE", help="A run, or one of its snapshots.")],
-    to: Annotated[str, typer.Option("--to", metavar="REPOSITORY", help="The folder to publish the artifacts in.")],
-    name: Annotated[str | None, typer.Option(help="The artifacts' name instead of the run's.")] = None,
-    target: Annotated[str, typer.Option(help="What to convert to.")] = "onnx",
+    place: Annotated[str, typer.Argument(help="A run, one of its snapshots, or with --from a foreign file.")],
+    to: Annotated[str, typer.Option("--to", metavar="REPOSITORY", help="The folder or URI to publish in.")],
+    origin: Annotated[
+        str,
+        typer.Option(
+            "--from", metavar="FORMAT", help="What PLACE is: snapshot, onnx, pytorch-cyclegan, cut or dcgan-tutorial."
+        ),
+    ] = "snapshot",
+    name: Annotated[str | None, typer.Option(help="The artifacts' name instead of the source's.")] = None,
+    target: Annotated[str, typer.Option(help="onnx, onnx-fp16 or onnx-int8.")] = "onnx",
     images: Annotated[
-        str | None, typer.Option(help="A folder or zip of real images, to prove translators on them too.")
+        str | None, typer.Option(help="A folder or zip of real images, to prove and calibrate translators with.")
+    ] = None,
+    opset: Annotated[int | None, typer.Option(help="The ONNX operator set.", show_default="20")] = None,
+    max_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="The largest height and width of a translator.", show_default="512 or twice training's"
+        ),
+    ] = None,
+    bucket: Annotated[
+        list[str] | None, typer.Option(metavar="SHAPE", help="An input shape to prove with fixed axes, as 8x256x256x3.")
+    ] = None,
+    pixels: Annotated[PixelName, typer.Option(help="How images are stored.")] = PixelName.UINT8,
+    value_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="LOW HIGH", help="The stored values between black and white.", show_default="the dtype's"),
+    ] = None,
+    provider: Annotated[ProviderName, typer.Option(help="What every node must run on.")] = ProviderName.CUDA,
+    input_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="LOW HIGH", help="Of an ONNX file: the numbers that it takes for black and white."),
+    ] = None,
+    output_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="LOW HIGH", help="The numbers that it makes of them.", show_default="those it takes"),
+    ] = None,
+    layout: Annotated[LayoutName, typer.Option(help="The order of an ONNX file's axes.")] = LayoutName.NCHW,
+    mean: Annotated[str, typer.Option(help="What is subtracted then, for all channels or each: 0.5,0.5,0.5.")] = "0",
+    std: Annotated[str, typer.Option(help="What that is divided by.")] = "1",
+    size_multiple: Annotated[int, typer.Option(min=1, help="What its heights and widths are multiples of.")] = 1,
+    licence: Annotated[str | None, typer.Option(help="A note for the manifest on what may be done with it.")] = None,
+    metrics: Annotated[
+        Path | None, typer.Option(help="A JSON file of figures for the manifest, as `zorse evaluate` prints.")
     ] = None,
 ) -> None:
-    """Turn a run's generators into ONNX artifacts, each proved against torch before any is published."""
+    """Turn generators into ONNX artifacts, each proved against its source before any is published."""
     # Here, since importing torch takes a second that `zorse --help` need not wait for.
     from rich.console import Console
 
+    from export.convert import DEFAULT_OPSET
+    from export.original import Declared
     from export.pipeline import export as run
+    from export.wrapper import Pixels
 
+    declared = None
+    if input_range:
+        declared = Declared(input_range, output_range, layout.value, _numbers("--mean", mean), _numbers("--std", std))
     console = Console()
     artifacts = run(
-        snapshot, to, name=name, target=target, images=images, report=lambda line: console.print(line, highlight=False)
+        place,
+        to,
+        origin=origin,
+        name=name,
+        target=target,
+        declared=declared,
+        size_multiple=size_multiple,
+        images=images,
+        opset=opset or DEFAULT_OPSET,
+        max_size=max_size,
+        buckets=[_shape(text) for text in bucket or []],
+        pixels=Pixels(pixels.value, *(value_range or _RANGES[pixels])),
+        provider=provider.value,
+        licence=licence,
+        metrics=_figures(metrics) if metrics else None,
+        report=lambda line: console.print(line, highlight=False),
     )
-    _print_table(artifacts, console)
+    _print_proofs(artifacts)
 
 
-def _print_table(artifacts: list[Path], console: Console) -> None:
-    import onnx
-    from rich.table import Table
+def _shape(text: str) -> tuple[int, ...]:
+    parts = text.lower().split("x")
+    if not all(part.isdecimal() for part in parts):
+        raise typer.BadParameter(f"--bucket {text} is no shape: give one such as 8x256x256x3, or 8x100 for codes")
+    return tuple(map(int, parts))
 
-    from export.manifest import MODEL_FILE, read_manifest
 
-    table = Table("model", "version", "nodes", "size", "max grey difference", "PSNR")
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{option} {text} are no numbers: give one, or one for each channel as 0.5,0.5,0.5"
+        ) from error
+
+
+def _figures(path: Path) -> Mapping[str, float]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): float(value) for name, value in found.items() if isinstance(value, int | float)}
+    except (OSError, ValueError, AttributeError) as error:
+        raise typer.BadParameter(f"--metrics {path} is not a JSON object of figures ({error})") from error
+
+
+def _print_proofs(artifacts: list[str]) -> None:
+    from export.repository import Repository
+
+    rows = []
     for artifact in artifacts:
-        manifest = read_manifest(artifact)
-        psnr = manifest.proof.psnr
-        table.add_row(
-            manifest.name,
-            str(manifest.version),
-            str(len(onnx.load(artifact / MODEL_FILE).graph.node)),
-            f"{manifest.nbytes / 2**20:.1f} MiB",
-            str(manifest.proof.max_grey_diff),
-            "identical" if psnr is None else f"{psnr:.1f} dB",
+        repository, model, version = artifact.rsplit("/", 2)
+        manifest = Repository(repository).manifest(model, int(version))
+        proof = manifest.proof
+        rows.append(
+            (
+                model,
+                version,
+                manifest.target,
+                str(manifest.nodes),
+                f"{sum(entry.nbytes for entry in manifest.files.values()) / 2**20:.1f} MiB",
+                f"{proof.max_grey_diff:g}",
+                f"{proof.p999_grey_diff:g}",
+                "identical" if proof.psnr is None else f"{proof.psnr:.1f} dB",
+            )
         )
-    console.print(table)
+    titles = ("model", "version", "target", "nodes", "size", "max grey difference", "99.9 % within", "PSNR")
+    print_table(titles, rows)

@@ -1,5 +1,7 @@
 """The errors of the export stage: each message is one line that says what is wrong, where, and what to do."""
 
+from __future__ import annotations
+
 
 class ExportError(Exception):
     """Base of every error that a user of the export stage can cause."""
@@ -10,16 +12,27 @@ class ManifestError(ExportError):
 
 
 class UnsupportedGraphError(ExportError):
-    """The exported graph holds an operator that an artifact may not hold (a random or a training-only one)."""
+    """A network or a graph is something that an artifact may not be."""
 
 
 class ProofError(ExportError):
-    """onnxruntime and torch disagree by more than the target's tolerance; nothing was published."""
+    """onnxruntime and the reference disagree by more than the target's tolerance."""
 
 
 class ImageSetError(ExportError):
     """The images given for a proof cannot be found or read."""
 
 
+class ImporterError(ExportError):
+    """A foreign checkpoint or ONNX file cannot be imported."""
+
+
 class RepositoryError(ExportError):
     """The model repository cannot be written, or a model cannot have the name that was asked for."""
+
+
+class RefusedError(ExceptionGroup[ExportError], ExportError):
+    """Everything that keeps one model from becoming an artifact; nothing was published."""
+
+    def __str__(self) -> str:
+        return f"{self.message}: {'; '.join(map(str, self.exceptions))}"

@@ -1,7 +1,8 @@
 """The artifact contract between export and serving, in the standard library alone.
 
-An artifact is a folder `<repository>/<model>/<version>/` with `model.onnx` and `manifest.json`; the manifest
-is written last, so a folder without one is not an artifact.
+An artifact is a folder `<repository>/<model>/<version>/` with `model.onnx` (and `model.onnx.data`, the weights of a
+model above 2 GB), `golden.npz` (inputs and what the model made of them when it was proved) and `manifest.json`. The
+manifest is written last: a folder without one is not an artifact.
 """
 
 from __future__ import annotations
@@ -9,17 +10,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from export.errors import ManifestError
 
-SCHEMA_VERSION = 1
-MODEL_FILE = "model.onnx"
+SCHEMA_VERSION = 2
+MODEL_FILE, WEIGHTS_FILE, GOLDEN_FILE = "model.onnx", "model.onnx.data", "golden.npz"
 MANIFEST_FILE = "manifest.json"
-DType = Literal["uint8", "float32", "int64"]
+DType = Literal["uint8", "uint16", "float32", "int64"]
 Kind = Literal["generator", "translator"]
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What models, and files of artifacts, can be called."""
+GREY_LEVELS = 255
+"""Differences between images are counted in steps of this part of their value range, whatever their dtype."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +45,59 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class SizeLimits:
-    """The heights and widths, in pixels, that a translator accepts; the server pads up to `multiple`.
-
-    Legal are the multiples of `multiple` from `minimum` to `maximum`, both included.
-    """
+class EdgeLimits:
+    """The heights, or the widths, in pixels that a translator accepts: multiples of `multiple` in a closed interval."""
 
     multiple: int
     minimum: int
     maximum: int
 
+    def __str__(self) -> str:
+        return f"{self.minimum} to {self.maximum} in steps of {self.multiple}"
+
     def legal(self, edge: int) -> int:
-        """The smallest legal height or width, in pixels, that is not under `edge`, or the largest one there is."""
+        """The smallest legal one that is not under `edge`, or the largest one there is."""
         bounded = min(max(edge, self.minimum), self.maximum // self.multiple * self.multiple)
         return -(-bounded // self.multiple) * self.multiple
+
+
+@dataclass(frozen=True)
+class SizeLimits:
+    """The images that a translator accepts; the server pads up to the next legal size."""
+
+    height: EdgeLimits
+    width: EdgeLimits
+
+    def __str__(self) -> str:
+        return f"heights of {self.height} and widths of {self.width} pixels"
+
+    @staticmethod
+    def square(multiple: int, minimum: int, maximum: int) -> SizeLimits:
+        """The same limits for heights and widths."""
+        edge = EdgeLimits(multiple, minimum, maximum)
+        return SizeLimits(edge, edge)
+
+    def legal(self, height: int, width: int) -> tuple[int, int]:
+        """The smallest legal height and width that are not under these, or the largest ones there are."""
+        return self.height.legal(height), self.width.legal(width)
+
+    def from_edge(self, edge: int) -> SizeLimits:
+        """Those of these limits that are not under `edge`."""
+        height, width = (
+            dataclasses.replace(axis, minimum=max(axis.minimum, min(edge, axis.maximum)))
+            for axis in (self.height, self.width)
+        )
+        return SizeLimits(height, width)
+
+    @property
+    def smallest(self) -> tuple[int, int]:
+        """The smallest legal height and width."""
+        return self.legal(0, 0)
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """The largest legal height and width."""
+        return self.legal(self.height.maximum, self.width.maximum)
 
 
 @dataclass(frozen=True)
@@ -64,28 +110,59 @@ class Latent:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the weights came from: the snapshot's digest, the images seen, and whether they are the EMA ones."""
+    """Where the weights came from.
 
-    snapshot_digest: str
-    images_seen: int
-    ema: bool
+    `format` is "snapshot" or the importer's name, `digest` the SHA-256 of the file with the weights and `network` which
+    of its networks this is. A snapshot also has the images seen, whether its weights are the EMA ones, its resolved
+    `config` with that one's digest, and the git revision that trained it where there was one.
+    """
+
+    format: str
+    digest: str
     network: str
+    images_seen: int | None = None
+    ema: bool = False
     config: dict[str, Any] = field(default_factory=dict)
+    config_digest: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """The mean absolute difference, in grey levels, between images and their translations there and back."""
+
+    reference: float
+    onnxruntime: float
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What the comparison of onnxruntime against torch measured, over every shape and image tried.
+    """What the comparison of onnxruntime against the `reference` measured, over every shape and image tried.
 
-    `max_grey_diff` is in grey levels of 255; `psnr` in dB is None where all images were identical.
+    Differences are in grey levels: the largest, and the one that 99.9 % of the values stay within; `tolerance` is what
+    the largest was allowed to be, `replay_tolerance` what it may be between devices. `psnr` in dB is None where all
+    images were identical. `reference` names what was
+    compared with, such as "torch 2.13.0". `cycle` is that of a CycleGAN's pair.
     """
 
-    max_grey_diff: int
+    tolerance: float
+    replay_tolerance: float
+    max_grey_diff: float
+    p999_grey_diff: float
     psnr: float | None
     shapes: tuple[tuple[int, ...], ...]
     real_images: int
     onnxruntime: str
-    torch: str
+    reference: str
+    cycle: Cycle | None = None
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of the artifact."""
+
+    sha256: str
+    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -93,7 +170,10 @@ class Manifest:
     """Everything a server must know of one artifact.
 
     `kind` is "generator" (a `latent` goes in) or "translator" (a `source` image goes in). `direction` is the
-    domain pair of a translator, such as "AtoB". `sha256` and `nbytes` are of `model.onnx`.
+    domain pair of a translator, such as "AtoB". `files` are the other files of the folder. `nodes` counts the graph's
+    operators, `graph_digest` is of the model without its weights and `weights_digest` of those alone. `buckets` are
+    input shapes for which the model was also proved with its axes fixed. `labels` names the classes of a conditional
+    generator, `metrics` are figures of an evaluation, and `licence` says what may be done with the model.
     """
 
     name: str
@@ -104,28 +184,35 @@ class Manifest:
     opset: int
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-    sha256: str
-    nbytes: int
+    files: dict[str, FileEntry]
+    nodes: int
+    graph_digest: str
+    weights_digest: str
     source: Source
     proof: Proof
     direction: str | None = None
     size: SizeLimits | None = None
     latent: Latent | None = None
+    labels: tuple[str, ...] | None = None
+    buckets: tuple[tuple[int, ...], ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
+    licence: str | None = None
     zorse_version: str = ""
     created: str = ""
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
-        """The manifest as indented JSON with a stable key order."""
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+        """The manifest as indented JSON with a stable key order, and a `seal`: the digest of each field."""
+        fields = json.loads(json.dumps(dataclasses.asdict(self)))
+        return json.dumps(fields | {"seal": _seal(fields)}, indent=2, sort_keys=True) + "\n"
 
     @staticmethod
     def from_json(text: str, where: str = MANIFEST_FILE) -> Manifest:
-        """Parse `text`.
+        """Parse `text`, of this schema or an older one.
 
         Raises:
-            ManifestError: it is not JSON, is of another schema version, a field is missing or unknown, or a value is
-                none that a server could use.
+            ManifestError: it is not JSON, is of another schema version, a field is missing, unknown or changed after it
+                was written, or a value is none that a server could use.
         """
         try:
             data = json.loads(text)
@@ -134,17 +221,35 @@ class Manifest:
         if not isinstance(data, dict):
             raise ManifestError(f"{where} is not a JSON object: export the model again")
         version = data.get("schema_version")
-        if version != SCHEMA_VERSION:
+        if version not in (1, SCHEMA_VERSION):
             raise ManifestError(
-                f"{where} has schema version {version!r} and this zorse reads {SCHEMA_VERSION}: "
+                f"{where} has schema version {version!r} and this zorse reads 1 to {SCHEMA_VERSION}: "
                 "export the model again or install the zorse that wrote it"
             )
+        if version == SCHEMA_VERSION:
+            _check_seal(data, where)
         try:
-            manifest = _parse(data)
+            manifest = _parse(_from_version_1(data) if version == 1 else data)
             _check(manifest)
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise ManifestError(f"{where} breaks the artifact contract ({error}): export the model again") from error
         return manifest
+
+
+def _seal(fields: dict[str, Any]) -> dict[str, str]:
+    return {name: digest(json.dumps(value, sort_keys=True).encode())[:16] for name, value in fields.items()}
+
+
+def _check_seal(data: dict[str, Any], where: str) -> None:
+    seal = data.pop("seal", None)
+    now = _seal(data)
+    if not isinstance(seal, dict):
+        raise ManifestError(f"{where} has no seal: it was changed after it was written, export the model again")
+    changed = sorted(name for name in {*seal, *now} if seal.get(name) != now.get(name))
+    if changed:
+        raise ManifestError(
+            f"{where} was changed after it was written ({', '.join(changed)}): restore it or export the model again"
+        )
 
 
 def _check(manifest: Manifest) -> None:
@@ -158,30 +263,72 @@ def _check(manifest: Manifest) -> None:
     for tensor in (*manifest.inputs, *manifest.outputs):
         if tensor.dtype not in get_args(DType):
             raise ValueError(f"{tensor.name} is {tensor.dtype!r}")
-    if manifest.size is not None and not 0 < manifest.size.multiple <= manifest.size.maximum:
-        raise ValueError(f"size is {manifest.size}")
+    for name in manifest.files:
+        if not NAME.fullmatch(name):
+            raise ValueError(f"a file is called {name!r}")
+    if MODEL_FILE not in manifest.files:
+        raise ValueError(f"files has no {MODEL_FILE}")
+    for edge in (manifest.size.height, manifest.size.width) if manifest.size else ():
+        if not 0 < edge.multiple <= edge.maximum:
+            raise ValueError(f"size is {edge}")
     if manifest.latent is not None and manifest.latent.dim < 1:
         raise ValueError(f"latent is {manifest.latent}")
 
 
 def _parse(data: dict[str, Any]) -> Manifest:
-    def tensor(entry: dict[str, Any]) -> Tensor:
-        bounds = entry.get("value_range")
-        fields = {**entry, "shape": tuple(entry["shape"]), "value_range": tuple(bounds) if bounds else None}
-        return Tensor(**fields)
+    def maybe(make: Callable[..., Any], value: dict[str, Any] | None) -> Any:
+        return None if value is None else make(**value)
 
-    proof = data["proof"]
+    proof, size = data["proof"], data["size"]
     return Manifest(
         **{
             **data,
-            "inputs": tuple(tensor(entry) for entry in data["inputs"]),
-            "outputs": tuple(tensor(entry) for entry in data["outputs"]),
+            "inputs": tuple(_tensor(entry) for entry in data["inputs"]),
+            "outputs": tuple(_tensor(entry) for entry in data["outputs"]),
+            "files": {name: FileEntry(**entry) for name, entry in data["files"].items()},
             "source": Source(**data["source"]),
-            "proof": Proof(**{**proof, "shapes": tuple(tuple(shape) for shape in proof["shapes"])}),
-            "size": SizeLimits(**data["size"]) if data.get("size") else None,
-            "latent": Latent(**data["latent"]) if data.get("latent") else None,
+            "proof": Proof(**{**proof, "shapes": _tuples(proof["shapes"]), "cycle": maybe(Cycle, proof["cycle"])}),
+            "size": size and SizeLimits(*(EdgeLimits(**size[axis]) for axis in ("height", "width"))),
+            "latent": maybe(Latent, data["latent"]),
+            "labels": None if data["labels"] is None else tuple(data["labels"]),
+            "buckets": _tuples(data["buckets"]),
         }
     )
+
+
+def _tensor(entry: dict[str, Any]) -> Tensor:
+    bounds = entry["value_range"]
+    return Tensor(**{**entry, "shape": tuple(entry["shape"]), "value_range": tuple(bounds) if bounds else None})
+
+
+def _tuples(rows: list[list[int]]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(row) for row in rows)
+
+
+def _from_version_1(data: dict[str, Any]) -> dict[str, Any]:
+    """The first schema: one file, square limits, torch as the only reference, and no golden sample."""
+    old = {name: data[name] for name in data if name not in ("sha256", "nbytes", "schema_version")}
+    source, proof, size = data["source"], data["proof"], data["size"]
+    return old | {
+        "schema_version": SCHEMA_VERSION,
+        "files": {MODEL_FILE: {"sha256": data["sha256"], "nbytes": data["nbytes"]}},
+        "nodes": 0,
+        "graph_digest": "",
+        "weights_digest": "",
+        "source": {name: source[name] for name in ("network", "images_seen", "ema", "config")}
+        | {"format": "snapshot", "digest": source["snapshot_digest"]},
+        "proof": {name: proof[name] for name in ("max_grey_diff", "psnr", "shapes", "real_images", "onnxruntime")}
+        | {
+            "tolerance": 1,
+            "replay_tolerance": 1,
+            "p999_grey_diff": proof["max_grey_diff"],
+            "reference": f"torch {proof['torch']}",
+            "cycle": None,
+        },
+        "size": size and {"height": size, "width": size},
+        "labels": None,
+        "buckets": [],
+    }
 
 
 def read_manifest(artifact: Path) -> Manifest:
@@ -198,7 +345,12 @@ def read_manifest(artifact: Path) -> Manifest:
     return Manifest.from_json(text, str(path))
 
 
-def file_digest(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
+def digest(content: bytes) -> str:
+    """The SHA-256 of `content`, in hex."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Digest and size of a file."""
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        return FileEntry(hashlib.file_digest(stream, "sha256").hexdigest(), path.stat().st_size)

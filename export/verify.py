@@ -1,22 +1,31 @@
-"""Proves a converted model against torch, in grey levels: nothing is published without it."""
+"""Proves a model against its reference, in grey levels: nothing is published without it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
-import torch
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from export.errors import ProofError
-from export.manifest import Proof
-from export.wrapper import Wrapped, grey_levels
+from export import graph
+from export.candidate import Candidate, Shape, from_grey, grey, probe, probes, stored
+from export.errors import ExportError, ProofError, RefusedError
+from export.manifest import GREY_LEVELS, MODEL_FILE, Cycle, Proof
+from export.targets.base import Target
 
-_SEED = 0
+_WITHIN = 0.999
+_GOLDEN_BYTES = 2**18
+ALONE = 2
+"""Grey levels by which an image in a batch may differ from itself alone, however coarse the target."""
 _ORT_ERRORS = (
     ort_errors.Fail,
     ort_errors.InvalidArgument,
@@ -25,119 +34,262 @@ _ORT_ERRORS = (
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
 )
-_ORT_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)", "int64": "tensor(int64)"}
+_ORT_TYPES = {
+    "uint8": "tensor(uint8)",
+    "uint16": "tensor(uint16)",
+    "float32": "tensor(float)",
+    "int64": "tensor(int64)",
+}
+
+
+Pair = tuple[NDArray[Any], NDArray[Any]]
+"""An input, and what the model made of it."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A proof, and what the model made of small inputs, which travels with it."""
+
+    proof: Proof
+    golden: list[Pair]
 
 
 def verify(
-    name: str, model: bytes, wrapped: Wrapped, edge: int, tolerance: int, images: Sequence[NDArray[np.uint8]] = ()
-) -> Proof:
-    """Compare onnxruntime on `model` with torch on `wrapped.graph`, over several shapes and the real `images`.
+    candidate: Candidate,
+    folder: Path,
+    target: Target,
+    images: Sequence[NDArray[Any]] = (),
+    buckets: Sequence[Shape] = (),
+) -> Compared:
+    """Compare onnxruntime on the model in `folder` with the candidate's reference.
 
-    `edge` is the size of the training images; `tolerance` is in grey levels; `images` are uint8
-    [height, width, channels] of legal sizes.
+    Inputs are seeded ones of several shapes, up to the largest that the artifact declares, the real `images` ([height,
+    width, channels] of legal sizes), and the `buckets` with the model's axes fixed.
 
     Raises:
-        ProofError: the model does not run or does not declare the contract, a value is not finite, an image
-            depends on its neighbours in the batch, or a difference is over the tolerance.
+        RefusedError: the model does not run or does not declare the contract, a value is not finite, an image depends
+            on its neighbours in the batch, or the differences are more than the target allows; then also which layer
+            is the first to diverge.
     """
-    session = _session(name, model)
-    _check_contract(name, session, wrapped)
-    largest, squares, count, shapes = 0, 0.0, 0, []
-    for given in [*probes(wrapped, edge), *(image[None] for image in images)]:
-        expected, actual = _torch_image(name, wrapped, given), _ort_image(name, session, given)
+    tally, pairs = _Tally(candidate, target), []
+    session = _session(candidate, folder, {})
+    _check_contract(candidate, session)
+    for given in [*probes(candidate), *(image[None] for image in images)]:
+        expected = _expected(candidate, given)
+        actual = tally.compare(session, given, expected)
+        if len(given) > 1 and isinstance(candidate.given.shape[0], str):
+            tally.compare_alone(session, given, actual)
+        pairs.append((given, actual))
+    for bucket in buckets:
+        given = probe(candidate, bucket)
+        fixed = {axis: edge for axis, edge in zip(candidate.given.shape, bucket, strict=True) if isinstance(axis, str)}
+        tally.compare(_session(candidate, folder, fixed), given, _expected(candidate, given))
+        if left := _left_to_compute(folder, fixed):
+            what = f"with the axes of {'x'.join(map(str, bucket))} fixed it still computes shapes ({', '.join(left)})"
+            raise _refused(candidate, f"{what}, which CUDA graphs cannot: leave the bucket out")
+    if tally.over:
+        given = min(tally.over, key=lambda given: given.size)
+        raise RefusedError(
+            f"{candidate.name} is not proved", [*tally.errors, *_first_layer(candidate, target, folder, given)]
+        )
+    return Compared(tally.proof(len(images)), _golden(pairs))
+
+
+def cycle(there: tuple[Candidate, Path], back: tuple[Candidate, Path], images: Sequence[NDArray[Any]] = ()) -> Cycle:
+    """How far `images`, or a seeded one of the training size, are from their translations there and back."""
+    (first, _), (second, _) = there, back
+    assert first.size is not None
+    sources = [image[None] for image in images]
+    sources = sources or [probe(first, (1, *first.size.legal(first.edge, first.edge), int(first.given.shape[-1])))]
+    one, two = (_session(candidate, folder, {}) for candidate, folder in (there, back))
+    far = {"reference": 0.0, "onnxruntime": 0.0}
+    for source in sources:
+        levels = grey(first.given, source)
+        came = grey(second.made, _run(second, two, _run(first, one, source)))
+        far["onnxruntime"] += float(np.abs(came - levels).mean()) / len(sources)
+        between = from_grey(second.given, stored(first.made, first.reference.image(source)))
+        should = stored(second.made, second.reference.image(between))
+        far["reference"] += float(np.abs(should - levels).mean()) / len(sources)
+    return Cycle(**{name: round(value, 3) for name, value in far.items()})
+
+
+class _Tally:
+    """Differences over all that was compared."""
+
+    def __init__(self, candidate: Candidate, target: Target) -> None:
+        self.over: list[NDArray[Any]] = []
+        self.errors: list[ExportError] = []
+        self._candidate, self._target = candidate, target
+        self._histogram = np.zeros(64 * GREY_LEVELS + 1, dtype=np.int64)  # of differences, in 64ths of a grey level
+        self._largest, self._squares, self._count = 0.0, 0.0, 0
+        self._shapes: list[tuple[int, ...]] = []
+
+    def compare(
+        self, session: onnxruntime.InferenceSession, given: NDArray[Any], expected: NDArray[Any]
+    ) -> NDArray[Any]:
+        """Count the differences on one input, and return onnxruntime's image."""
+        actual = _run(self._candidate, session, given)
         if actual.shape != expected.shape:
-            raise ProofError(
-                f"{name}: for input {given.shape} torch makes {expected.shape}, onnxruntime {actual.shape}"
+            what = f"for input {given.shape} onnxruntime makes {actual.shape} and not {expected.shape}"
+            raise _refused(self._candidate, what)
+        differences = np.abs(expected - grey(self._candidate.made, actual))
+        squares = float(np.square(differences, dtype=np.float64).sum())
+        self._largest = max(self._largest, float(differences.max()))
+        self._squares += squares
+        self._count += differences.size
+        self._shapes.append(given.shape)
+        steps = np.minimum(np.ceil(differences * 64), 64 * GREY_LEVELS).astype(np.int64)
+        self._histogram += np.bincount(steps.ravel(), minlength=len(self._histogram))
+        worst, psnr = float(differences.max()), _psnr(squares, differences.size)
+        if worst > self._target.tolerance or (psnr is not None and psnr < self._target.psnr):
+            self.over.append(given)
+            self.errors.append(
+                ProofError(
+                    f"for input {given.shape} onnxruntime is up to {worst:.4g} grey levels from "
+                    f"{self._candidate.reference.name} with a PSNR of {psnr:.1f} dB "
+                    f"({self._target.name} allows {self._target.tolerance:g} and {self._target.psnr:g} dB)"
+                )
             )
-        differences = np.abs(expected.astype(np.int16) - actual)
-        if differences.max() > tolerance:
-            raise ProofError(
-                f"{name}: for input {given.shape} onnxruntime is up to {differences.max()} grey levels from torch "
-                f"({np.mean(differences > tolerance):.2%} of values over the tolerance of {tolerance})"
-            )
-        _check_alone(name, session, given, actual, tolerance)
-        largest = max(largest, int(differences.max()))
-        squares += float(np.square(differences, dtype=np.float64).sum())
-        count += differences.size
-        shapes.append(given.shape)
-    psnr = round(10 * math.log10(255**2 * count / squares), 2) if squares else None
-    # The build's local part ("+cpu") says how torch was installed, not which torch it was.
-    torch_version = torch.__version__.split("+")[0]
-    return Proof(largest, psnr, tuple(dict.fromkeys(shapes)), len(images), onnxruntime.__version__, torch_version)
+        return actual
 
+    def compare_alone(self, session: onnxruntime.InferenceSession, given: NDArray[Any], together: NDArray[Any]) -> None:
+        """A server puts the images of different people in one batch: none may change another."""
+        made, last = self._candidate.made, len(given) - 1
+        for place in (slice(0, 1), slice(last, last + 1)):
+            alone = grey(made, _run(self._candidate, session, given[place]))
+            apart = float(np.abs(alone - grey(made, together[place])).max())
+            if apart > min(self._target.tolerance, ALONE):
+                what = f"in a batch of {len(given)} an image is {apart:.4g} grey levels from what it is alone: "
+                what += "is a normalisation using the batch's own statistics?"
+                raise _refused(self._candidate, what)
 
-def probes(wrapped: Wrapped, edge: int) -> Iterator[NDArray[Any]]:
-    """Seeded inputs of several shapes: batches of 1 and more; for translators also the training size, the smallest
-    size, a size larger than in training, and sizes that are not square."""
-    random = np.random.default_rng(_SEED)
-    if wrapped.latent is not None:
-        for batch in (1, 3, 8):
-            yield random.standard_normal((batch, wrapped.latent.dim), dtype=np.float32)
-    if wrapped.size is not None:
-        limits, channels = wrapped.size, int(wrapped.given.shape[-1])
-        small, trained, smallest = limits.legal(edge // 4), limits.legal(edge), limits.legal(limits.minimum)
-        # Twice the training size, save where that would make the proof of a large network slow.
-        larger = limits.legal(max(min(2 * edge, 320), edge + limits.multiple))
-        wider = limits.legal(small + limits.multiple)
-        sizes = ((1, trained, trained), (3, small, wider), (2, wider, smallest), (1, larger, trained))
-        for shape in dict.fromkeys(sizes):
-            yield random.integers(0, 256, (*shape, channels), dtype=np.uint8)
-
-
-def _session(name: str, model: bytes) -> onnxruntime.InferenceSession:
-    try:
-        return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    except _ORT_ERRORS as error:
-        raise ProofError(f"{name}: onnxruntime does not load the model ({_line(error)})") from error
-
-
-def _check_contract(name: str, session: onnxruntime.InferenceSession, wrapped: Wrapped) -> None:
-    ports = [*session.get_inputs(), *session.get_outputs()]
-    found = [(port.name, port.type, tuple(port.shape)) for port in ports]
-    promised = [(port.name, _ORT_TYPES[port.dtype], port.shape) for port in (wrapped.given, wrapped.made)]
-    if found != promised:
-        raise ProofError(f"{name}: the model's inputs and outputs are {found} and the contract wants {promised}")
-
-
-def _torch_image(name: str, wrapped: Wrapped, given: NDArray[Any]) -> NDArray[np.uint8]:
-    with torch.inference_mode():
-        try:
-            values = wrapped.graph.values(torch.from_numpy(given))
-        except (RuntimeError, ValueError) as error:
-            raise ProofError(f"{name}: torch does not run on input {given.shape} ({_line(error)})") from error
-    # Rounding would hide them: a NaN becomes an ordinary grey level.
-    wrong = int((~torch.isfinite(values)).sum())
-    if wrong:
-        raise ProofError(f"{name}: for input {given.shape} {wrong} of {values.numel()} values of torch are not finite")
-    image: NDArray[np.uint8] = grey_levels(values).numpy()
-    return image
-
-
-def _ort_image(name: str, session: onnxruntime.InferenceSession, given: NDArray[Any]) -> NDArray[np.uint8]:
-    try:
-        image: NDArray[np.uint8] = session.run(None, {session.get_inputs()[0].name: given})[0]
-    except _ORT_ERRORS as error:
-        raise ProofError(f"{name}: onnxruntime does not run on input {given.shape} ({_line(error)})") from error
-    return image
-
-
-def _check_alone(
-    name: str,
-    session: onnxruntime.InferenceSession,
-    given: NDArray[Any],
-    together: NDArray[np.uint8],
-    tolerance: int,
-) -> None:
-    """A server puts the images of different people in one batch: none may change another."""
-    if len(given) == 1:
-        return
-    apart = int(np.abs(_ort_image(name, session, given[:1]).astype(np.int16) - together[:1]).max())
-    if apart > tolerance:
-        raise ProofError(
-            f"{name}: in a batch of {len(given)} an image is {apart} grey levels from what it is alone: "
-            "is a normalisation using the batch's own statistics?"
+    def proof(self, real_images: int) -> Proof:
+        """What was measured."""
+        within = int(np.searchsorted(np.cumsum(self._histogram), _WITHIN * self._count)) / 64
+        psnr = _psnr(self._squares, self._count)
+        return Proof(
+            tolerance=self._target.tolerance,
+            replay_tolerance=self._target.replay,
+            max_grey_diff=_tidy(self._largest),
+            p999_grey_diff=_tidy(within),
+            psnr=None if psnr is None else round(psnr, 2),
+            shapes=tuple(dict.fromkeys(self._shapes)),
+            real_images=real_images,
+            onnxruntime=onnxruntime.__version__,
+            reference=self._candidate.reference.name,
         )
 
 
+def _golden(pairs: list[Pair]) -> list[Pair]:
+    """The smallest pair, and the next ones while all stay small."""
+    by_size = sorted(pairs, key=lambda pair: pair[0].nbytes + pair[1].nbytes)
+    sums = list(accumulate(given.nbytes + made.nbytes for given, made in by_size))
+    return [pair for pair, total in zip(by_size, sums, strict=True) if total <= _GOLDEN_BYTES] or by_size[:1]
+
+
+def _expected(candidate: Candidate, given: NDArray[Any]) -> NDArray[np.float64]:
+    try:
+        levels = candidate.reference.image(given)
+    except ProofError as error:
+        raise _refused(candidate, str(error)) from error
+    # Rounding would hide them: a NaN becomes an ordinary grey level.
+    wrong = int((~np.isfinite(levels)).sum())
+    if wrong:
+        what = f"for input {given.shape} {wrong} of {levels.size} values of {candidate.reference.name} are not finite"
+        raise _refused(candidate, what)
+    return stored(candidate.made, levels)
+
+
+def _session(candidate: Candidate, folder: Path, fixed: Mapping[str, int]) -> onnxruntime.InferenceSession:
+    try:
+        return onnxruntime.InferenceSession(
+            str(folder / MODEL_FILE), _options(fixed), providers=["CPUExecutionProvider"]
+        )
+    except _ORT_ERRORS as error:
+        what = f"onnxruntime does not load the model ({_line(error)})"
+        raise _refused(candidate, what) from error
+
+
+def _options(fixed: Mapping[str, int]) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    for axis, edge in fixed.items():
+        options.add_free_dimension_override_by_name(axis, edge)
+    return options
+
+
+def _left_to_compute(folder: Path, fixed: Mapping[str, int]) -> list[str]:
+    """The shape arithmetic that onnxruntime does not fold away where axes are fixed."""
+    options = _options(fixed)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    with tempfile.TemporaryDirectory() as work:
+        options.optimized_model_filepath = f"{work}/{MODEL_FILE}"
+        onnxruntime.InferenceSession(str(folder / MODEL_FILE), options, providers=["CPUExecutionProvider"])
+        return graph.shape_arithmetic(onnx.load(f"{work}/{MODEL_FILE}", load_external_data=False))
+
+
+def _check_contract(candidate: Candidate, session: onnxruntime.InferenceSession) -> None:
+    ports = [*session.get_inputs(), *session.get_outputs()]
+    found = [(port.name, port.type, tuple(port.shape)) for port in ports]
+    promised = [(port.name, _ORT_TYPES[port.dtype], port.shape) for port in (candidate.given, candidate.made)]
+    if found != promised:
+        what = f"the model's inputs and outputs are {found} and the contract wants {promised}"
+        raise _refused(candidate, what)
+
+
+def _run(candidate: Candidate, session: onnxruntime.InferenceSession, given: NDArray[Any]) -> NDArray[Any]:
+    try:
+        image: NDArray[Any] = session.run(None, {session.get_inputs()[0].name: given})[0]
+    except _ORT_ERRORS as error:
+        what = f"onnxruntime does not run on input {given.shape} ({_line(error)})"
+        raise _refused(candidate, what) from error
+    wrong = int((~np.isfinite(image)).sum())
+    if wrong:
+        what = f"for input {given.shape} {wrong} of {image.size} values of onnxruntime are not finite"
+        raise _refused(candidate, what)
+    return image
+
+
+def _first_layer(candidate: Candidate, target: Target, folder: Path, given: NDArray[Any]) -> list[ExportError]:
+    """The first layer whose output is not the reference's, found by halving; none where all agree."""
+    model, given = onnx.load(folder / MODEL_FILE), given[:1]
+    outputs = graph.layer_outputs(model)
+    layers = [(name, value) for name, value in candidate.reference.layers(given).items() if name in outputs]
+
+    def error(index: int) -> float:
+        name, expected = layers[index]
+        with tempfile.TemporaryDirectory() as opened:
+            graph.save(graph.with_outputs(model, [outputs[name]]), Path(opened))
+            session = _session(candidate, Path(opened), {})
+        actual = session.run([outputs[name]], {session.get_inputs()[0].name: given})[0].astype(np.float64)
+        if actual.shape != expected.shape:
+            return math.inf
+        return float(np.linalg.norm(actual - expected) / max(float(np.linalg.norm(expected)), 1e-12))
+
+    sound, broken = -1, len(layers)
+    while broken - sound > 1:
+        middle = (sound + broken) // 2
+        if error(middle) > target.layer_tolerance:
+            broken = middle
+        else:
+            sound = middle
+    if broken == len(layers):
+        return []
+    return [ProofError(f"the first layer that diverges is {layers[broken][0]} (relative error {error(broken):.2g})")]
+
+
+def _refused(candidate: Candidate, *reasons: str) -> RefusedError:
+    return RefusedError(f"{candidate.name} is not proved", [ProofError(reason) for reason in reasons])
+
+
+def _psnr(squares: float, count: int) -> float | None:
+    return 10 * math.log10(GREY_LEVELS**2 * count / squares) if squares else None
+
+
+def _tidy(levels: float) -> float:
+    """Whole levels as whole numbers."""
+    rounded = round(levels, 3)
+    return int(rounded) if rounded == int(rounded) else rounded
+
+
 def _line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]
+    return " ".join(str(error).split())

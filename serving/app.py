@@ -35,7 +35,9 @@ def running(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
         StartError: the address is taken or may not be used, or a model does not start.
     """
     _check_address(settings)
-    models = {name: artifacts.load(path) for name, path in artifacts.find(Path(settings.repository)).items()}
+    models = {
+        name: artifacts.load(path) for name, path in artifacts.find(Path(settings.repository), settings.alias).items()
+    }
     summaries = [ModelSummary(name=n, version=a.manifest.version, kind=a.manifest.kind) for n, a in models.items()]
     plans = _plans(settings, {name: artifact.path for name, artifact in models.items()})
     # Ray's sockets live in its folder and a socket's path may have 107 characters at most.
@@ -49,17 +51,32 @@ def running(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+class _StoppedError(BaseException):
+    """A signal came while the server was starting."""
+
+
 def serve_repository(settings: ServerSettings, announce: Callable[[list[ModelSummary]], None]) -> None:
     """Serve until SIGINT or SIGTERM; `announce` is told once everything is ready. Raises as `running`."""
-    stop = threading.Event()
-    with running(settings) as models:
-        before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+    stop, ready = threading.Event(), threading.Event()
+
+    def ask(*_: object) -> None:
+        first = not stop.is_set()
+        stop.set()
+        if first and not ready.is_set():
+            raise _StoppedError
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with running(settings) as models:
+            ready.set()
             announce(models)
             stop.wait()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    except (_StoppedError, SystemExit):
+        # The latter by Ray's own handler, which stands while Ray starts.
+        return
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _check_address(settings: ServerSettings) -> None:
@@ -137,6 +154,7 @@ def _start(settings: ServerSettings, plans: list[ModelSettings], models: list[Mo
     from serving.deployment import GATEWAY, gateway_application, model_application
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         ray.init(
             address="local",
@@ -149,6 +167,10 @@ def _start(settings: ServerSettings, plans: list[ModelSettings], models: list[Mo
         )
     except Exception as error:
         raise StartError(f"Ray does not start here ({_reason(str(error))}): try again, and see zorse doctor") from error
+    if threading.current_thread() is threading.main_thread():
+        # Ray puts its own in their place, which abort the process.
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     serve.start(
         proxy_location="HeadOnly",

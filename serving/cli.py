@@ -1,4 +1,4 @@
-"""The serving commands: `serve`, `generate`, `translate`."""
+"""The serving commands: `serve`, `generate`, `translate`, `verify`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ class DeviceName(StrEnum):
 
 _Device = Annotated[DeviceName, typer.Option(help="auto takes CUDA where there is a CUDA device.")]
 _Key = Annotated[str | None, typer.Option(envvar="ZORSE_API_KEY", help="The key that requests must carry.")]
-_Model = Annotated[str, typer.Argument(help="An artifact or model folder, or a served model's URL (…/v2/models/NAME).")]
+_Model = Annotated[
+    str, typer.Argument(help="An artifact or model folder, MODEL@ALIAS, or a served model's URL (…/v2/models/NAME).")
+]
 
 _FORMATS: dict[str, Literal["png", "jpeg"]] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
 
@@ -32,12 +34,16 @@ def register(app: typer.Typer) -> None:
     app.command()(serve)
     app.command()(generate)
     app.command()(translate)
+    app.command()(verify)
 
 
 def serve(
     repository: Annotated[Path, typer.Argument(help="The folder of artifacts: REPOSITORY/MODEL/VERSION/.")],
     host: Annotated[str, typer.Option(help="The address to listen on; other than loopback needs a key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    alias: Annotated[
+        str | None, typer.Option(help="Serve the versions of this alias, such as stable.", show_default="the newest")
+    ] = None,
     device: _Device = DeviceName.AUTO,
     replicas: Annotated[int, typer.Option(min=1, help="Processes per model.")] = 1,
     max_batch: Annotated[int, typer.Option(min=1, help="Images that are run together at most.")] = 16,
@@ -51,12 +57,13 @@ def serve(
         bool, typer.Option("--high-throughput", help="HAProxy in front; its ports are open to other machines.")
     ] = False,
 ) -> None:
-    """Serve every model of a repository on Ray Serve until Ctrl-C."""
+    """Serve the models of a repository on Ray Serve until Ctrl-C."""
     from serving.app import serve_repository
     from serving.config import Batching, ServerSettings
 
     settings = ServerSettings(
         repository=str(repository),
+        alias=alias,
         host=host,
         port=port,
         device=device.value,
@@ -112,6 +119,29 @@ def translate(
         typer.echo(f"{path} → {target}")
 
 
+def verify(
+    artifact: Annotated[Path, typer.Argument(help="An artifact or model folder, or MODEL@ALIAS.")],
+    device: _Device = DeviceName.AUTO,
+) -> None:
+    """Prove an artifact again where it lies: its files, its fields and its golden sample."""
+    from serving.engine import resolve_device
+    from serving.replay import verify as replay
+
+    on = resolve_device(device.value)
+    found = replay(artifact, on)
+    manifest = found.artifact.manifest
+    typer.echo(f"{manifest.name} version {manifest.version} ({manifest.target}) is what was proved")
+    typer.echo(f"files: {len(manifest.files)} whole; fields: as the model's own")
+    golden = f"{found.samples} inputs" if found.samples else "none, the artifact is of an older schema"
+    typer.echo(
+        f"golden sample: {golden}; buckets: {found.buckets}; at most {found.max_grey_diff:g} grey levels apart on {on}"
+    )
+    typer.echo(
+        f"session start {found.start_seconds * 1000:.0f} ms, first inference {found.first_seconds * 1000:.0f} ms, "
+        f"second {found.second_seconds * 1000:.0f} ms"
+    )
+
+
 def _targets(images: list[Path], out: Path) -> list[Path]:
     """The file to write for each image, all of which are there: none exists, and no two are the same."""
     from serving.errors import ImageError, OutputError
@@ -136,6 +166,9 @@ class _Local:
         self._model = LocalModel.load(model, device.value)
 
     def generate(self, n: int, seed: int) -> Any:
+        from serving.service import channels
+
+        channels(self._model.manifest)
         return self._model.generate(n, seed)
 
     def translate_file(self, path: Path) -> Any:

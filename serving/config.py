@@ -51,9 +51,10 @@ class ModelSettings(Settings):
 
 
 class ServerSettings(Settings):
-    """The whole server, as `zorse serve` is asked for it."""
+    """The whole server, as `zorse serve` is asked for it; `alias` names the versions to serve instead of the newest."""
 
     repository: str
+    alias: str | None = None
     host: str = "127.0.0.1"
     port: int = Field(default=8000, gt=0, lt=65536)
     device: Device = "auto"

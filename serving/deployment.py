@@ -13,8 +13,9 @@ from serving.asgi import gateway_app, model_app
 from serving.batching import Batcher
 from serving.config import ModelSettings
 from serving.engine import OrtEngine
+from serving.replay import check_fields, replay
 from serving.schemas import ModelSummary
-from serving.service import ModelService, warm_up
+from serving.service import ModelService, batching_of, warm_up
 
 GATEWAY = "_gateway"
 """The gateway's application; no model may have a name that begins so."""
@@ -27,9 +28,11 @@ class ModelReplica:
 
     def __init__(self, settings: ModelSettings) -> None:
         artifact = artifacts.load(Path(settings.artifact))
-        engine = OrtEngine(artifact.model, settings.device, settings.threads)
+        engine = OrtEngine(artifact.model, settings.device, settings.threads, digest=artifact.digest)
         warm_up(engine, artifact.manifest)
-        batcher = Batcher(engine.run, settings.batching)
+        check_fields(artifact, engine)
+        replay(engine, artifact)
+        batcher = Batcher(engine.run, batching_of(artifact.manifest, settings.batching))
         self._service = ModelService(artifact.manifest, batcher.submit, settings.limits)
         self._settings = settings
 

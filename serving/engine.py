@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serving import graph_cache
 from serving.batching import Tensors
 from serving.config import Device
 from serving.errors import EngineError
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+Port = tuple[str, str, tuple[int | str, ...]]
+"""An input's or output's name, dtype and shape, in which free axes have names."""
 
 
 class Engine(Protocol):
@@ -36,8 +43,18 @@ class Engine(Protocol):
 class OrtEngine:
     """onnxruntime with explicit providers: a graph that should run on CUDA does, or the start fails."""
 
-    def __init__(self, model: Path, device: Literal["cpu", "cuda"], threads: int) -> None:
-        """Load `model`, with `threads` CPU threads per call.
+    def __init__(
+        self,
+        model: Path,
+        device: Literal["cpu", "cuda"],
+        threads: int,
+        *,
+        axes: Mapping[str, int] = MappingProxyType({}),
+        digest: str | None = None,
+    ) -> None:
+        """Load `model`, with `threads` CPU threads per call and the free `axes` ("batch", …) fixed.
+
+        With the file's `digest` its optimised form is kept for the next process.
 
         Raises:
             EngineError: the graph cannot be loaded, or CUDA was asked for and its work would be done on the CPU.
@@ -46,15 +63,19 @@ class OrtEngine:
 
         if device == "cuda":
             _require_cuda()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Idle threads that spin would starve the other models of the machine.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+
+        def load(path: Path, keep: Path | None) -> Any:
+            options = _options(threads, axes)
+            if keep is not None:
+                options.optimized_model_filepath = str(keep)
+            return onnxruntime.InferenceSession(str(path), options, providers=_wanted(device))
+
         try:
-            self._session = onnxruntime.InferenceSession(str(model), options, providers=_wanted(device))
+            if digest is None:
+                self._session = load(model, None)
+            else:
+                key = f"{digest} {onnxruntime.__version__} {device} {sorted(axes.items())}"
+                self._session = graph_cache.start(model, key, load)
         except _ort_errors() as error:
             raise EngineError(f"onnxruntime cannot load {model}: {error}") from error
         self._session.disable_fallback()
@@ -75,6 +96,22 @@ class OrtEngine:
     def providers(self) -> tuple[str, ...]:
         """The session's own list: the one asked for may not be the one granted."""
         return tuple(self._session.get_providers())
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What stands in the model file beside the graph."""
+        found: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
+        return found
+
+    @property
+    def inputs(self) -> list[Port]:
+        """The graph's inputs."""
+        return [_port(node) for node in self._session.get_inputs()]
+
+    @property
+    def outputs(self) -> list[Port]:
+        """The graph's outputs."""
+        return [_port(node) for node in self._session.get_outputs()]
 
     def operators(self, device: Literal["cpu", "cuda"]) -> list[str]:
         """The operators of the graph's nodes that were given to `device`."""
@@ -115,6 +152,26 @@ def cpu_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _port(node: Any) -> Port:
+    dtype = node.type.removeprefix("tensor(").removesuffix(")")
+    return node.name, {"float": "float32"}.get(dtype, dtype), tuple(node.shape)
+
+
+def _options(threads: int, axes: Mapping[str, int]) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Idle threads that spin would starve the other models of the machine.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    for axis, edge in axes.items():
+        options.add_free_dimension_override_by_name(axis, edge)
+    return options
 
 
 def _wanted(device: Literal["cpu", "cuda"]) -> list[str]:

@@ -17,7 +17,12 @@ from export.manifest import Kind
 from serving.errors import BadRequestError
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-DATATYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("<u1"), "FP32": np.dtype("<f4"), "INT64": np.dtype("<i8")}
+DATATYPES: dict[str, np.dtype[Any]] = {
+    "UINT8": np.dtype("<u1"),
+    "UINT16": np.dtype("<u2"),
+    "FP32": np.dtype("<f4"),
+    "INT64": np.dtype("<i8"),
+}
 _NAMES = {dtype: name for name, dtype in DATATYPES.items()}
 
 
@@ -187,8 +192,8 @@ def _from_json(entry: _Input) -> NDArray[Any]:
         values = np.array(entry.data) if entry.data else np.empty(0, dtype)
         if values.dtype.kind not in "iufb" or (dtype.kind != "f" and values.dtype.kind == "f"):
             raise ValueError(f"its data is {values.dtype}")
-        if dtype.kind == "u" and values.size and (values.min() < 0 or values.max() > 255):
-            raise ValueError("its data leaves 0…255")
+        if dtype.kind == "u" and values.size and (values.min() < 0 or values.max() > np.iinfo(dtype).max):
+            raise ValueError(f"its data leaves 0…{np.iinfo(dtype).max}")
         with np.errstate(over="ignore"):  # to infinity, which no model takes
             values = values.astype(dtype)
     except (ValueError, OverflowError) as error:
@@ -219,7 +224,7 @@ def datatype(array: NDArray[Any]) -> str:
     """
     name = _NAMES.get(array.dtype.newbyteorder("<"))
     if name is None:
-        raise BadRequestError(f"there are no tensors of {array.dtype}: use uint8, float32 or int64")
+        raise BadRequestError(f"there are no tensors of {array.dtype}: use uint8, uint16, float32 or int64")
     return name
 
 
@@ -232,7 +237,7 @@ def pack(
     """A request's or response's body and headers: `extra`, and every tensor as JSON numbers or as binary.
 
     Raises:
-        BadRequestError: a tensor is neither uint8, float32 nor int64.
+        BadRequestError: a tensor is of another dtype than `DATATYPES` has.
     """
     entries: list[dict[str, Any]] = []
     blobs: list[bytes] = []

@@ -7,6 +7,7 @@ in-process `LocalModel` differ only in how the tensors are run.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,13 +55,18 @@ def source_feeds(manifest: Manifest, images: NDArray[np.uint8]) -> Tensors:
     if manifest.size is None or [tensor.name for tensor in manifest.inputs] != [SOURCE]:
         names = ", ".join(tensor.name for tensor in manifest.inputs)
         raise UnsupportedError(f"{manifest.name} is a {manifest.kind} with the inputs {names}: it does not translate")
-    check_tensor(manifest.inputs[0], images)
+    tensor = manifest.inputs[0]
+    # Any height and width may be padded to those that the graph takes.
+    check_tensor(dataclasses.replace(tensor, shape=("batch", "height", "width", tensor.shape[-1])), images)
     height, width = images.shape[1:3]
-    size = manifest.size
-    largest = size.legal(size.maximum)
-    if max(height, width) > largest:
-        raise ImageSizeError(f"{width}×{height} is larger than the {largest} pixels a side that {manifest.name} takes")
-    down, right = size.legal(height) - height, size.legal(width) - width
+    most_high, most_wide = manifest.size.largest
+    if height > most_high or width > most_wide:
+        raise ImageSizeError(
+            f"{width}×{height} is larger than the {most_wide}×{most_high} pixels that {manifest.name} takes: scale it "
+            "down, or export the model with a larger --max-size"
+        )
+    padded_height, padded_width = manifest.size.legal(height, width)
+    down, right = padded_height - height, padded_width - width
     if down or right:
         images = np.pad(images, ((0, 0), (0, down), (0, right), (0, 0)), mode="reflect")
     return {SOURCE: images}
@@ -78,7 +84,8 @@ def check_feeds(manifest: Manifest, feeds: Tensors) -> None:
             f"{manifest.name} takes the inputs {', '.join(sorted(wanted))} and got {', '.join(sorted(feeds)) or 'none'}"
         )
     for name, tensor in wanted.items():
-        check_tensor(tensor, feeds[name])
+        # More rows than a graph of a fixed batch takes are run in parts.
+        check_tensor(dataclasses.replace(tensor, shape=("batch", *tensor.shape[1:])), feeds[name])
     if len({array.shape[0] for array in feeds.values()}) != 1:
         raise BadRequestError("the inputs have different batch sizes: give every input the same first axis")
 
@@ -106,9 +113,21 @@ def check_tensor(tensor: Tensor, array: NDArray[Any]) -> None:
 
 
 def channels(manifest: Manifest) -> int:
-    """The channels of the images that go into a translator, or come out of a generator."""
+    """The channels of the image files that go into a translator, or come out of a generator.
+
+    Raises:
+        UnsupportedError: its images are not of 8 bits, as files are.
+    """
     tensor = manifest.inputs[0] if manifest.kind == "translator" else manifest.outputs[0]
+    if tensor.dtype != "uint8":
+        raise UnsupportedError(f"the images of {manifest.name} are {tensor.dtype}, which no image file has: use infer")
     return int(tensor.shape[-1])
+
+
+def batching_of(manifest: Manifest, batching: Batching) -> Batching:
+    """`batching`, cut to the batch that the graph has where it has a fixed one."""
+    batch = manifest.inputs[0].shape[0]
+    return batching.model_copy(update={"max_size": batch}) if isinstance(batch, int) else batching
 
 
 def warm_up(engine: Engine, manifest: Manifest) -> None:
@@ -116,8 +135,10 @@ def warm_up(engine: Engine, manifest: Manifest) -> None:
     if manifest.latent is not None and len(manifest.inputs) == 1:
         engine.run(latent_feeds(manifest, 1, 0))
     elif manifest.size is not None and len(manifest.inputs) == 1:
-        side = manifest.size.minimum
-        engine.run(source_feeds(manifest, np.zeros((1, side, side, channels(manifest)), dtype=np.uint8)))
+        source = manifest.inputs[0]
+        # Zero is no legal value of every range.
+        darkest = np.full((1, *manifest.size.smallest, int(source.shape[-1])), (source.value_range or (0,))[0])
+        engine.run(source_feeds(manifest, darkest.astype(source.dtype)))
 
 
 class ModelService:
@@ -132,8 +153,9 @@ class ModelService:
         self._submit = submit
 
     async def generate(self, n: int, seed: int, first: int = 0) -> NDArray[np.uint8]:
-        """Images `first` … `first + n - 1` of `seed`: uint8 [n, h, w, c]. Raises as `latent_feeds`."""
+        """Images `first` … `first + n - 1` of `seed`: uint8 [n, h, w, c]. Raises as `latent_feeds` and `channels`."""
         self._check_count(n)
+        channels(self.manifest)
         feeds = await asyncio.to_thread(latent_feeds, self.manifest, n, seed, first)
         return _image(await self._submit(feeds))
 
@@ -145,10 +167,10 @@ class ModelService:
 
     async def infer(self, feeds: Tensors) -> Mapping[str, NDArray[Any]]:
         """The outputs by name for explicit inputs; a translator's images are padded and cropped as in `translate`."""
+        if feeds.keys() == {SOURCE} and [tensor.name for tensor in self.manifest.inputs] == [SOURCE]:
+            return {IMAGE: await self.translate(feeds[SOURCE])}
         await asyncio.to_thread(check_feeds, self.manifest, feeds)
         self._check_count(rows(feeds))
-        if feeds.keys() == {SOURCE}:
-            return {IMAGE: await self.translate(feeds[SOURCE])}
         return await self._submit(feeds)
 
     def _check_count(self, n: int) -> None:
@@ -172,7 +194,8 @@ class LocalModel:
             EngineError: it cannot be run on `device`.
         """
         artifact = artifacts.load(Path(path))
-        return cls(artifact.manifest, OrtEngine(artifact.model, resolve_device(device), threads or cpu_cores()))
+        on, cores = resolve_device(device), threads or cpu_cores()
+        return cls(artifact.manifest, OrtEngine(artifact.model, on, cores, digest=artifact.digest))
 
     def generate(self, n: int, seed: int = 0, first: int = 0) -> NDArray[np.uint8]:
         """Images `first` … `first + n - 1` of `seed`: uint8 [n, h, w, c]. Raises as `latent_feeds`."""
@@ -186,7 +209,7 @@ class LocalModel:
         return _crop(_image(self._run(source_feeds(self.manifest, images))), images)
 
     def _run(self, feeds: Tensors) -> Tensors:
-        size = capacity(bucket(feeds), _LOCAL_BATCHING)
+        size = capacity(bucket(feeds), batching_of(self.manifest, _LOCAL_BATCHING))
         return merge([self._engine.run(part) for part in chunks(feeds, size)])
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from trainer.table import print_table
 
 if TYPE_CHECKING:
     from trainer.config import RunConfig
@@ -98,7 +99,7 @@ def list_runs(
         )
         for run in find_runs(folder)
     ]
-    _print_table(("run", "state", "task", "images seen", "images/s", "last figures", "age"), rows)
+    print_table(("run", "state", "task", "images seen", "images/s", "last figures", "age"), rows)
 
 
 def show_run(
@@ -114,11 +115,11 @@ def show_run(
         write_report(found.storage)
     page = f"{found.storage.uri}/{REPORT_FILE}" if found.storage.exists(REPORT_FILE) else "none yet: --report writes it"
     why = {"reason": found.reason} if found.reason else {}
-    _print_table(("run", found.storage.uri), [("state", found.state), *(why | facts(found) | {"report": page}).items()])
-    _print_table(("newest figure", "value"), [(name, f"{value:.4g}") for name, value in found.figures.items()])
+    print_table(("run", found.storage.uri), [("state", found.state), *(why | facts(found) | {"report": page}).items()])
+    print_table(("newest figure", "value"), [(name, f"{value:.4g}") for name, value in found.figures.items()])
     told = [(moment(event.time), f"{event.images:,}", event.message) for event in found.events[-20:]]
-    _print_table(("time (UTC)", "images", "event"), told)
-    _print_table(("key", "value", "default"), chosen(found.config))
+    print_table(("time (UTC)", "images", "event"), told)
+    print_table(("key", "value", "default"), chosen(found.config))
 
 
 def compare_runs(
@@ -131,24 +132,8 @@ def compare_runs(
         raise typer.BadParameter("name two runs or more")
     found = [find_run(run) for run in runs]
     keys = differing_keys(found)
-    _print_table(("key", *runs), [(key, *map(shown, values)) for key, values in keys.items()])
-    _print_table(("figure", *runs), [(name, *values) for name, values in side_by_side(found).items()])
-
-
-def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print `rows` below `titles`; nothing where there are none."""
-    from rich.console import Console
-    from rich.table import Table
-
-    if not rows:
-        return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in titles:
-        table.add_column(title, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    # What people named and wrote is no markup.
-    Console(markup=False, emoji=False, highlight=False).print(table, "")
+    print_table(("key", *runs), [(key, *map(shown, values)) for key, values in keys.items()])
+    print_table(("figure", *runs), [(name, *values) for name, values in side_by_side(found).items()])
 
 
 def _load(config: str, overrides: list[str]) -> RunConfig:

@@ -117,7 +117,8 @@ class RunSection(Section):
     The run's folder is `dir` below `storage`, a local folder or a URI such as `s3://bucket/runs`. `wait_for_nodes` is
     how many seconds it waits for a cluster to have room for its workers, and `max_failures` how often in a row
     lost workers are replaced without the run getting further. There are checkpoints every `checkpoint_images` images,
-    by default twenty in all, and at the end.
+    by default twenty in all, and at the end. `revision` is that of the code, by default what git says of the working
+    folder; the artifacts of the run carry it.
     """
 
     dir: str
@@ -135,6 +136,7 @@ class RunSection(Section):
     snapshot_images: int | None = Field(default=None, gt=0)
     sample_images: int | None = Field(default=None, gt=0)
     log_images: int = Field(default=100, gt=0)
+    revision: str | None = None
 
     @property
     def checkpoint_interval(self) -> int:

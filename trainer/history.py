@@ -29,6 +29,9 @@ SAMPLES_FOLDER = "samples"
 NO_FIGURES = frozenset({"images", "seconds", "images/s", "data wait", "memory GiB"})
 """What a line of figures holds beside those of the game itself."""
 
+SILENT_SECONDS = 60.0
+"""A driver that has not been heard of for so long is taken for dead."""
+
 BUCKETS = 500
 """A curve of more than twice as many points keeps the lowest and the highest of each bucket."""
 
@@ -70,8 +73,16 @@ class Run:
 
     @property
     def state(self) -> str:
-        """`running`, `finished`, `preempted`, `failed`, `aborted`, or `unknown` where the run did not get that far."""
-        return str(self._record.get("state", "unknown"))
+        """`running`, `finished`, `preempted`, `failed`, `aborted`, `lost` where the driver was killed, or `unknown`."""
+        state = str(self._record.get("state", "unknown"))
+        silence = datetime.now(UTC) - (self.time or datetime.now(UTC))
+        return "lost" if state == "running" and silence.total_seconds() > SILENT_SECONDS else state
+
+    @property
+    def driver(self) -> dict[str, Any] | None:
+        """The `host` and `pid` of the process that trains or trained the run."""
+        found = self._record.get("driver")
+        return found if isinstance(found, dict) and {"host", "pid"} <= found.keys() else None
 
     @property
     def reason(self) -> str | None:
@@ -81,7 +92,7 @@ class Run:
 
     @property
     def time(self) -> datetime | None:
-        """When the run came into its state."""
+        """When the run was last heard of."""
         return _time(self._record)
 
     @property

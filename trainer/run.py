@@ -1,14 +1,10 @@
-"""A run from its config to its end: its folder, what a resume may change, and the record of what became of it."""
+"""A run from its config to its end: its folder, and what a resume may change."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import platform
+import subprocess
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from importlib import metadata
 from typing import Any
 
 import yaml
@@ -16,11 +12,11 @@ import yaml
 from trainer import checkpoint, registry, snapshot
 from trainer.cluster import cluster_address
 from trainer.config import RunConfig, find_config, flatten, load_config, validate, with_place
-from trainer.errors import ConfigError, Preempted, StorageError, TrainerError
-from trainer.history import CONFIG_FILE, EVENTS_FILE, STATE_FILE
+from trainer.errors import ConfigError, StorageError
+from trainer.history import CONFIG_FILE
 from trainer.hooks.base import Update
 from trainer.launch import launch
-from trainer.report import REPORT_FILE, write_report
+from trainer.record import Record, claim
 from trainer.storage import Storage
 from trainer.tasks.build import build_source, check_fit
 
@@ -63,32 +59,33 @@ def train(
         TrainerError: the config or the data is wrong, the run's folder is taken, or a worker failed.
     """
     run = load_config(find_config(config), overrides) if isinstance(config, str) else config
+    if run.run.revision is None:
+        run = run.model_copy(update={"run": run.run.model_copy(update={"revision": git_revision()})})
     resolved = registry.resolved(run)
     check_fit(run)
     if cluster_address(address) is None:
         # On a cluster the images may lie where only the workers see them, who look themselves.
         build_source(run)
     storage = Storage(run.run.place)
-    record = _Record(storage, show or (lambda update: None))
+    claim(storage, wait=resume)
     news = _open(storage, resolved, resume)
     try:
         storage.write(CONFIG_FILE, yaml.safe_dump(resolved, sort_keys=False).encode())
     except OSError as error:
         raise StorageError(f"{storage.uri} cannot be written ({error}): check run.storage and run.dir") from error
-    try:
-        record.state("running")
+    with Record(storage, show or (lambda update: None)) as record:
         launch(with_place(RunConfig.model_validate(resolved), storage.uri), record.update, news, address)
-    except Preempted as end:
-        record.end("preempted", str(end))
-        raise
-    except TrainerError as error:
-        record.end("failed", str(error))
-        raise
-    except BaseException:
-        record.end("aborted")
-        raise
-    record.end("finished")
     return storage.uri
+
+
+def git_revision() -> str | None:
+    """The commit that is checked out in the working folder, with "-dirty" where files differ; None without git."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
 
 
 def _open(storage: Storage, resolved: dict[str, Any], resume: bool) -> list[str]:
@@ -120,56 +117,3 @@ def _open(storage: Storage, resolved: dict[str, Any], resume: bool) -> list[str]
 
 def _may_change(key: str) -> bool:
     return any(fnmatchcase(key, pattern) for pattern in _MAY_CHANGE)
-
-
-class _Record:
-    """`run.json`, what state the run is in, and `events.jsonl`, what happened to it; both written by the driver."""
-
-    def __init__(self, storage: Storage, show: Callable[[Update], None]) -> None:
-        self._storage, self._show = storage, show
-        self._lines = storage.read(EVENTS_FILE).decode() if storage.exists(EVENTS_FILE) else ""
-        self._told: tuple[str, ...] = ()
-        self._seen = 0
-
-    def state(self, state: str, reason: str | None = None) -> None:
-        """Write down that the run is in `state`."""
-        content = {
-            "state": state,
-            "reason": reason,
-            "images_seen": self._seen,
-            "time": _now(),
-            "environment": {"python": platform.python_version(), "platform": platform.platform(), **_versions()},
-        }
-        # What the run ends with matters more than that it cannot be written down.
-        with contextlib.suppress(OSError):
-            self._storage.write(STATE_FILE, (json.dumps(content, indent=2) + "\n").encode())
-
-    def end(self, state: str, reason: str | None = None) -> None:
-        """Write down that the run ended in `state`, and the page that shows it."""
-        self.state(state, reason)
-        try:
-            write_report(self._storage)
-        except (OSError, StorageError) as error:
-            self.event(f"{REPORT_FILE} was not written: {error}")
-
-    def event(self, message: str) -> None:
-        """Write down one event."""
-        self._lines += json.dumps({"time": _now(), "images": self._seen, "event": message}) + "\n"
-        with contextlib.suppress(OSError):
-            self._storage.write(EVENTS_FILE, self._lines.encode())
-
-    def update(self, update: Update) -> None:
-        """Write down the workers' new events, and hand all on."""
-        self._seen = update.seen
-        for message in update.events[len(self._told) :]:
-            self.event(message)
-        self._told = update.events
-        self._show(update)
-
-
-def _versions() -> dict[str, str]:
-    return {package: metadata.version(package) for package in ("torch", "deepspeed", "ray")}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

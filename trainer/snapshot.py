@@ -78,7 +78,7 @@ def write_snapshot(run: Storage, snapshot: Snapshot) -> str:
     """
     folder = run / f"{FOLDER}/{snapshot.images_seen:010d}"
     tensors = {
-        f"{network}.{name}": tensor.detach().to("cpu", copy=True).contiguous()
+        f"{network}.{name}": tensor.detach().to("cpu").contiguous()
         for network, state in snapshot.weights.items()
         for name, tensor in state.items()
     }

@@ -6,13 +6,14 @@ import contextlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, Literal, ParamSpec, Self
+from typing import BinaryIO, Literal, ParamSpec, Self, TypeVar
 
 from pyarrow import fs
 
 from trainer.errors import StorageError
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Storage:
@@ -39,6 +40,11 @@ class Storage:
     def name(self) -> str:
         """The last part of the folder's path."""
         return self.uri.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def local(self) -> Path | None:
+        """Its path where it is on a disk, which can rename and append."""
+        return Path(self._path) if isinstance(self._filesystem, fs.LocalFileSystem) else None
 
     def write(self, name: str, content: bytes) -> None:
         """Write the file `name` whole or not at all, making folders on the way."""
@@ -126,7 +132,7 @@ class BackgroundWriter:
         self._waiting[name] = content
         self.submit(self._write, name)
 
-    def submit(self, work: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> Future[None]:
+    def submit(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Have `work` done after all that waits already."""
         return self._thread.submit(work, *args, **kwargs)
 

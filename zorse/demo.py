@@ -104,9 +104,9 @@ def _train(name: str, console: Console) -> RunConfig:
 def _export(digits: RunConfig, stripes: RunConfig) -> tuple[list[Path], Path]:
     """The three artifacts, and one of the generator before it was trained."""
     repository = str(FOLDER / "repository")
-    artifacts = [path for run in (digits, stripes) for path in zorse.export(run.run.dir, repository)]
+    artifacts = [Path(place) for run in (digits, stripes) for place in zorse.export(run.run.dir, repository)]
     start = f"{digits.run.dir}/snapshots/{0:010d}"
-    return artifacts, zorse.export(start, str(FOLDER / "untrained"))[0]
+    return artifacts, Path(zorse.export(start, str(FOLDER / "untrained"))[0])
 
 
 def _ask(stripes: RunConfig) -> dict[str, Any]:

@@ -2,75 +2,45 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import onnx
-import torch
-from torch import nn
+from numpy.typing import NDArray
 
-from export.errors import ExportError
-from export.manifest import Tensor as Port
+from export.registry import Registry
 
 
-class Convert(Protocol):
-    """Turns a graph into an ONNX model with one input `given` and one output `made`.
+class Variants(Protocol):
+    """Makes models of a target from one in float32, the best to have first; of those the first that is proved is taken.
 
-    `graph` takes one tensor of `given`'s dtype and axes (float32 [batch, latent_dim] or uint8 [batch, height, width,
-    channels]) and returns one of `made`'s (uint8 [batch, height, width, channels]); so does the model. `example` is a
-    legal input of batch 2; the axes that `given` and `made` name are dynamic. `metadata` goes into the model's
-    `metadata_props`.
-
-    Raises:
-        UnsupportedGraphError: the graph cannot be converted, or is not a pure function of its input.
+    `model` has one input and one output, whose names, dtypes and shapes stay. `samples` are legal inputs, real images
+    among them where there are some.
     """
 
-    def __call__(
-        self, graph: nn.Module, example: torch.Tensor, given: Port, made: Port, metadata: dict[str, str]
-    ) -> onnx.ModelProto: ...
+    def __call__(self, model: onnx.ModelProto, samples: Sequence[NDArray[Any]]) -> Iterator[onnx.ModelProto]: ...
 
 
 @dataclass(frozen=True)
 class Target:
-    """A way to convert; `tolerance` is the largest difference from torch, in grey levels, that a proof may find."""
+    """A kind of model, and what its proof asks for.
+
+    No value may be more than `tolerance` grey levels from the reference, and the PSNR on each input must be `psnr` dB.
+    Other devices and versions of onnxruntime may be `replay` grey levels from the golden sample. A layer diverges where
+    its relative error exceeds `layer_tolerance`. Images under `smallest` pixels a side are not for it (norms over a few
+    values magnify every rounding): servers pad them. `calibrated` targets need real images for translators.
+    """
 
     name: str
-    opset: int
-    tolerance: int
-    convert: Convert
+    variants: Variants
+    tolerance: float
+    psnr: float
+    replay: float
+    layer_tolerance: float
+    smallest: int = 1
+    calibrated: bool = False
 
 
-_targets: dict[str, Target] = {}
-
-
-def register(target: Target) -> None:
-    """Make `target` known by its name.
-
-    Raises:
-        TypeError: the name is taken.
-    """
-    if target.name in _targets:
-        raise TypeError(f"export target {target.name!r} is registered twice")
-    _targets[target.name] = target
-
-
-def names() -> list[str]:
-    """The names of all targets, sorted."""
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        importlib.import_module(f"export.targets.{module.name}")
-    return sorted(_targets)
-
-
-def find(name: str) -> Target:
-    """The target `name`.
-
-    Raises:
-        ExportError: there is none.
-    """
-    known = names()
-    if name not in known:
-        raise ExportError(f"unknown export target {name!r}; known: {', '.join(known)}")
-    return _targets[name]
+_registry = Registry[Target]("export.targets", "export target")
+register, names, find = _registry.register, _registry.names, _registry.find

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from pyarrow import fs
 from safetensors.torch import load
 
 from tests.cluster.toys import BATCH, config, newest_tensors, toy
+from tests.s3 import s3_server
 from trainer.cluster import cluster
 from trainer.errors import Preempted
 from trainer.hooks.base import Update
@@ -31,39 +28,11 @@ BUCKET = "s3://zorse-runs"
 RUN = f"{BUCKET}/toys/run"
 
 
-def _until_it_listens(server: subprocess.Popen[bytes], log: Path) -> str:
-    """The server's URL, which it logs: a port that it chose itself is nobody else's."""
-    for _ in range(600):
-        found = re.search(r"Running on (http://[\d.:]+)", log.read_text())
-        if found:
-            return found[1]
-        assert server.poll() is None, log.read_text()
-        try:
-            server.wait(timeout=0.1)
-        except subprocess.TimeoutExpired:
-            continue
-    pytest.fail("the S3 server did not start")
-
-
 @pytest.fixture(scope="module", autouse=True)
 def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A local S3 server with the bucket, known to this process and those it starts by the environment."""
-    log = tmp_path_factory.mktemp("s3") / "log"
-    command = [sys.executable, "-m", "moto.server", "--port", "0"]
-    with log.open("wb") as stream, pytest.MonkeyPatch.context() as environment:
-        server = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
-        try:
-            environment.setenv("AWS_ENDPOINT_URL", _until_it_listens(server, log))
-            environment.setenv("AWS_ACCESS_KEY_ID", "zorse")
-            environment.setenv("AWS_SECRET_ACCESS_KEY", "zorse")
-            environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
-            environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
-            filesystem, path = fs.FileSystem.from_uri(f"{BUCKET}?allow_bucket_creation=true")
-            filesystem.create_dir(path)
-            yield
-        finally:
-            server.terminate()
-            server.wait(timeout=30)
+    """A local S3 server with the bucket."""
+    with s3_server(tmp_path_factory.mktemp("s3"), BUCKET):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import signal
@@ -13,11 +14,15 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import onnx
 import pytest
 import tritonclient.http
+from onnx import helper, numpy_helper
 from PIL import Image
 
 import zorse
+from export.original import Declared
+from serving.replay import verify
 from trainer.errors import DataError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
@@ -41,25 +46,66 @@ CYCLEGAN = """
 """
 
 
+def painter() -> onnx.ModelProto:
+    """A foreign translator as old exporters wrote it: opset 9, NCHW, floats in 0..255, one image of 256 × 256."""
+    random = np.random.default_rng(0)
+    constants = {
+        "half": np.float32(127.5),
+        "down": random.normal(0, 0.3, (4, 3, 3, 3)).astype(np.float32),
+        "twice": np.array([1, 1, 2, 2], np.float32),
+        "up": random.normal(0, 0.3, (3, 4, 3, 3)).astype(np.float32),
+    }
+    chain = [
+        ("Sub", ["half"], {}),
+        ("Div", ["half"], {}),
+        ("Conv", ["down"], {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
+        ("Relu", [], {}),
+        ("Upsample", ["twice"], {"mode": "nearest"}),
+        ("Conv", ["up"], {"pads": [1, 1, 1, 1]}),
+        ("Tanh", [], {}),
+        ("Mul", ["half"], {}),
+        ("Add", ["half"], {}),
+    ]
+    nodes = [
+        helper.make_node(operator, [str(number), *inputs], [str(number + 1)], **attributes)
+        for number, (operator, inputs, attributes) in enumerate(chain)
+    ]
+    initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    given, made = (
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3, 256, 256]) for name in ("0", str(len(chain)))
+    )
+    inputs = [given, *(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in initializers)]
+    graph = helper.make_graph(nodes, "painter", inputs, [made], initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=3)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs, trained by the command line, and their three artifacts."""
+    """Two runs, trained by the command line, their three artifacts, and that of a foreign model."""
     folder = tmp_path_factory.mktemp("path")
     for name, data, task in (("digits", "digits", GAN), ("stripes", "stripes", CYCLEGAN)):
         config = folder / f"{name}.yaml"
         config.write_text(TOY.format(run=folder / "runs" / name, data=data, task=task))
         subprocess.run([sys.executable, "-m", "zorse", "train", str(config)], check=True)
         zorse.export(str(folder / "runs" / name), str(folder / "repository"))
+    onnx.save(painter(), folder / "painter.onnx")
+    declared = Declared(input_range=(0, 255))
+    zorse.export(str(folder / "painter.onnx"), str(folder / "repository"), origin="onnx", declared=declared)
     return folder
+
+
+def serve(folder: Path) -> tuple[int, list[str]]:
+    """A free port, and the command that serves the repository on it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return port, [sys.executable, "-m", "zorse", "serve", str(folder / "repository"), "--port", str(port)]
 
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[str]:
     """The URL of `zorse serve`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "zorse", "serve", str(folder / "repository"), "--port", str(port)]
+    port, command = serve(folder)
     process = subprocess.Popen(command)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -155,3 +201,59 @@ def test_what_is_wrong_with_a_request_is_said(server: str) -> None:
     assert {"error", "code"} <= answer.json().keys()
     missing = httpx.post(f"{server}/v2/models/nobody/generate", timeout=60)
     assert missing.status_code == 404
+
+
+def test_every_artifact_proves_itself_again(folder: Path) -> None:
+    artifacts = sorted((folder / "repository").glob("*/1"))
+    assert [path.parent.name for path in artifacts] == ["digits", "painter", "stripes-AtoB", "stripes-BtoA"]
+    for path in artifacts:
+        found = verify(path, "cpu")
+        assert found.samples > 0
+        assert found.max_grey_diff <= 1
+
+
+def test_a_foreign_model_is_served_at_its_size(folder: Path, server: str) -> None:
+    local = zorse.load(folder / "repository" / "painter" / "1")
+    with zorse.Client(server) as client:
+        for height, width in ((256, 256), (200, 256)):
+            picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+            painted = client.translate("painter", picture)
+            assert painted.shape == picture.shape
+            assert painted.std() > 5
+            np.testing.assert_array_equal(painted, local.translate(picture))
+    stream = io.BytesIO()
+    Image.new("RGB", (257, 256)).save(stream, "PNG")
+    answer = httpx.post(f"{server}/v2/models/painter/translate", content=stream.getvalue(), timeout=60)
+    assert answer.status_code == 422
+    assert "257×256 is larger than the 256×256 pixels that painter takes" in answer.json()["error"]
+
+
+def accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("moment", ["its port accepts connections", "it is started"])
+def test_a_server_that_is_stopped_before_it_is_ready_ends_in_peace(folder: Path, tmp_path: Path, moment: str) -> None:
+    port, command = serve(folder)
+    with (tmp_path / "output").open("w+b") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            while moment != "it is started" and not accepts(port):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=0.02)
+                assert process.poll() is None, "the server ended"
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(timeout=60)
+        finally:
+            process.kill()
+            process.wait()
+        output.seek(0)
+        said = output.read().decode()
+    # Before Python has come to our handler the signal itself ends the process.
+    assert code in ((0, -signal.SIGTERM) if moment == "it is started" else (0,)), said
+    assert "Traceback" not in said
+    assert "/v2/models/" not in said, "it was ready"

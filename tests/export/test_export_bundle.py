@@ -1,78 +1,91 @@
-"""Publishing: versions, names, atomicity, and the files beside the model."""
+"""What is staged beside the model: the golden sample, digests, and Triton's configuration; and names of artifacts."""
 
 from __future__ import annotations
 
 import dataclasses
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
-from export.bundle import TRITON_FILE, Bundle, model_name, open_repository, publish
+from export import graph
+from export.bundle import Statement, describe, model_name, write_model
 from export.errors import RepositoryError
-from export.manifest import MODEL_FILE, Manifest, file_digest, read_manifest
+from export.manifest import GOLDEN_FILE, MODEL_FILE, WEIGHTS_FILE, Manifest, Source, Tensor, file_entry, read_manifest
+from export.repository import Repository
+from export.targets import base as targets
+from export.triton import triton_config
+from export.verify import verify
+from serving import artifacts
+from tests.export.networks import candidate, converted
 
 GOLDEN = Manifest.from_json((Path(__file__).parent / "golden_manifest.json").read_text(encoding="utf-8"))
-BUNDLE = Bundle(GOLDEN, b"a model")
+PLAIN = targets.find("onnx")
 
 
-def test_an_artifact_is_whole_and_its_manifest_describes_it(tmp_path: Path) -> None:
-    artifact = publish(tmp_path / "new" / "repository", BUNDLE)
-    assert artifact == tmp_path / "new" / "repository" / GOLDEN.name / "1"
-    assert sorted(path.name for path in artifact.iterdir()) == ["manifest.json", "model.onnx"]
-    manifest = read_manifest(artifact)
-    assert (manifest.version, manifest.nbytes) == (1, 7)
-    assert manifest.sha256 == file_digest(artifact / MODEL_FILE)
-    assert {path.name for path in artifact.parent.iterdir()} == {"1", TRITON_FILE}
-
-
-def test_versions_count_up_and_ignore_what_is_no_version(tmp_path: Path) -> None:
-    folder = tmp_path / GOLDEN.name
-    for name in ("2", "10", "latest", ".staging-dead/artifact"):
-        (folder / name).mkdir(parents=True)
-    assert publish(tmp_path, BUNDLE).name == "11"
-    assert read_manifest(publish(tmp_path, BUNDLE)).version == 12
-
-
-def test_exporters_at_once_get_a_version_each(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        artifacts = list(pool.map(lambda _: publish(tmp_path, BUNDLE), range(24)))
-    assert sorted(int(artifact.name) for artifact in artifacts) == list(range(1, 25))
-    assert all(read_manifest(artifact).version == int(artifact.name) for artifact in artifacts)
-
-
-def test_a_crash_while_writing_leaves_no_artifact(tmp_path: Path) -> None:
-    unwritable = dataclasses.replace(GOLDEN.source, config={"key": object()})
-    with pytest.raises(TypeError):
-        publish(tmp_path, Bundle(dataclasses.replace(GOLDEN, source=unwritable), b"a model"))
-    assert [path.name for path in (tmp_path / GOLDEN.name).iterdir()] == [TRITON_FILE]
-    assert publish(tmp_path, BUNDLE).name == "1"
-
-
-def test_triton_finds_its_configuration(tmp_path: Path) -> None:
-    artifact = publish(tmp_path, BUNDLE)
-    assert (artifact.parent / TRITON_FILE).read_text() == (
-        'name: "toy-AtoB"\n'
-        'platform: "onnxruntime_onnx"\n'
-        "max_batch_size: 32\n"
-        'input [ { name: "source" data_type: TYPE_UINT8 dims: [ -1, -1, 3 ] } ]\n'
-        'output [ { name: "image" data_type: TYPE_UINT8 dims: [ -1, -1, 3 ] } ]\n'
-        "dynamic_batching { }\n"
+def _stage(folder: Path, inline_bytes: int | None = None) -> Manifest:
+    """Stage a generator in the new `folder`, with its weights apart where they are above `inline_bytes`."""
+    wrapped, model = converted("dcgan_generator")
+    against, statement, source = (
+        candidate(wrapped, model),
+        Statement("gan", licence="CC0"),
+        Source("snapshot", "cc", "G", 7),
     )
+    write_model(model, against, PLAIN, statement, source, folder)
+    if inline_bytes is not None:
+        graph.save(onnx.load(folder / MODEL_FILE), folder, inline_bytes)
+    return describe(against, PLAIN, statement, source, verify(against, folder, PLAIN), ((4, 8),), folder)
 
 
-def test_a_repository_must_be_a_local_folder(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(RepositoryError, match="is not a folder"):
-        open_repository(str(tmp_path / "file"))
-    with pytest.raises(RepositoryError, match="s3://bucket is not a local folder"):
-        open_repository("s3://bucket")
+def _replay(folder: Path) -> int:
+    """How many golden inputs there are, once the model makes of each what it made before."""
+    session = onnxruntime.InferenceSession(folder / MODEL_FILE, providers=["CPUExecutionProvider"])
+    with np.load(folder / GOLDEN_FILE, allow_pickle=False) as golden:
+        count = len(golden.files) // 2
+        assert set(golden.files) == {f"{side}_{index}" for side in ("input", "output") for index in range(count)}
+        for index in range(count):
+            (image,) = session.run(None, {session.get_inputs()[0].name: golden[f"input_{index}"]})
+            np.testing.assert_array_equal(image, golden[f"output_{index}"])
+    return count
 
 
-def test_a_repository_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
-    (tmp_path / GOLDEN.name).write_text("in the way")
-    with pytest.raises(RepositoryError, match="cannot be written"):
-        publish(tmp_path, BUNDLE)
+def test_a_manifest_describes_the_files_beside_it(tmp_path: Path) -> None:
+    manifest = _stage(tmp_path / "staged")
+    model = onnx.load(tmp_path / "staged" / MODEL_FILE)
+    assert {path.name for path in (tmp_path / "staged").iterdir()} == set(manifest.files) == {MODEL_FILE, GOLDEN_FILE}
+    for name, entry in manifest.files.items():
+        assert entry == file_entry(tmp_path / "staged" / name)
+    assert manifest.nodes == len(model.graph.node)
+    assert manifest.opset == 20
+    assert manifest.graph_digest == graph.graph_digest(model)
+    assert manifest.weights_digest == graph.weights_digest(model)
+    assert (manifest.task, manifest.licence, manifest.buckets) == ("gan", "CC0", ((4, 8),))
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    assert facts["zorse.source_digest"] == "cc"
+    assert facts["zorse.images_seen"] == "7"
+    assert "zorse.direction" not in facts
+
+
+def test_the_golden_sample_is_what_the_model_makes(tmp_path: Path, pair: list[Path], generator: Path) -> None:
+    _stage(tmp_path / "staged")
+    assert _replay(tmp_path / "staged") == 3
+    assert all(_replay(folder) > 1 for folder in (*pair, generator))
+
+
+def test_weights_above_the_limit_travel_in_a_file_of_their_own(tmp_path: Path) -> None:
+    inside, apart = _stage(tmp_path / "inside"), _stage(tmp_path / "apart", inline_bytes=1000)
+    assert set(apart.files) == {MODEL_FILE, WEIGHTS_FILE, GOLDEN_FILE}
+    assert apart.files[MODEL_FILE].nbytes < inside.files[MODEL_FILE].nbytes
+    assert apart.weights_digest == inside.weights_digest
+    assert apart.graph_digest == inside.graph_digest
+    repository = Repository(str(tmp_path / "repository"))
+    repository.add(tmp_path / "apart", apart)
+    published = artifacts.load(tmp_path / "repository" / "toy")
+    assert (published.path / WEIGHTS_FILE).is_file()
+    assert _replay(published.path) == 3
 
 
 def test_names_of_translators_carry_their_direction() -> None:
@@ -84,3 +97,46 @@ def test_names_of_translators_carry_their_direction() -> None:
 def test_names_that_break_a_path_or_url_are_refused(name: str) -> None:
     with pytest.raises(RepositoryError, match="--name"):
         model_name(name, None)
+
+
+def test_triton_finds_the_configuration_of_a_published_translator(pair: list[Path]) -> None:
+    assert (pair[0].parent / "config.pbtxt").read_text(encoding="utf-8") == (
+        'name: "toy-AtoB"\n'
+        'platform: "onnxruntime_onnx"\n'
+        "max_batch_size: 32\n"
+        'input [ { name: "source" data_type: TYPE_UINT8 dims: [ -1, -1, 3 ] } ]\n'
+        'output [ { name: "image" data_type: TYPE_UINT8 dims: [ -1, -1, 3 ] } ]\n'
+        "dynamic_batching { }\n"
+    )
+
+
+def test_triton_finds_the_configuration_of_a_generator(generator: Path) -> None:
+    text = triton_config(read_manifest(generator))
+    assert 'input [ { name: "latent" data_type: TYPE_FP32 dims: [ 8 ] } ]\n' in text
+    assert 'output [ { name: "image" data_type: TYPE_UINT8 dims: [ 16, 16, 3 ] } ]\n' in text
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "declared"),
+    [
+        ("uint8", ("batch", 256, 256, 3), "data_type: TYPE_UINT8 dims: [ 256, 256, 3 ]"),
+        ("uint16", ("batch", "height", 256, 1), "data_type: TYPE_UINT16 dims: [ -1, 256, 1 ]"),
+        ("float32", ("batch", "height", "width", 12), "data_type: TYPE_FP32 dims: [ -1, -1, 12 ]"),
+        ("int64", ("batch",), "data_type: TYPE_INT64 dims: [  ]"),
+    ],
+)
+def test_triton_is_told_axes_and_types(dtype: Any, shape: tuple[int | str, ...], declared: str) -> None:
+    text = triton_config(dataclasses.replace(GOLDEN, inputs=(Tensor("source", dtype, shape, "an image"),)))
+    assert f'input [ {{ name: "source" {declared} }} ]' in text
+    assert "max_batch_size: 32\n" in text
+
+
+def test_triton_is_told_that_a_fixed_batch_is_no_batch() -> None:
+    tensor = Tensor("source", "uint8", (1, 256, "width", 3), "an image")
+    text = triton_config(
+        dataclasses.replace(GOLDEN, inputs=(tensor,), outputs=(dataclasses.replace(tensor, name="y"),))
+    )
+    assert "max_batch_size: 0\n" in text
+    assert 'input [ { name: "source" data_type: TYPE_UINT8 dims: [ 1, 256, -1, 3 ] } ]' in text
+    assert 'output [ { name: "y" data_type: TYPE_UINT8 dims: [ 1, 256, -1, 3 ] } ]' in text
+    assert "dynamic_batching" not in text

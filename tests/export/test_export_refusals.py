@@ -1,134 +1,105 @@
-"""What must not become an artifact does not, and the error says why."""
+"""What must not become an artifact does not: the error says why, and nothing is on the disk."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from export.errors import ProofError, UnsupportedGraphError
+from export.errors import ExportError, ProofError, RefusedError, UnsupportedGraphError
+from export.manifest import read_manifest
 from export.pipeline import export
-from export.targets import base as targets
-from export.verify import verify
-from export.wrapper import Wrapped, wrap
+from export.wrapper import wrap
+from tests.export.conftest import MakeSnapshot
+from tests.export.faults import register_faulty
+from tests.export.networks import LARGEST, TRANSLATOR
 from trainer.snapshot import Network
 
-
-class Tiny(nn.Module):
-    """A generator of 4 x 4 images whose middle is `change`."""
-
-    latent_dim, channels, size = 4, 3, 4
-
-    def __init__(self, change: Callable[[Tensor], Tensor] = torch.tanh) -> None:
-        super().__init__()
-        self.change = change
-        self.layer = nn.Linear(4, 48)
-
-    def forward(self, latent: Tensor) -> Tensor:
-        made: Tensor = self.change(self.layer(latent)).reshape(-1, 3, 4, 4)
-        return made
-
-
-def _wrapped(change: Callable[[Tensor], Tensor] = torch.tanh, seed: int = 0) -> Wrapped:
-    torch.manual_seed(seed)
-    return wrap(Tiny(change).eval(), "tiny")
-
-
-def _convert(wrapped: Wrapped, target: str = "onnx") -> bytes:
-    model = targets.find(target).convert(wrapped.graph, wrapped.example, wrapped.given, wrapped.made, {})
-    return model.SerializeToString()
+BEFORE, PROOF = (UnsupportedGraphError, "toy-AtoB cannot be exported"), (ProofError, "toy-AtoB is not proved")
+FAULTS = {
+    "dropout": (BEFORE, r"^dropout at middle \(Dropout\) is live: let dropout follow eval\(\)$"),
+    "functional dropout": (BEFORE, r"^dropout at FaultyTranslator is live: let dropout follow eval\(\)$"),
+    "noise": (BEFORE, r"^randn_like at FaultyTranslator draws random numbers: make noise an input of the network$"),
+    "random brightness": (BEFORE, r"^rand at FaultyTranslator draws random numbers"),
+    "padding": (BEFORE, r"^its images are 34×30 and should be 36×32: check its padding and strides$"),
+    "multiple": (BEFORE, r"^its images are 32×32 and should be 33×32: check its padding and strides$"),
+    "not a number": (BEFORE, r"^weights are not finite \(last\.weight\): export an earlier snapshot$"),
+    "statistics of the batch": (BEFORE, r"^batch_norm at FaultyTranslator uses the statistics of the batch"),
+    "layout": (BEFORE, r"^its images are \[2, 32, 36, 3\], channels last: transpose them"),
+    "number of bright values": (BEFORE, r"depends? on the images' values"),
+    "branch on a value": (BEFORE, r"^a shape or a branch depends on the images' values \(.*: make it depend on"),
+    "fixed batch": (BEFORE, r"^torch cannot trace it with a free batch, height and width \("),
+    "fixed channels": (BEFORE, r"^it does not run on \(2, 32, 36, 3\) \(index 7 is out of bounds"),
+    "float64": (BEFORE, r"^mul at FaultyTranslator computes in float64: keep the network in float32"),
+    "hyperbolic": (BEFORE, r"^onnxruntime has no CUDA kernel for Sinh and would run them on the CPU.*--provider cpu$"),
+    "mean of the batch": (PROOF, r"^in a batch of 3 an image is [\d.]+ grey levels from what it is alone"),
+    "logarithm of nothing": (PROOF, r"^for input \(1, 32, 32, 3\) \d+ of 3072 values of torch [\d.]+ are not finite$"),
+}
 
 
 @pytest.fixture(scope="module")
-def sound() -> bytes:
-    return _convert(_wrapped())
+def faulty() -> str:
+    """The name of an architecture whose `fault` can be chosen."""
+    return register_faulty()
 
 
-@pytest.mark.parametrize("target", targets.names())
-@pytest.mark.parametrize(
-    ("change", "node"),
-    [
-        (lambda x: F.dropout(x, 0.5, training=True), "Dropout"),
-        (lambda x: x + torch.randn_like(x), "RandomNormalLike"),
-        (lambda x: x * torch.rand(x.shape[0], 1), "RandomUniform"),
-    ],
-    ids=["live dropout", "noise in forward", "random brightness"],
-)
-def test_a_graph_that_draws_random_numbers_is_refused(
-    change: Callable[[Tensor], Tensor], node: str, target: str
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_model_is_refused_and_nothing_is_on_the_disk(
+    fault: str, faulty: str, make_snapshot: MakeSnapshot, tmp_path: Path
 ) -> None:
-    with pytest.raises(UnsupportedGraphError, match=rf"{node}\w* at .*Tiny"):
-        _convert(_wrapped(change), target)
+    (kind, title), reason = FAULTS[fault]
+    place = make_snapshot("pix2pix", G=Network({"type": faulty, "fault": fault}, "AtoB"))
+    with pytest.raises(RefusedError) as caught:
+        export(place, str(tmp_path / "repository"), max_size=LARGEST)
+    assert isinstance(caught.value, ExportError)
+    assert caught.value.message == title
+    assert caught.group_contains(kind, match=reason, depth=1)
+    assert str(caught.value).startswith(f"{title}: ")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "repository").exists()
 
 
-def test_dropout_that_follows_eval_is_exported() -> None:
-    wrapped = _wrapped(nn.Sequential(nn.Dropout(0.5), nn.Tanh()))
-    assert verify("tiny", _convert(wrapped), wrapped, 4, 1).max_grey_diff <= 1
+@pytest.mark.parametrize("target", ["onnx-fp16", "onnx-int8"])
+def test_the_other_targets_refuse_as_well(
+    target: str, faulty: str, make_snapshot: MakeSnapshot, pictures: Path, tmp_path: Path
+) -> None:
+    place = make_snapshot("pix2pix", G=Network({"type": faulty, "fault": "mean of the batch"}, "AtoB"))
+    with pytest.raises(RefusedError) as caught:
+        export(place, str(tmp_path / "repository"), target=target, images=str(pictures), max_size=LARGEST)
+    assert caught.group_contains(ProofError, match="in a batch of 3 an image is")
+    assert not (tmp_path / "repository").exists()
 
 
-def test_a_graph_that_fixes_a_dynamic_axis_is_refused() -> None:
-    with pytest.raises(UnsupportedGraphError, match="cannot export"):
-        _convert(_wrapped(lambda x: x.reshape(2, 48)))
+def test_the_same_architecture_without_a_fault_is_exported(
+    faulty: str, make_snapshot: MakeSnapshot, tmp_path: Path
+) -> None:
+    place = make_snapshot("pix2pix", G=Network({"type": faulty}, "AtoB"))
+    (artifact,) = export(place, str(tmp_path), max_size=LARGEST)
+    assert read_manifest(Path(artifact)).proof.max_grey_diff <= 1
+
+
+def test_an_operator_without_a_cuda_kernel_may_run_on_the_cpu(
+    faulty: str, make_snapshot: MakeSnapshot, tmp_path: Path
+) -> None:
+    place = make_snapshot("pix2pix", G=Network({"type": faulty, "fault": "hyperbolic"}, "AtoB"))
+    (artifact,) = export(place, str(tmp_path), max_size=LARGEST, provider="cpu")
+    assert read_manifest(Path(artifact)).proof.max_grey_diff <= 1
+
+
+def test_one_network_that_is_refused_keeps_the_others_back(
+    faulty: str, make_snapshot: MakeSnapshot, tmp_path: Path
+) -> None:
+    place = make_snapshot(
+        "cyclegan", A2B=Network(TRANSLATOR, "AtoB"), B2A=Network({"type": faulty, "fault": "noise"}, "BtoA")
+    )
+    lines: list[str] = []
+    with pytest.raises(RefusedError, match="toy-BtoA cannot be exported"):
+        export(place, str(tmp_path / "repository"), max_size=LARGEST, report=lines.append)
+    assert any(line.startswith("toy-AtoB: proving it") for line in lines)
+    assert not (tmp_path / "repository").exists()
 
 
 def test_a_network_of_neither_kind_is_refused() -> None:
     with pytest.raises(UnsupportedGraphError, match=r"odd \(Linear\) is neither a generator nor a translator"):
-        wrap(nn.Linear(2, 2), "odd")
-
-
-def test_statistics_of_the_batch_are_refused() -> None:
-    wrapped = _wrapped(lambda x: torch.tanh(F.batch_norm(x, None, None, training=True)))
-    with pytest.raises(ProofError):
-        verify("tiny", _convert(wrapped), wrapped, 4, 1)
-
-
-def test_an_image_that_depends_on_its_neighbours_is_refused() -> None:
-    wrapped = _wrapped(lambda x: torch.tanh(x - x.mean(0, keepdim=True)))
-    with pytest.raises(ProofError, match=r"tiny: in a batch of 3 an image is .* grey levels from what it is alone"):
-        verify("tiny", _convert(wrapped), wrapped, 4, 1)
-
-
-def test_other_weights_than_torch_s_are_refused(sound: bytes) -> None:
-    with pytest.raises(ProofError, match=r"tiny: for input \(1, 4\) onnxruntime is up to \d+ grey levels from torch"):
-        verify("tiny", sound, _wrapped(seed=1), 4, 1)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_values_that_are_not_finite_are_refused_even_where_rounding_hides_them(sound: bytes, value: float) -> None:
-    wrapped = _wrapped()
-    with torch.no_grad():
-        wrapped.graph.network.get_parameter("layer.bias").fill_(value)
-    wrapped = dataclasses.replace(wrapped, graph=_untanh(wrapped))
-    with pytest.raises(ProofError, match=r"tiny: for input \(1, 4\) 48 of 48 values of torch are not finite"):
-        verify("tiny", sound, wrapped, 4, 1)
-
-
-def _untanh(wrapped: Wrapped) -> nn.Module:
-    wrapped.graph.network.change = nn.Identity()
-    return wrapped.graph
-
-
-def test_a_model_of_another_contract_is_refused(sound: bytes) -> None:
-    wrapped = _wrapped()
-    other = dataclasses.replace(wrapped, made=dataclasses.replace(wrapped.made, name="picture"))
-    with pytest.raises(ProofError, match="the contract wants"):
-        verify("tiny", sound, other, 4, 1)
-
-
-def test_a_file_that_is_no_model_is_refused() -> None:
-    with pytest.raises(ProofError, match="tiny: onnxruntime does not load the model"):
-        verify("tiny", b"not a model", _wrapped(), 4, 1)
-
-
-def test_a_failed_proof_publishes_nothing(make_snapshot: Callable[..., str], tmp_path: Path) -> None:
-    generator = {"type": "dcgan_generator", "latent_dim": 8, "size": 16, "width": 4}
-    place = make_snapshot(scale=float("nan"), generator=Network(generator))
-    repository = tmp_path / "repository"
-    with pytest.raises(ProofError, match=r"toy: .* not finite"):
-        export(place, str(repository))
-    assert not repository.exists()
+        wrap(nn.Linear(2, 2), "odd", edge=4)

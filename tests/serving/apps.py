@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import httpx
@@ -21,13 +21,14 @@ from tests.serving.tiny import generator_manifest, inverter_manifest
 
 def transport(
     *,
+    manifests: Sequence[Manifest] = (),
     submit: Submit | None = None,
     limits: Limits | None = None,
     api_key: str | None = None,
     not_ready: tuple[str, ...] = (),
 ) -> InProcess:
-    """A server with `digits` and `invert` on fake engines."""
-    manifests: list[Manifest] = [generator_manifest(), inverter_manifest()]
+    """A server with models of `manifests`, or `digits` and `invert`, on fake engines or `submit`."""
+    manifests = manifests or [generator_manifest(), inverter_manifest()]
     apps: dict[str, ASGIApp] = {}
     for manifest in manifests:
         settings = ModelSettings(name=manifest.name, artifact="", limits=limits or Limits(), api_key=api_key)

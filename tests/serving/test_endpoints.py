@@ -319,7 +319,7 @@ def binary_entry(size: object, **changes: Any) -> dict[str, Any]:
         ([], b"", "takes the inputs latent and got none"),
         ([entry(name="z")], b"", "got z"),
         ([entry(), entry()], b"", "given twice"),
-        ([entry(datatype="FP64")], b"", "datatype 'FP64': send UINT8, FP32, INT64"),
+        ([entry(datatype="FP64")], b"", "datatype 'FP64': send UINT8, UINT16, FP32, INT64"),
         ([entry(datatype="INT64", data=[0] * 6)], b"", "must be float32"),
         ([entry(shape=[6])], b"", "must be float32 [batch, 6]"),
         ([entry(shape=[-1, 6])], b"", "negative axis"),
@@ -377,7 +377,7 @@ def test_another_version_is_not_served(method: str, verb: str) -> None:
     assert served.json() == client.request(method, f"/v2/models/digits{verb}", content=b"{}").json()
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.int64])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.int64])
 def test_tensors_survive_the_wire(dtype: type) -> None:
     array = RNG.integers(0, 200, (3, 0, 2)).astype(dtype), RNG.integers(0, 200, (3, 4, 2)).astype(dtype)
     tensors = {"empty": array[0], "full": array[1]}
@@ -392,7 +392,7 @@ def test_tensors_survive_the_wire(dtype: type) -> None:
 def test_big_endian_tensors_and_tensors_of_no_datatype() -> None:
     content, headers = pack("inputs", {"x": np.array([1, 2], ">f4")}, {"x": True}, {})
     assert parse_infer(content, headers[HEADER_LENGTH]).inputs["x"].tolist() == [1, 2]
-    with pytest.raises(BadRequestError, match="there are no tensors of float64: use uint8, float32 or int64"):
+    with pytest.raises(BadRequestError, match="there are no tensors of float64: use uint8, uint16, float32 or int64"):
         pack("inputs", {"x": np.zeros(2)}, {"x": True}, {})
 
 

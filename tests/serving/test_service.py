@@ -52,14 +52,14 @@ def test_padding_reflects() -> None:
 
 @pytest.mark.parametrize("size", [(MAXIMUM + 1, 16), (16, MAXIMUM + 1)])
 def test_too_large_for_the_model(size: tuple[int, int]) -> None:
-    with pytest.raises(ImageSizeError, match="larger than the 320 pixels"):
+    with pytest.raises(ImageSizeError, match="larger than the 320×320 pixels"):
         source_feeds(INVERTER, noise(1, *size, 3))
 
 
 def test_padding_never_leaves_the_models_maximum() -> None:
-    odd = dataclasses.replace(INVERTER, size=SizeLimits(multiple=8, minimum=3, maximum=30))
+    odd = dataclasses.replace(INVERTER, size=SizeLimits.square(multiple=8, minimum=3, maximum=30))
     assert source_feeds(odd, noise(1, 24, 1, 3))["source"].shape == (1, 24, 8, 3)
-    with pytest.raises(ImageSizeError, match="24 pixels"):
+    with pytest.raises(ImageSizeError, match="24×24 pixels"):
         source_feeds(odd, noise(1, 25, 8, 3))
 
 
@@ -139,7 +139,7 @@ def test_the_local_model_runs_many_images_in_parts() -> None:
 
 def test_the_local_model_runs_large_images_one_by_one() -> None:
     engine = FakeEngine()
-    large = dataclasses.replace(INVERTER, size=SizeLimits(4, 16, 1024))
+    large = dataclasses.replace(INVERTER, size=SizeLimits.square(4, 16, 1024))
     images = noise(3, 1024, 1024, 3)
     np.testing.assert_array_equal(LocalModel(large, engine).translate(images), 255 - images)
     assert engine.shapes == [(1, 1024, 1024, 3)] * 3

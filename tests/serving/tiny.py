@@ -2,107 +2,160 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.manifest import (
+    GOLDEN_FILE,
+    GREY_LEVELS,
     MANIFEST_FILE,
     MODEL_FILE,
+    SCHEMA_VERSION,
+    WEIGHTS_FILE,
+    DType,
+    EdgeLimits,
     Latent,
     Manifest,
     Proof,
     SizeLimits,
     Source,
     Tensor,
-    file_digest,
+    file_entry,
 )
+from serving.engine import OrtEngine
 
 LATENT_DIM, SIDE = 6, 8
 MULTIPLE, MINIMUM, MAXIMUM = 4, 16, 320
+Axes = tuple[int | str, ...]
+OPEN: Axes = ("batch", "height", "width", 3)
 
 
-def generator_graph() -> onnx.ModelProto:
-    """latent [batch, 6] → MatMul → clip → uint8 [batch, 8, 8, 3]."""
-    weight = np.random.default_rng(0).normal(128, 60, (LATENT_DIM, SIDE * SIDE * 3)).astype(np.float32)
+class Pixels(NamedTuple):
+    """The dtype of images, and the ends of their range."""
+
+    dtype: DType
+    low: float
+    high: float
+
+
+BYTES, WORDS, REALS = Pixels("uint8", 0, 255), Pixels("uint16", 0, 65535), Pixels("float32", -3, 5)
+
+
+def generator_graph(pixels: Pixels = BYTES, batch: int | str = "batch") -> onnx.ModelProto:
+    """latent [batch, 6] → MatMul → clip → image [batch, 8, 8, 3]."""
+    step = (pixels.high - pixels.low) / GREY_LEVELS
+    weight = np.random.default_rng(0).normal(128 * step, 60 * step, (LATENT_DIM, SIDE * SIDE * 3)).astype(np.float32)
     nodes = [
         helper.make_node("MatMul", ["latent", "weight"], ["flat"]),
         helper.make_node("Clip", ["flat", "low", "high"], ["clipped"]),
-        helper.make_node("Cast", ["clipped"], ["bytes"], to=TensorProto.UINT8),
-        helper.make_node("Reshape", ["bytes", "shape"], ["image"]),
+        helper.make_node("Cast", ["clipped"], ["stored"], to=_onnx_type(pixels.dtype)),
+        helper.make_node("Reshape", ["stored", "shape"], ["image"]),
     ]
     constants = {
         "weight": weight,
-        "low": np.float32(0),
-        "high": np.float32(255),
+        "low": np.float32(pixels.low),
+        "high": np.float32(pixels.high),
         "shape": np.array([-1, SIDE, SIDE, 3], dtype=np.int64),
     }
-    return _model(
+    return model(
         nodes,
         constants,
-        helper.make_tensor_value_info("latent", TensorProto.FLOAT, ["batch", LATENT_DIM]),
-        helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", SIDE, SIDE, 3]),
+        helper.make_tensor_value_info("latent", TensorProto.FLOAT, [batch, LATENT_DIM]),
+        helper.make_tensor_value_info("image", _onnx_type(pixels.dtype), [batch, SIDE, SIDE, 3]),
     )
 
 
-def inverter_graph() -> onnx.ModelProto:
-    """source uint8 [batch, height, width, 3] → 255 - source, by way of float."""
+def inverter_graph(pixels: Pixels = BYTES, axes: Axes = OPEN) -> onnx.ModelProto:
+    """source [batch, height, width, 3] → low + high - source, by way of float."""
     nodes = [
         helper.make_node("Cast", ["source"], ["float"], to=TensorProto.FLOAT),
-        helper.make_node("Sub", ["white", "float"], ["inverted"]),
-        helper.make_node("Cast", ["inverted"], ["image"], to=TensorProto.UINT8),
+        helper.make_node("Sub", ["ends", "float"], ["inverted"]),
+        helper.make_node("Cast", ["inverted"], ["image"], to=_onnx_type(pixels.dtype)),
     ]
-    axes = ["batch", "height", "width", 3]
-    return _model(
+    return model(
         nodes,
-        {"white": np.float32(255)},
-        helper.make_tensor_value_info("source", TensorProto.UINT8, axes),
-        helper.make_tensor_value_info("image", TensorProto.UINT8, axes),
+        {"ends": np.float32(pixels.low + pixels.high)},
+        helper.make_tensor_value_info("source", _onnx_type(pixels.dtype), axes),
+        helper.make_tensor_value_info("image", _onnx_type(pixels.dtype), axes),
     )
 
 
-def generator_manifest(name: str = "digits", version: int = 1) -> Manifest:
-    """The manifest of `generator_graph`, without a digest."""
+def generator_manifest(
+    name: str = "digits", version: int = 1, pixels: Pixels = BYTES, batch: int | str = "batch"
+) -> Manifest:
+    """The manifest of `generator_graph`, without its files."""
     return _manifest(
         name,
         version,
         kind="generator",
-        inputs=(Tensor("latent", "float32", ("batch", LATENT_DIM), "code"),),
-        outputs=(Tensor("image", "uint8", ("batch", SIDE, SIDE, 3), "image", (0, 255)),),
+        inputs=(Tensor("latent", "float32", (batch, LATENT_DIM), "code"),),
+        outputs=(Tensor("image", pixels.dtype, (batch, SIDE, SIDE, 3), "image", (pixels.low, pixels.high)),),
         latent=Latent(LATENT_DIM),
     )
 
 
-def inverter_manifest(name: str = "invert", version: int = 1) -> Manifest:
-    """The manifest of `inverter_graph`, without a digest."""
-    axes = ("batch", "height", "width", 3)
+def inverter_manifest(name: str = "invert", version: int = 1, pixels: Pixels = BYTES, axes: Axes = OPEN) -> Manifest:
+    """The manifest of `inverter_graph`, without its files."""
     return _manifest(
         name,
         version,
         kind="translator",
-        inputs=(Tensor("source", "uint8", axes, "image", (0, 255)),),
-        outputs=(Tensor("image", "uint8", axes, "image", (0, 255)),),
-        size=SizeLimits(MULTIPLE, MINIMUM, MAXIMUM),
+        inputs=(Tensor("source", pixels.dtype, axes, "image", (pixels.low, pixels.high)),),
+        outputs=(Tensor("image", pixels.dtype, axes, "image", (pixels.low, pixels.high)),),
+        size=SizeLimits(*(_edge(axis) for axis in axes[1:3])),
+        direction="AtoB",
     )
 
 
-def write(repository: Path, graph: onnx.ModelProto, manifest: Manifest) -> Path:
-    """Write an artifact `<repository>/<name>/<version>/` with the right digest; its folder."""
+def write(repository: Path, graph: onnx.ModelProto, manifest: Manifest, *, weights_apart: bool = False) -> Path:
+    """Write the proved artifact `<repository>/<name>/<version>/`, with or without a file of its own for the weights."""
     folder = repository / manifest.name / str(manifest.version)
     folder.mkdir(parents=True)
-    model = folder / MODEL_FILE
-    onnx.save(graph, model)
-    whole = Manifest(
-        **{
-            **{name: getattr(manifest, name) for name in manifest.__dataclass_fields__},
-            "sha256": file_digest(model),
-            "nbytes": model.stat().st_size,
-        }
-    )
-    (folder / MANIFEST_FILE).write_text(whole.to_json(), encoding="utf-8")
+    described = onnx.ModelProto()
+    described.CopyFrom(graph)
+    facts = {
+        "schema_version": SCHEMA_VERSION,
+        "name": manifest.name,
+        "task": manifest.task,
+        "kind": manifest.kind,
+        "target": manifest.target,
+        "direction": manifest.direction,
+        "network": manifest.source.network,
+        "source_digest": manifest.source.digest,
+        "images_seen": manifest.source.images_seen,
+        "value_range": "{:g}..{:g}".format(*manifest.outputs[0].value_range or (0, 255)),
+    }
+    helper.set_model_props(described, {f"zorse.{key}": str(fact) for key, fact in facts.items() if fact is not None})
+    path = folder / MODEL_FILE
+    onnx.save(described, path, save_as_external_data=weights_apart, location=WEIGHTS_FILE, size_threshold=1024)
+    given = sample(manifest)
+    made = OrtEngine(path, "cpu", 1).run({manifest.inputs[0].name: given})["image"]
+    np.savez(folder / GOLDEN_FILE, allow_pickle=False, input_0=given, output_0=made)
+    seal(folder, manifest)
     return folder
+
+
+def seal(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest` with the digests of the files that lie in `folder`, whatever they are."""
+    there = [name for name in (MODEL_FILE, WEIGHTS_FILE, GOLDEN_FILE) if (folder / name).exists()]
+    whole = dataclasses.replace(manifest, files={name: file_entry(folder / name) for name in there})
+    (folder / MANIFEST_FILE).write_text(whole.to_json(), encoding="utf-8")
+
+
+def sample(manifest: Manifest, seed: int = 0) -> NDArray[Any]:
+    """A seeded input of the model: two codes or images, or as many as it takes."""
+    port, random = manifest.inputs[0], np.random.default_rng(seed)
+    free = {"batch": 2, "height": 2 * MINIMUM, "width": MINIMUM}
+    shape = [free[axis] if isinstance(axis, str) else axis for axis in port.shape]
+    if port.value_range is None:
+        return random.standard_normal(shape, dtype=np.float32)
+    return random.uniform(*port.value_range, shape).astype(port.dtype)
 
 
 def write_repository(repository: Path) -> Path:
@@ -112,27 +165,38 @@ def write_repository(repository: Path) -> Path:
     return repository
 
 
-def _model(
+def model(
     nodes: list[onnx.NodeProto],
-    constants: dict[str, np.ndarray],
+    constants: dict[str, Any],
     source: onnx.ValueInfoProto,
     target: onnx.ValueInfoProto,
 ) -> onnx.ModelProto:
+    """The model of one graph, with one input and one output."""
     initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "tiny", [source], [target], initializers)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def _manifest(name: str, version: int, **fields: object) -> Manifest:
+def _onnx_type(dtype: str) -> int:
+    return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+
+
+def _edge(axis: int | str) -> EdgeLimits:
+    return EdgeLimits(axis, axis, axis) if isinstance(axis, int) else EdgeLimits(MULTIPLE, MINIMUM, MAXIMUM)
+
+
+def _manifest(name: str, version: int, **fields: Any) -> Manifest:
     return Manifest(
         name=name,
         version=version,
         task="gan",
         target="onnx",
         opset=20,
-        sha256="",
-        nbytes=0,
-        source=Source("", 0, False, "generator"),
-        proof=Proof(0, None, (), 0, "", ""),
-        **fields,  # type: ignore[arg-type]
+        files={},
+        nodes=0,
+        graph_digest="",
+        weights_digest="",
+        source=Source("snapshot", "cafe", "generator", 1280),
+        proof=Proof(1, 1, 0, 0, None, (), 0, "", ""),
+        **fields,
     )

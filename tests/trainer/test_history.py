@@ -56,6 +56,11 @@ def test_a_run_is_what_its_files_say(tmp_path: Path) -> None:
     assert run.sample(500) == (tmp_path / "toy" / "samples" / "0000000500.png").read_bytes()
 
 
+def test_a_run_whose_driver_fell_silent_is_lost(tmp_path: Path) -> None:
+    assert _read(made_run(tmp_path / "old", state="running")).state == "lost"
+    assert _read(made_run(tmp_path / "new", state="running", time=datetime.now(UTC).isoformat())).state == "running"
+
+
 def test_images_seen_are_counted_while_a_run_runs(tmp_path: Path) -> None:
     assert _read(made_run(tmp_path / "toy", state="running", images_seen=0)).images_seen == 1000
 

@@ -4,19 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from trainer import registry
-from trainer.config import ModelComponent
+from tests.trainer.networks import NORMS, build
 from trainer.errors import ConfigError
 from trainer.models.base import Generator, Translator
-
-NORMS = ("batch", "instance", "none")
-
-
-def build(**section: object) -> nn.Module:
-    torch.manual_seed(0)
-    network = registry.build(ModelComponent.model_validate(section))
-    assert isinstance(network, nn.Module)
-    return network
 
 
 @pytest.mark.parametrize("norm", NORMS)

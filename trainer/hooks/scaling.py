@@ -6,13 +6,14 @@ import dataclasses
 import json
 import statistics
 import time
+from dataclasses import dataclass
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from trainer.bare import BareStep
 from trainer.engine import autocast_dtype
-from trainer.hooks.base import Training, Verdict
+from trainer.hooks.base import Spent, Training, Verdict
 from trainer.tasks.base import Batch
 from trainer.tasks.build import build_task
 
@@ -22,51 +23,62 @@ WARM_UP, PROFILED, BARE = 5, 3, 4
 _COLLECTIVES = ("gloo:", "nccl:")
 
 
+@dataclass(frozen=True)
+class _Mark:
+    """A moment of the run."""
+
+    time: float
+    seen: int
+    spent: Spent
+
+
 class Scaling:
-    """Times the run from its sixth step on; shorter runs have no report."""
+    """Times the run between its first steps and its last one, which does all that is due at the end."""
 
     def start(self, training: Training) -> None:
         """Nothing is timed before the networks are warm."""
         self._first = training.step
         self._profile: profile | None = None
         self._communication: float | None = None
+        self._from: _Mark | None = None
+        self._until: _Mark | None = None
 
     def after_step(self, training: Training) -> None:
         """Profile a few steps, then start the clock."""
         taken = training.step - self._first
-        left = (training.config.run.total_images - training.seen) // training.config.batch.global_size
+        left = -(-(training.config.run.total_images - training.seen) // training.config.batch.global_size)
         if taken == WARM_UP and left > PROFILED + BARE:
             activities = [ProfilerActivity.CPU]
             if training.device.type == "cuda":
                 activities.append(ProfilerActivity.CUDA)
-            self._profile, self._begun = profile(activities=activities), _now(training)
+            self._profile, self._profiled_from = profile(activities=activities), _now(training)
             self._profile.start()
         elif taken == WARM_UP + PROFILED and self._profile is not None:
-            elapsed = _now(training) - self._begun
+            elapsed = _now(training) - self._profiled_from
             self._profile.stop()
             events = [e for e in self._profile.key_averages() if e.key.startswith(_COLLECTIVES)]
             seconds = sum(max(e.cpu_time_total, e.device_time_total) for e in events) / 1e6
             self._profile, self._communication = None, min(seconds / elapsed, 1.0)
-        elif taken == WARM_UP + PROFILED + 1:
+        elif taken == WARM_UP + PROFILED + 1 and self._communication is not None:
             # A step later, so that the profiler's own work is not counted.
-            self._begun, self._from = _now(training), dataclasses.replace(training.spent)
-            self._seen = training.seen
+            self._from = _mark(training)
+        elif left == 1:
+            self._until = _mark(training)
 
     def finish(self, training: Training) -> None:
         """Compare with the bare step, and write the report, at the end of the run; each rank must call it."""
         if self._profile is not None:
             self._profile.stop()
             self._profile = None
-        enough = self._communication is not None and training.step - self._first > WARM_UP + PROFILED + BARE
-        if not enough or training.verdict is not Verdict.GO_ON:
+        first, last = self._from, self._until
+        if first is None or last is None or training.verdict is not Verdict.GO_ON:
             return
-        elapsed = _now(training) - self._begun
-        images, spent = training.seen - self._seen, training.spent
+        elapsed, images = last.time - first.time, last.seen - first.seen
         steps = images / training.config.batch.global_size
         bare = _bare_seconds(training)
         mine = {
-            "data_wait": (spent.waiting - self._from.waiting) / elapsed,
-            "hooks": (spent.hooks - self._from.hooks) / elapsed,
+            "data_wait": (last.spent.waiting - first.spent.waiting) / elapsed,
+            "hooks": (last.spent.hooks - first.spent.hooks) / elapsed,
             "communication": self._communication,
             "bare_step": bare * steps / elapsed,
         }
@@ -95,6 +107,10 @@ def _bare_seconds(training: Training) -> float:
         step(batches)
         seconds.append(_now(training) - begun)
     return statistics.median(seconds[1:])
+
+
+def _mark(training: Training) -> _Mark:
+    return _Mark(_now(training), training.seen, dataclasses.replace(training.spent))
 
 
 def _now(training: Training) -> float:

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+
 from trainer import registry
 from trainer.hooks.base import Training
 from trainer.snapshot import Network, Snapshot, write_snapshot
 
 
 class Snapshots:
-    """Writes the generators; the one at 0 images is the untrained reference."""
+    """Copies the generators to the CPU for a thread to write; the one at 0 images is the untrained reference."""
 
     def start(self, training: Training) -> None:
-        """Write the untrained generators."""
+        """Save the untrained generators."""
+        self._writing: Future[str] | None = None
         if training.seen == 0:
-            self._write(training)
+            self._save(training)
 
     def after_step(self, training: Training) -> None:
-        """Write when due."""
+        """Save when due.
+
+        Raises:
+            trainer.errors.SnapshotError: an earlier one could not be written.
+        """
         if training.due(training.config.run.snapshot_images):
-            self._write(training)
+            self._save(training)
 
     def finish(self, training: Training) -> None:
-        """The last snapshot is written."""
+        """Wait for the last one to be written. Raises as `after_step`."""
+        self._wait()
 
-    def _write(self, training: Training) -> None:
+    def _save(self, training: Training) -> None:
         if not training.is_main:
             return
+        self._wait()
         config = registry.resolved(training.config)
         model = config["task"]["generator"]
         networks = {
@@ -39,6 +48,16 @@ class Snapshots:
             size=training.source.size,
             networks=networks,
             config=config,
-            weights={name: training.generators[name].state_dict() for name in networks},
+            weights={
+                name: {
+                    key: tensor.to("cpu", copy=True) for key, tensor in training.generators[name].state_dict().items()
+                }
+                for name in networks
+            },
         )
-        write_snapshot(training.storage, snapshot)
+        self._writing = training.files.submit(write_snapshot, training.storage, snapshot)
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()

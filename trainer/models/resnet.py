@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 from torch import Tensor, nn
 
 from trainer.config import Section
+from trainer.models.blur import BlurDown, BlurUp
 from trainer.models.norm import Norm, norm_layer
 from trainer.models.weights import init_normal
 from trainer.registry import register
@@ -16,13 +19,19 @@ class ResnetGenerator(nn.Module):
     """c7s1-w, d2w, d4w, R4w x blocks, u2w, uw, c7s1-out in the paper's notation; fully convolutional."""
 
     class Config(Section):
-        """`width` is the number of filters of the first layer; the paper has 6 blocks at 128 px and 9 at 256 px."""
+        """`width` is the number of filters of the first layer; the paper has 6 blocks at 128 px and 9 at 256 px.
+
+        The paper halves the map by strides and doubles it by transposed convolutions; "antialiased" does it by a
+        convolution of stride 1 and a blur (Zhang 2019), as CUT's generator does (Park et al. 2020).
+        """
 
         in_channels: int = Field(default=3, gt=0)
         out_channels: int = Field(default=3, gt=0)
         width: int = Field(default=64, gt=0)
         blocks: int = Field(default=9, ge=0)
         norm: Norm = "instance"
+        downsampling: Literal["strided", "antialiased"] = "strided"
+        upsampling: Literal["transposed", "antialiased"] = "transposed"
 
     # Two layers of stride 2; and reflection by 1 needs a map of at least 2 x 2 behind them.
     size_multiple = 4
@@ -35,11 +44,11 @@ class ResnetGenerator(nn.Module):
         self.layers = nn.Sequential(
             nn.ReflectionPad2d(3),
             *_normed(nn.Conv2d(config.in_channels, width, 7, bias=norm == "none"), width, norm),
-            *_normed(nn.Conv2d(width, width * 2, 3, 2, 1, bias=norm == "none"), width * 2, norm),
-            *_normed(nn.Conv2d(width * 2, width * 4, 3, 2, 1, bias=norm == "none"), width * 4, norm),
+            *_down(width, norm, config.downsampling == "antialiased"),
+            *_down(width * 2, norm, config.downsampling == "antialiased"),
             *(_ResidualBlock(width * 4, norm) for _ in range(config.blocks)),
-            *_normed(nn.ConvTranspose2d(width * 4, width * 2, 3, 2, 1, 1, bias=norm == "none"), width * 2, norm),
-            *_normed(nn.ConvTranspose2d(width * 2, width, 3, 2, 1, 1, bias=norm == "none"), width, norm),
+            *_up(width * 4, norm, config.upsampling == "antialiased"),
+            *_up(width * 2, norm, config.upsampling == "antialiased"),
             nn.ReflectionPad2d(3),
             nn.Conv2d(width, config.out_channels, 7),
             nn.Tanh(),
@@ -69,6 +78,21 @@ class _ResidualBlock(nn.Module):
         """[b, channels, h, w] to the same shape."""
         changed: Tensor = self.layers(x)
         return x + changed
+
+
+def _down(channels: int, norm: Norm, antialiased: bool) -> tuple[nn.Module, ...]:
+    """[b, channels, h, w] to [b, 2 * channels, h / 2, w / 2]."""
+    convolution = nn.Conv2d(channels, channels * 2, 3, 1 if antialiased else 2, 1, bias=norm == "none")
+    layers = _normed(convolution, channels * 2, norm)
+    return (*layers, BlurDown(channels * 2)) if antialiased else layers
+
+
+def _up(channels: int, norm: Norm, antialiased: bool) -> tuple[nn.Module, ...]:
+    """[b, channels, h, w] to [b, channels / 2, 2 h, 2 w]."""
+    made, bias = channels // 2, norm == "none"
+    if antialiased:
+        return BlurUp(channels), *_normed(nn.Conv2d(channels, made, 3, 1, 1, bias=bias), made, norm)
+    return _normed(nn.ConvTranspose2d(channels, made, 3, 2, 1, 1, bias=bias), made, norm)
 
 
 def _normed(layer: nn.Module, channels: int, norm: Norm) -> tuple[nn.Module, ...]:

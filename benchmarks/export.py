@@ -1,0 +1,98 @@
+"""How long it takes to export CycleGAN's ResNet-9 (256 px) to each target, and to start and first run what came out.
+
+Writes `benchmarks/results/export.json`. A start is timed without and with the kept optimised graph.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.step import describe_machine
+from export.pipeline import export
+from serving import artifacts
+from serving.engine import OrtEngine, cpu_cores
+from trainer import registry
+from trainer.config import ModelComponent
+from trainer.data.files import write_image
+from trainer.snapshot import Network, Snapshot, write_snapshot
+from trainer.storage import Storage
+
+RESULT = Path(__file__).parent / "results" / "export.json"
+SIZE, REPEATS = 256, 5
+TARGETS = ("onnx", "onnx-fp16", "onnx-int8")
+
+
+def main() -> None:
+    """Measure every target and write the result."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
+        place, images = _snapshot(Path(folder) / "resnet9"), _images(Path(folder) / "images")
+        # The first export of a process also imports torch's exporter.
+        report = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **describe_machine()}
+        report["targets"] = {target: _measure(place, images, f"{folder}/repository", target) for target in TARGETS}
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(report, indent=2))  # noqa: T201
+
+
+def _measure(place: str, images: str, repository: str, target: str) -> dict[str, Any]:
+    seconds, (artifact,) = _timed(
+        lambda: export(place, repository, target=target, images=images if target == "onnx-int8" else None)
+    )
+    found = artifacts.load(Path(artifact))
+    source = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3), dtype=np.uint8)
+    starts = [_timed(lambda: OrtEngine(found.model, "cpu", cpu_cores())) for _ in range(REPEATS)]
+    OrtEngine(found.model, "cpu", cpu_cores(), digest=found.digest)
+    kept = [_timed(lambda: OrtEngine(found.model, "cpu", cpu_cores(), digest=found.digest)) for _ in range(REPEATS)]
+    engine = kept[-1][1]
+    runs = [_timed(lambda: engine.run({"source": source}))[0] for _ in range(REPEATS)]
+    proof = found.manifest.proof
+    return {
+        "export_seconds": seconds,
+        "megabytes": found.model.stat().st_size / 2**20,
+        "max_grey_diff": proof.max_grey_diff,
+        "psnr": proof.psnr,
+        "start_seconds": min(time for time, _ in starts),
+        "start_seconds_kept": min(time for time, _ in kept),
+        "first_run_seconds": runs[0],
+        "next_run_seconds": min(runs[1:]),
+    }
+
+
+def _snapshot(run: Path) -> str:
+    model = {"type": "resnet_generator", "width": 64, "blocks": 9}
+    torch.manual_seed(0)
+    network = registry.build(ModelComponent.model_validate(model))
+    snapshot = Snapshot(
+        "resnet9", "cyclegan", 0, False, SIZE, {"G": Network(model, "AtoB")}, {}, {"G": network.state_dict()}
+    )
+    return write_snapshot(Storage(run), snapshot)
+
+
+def _images(folder: Path) -> str:
+    """Smooth noise, since calibration wants images that look like some."""
+    draw = np.random.default_rng(0)
+    for number in range(4):
+        coarse = draw.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        write_image(folder / f"{number}.png", np.kron(coarse, np.ones((16, 16, 1), dtype=np.uint8)))
+    return str(folder)
+
+
+def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    begun = time.perf_counter()
+    done = work()
+    return time.perf_counter() - begun, done
+
+
+if __name__ == "__main__":
+    main()

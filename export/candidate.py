@@ -1,0 +1,118 @@
+"""What wants to become an artifact, what it is held against, and the inputs on which that is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from export.manifest import GREY_LEVELS, Kind, Latent, SizeLimits
+from export.manifest import Tensor as Port
+
+_SEED = 0
+SERVED_BATCH = 16
+"""As many images as servers put together by default."""
+Shape = tuple[int, ...]
+
+
+class Reference(Protocol):
+    """What a model must agree with."""
+
+    name: str
+    """Such as "torch 2.13.0"."""
+
+    def image(self, given: NDArray[Any]) -> NDArray[np.float32]:
+        """The images [b, h, w, c] that should come out, in grey levels 0..255, before they are stored.
+
+        Raises:
+            ProofError: it does not run.
+        """
+
+    def layers(self, given: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
+        """The output of each layer that has a name in the model, in the order in which they run."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What wants to become an artifact: its ports, its limits, its model in float32 and what that is held against.
+
+    `edge` is the training images' edge in pixels.
+    """
+
+    name: str
+    kind: Kind
+    given: Port
+    made: Port
+    model: onnx.ModelProto
+    reference: Reference
+    edge: int
+    size: SizeLimits | None = None
+    latent: Latent | None = None
+
+
+def probes(candidate: Candidate) -> Iterator[NDArray[Any]]:
+    """Seeded inputs: batches of 1 and more; for translators also the training size, the smallest and the largest one,
+    and sizes that are not square."""
+    shapes = _sizes(candidate.size, candidate.edge) if candidate.size else [(1,), (3,), (SERVED_BATCH,)]
+    batch, *axes = candidate.given.shape
+    for count, *edges in dict.fromkeys(shapes):
+        count = batch if isinstance(batch, int) else count
+        fixed = [axis for axis in axes[len(edges) :] if isinstance(axis, int)]
+        yield probe(candidate, (count, *edges, *fixed))
+
+
+def _sizes(limits: SizeLimits, edge: int) -> list[Shape]:
+    """Batch, height and width."""
+    small = limits.legal(edge // 4, edge // 4)
+    wider = limits.legal(small[0], small[1] + limits.width.multiple)
+    return [
+        (1, *limits.legal(edge, edge)),
+        (3, *small),
+        (SERVED_BATCH, *small),
+        (2, *limits.legal(wider[1], limits.width.minimum)),
+        (2, *wider),
+        (1, *limits.smallest),
+        (1, *limits.largest),
+    ]
+
+
+def probe(candidate: Candidate, shape: Shape) -> NDArray[Any]:
+    """A seeded input of one shape: standard normal codes, or noise images."""
+    random, port = np.random.default_rng(_SEED), candidate.given
+    if candidate.latent is not None:
+        return random.standard_normal(shape, dtype=np.float32)
+    assert port.value_range is not None
+    low, high = port.value_range
+    if port.dtype == "float32":
+        return random.uniform(low, high, shape).astype(np.float32)
+    return random.integers(int(low), int(high), shape, dtype=port.dtype, endpoint=True)
+
+
+def grey(port: Port, image: NDArray[Any]) -> NDArray[np.float64]:
+    """Stored images in grey levels 0..255."""
+    assert port.value_range is not None
+    low, high = port.value_range
+    return (image.astype(np.float64) - low) * (GREY_LEVELS / (high - low))
+
+
+def stored(port: Port, levels: NDArray[Any]) -> NDArray[np.float64]:
+    """Grey levels as they are once stored: rounded to the port's steps and cut to its range."""
+    assert port.value_range is not None
+    low, high = port.value_range
+    if port.dtype != "float32":
+        step = GREY_LEVELS / (high - low)
+        levels = np.round(np.asarray(levels, np.float64) / step) * step
+    cut: NDArray[np.float64] = np.clip(np.asarray(levels, np.float64), 0, GREY_LEVELS)
+    return cut
+
+
+def from_grey(port: Port, levels: NDArray[Any]) -> NDArray[Any]:
+    """Stored grey levels as images of the port's dtype."""
+    assert port.value_range is not None
+    low, high = port.value_range
+    values = levels * ((high - low) / GREY_LEVELS) + low
+    return (values if port.dtype == "float32" else np.round(values)).astype(port.dtype)

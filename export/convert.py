@@ -1,0 +1,73 @@
+"""From torch to an ONNX model in float32, by torch's exporter."""
+
+from __future__ import annotations
+
+import ast
+
+import onnx
+import torch
+from torch.export import ExportedProgram
+
+from export.errors import UnsupportedGraphError
+from export.lint import quiet
+from export.wrapper import Wrapped
+
+OPSETS = range(18, 24)
+DEFAULT_OPSET = 20
+
+
+def convert(program: ExportedProgram, wrapped: Wrapped, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
+    """The traced graph as an ONNX model with the ports of `wrapped`.
+
+    Nodes are named `<layer>/<operator>`, where the layer is the module's path in the network.
+
+    Raises:
+        UnsupportedGraphError: torch has no ONNX operator for something.
+    """
+    try:
+        with quiet():
+            made = torch.onnx.export(
+                program,
+                dynamo=True,
+                verbose=False,
+                opset_version=opset,
+                input_names=[wrapped.given.name],
+                output_names=[wrapped.made.name],
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().split("\n", 1)[0]
+        raise UnsupportedGraphError(f"torch cannot export the network to ONNX: {reason}") from error
+    assert made is not None
+    model = made.model_proto
+    _name_nodes(model.graph)
+    _drop_notes(model)
+    _name_axes(model.graph.input[0], wrapped.given.shape)
+    _name_axes(model.graph.output[0], wrapped.made.shape)
+    return model
+
+
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    taken: dict[str, int] = {}
+    for node in graph.node:
+        notes = {entry.key: entry.value for entry in node.metadata_props}
+        scopes = ast.literal_eval(notes.get("pkg.torch.onnx.name_scopes", "[]"))[:-1]
+        layer = next((scope for scope in reversed(scopes) if scope), "image")
+        name = f"{layer.removeprefix('network.')}/{node.op_type}"
+        taken[name] = taken.get(name, 0) + 1
+        node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"
+
+
+def _drop_notes(model: onnx.ModelProto) -> None:
+    """They hold paths of this machine."""
+    for value in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info, model.graph):
+        del value.metadata_props[:]
+    # Shapes of inner tensors carry the exporter's names of the axes; onnxruntime infers them anew.
+    del model.graph.value_info[:]
+
+
+def _name_axes(value: onnx.ValueInfoProto, shape: tuple[int | str, ...]) -> None:
+    for axis, dimension in zip(shape, value.type.tensor_type.shape.dim, strict=True):
+        if isinstance(axis, str):
+            dimension.dim_param = axis
+        else:
+            dimension.dim_value = axis

@@ -1,0 +1,152 @@
+"""ONNX graphs as files and as something to look at: saved, digested, walked, cut open."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from export.errors import UnsupportedGraphError
+from export.manifest import MODEL_FILE, WEIGHTS_FILE
+
+INLINE_BYTES = 2**31 - 2**20
+"""A model file may not reach 2 GB; larger models keep their weights in a file of their own."""
+RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+_SHAPE_ARITHMETIC = frozenset({"Shape", "Size", "ConstantOfShape", "NonZero", "Range", "Loop", "If", "Scan"})
+# What onnxruntime computes on CUDA, of the operators that image networks use; what is absent would run on the CPU.
+_ON_CUDA = frozenset(
+    """Abs Add And ArgMax ArgMin AveragePool BatchNormalization Cast Ceil Clip Concat Constant ConstantOfShape Conv
+    ConvTranspose Cos CumSum DepthToSpace DequantizeLinear Div Dropout Einsum Elu Equal Erf Exp Expand Flatten Floor
+    Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GridSample
+    HardSigmoid HardSwish Identity InstanceNormalization LRN LayerNormalization LeakyRelu Less LessOrEqual Log
+    LogSoftmax MatMul Max MaxPool Min Mod Mul Neg Not Or PRelu Pad Pow QuantizeLinear Range Reciprocal ReduceL1 ReduceL2
+    ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round ScatterElements
+    ScatterND Selu Shape Sigmoid Sign Sin Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum
+    Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where Xor""".split()  # noqa: SIM905
+)
+
+
+def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The graph's nodes and those of its inner graphs."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from nodes(inner)
+
+
+def lint(model: onnx.ModelProto, provider: str) -> list[str]:
+    """What keeps a model from being an artifact that runs on `provider` ("cuda" or "cpu"), each in one line."""
+    every = [*nodes(model.graph), *(node for function in model.functions for node in function.node)]
+    never = _false_values(model.graph, every)
+    random = [node for node in every if node.op_type in RANDOM or _is_live_dropout(node, never)]
+    found = [
+        f"{node.op_type} at {node.name} draws random numbers: make noise an input of the network" for node in random
+    ]
+    if provider == "cuda":
+        foreign = sorted({node.op_type for node in every} - _ON_CUDA - RANDOM)
+        if foreign:
+            found.append(
+                f"onnxruntime has no CUDA kernel for {', '.join(foreign)} and would run them on the CPU: "
+                "use other operators, or say --provider cpu"
+            )
+    return found
+
+
+def _is_live_dropout(node: onnx.NodeProto, never: set[str]) -> bool:
+    """Whether it may drop anything: one whose third input is absent or always false gives back what it is given."""
+    return node.op_type == "Dropout" and len(node.input) > 2 and node.input[2] not in never
+
+
+def _false_values(graph: onnx.GraphProto, every: Iterable[onnx.NodeProto]) -> set[str]:
+    """The names of the graph's values that are false always; an absent input is called ""."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants |= {node.output[0]: node.attribute[0].t for node in every if node.op_type == "Constant"}
+    booleans = {name: tensor for name, tensor in constants.items() if tensor.data_type == onnx.TensorProto.BOOL}
+    return {"", *(name for name, tensor in booleans.items() if not numpy_helper.to_array(tensor).any())}
+
+
+def shape_arithmetic(model: onnx.ModelProto) -> list[str]:
+    """The nodes that compute with shapes, which CUDA graphs refuse."""
+    return [node.name for node in nodes(model.graph) if node.op_type in _SHAPE_ARITHMETIC]
+
+
+def save(model: onnx.ModelProto, folder: Path, inline_bytes: int = INLINE_BYTES) -> None:
+    """Write `model.onnx` and, for models above `inline_bytes`, `model.onnx.data` into `folder`."""
+    path = folder / MODEL_FILE
+    if not is_large(model, inline_bytes):
+        path.write_bytes(model.SerializeToString())
+        return
+    apart = onnx.ModelProto()
+    apart.CopyFrom(model)
+    onnx.save_model(apart, str(path), save_as_external_data=True, location=WEIGHTS_FILE, size_threshold=1024)
+
+
+def check(folder: Path) -> None:
+    """See that the model in `folder` is one by ONNX's own rules.
+
+    Raises:
+        UnsupportedGraphError: it is not.
+    """
+    try:
+        onnx.checker.check_model(str(folder / MODEL_FILE))
+    except onnx.checker.ValidationError as error:
+        raise UnsupportedGraphError(f"the graph breaks ONNX's rules ({' '.join(str(error).split())})") from error
+
+
+def is_large(model: onnx.ModelProto, inline_bytes: int = INLINE_BYTES) -> bool:
+    """Whether the weights do not fit into the model's file."""
+    return bool(sum(tensor.ByteSize() for tensor in model.graph.initializer) > inline_bytes)
+
+
+def graph_digest(model: onnx.ModelProto) -> str:
+    """The SHA-256 of the graph without the values of its weights: equal for models that differ in those alone."""
+    bare = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    graph = bare.graph
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    for tensor in model.graph.initializer:
+        graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
+
+
+def weights_digest(model: onnx.ModelProto) -> str:
+    """The SHA-256 of the weights: names, types, shapes and values."""
+    total = hashlib.sha256()
+    for tensor in sorted(model.graph.initializer, key=lambda tensor: tensor.name):
+        total.update(f"{tensor.name} {tensor.data_type} {list(tensor.dims)}".encode())
+        total.update(np.ascontiguousarray(numpy_helper.to_array(tensor)).tobytes())
+    return total.hexdigest()
+
+
+def sort_nodes(graph: onnx.GraphProto) -> None:
+    """Bring the nodes, in place, into an order in which each comes after those that it needs."""
+    makers = {output: index for index, node in enumerate(graph.node) for output in node.output}
+    needs = {index: {makers[name] for name in node.input if name in makers} for index, node in enumerate(graph.node)}
+    ordered = [graph.node[index] for index in TopologicalSorter(needs).static_order()]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def layer_outputs(model: onnx.ModelProto) -> dict[str, str]:
+    """Each layer's last output in the graph, by the layer: what stands before the last `/` of its nodes' names."""
+    named = [node for node in model.graph.node if node.name]
+    return {node.name.rpartition("/")[0] or node.name: node.output[0] for node in named}
+
+
+def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """A copy of `model` that also gives the tensors `names`."""
+    opened = onnx.ModelProto()
+    opened.CopyFrom(model)
+    there = {value.name for value in model.graph.output}
+    opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in there)
+    return opened

@@ -1,0 +1,28 @@
+"""What an importer is, and the registry of them: one file beside this one adds one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from export.errors import ImporterError
+from export.registry import Registry
+from trainer.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class Importer:
+    """A foreign format; `reads` says in one line what its files are.
+
+    `read` turns such a file into a snapshot of our own architectures that computes what the file's network computes
+    in evaluation mode. It runs no code from the file, and raises ImporterError where the file is not of the format.
+    """
+
+    name: str
+    reads: str
+    read: Callable[[Path], Snapshot]
+
+
+_registry = Registry[Importer]("export.importers", "format", ImporterError)
+register, names, find = _registry.register, _registry.names, _registry.find

@@ -1,0 +1,150 @@
+"""Foreign checkpoints, read without running anything that they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from torch import Tensor
+
+from export.errors import ImporterError
+from trainer.snapshot import Network, Snapshot
+
+_CONTAINERS = ("state_dict", "model_state_dict", "model", "netG", "generator")
+_WRAPPERS = ("module.", "_orig_mod.")  # put before every key by DataParallel and torch.compile
+_SPEAKS_FOR_NOTHING = re.compile(
+    r"((latest|\d+)_)?net_?G(_[AB])?(_epoch_\d+)?|generator|model|weights|checkpoint|state_dict", re.IGNORECASE
+)
+_DIRECTIONS = {"A": "AtoB", "B": "BtoA"}
+_ALONE = "load it where it was made and save the generator's `state_dict()` alone"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file's state dict: `tensors` on the CPU, float32 where they are floating point; the SHA-256 of the file."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """A name for the model: the file's, or its folder's where many files are called so (`latest_net_G.pth`)."""
+        stem = self.path.stem
+        chosen = self.path.resolve().parent.name if _SPEAKS_FOR_NOTHING.fullmatch(stem) else stem
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", chosen).strip("-._") or "imported"
+
+    @property
+    def direction(self) -> str | None:
+        """What `…G_A` and `…G_B` stand for: "AtoB" or "BtoA"; other names tell nothing."""
+        found = re.search(r"G_([AB])$", self.path.stem)
+        return _DIRECTIONS[found[1]] if found else None
+
+    def snapshot(
+        self, task: str, model: dict[str, Any], weights: dict[str, Tensor], size: int, direction: str | None
+    ) -> Snapshot:
+        """A snapshot of one network, `model` with `weights`; what training would know of it stays empty."""
+        return Snapshot(
+            name=self.name,
+            task=task,
+            images_seen=0,
+            ema=False,
+            size=size,
+            networks={"G": Network(model, direction)},
+            config={},
+            weights={"G": weights},
+            digest=self.digest,
+        )
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The state dict in `path`, a file of `torch.save` or (`*.safetensors`) of safetensors.
+
+    It may lie under a key such as "state_dict" or "netG", and its keys may have the prefix of a wrapper.
+
+    Raises:
+        ImporterError: there is no such file, it cannot be read, needs pickle, or holds anything but one state dict.
+    """
+    try:
+        content = path.read_bytes()
+    except IsADirectoryError as error:
+        raise ImporterError(f"{path} is a folder: give the file with the generator's weights") from error
+    except FileNotFoundError as error:
+        raise ImporterError(f"{path} does not exist: check the path") from error
+    except OSError as error:
+        raise ImporterError(f"{path} cannot be read: {error.strerror}") from error
+    if not content:
+        raise ImporterError(f"{path} is empty: copy it again")
+    loaded = _safetensors(path, content) if path.suffix == ".safetensors" else _torch(path, content)
+    tensors = {
+        key: tensor.detach().float() if tensor.is_floating_point() else tensor.detach()
+        for key, tensor in _unwrapped(_state_dict(path, loaded)).items()
+    }
+    return Checkpoint(path, tensors, hashlib.sha256(content).hexdigest())
+
+
+def _safetensors(path: Path, content: bytes) -> Mapping[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_safetensors(content)
+    except SafetensorError as error:
+        raise ImporterError(f"{path} is not a sound safetensors file ({error}): copy or save it again") from error
+    return tensors
+
+
+def _torch(path: Path, content: bytes) -> object:
+    if not content.startswith((b"PK", b"\x80")):  # a zip file, or the pickles of PyTorch before 1.6
+        raise ImporterError(f"{path} is neither a file of torch.save nor named *.safetensors: give another file")
+    if _is_torchscript(content):
+        raise ImporterError(f"{path} is a TorchScript archive, which is code: {_ALONE}")
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ImporterError(
+            f"{path} holds more than tensors, and only running it as code would read it: {_ALONE}"
+        ) from error
+    except Exception as error:  # what broken bytes make torch raise has no common base
+        raise ImporterError(f"{path} is broken or not a file of torch.save: copy or save it again") from error
+
+
+def _is_torchscript(content: bytes) -> bool:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False
+
+
+def _state_dict(path: Path, loaded: object) -> dict[str, Tensor]:
+    """`loaded` itself, or what lies in it under one of the usual keys."""
+    if not isinstance(loaded, Mapping):
+        raise ImporterError(f"{path} holds a {type(loaded).__name__} and no state dict: {_ALONE}")
+    inner = [value for key in _CONTAINERS if isinstance(value := loaded.get(key), Mapping)]
+    state: Mapping[object, object] = inner[0] if len(inner) == 1 else loaded
+    tensors = {
+        key: value
+        for key, value in state.items()
+        if isinstance(key, str) and isinstance(value, Tensor) and value.layout == torch.strided
+    }
+    odd = [key for key in state if key not in tensors]
+    if odd or not tensors:
+        what = f"{str(odd[0])[:80]!r} is no dense tensor" if odd else "it has no tensors"
+        raise ImporterError(f"{path} holds no state dict ({what}): {_ALONE}")
+    return tensors
+
+
+def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`tensors` without a wrapper's prefix, where all keys have it."""
+    for prefix in _WRAPPERS:
+        if all(key.startswith(prefix) for key in tensors):
+            tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
+    return tensors

@@ -1,0 +1,47 @@
+"""The generator of PyTorch's DCGAN tutorial and of github.com/pytorch/examples (Radford et al. 2016)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from export.errors import ImporterError
+from export.importers.base import Importer, register
+from export.importers.checkpoint import read_checkpoint
+from export.importers.moving import Layer, move
+from trainer.snapshot import Snapshot
+
+
+def read(path: Path) -> Snapshot:
+    """The generator in `path` as a snapshot; its size and what the tutorial calls nz, ngf and nc come from its tensors.
+
+    The layout: a sequence `main` of transposed convolutions without biases at 0, 3, 6, …, each but the last followed
+    by a batch norm; so is ours.
+
+    Raises:
+        ImporterError: the file cannot be read, or is not this generator.
+    """
+    checkpoint = read_checkpoint(path)
+    found = (re.fullmatch(r"main\.(\d+)\.weight", key) for key, value in checkpoint.tensors.items() if value.ndim == 4)
+    indices = sorted(int(match[1]) for match in found if match)
+    if len(indices) < 2 or indices != list(range(0, 3 * len(indices), 3)):
+        raise ImporterError(f"{path} is not the tutorial's generator: its layers are not main.0, main.3, main.6, …")
+    first, last = (checkpoint.tensors[f"main.{index}.weight"] for index in (indices[0], indices[-1]))
+    size = 4 * 2 ** (len(indices) - 1)
+    model: dict[str, Any] = {
+        "type": "dcgan_generator",
+        "latent_dim": len(first),
+        "channels": last.shape[1],
+        "size": size,
+        "width": len(last),
+        "norm": "batch",
+    }
+    layers = [
+        Layer((f"layers.{i}", f"main.{i}"), (f"layers.{i + 1}", f"main.{i + 1}") if i < indices[-1] else None)
+        for i in indices
+    ]
+    return checkpoint.snapshot("gan", model, move(checkpoint, model, layers), size, None)
+
+
+register(Importer("dcgan-tutorial", "the generator of PyTorch's DCGAN tutorial (netG_epoch_24.pth)", read))

@@ -1,0 +1,262 @@
+"""`zorse models`: list, show, promote, delete, push and pull the artifacts of model repositories."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trainer.table import print_table
+
+if TYPE_CHECKING:
+    from export.manifest import EdgeLimits, Manifest, Proof, Source
+    from export.repository import Repository
+
+Place = Annotated[str, typer.Argument(metavar="REPO", help="The repository's folder or URI.", show_default=False)]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL[@VERSION]", help="A model, and a version or alias other than the latest.", show_default=False
+    ),
+]
+Exact = Annotated[
+    str, typer.Argument(metavar="MODEL@VERSION", help="A model, and a version or alias.", show_default=False)
+]
+Other = Annotated[
+    str, typer.Argument(metavar="REPO", help="The folder or URI of the repository to copy to.", show_default=False)
+]
+CopiedAlias = Annotated[
+    str | None, typer.Option(help="Have this alias name the version there, once it is whole.", show_default=False)
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group `models` to `app`."""
+    models = typer.Typer(no_args_is_help=True, help="List, show, promote, delete and copy exported models.")
+    models.command("list")(list_models)
+    models.command("show")(show)
+    models.command("promote")(promote)
+    models.command("delete")(delete)
+    models.command("push")(push)
+    models.command("pull")(pull)
+    app.add_typer(models, name="models")
+
+
+def list_models(repository: Place) -> None:
+    """List the models of a repository and their versions, the newest first."""
+    from export.errors import ExportError, RepositoryError
+    from export.repository import Repository
+
+    found = Repository(repository)
+    rows, broken = [], []
+    for model in found.models():
+        names: dict[int, str] = {}
+        # What is broken hides nothing else.
+        try:
+            names = _names(found, model)
+        except ExportError as error:
+            broken.append(str(error))
+        for version in reversed(found.versions(model)):
+            try:
+                rows.append(_row(found.manifest(model, version), names.get(version, "")))
+            except ExportError as error:
+                broken.append(str(error))
+    print_table(("model", "version", "aliases", "task", "kind", "target", "size", "images seen"), rows)
+    if broken:
+        raise RepositoryError("; ".join(broken))
+    if not rows:
+        typer.echo(f"no models in {repository}")
+
+
+def show(repository: Place, model: Name) -> None:
+    """Show what is known of a version: its tensors, limits, proof, source, files, licence and figures."""
+    from export.repository import Repository
+
+    found = Repository(repository)
+    name, version = found.resolve(model)
+    manifest, names = found.manifest(name, version), _names(found, name)
+    print_table(("model", f"{name}@{version}"), _facts(manifest, names.get(version, "none")))
+    print_table(
+        ("tensor", "way", "dtype", "shape", "values", "meaning"),
+        [
+            (tensor.name, way, tensor.dtype, _shape(tensor.shape), _interval(tensor.value_range), tensor.meaning)
+            for way, tensors in (("in", manifest.inputs), ("out", manifest.outputs))
+            for tensor in tensors
+        ],
+    )
+    print_table(("proof", ""), _proof(manifest.proof, manifest.buckets))
+    print_table(("source", ""), _source(manifest.source))
+    files = [(name, _bytes(entry.nbytes), entry.sha256) for name, entry in sorted(manifest.files.items())]
+    print_table(("file", "size", "SHA-256"), files)
+    print_table(("figure", "value"), [(name, f"{value:.4g}") for name, value in manifest.metrics.items()])
+
+
+def promote(
+    repository: Place,
+    model: Exact,
+    alias: Annotated[str, typer.Argument(help="The alias, such as stable.", show_default=False)],
+) -> None:
+    """Have an alias name a version, whatever it named before."""
+    from export.repository import Repository
+
+    found = Repository(repository)
+    name, version = _resolve_exactly(found, model)
+    found.promote(name, version, alias)
+    typer.echo(f"{name}@{alias} is version {version} in {repository}")
+
+
+def delete(
+    repository: Place,
+    model: Exact,
+    alias: Annotated[bool, typer.Option("--alias", help="Delete the alias in MODEL@ALIAS, and no version.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a version that no alias names, or with --alias an alias."""
+    from export.repository import Repository
+
+    found = Repository(repository)
+    if alias:
+        name, _, word = model.partition("@")
+        found.remove_alias(name, word)
+        typer.echo(f"{model} names nothing in {repository} any more")
+        return
+    name, version = _resolve_exactly(found, model)
+    if not yes:
+        typer.confirm(f"Delete {name}@{version} of {repository} for good?", abort=True)
+    found.delete(name, version)
+    typer.echo(f"deleted {name}@{version} of {repository}")
+
+
+def push(repository: Place, model: Name, to: Other, alias: CopiedAlias = None) -> None:
+    """Copy a version, under its number, to another repository."""
+    _copy(repository, model, to, alias)
+
+
+def pull(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="The folder or URI of the repository to copy from.", show_default=False),
+    ],
+    model: Name,
+    repository: Other,
+    alias: CopiedAlias = None,
+) -> None:
+    """Copy a version, under its number, from another repository."""
+    _copy(source, model, repository, alias)
+
+
+def _copy(source: str, model: str, target: str, alias: str | None) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from export.repository import Repository
+
+    here, there = Repository(source), Repository(target)
+    name, version = here.resolve(model)
+    files = here.manifest(name, version).files
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(f"{name}@{version}", total=sum(entry.nbytes for entry in files.values()))
+        copied = here.copy(
+            name, version, there, alias=alias, progress=lambda file, nbytes: bar.update(task, advance=nbytes)
+        )
+    typer.echo(f"{name}@{copied} is in {target}" + (f" as {name}@{alias}" if alias else ""))
+
+
+def _resolve_exactly(repository: Repository, name: str) -> tuple[str, int]:
+    """What `name` means; the latest version must be asked for."""
+    from export.errors import RepositoryError
+
+    if "@" not in name:
+        raise RepositoryError(f"{name} names no version: say which, as {name}@3 or {name}@latest")
+    return repository.resolve(name)
+
+
+def _names(repository: Repository, model: str) -> dict[int, str]:
+    """What versions of `model` can be called besides their numbers."""
+    from export.aliases import LATEST
+
+    names: dict[int, list[str]] = {repository.latest(model): [LATEST]}
+    for alias, version in sorted(repository.aliases(model).items()):
+        names.setdefault(version, []).append(alias)
+    return {version: ", ".join(words) for version, words in names.items()}
+
+
+def _row(manifest: Manifest, names: str) -> tuple[str, ...]:
+    size = sum(entry.nbytes for entry in manifest.files.values())
+    seen = _count(manifest.source.images_seen)
+    kind = (manifest.task, manifest.kind, manifest.target)
+    return (manifest.name, str(manifest.version), names, *kind, _bytes(size), seen)
+
+
+def _facts(manifest: Manifest, names: str) -> list[tuple[str, str]]:
+    size, latent = manifest.size, manifest.latent
+    facts = {
+        "aliases": names,
+        "task": manifest.task,
+        "kind": manifest.kind,
+        "direction": manifest.direction,
+        "heights": size and _limits(size.height),
+        "widths": size and _limits(size.width),
+        "latent": latent and f"{latent.dim} {latent.distribution} numbers",
+        "labels": manifest.labels and ", ".join(manifest.labels),
+        "target": manifest.target,
+        "opset": str(manifest.opset),
+        "nodes": _count(manifest.nodes),
+        "graph digest": manifest.graph_digest,
+        "weights digest": manifest.weights_digest,
+        "licence": manifest.licence or "none stated",
+        "zorse": manifest.zorse_version,
+        "created": manifest.created,
+    }
+    return [(name, value) for name, value in facts.items() if value]
+
+
+def _proof(proof: Proof, buckets: tuple[tuple[int, ...], ...]) -> list[tuple[str, str]]:
+    cycle = proof.cycle
+    facts = {
+        "onnxruntime": proof.onnxruntime,
+        "against": proof.reference,
+        "largest difference": f"{proof.max_grey_diff:g} of {proof.tolerance:g} grey levels allowed",
+        "99.9 % within": f"{proof.p999_grey_diff:g} grey levels",
+        "PSNR": "identical" if proof.psnr is None else f"{proof.psnr:.1f} dB",
+        "shapes": "  ".join(map(_shape, proof.shapes)),
+        "fixed shapes": "  ".join(map(_shape, buckets)),
+        "real images": _count(proof.real_images),
+        "there and back": cycle
+        and f"{cycle.onnxruntime:.2f} grey levels, {cycle.reference:.2f} with {proof.reference}",
+    }
+    return [(name, value) for name, value in facts.items() if value]
+
+
+def _source(source: Source) -> list[tuple[str, str]]:
+    facts = {
+        "format": source.format,
+        "network": source.network,
+        "images seen": _count(source.images_seen),
+        "weights": "moving average" if source.ema else "as trained",
+        "digest": source.digest,
+        "config digest": source.config_digest,
+        "revision": source.revision,
+    }
+    return [(name, value) for name, value in facts.items() if value]
+
+
+def _limits(edge: EdgeLimits) -> str:
+    return f"multiples of {edge.multiple} from {edge.legal(0)} to {edge.legal(edge.maximum)}"
+
+
+def _shape(shape: tuple[int | str, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _interval(bounds: tuple[float, float] | None) -> str:
+    return "any" if bounds is None else f"{bounds[0]:g} to {bounds[1]:g}"
+
+
+def _count(number: int | None) -> str:
+    return "" if number is None else f"{number:,}"
+
+
+def _bytes(number: int) -> str:
+    return f"{number / 2**20:.1f} MiB"

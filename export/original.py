@@ -1,0 +1,285 @@
+"""A foreign ONNX model as its file has it: what it takes and makes is found by running it, untouched."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import external_data_helper
+
+from export.errors import ImporterError
+from export.manifest import GREY_LEVELS, EdgeLimits, Kind, SizeLimits
+
+MOST_CHANNELS, _USUAL_EDGE = 64, 48
+_USUAL_CHANNELS = (1, 3, 4)
+_DTYPES: dict[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(uint8)": np.uint8,
+}
+_BYTES = (0.0, 255.0)
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a file does not say of itself.
+
+    `input_range` are the numbers that grey levels 0 and 255 become before they go in, `output_range` those that become
+    0 and 255 when they come out (None: those of the input). `mean` and `std`, one for all channels or one each, then
+    normalise the input: it is (x / 255 * (high - low) + low - mean) / std. `layout` is that of both ends.
+
+    Raises:
+        ImporterError: a range does not rise, a number is not finite, or a `std` is not positive.
+    """
+
+    input_range: tuple[float, float]
+    output_range: tuple[float, float] | None = None
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        for what, (low, high) in (("input", self.input_range), ("output", self.made_range)):
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise ImporterError(f"the {what} range {low}..{high} does not rise: give a lower number, then a higher")
+        if not all(map(math.isfinite, self.mean)) or not all(math.isfinite(std) and std > 0 for std in self.std):
+            raise ImporterError(f"mean {self.mean} and std {self.std}: give finite numbers, and std above 0")
+
+    @property
+    def made_range(self) -> tuple[float, float]:
+        """The output's range: the declared one, or that of the input."""
+        return self.output_range or self.input_range
+
+
+def load_onnx(path: Path) -> onnx.ModelProto:
+    """The model in the file `path`, with the weights that lie beside it.
+
+    Raises:
+        ImporterError: it cannot be read, is no ONNX file, holds no graph, or weights are missing.
+    """
+    try:
+        model = onnx.load(path, format="protobuf", load_external_data=False)
+    except OSError as error:
+        raise ImporterError(f"{path} cannot be read ({error.strerror}): give an ONNX file") from error
+    except Exception as error:  # what broken bytes make protobuf raise has no base that onnx names
+        raise ImporterError(f"{path} is not an ONNX file ({line(error)}): export it again") from error
+    if not model.graph.node:
+        raise ImporterError(f"{path} is not an ONNX file or holds no graph: export it again")
+    try:
+        external_data_helper.load_external_data_for_model(model, str(path.parent))
+    except Exception as error:  # onnx raises its checker's errors, the system's and ValueError here
+        text = line(error)
+        raise ImporterError(f"{path}: its weights cannot be read ({text}): put their file beside it") from error
+    return model
+
+
+class Port(NamedTuple):
+    """An input or output as onnxruntime describes it; an axis that may vary is no int."""
+
+    name: str
+    dtype: type[np.generic]
+    shape: tuple[int | str | None, ...]
+
+
+class Original:
+    """The untouched model, with the arithmetic around it done by numpy; `name` is for messages.
+
+    Raises:
+        ImporterError: it does not load, or has other ports than one input and one output of a type that is known.
+    """
+
+    def __init__(self, model: bytes, declared: Declared, name: str) -> None:
+        self.name, self.declared, self._session = name, declared, session(model, name)
+        self.given, self.made = self._ports()
+        self.channels_first = declared.layout == "NCHW"
+        self.edges = self.given.shape[2:] if self.channels_first else self.given.shape[1:3]
+        is_code = len(self.given.shape) == 2 or (len(self.given.shape) == 4 and self.edges == (1, 1))
+        self.kind: Kind = "generator" if is_code else "translator"
+
+    def images(self, given: NDArray[Any]) -> NDArray[np.float32]:
+        """Grey levels before rounding, float32 [batch, height, width, channels], for what an artifact would be given.
+
+        They are in 0..255, but what is not finite stays so. Each is made alone: none can depend on its neighbours.
+
+        Raises:
+            ImporterError: the model does not run on them.
+        """
+        low, high = self.declared.made_range
+        made = np.concatenate([self.run(one[None]) for one in given]).astype(np.float32)
+        levels = (made - low) / (high - low) * GREY_LEVELS
+        return np.where(np.isfinite(levels), np.clip(levels, 0, GREY_LEVELS), levels).astype(np.float32)
+
+    def run(self, given: NDArray[Any]) -> NDArray[Any]:
+        """The model's own values [1, h, w, c] for one code [1, z], or one image [1, h, w, c], of an artifact.
+
+        Raises:
+            ImporterError: it does not run on that, or makes no image.
+        """
+        made = run(self._session, self._fed(given), self.name)[:1]
+        if made.ndim != 4:
+            raise ImporterError(f"{self.name}: output {self.made.name} {list(made.shape)} is no image")
+        return made.transpose(0, 2, 3, 1) if self.channels_first else made
+
+    def inner(self, opened: bytes, given: NDArray[Any], names: list[str]) -> list[NDArray[Any]]:
+        """The values `names` inside the model for one code or one image; `opened` is the model with them as outputs.
+
+        Raises:
+            ImporterError: it does not load.
+        """
+        values: list[NDArray[Any]] = session(opened, self.name).run(names, {self.given.name: self._fed(given)})
+        return values
+
+    def _fed(self, given: NDArray[Any]) -> NDArray[Any]:
+        values = given
+        if self.kind == "generator" and len(self.given.shape) == 4:
+            values = np.expand_dims(given, (1, 2))
+        elif self.kind == "translator" and self.given.dtype is not np.uint8:
+            low, high = self.declared.input_range
+            values = given.astype(np.float32) / GREY_LEVELS * (high - low) + low
+            values = (values - np.array(self.declared.mean, np.float32)) / np.array(self.declared.std, np.float32)
+        if self.channels_first and values.ndim == 4:
+            values = values.transpose(0, 3, 1, 2)
+        batch = self.given.shape[0]
+        return np.repeat(values.astype(self.given.dtype), batch if isinstance(batch, int) else 1, axis=0)
+
+    def examples(self, multiple: int, max_size: int) -> tuple[SizeLimits | None, NDArray[Any]]:
+        """Two inputs [2, ...] as an artifact has them, and the sizes that a translator takes.
+
+        Heights and widths that the file leaves open are multiples of `multiple` up to `max_size`, from the smallest
+        that was found to work on; the images are of that size.
+
+        Raises:
+            ImporterError: the input is neither an image nor a latent vector, the output no image or one of another
+                size than the input, or it does not run.
+        """
+        return (None, _codes(self)) if self.kind == "generator" else _pictures(self, multiple, max_size)
+
+    def _ports(self) -> tuple[Port, Port]:
+        both = (("input", self._session.get_inputs()), ("output", self._session.get_outputs()))
+        for what, ports in both:
+            if len(ports) != 1:
+                names = ", ".join(port.name for port in ports)
+                raise ImporterError(f"{self.name} has {len(ports)} {what}s ({names}): cut it down to one")
+            if ports[0].type not in _DTYPES:
+                raise ImporterError(f"{self.name}: {what} {ports[0].name} is {ports[0].type}: make it float32")
+        given, made = (Port(port.name, _DTYPES[port.type], tuple(port.shape)) for _, (port,) in both)
+        if made.dtype is np.uint8 and self.declared.made_range != _BYTES:
+            raise ImporterError(f"{self.name}: output {made.name} is uint8: declare the output range 0..255")
+        as_it_is = (self.declared.input_range, self.declared.mean, self.declared.std) == (_BYTES, (0.0,), (1.0,))
+        if given.dtype is np.uint8 and not as_it_is:
+            raise ImporterError(
+                f"{self.name}: input {given.name} is uint8: declare the input range 0..255 and no mean or std"
+            )
+        return given, made
+
+
+def _codes(original: Original) -> NDArray[np.float32]:
+    """Two latent codes [2, z]."""
+    name, dtype, shape = original.given
+    dim = shape[1 if original.channels_first else -1]
+    if not isinstance(dim, int) or dtype is np.uint8:
+        raise ImporterError(f"{original.name}: input {name} {list(shape)} is no vector of floats of a fixed length")
+    given = np.random.default_rng(0).standard_normal((2, dim), dtype=np.float32)
+    _channels(original, original.made.name, _raw(original, original.run(given[:1]).shape))
+    return given
+
+
+def _pictures(original: Original, multiple: int, max_size: int) -> tuple[SizeLimits, NDArray[np.uint8]]:
+    """The sizes that a translator takes, and two images [2, h, w, c] that are large enough to tell one from another."""
+    channels = _channels(original, original.given.name, original.given.shape)
+    for what, numbers in (("mean", original.declared.mean), ("std", original.declared.std)):
+        if len(numbers) not in (1, channels):
+            raise ImporterError(f"{original.name} takes {channels} channels: give one {what}, or {channels}")
+    if not 1 <= multiple <= max_size:
+        raise ImporterError(f"{original.name}: sizes are multiples of {multiple} up to {max_size}: there is none")
+    smallest, maximum = multiple, max_size // multiple * multiple
+    while True:
+        edges = (
+            EdgeLimits(axis, axis, axis) if isinstance(axis, int) else EdgeLimits(multiple, smallest, maximum)
+            for axis in original.edges
+        )
+        limits = SizeLimits(*edges)
+        try:
+            _picture(original, limits, smallest, channels)
+            return limits, _picture(original, limits, max(smallest, _USUAL_EDGE), channels)
+        except ImporterError:
+            smallest *= 2
+            if limits.smallest == limits.largest or smallest + multiple > maximum:
+                raise
+
+
+def _picture(original: Original, limits: SizeLimits, edge: int, channels: int) -> NDArray[np.uint8]:
+    """Two images of about `edge` pixels, whose size the original was found to keep."""
+    # Height and width differ by one step, so that a model that needs a larger multiple shows it.
+    height, width = limits.height.legal(edge), limits.width.legal(edge + limits.width.multiple)
+    given = np.random.default_rng(0).integers(0, 256, (2, height, width, channels), dtype=np.uint8)
+    given[1] //= 2
+    shape = original.run(given[:1]).shape
+    if shape[1:3] != (height, width):
+        raw = _raw(original, shape)
+        if (raw[1:3] if original.channels_first else raw[2:]) == (height, width):
+            name, layout = original.made.name, original.declared.layout
+            raise ImporterError(
+                f"{original.name}: output {name} {list(raw)} is not {layout} as its input: give both one layout"
+            )
+        raise ImporterError(
+            f"{original.name} makes {shape[1]}×{shape[2]} pixels of {height}×{width}: the size must be kept, so "
+            "declare the multiple that it needs if there is one"
+        )
+    if shape[3] > MOST_CHANNELS:
+        raise ImporterError(
+            f"{original.name} makes {shape[3]} channels and the most is {MOST_CHANNELS}: it is no image"
+        )
+    return given
+
+
+def session(model: bytes, name: str) -> onnxruntime.InferenceSession:
+    """A session on the CPU that says nothing by itself; raises ImporterError where onnxruntime takes no such model."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no common base
+        raise ImporterError(f"{name}: onnxruntime does not load it ({line(error)}): repair or update it") from error
+
+
+def run(opened: onnxruntime.InferenceSession, given: NDArray[Any], name: str) -> NDArray[Any]:
+    """The one output for the one input; raises ImporterError where it does not run."""
+    try:
+        made: NDArray[Any] = opened.run(None, {opened.get_inputs()[0].name: given})[0]
+    except Exception as error:  # onnxruntime's errors have no common base
+        raise ImporterError(f"{name} does not run on the input {list(given.shape)} ({line(error)})") from error
+    return made
+
+
+def line(error: Exception) -> str:
+    """The first line of the error that says something."""
+    return next((text.strip() for text in str(error).splitlines() if text.strip()), type(error).__name__)
+
+
+def _raw(original: Original, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape [b, h, w, c] in the original's declared layout."""
+    batch, height, width, channels = shape
+    return (batch, channels, height, width) if original.channels_first else shape
+
+
+def _channels(original: Original, port: str, shape: tuple[int | str | None, ...]) -> int:
+    """How many there are by the declared layout, if that can be."""
+    where = f"{original.name}: {port} [{', '.join('?' if axis is None else str(axis) for axis in shape)}]"
+    if len(shape) != 4:
+        raise ImporterError(f"{where} has {len(shape)} axes: an image has 4, a latent vector 2")
+    layout, other = ("NCHW", "NHWC") if original.channels_first else ("NHWC", "NCHW")
+    channels, elsewhere = (shape[1], shape[3]) if original.channels_first else (shape[3], shape[1])
+    if elsewhere in _USUAL_CHANNELS and channels not in _USUAL_CHANNELS:
+        raise ImporterError(f"{where} cannot be {layout}: declare the layout {other}")
+    if not isinstance(channels, int) or not 1 <= channels <= MOST_CHANNELS:
+        raise ImporterError(
+            f"{where}: by the layout {layout} it has {channels} channels, and 1 to {MOST_CHANNELS} can be"
+        )
+    return channels

@@ -1,0 +1,60 @@
+"""ONNX with convolutions in 8-bit integers, their ranges taken from samples (static quantisation)."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+from export.errors import UnsupportedGraphError
+from export.targets.base import Target, register
+
+_LAYERS = ["Conv", "ConvTranspose", "MatMul", "Gemm"]
+
+
+class _Samples(CalibrationDataReader):
+    def __init__(self, name: str, samples: Sequence[NDArray[Any]]) -> None:
+        self._feeds = iter([{name: sample} for sample in samples])
+
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        """The next input, or None after the last."""
+        return next(self._feeds, None)
+
+
+def variants(model: onnx.ModelProto, samples: Sequence[NDArray[Any]]) -> Iterator[onnx.ModelProto]:
+    """Implements `export.targets.base.Variants`: the layers next to the images stay in float32 where it is needed."""
+    layers = [node.name for node in model.graph.node if node.op_type in _LAYERS]
+    if not layers:
+        raise UnsupportedGraphError("no layer of it can be computed in 8-bit integers: export it to onnx or onnx-fp16")
+    for kept in ([], [layers[0], layers[-1]]) if len(layers) > 2 else ([],):
+        with tempfile.TemporaryDirectory() as folder:
+            path, given = Path(folder) / "int8.onnx", Path(folder) / "float32.onnx"
+            onnx.save(model, given)
+            logging.disable(logging.WARNING)  # it advises a preprocessing that the exporter has done
+            try:
+                quantize_static(
+                    given,
+                    path,
+                    _Samples(model.graph.input[0].name, samples),
+                    quant_format=QuantFormat.QDQ,
+                    op_types_to_quantize=_LAYERS,
+                    nodes_to_exclude=kept,
+                    per_channel=True,
+                    activation_type=QuantType.QUInt8,
+                    weight_type=QuantType.QInt8,
+                    calibrate_method=CalibrationMethod.MinMax,
+                )
+            finally:
+                logging.disable(logging.NOTSET)
+            yield onnx.load(path)
+
+
+register(
+    Target("onnx-int8", variants, tolerance=96, psnr=28, replay=24, layer_tolerance=0.3, smallest=32, calibrated=True)
+)

@@ -1,0 +1,84 @@
+"""Graphs as onnxruntime has optimised them, kept on disk so that the next process need not do it again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+LARGEST = 2**30
+"""Larger files are not kept: the work saved is small beside reading them."""
+MOST_BYTES = 4 * 2**30
+"""Of the entries together; the oldest go first."""
+_STAGING, _STAGING_SECONDS = ".staging-", 3600
+T = TypeVar("T")
+
+
+def start(model: Path, key: str, load: Callable[[Path, Path | None], T]) -> T:
+    """What `load` makes of the graph `model`, or of its optimised form when that is kept under `key`.
+
+    `load(path, keep)` starts a session on the file `path` and, where `keep` is given, writes the optimised graph there.
+    An entry that was damaged is forgotten. Where nothing can be kept, nothing is.
+    """
+    with contextlib.suppress(OSError, RuntimeError):
+        name = hashlib.sha256(f"{key} {_processor()}".encode()).hexdigest()
+        for entry in _folder().glob(f"{name}-*.onnx"):
+            if entry.stem.partition("-")[2] == _digest(entry):
+                return load(entry, None)
+            entry.unlink(missing_ok=True)
+        if model.stat().st_size <= LARGEST and not Path(f"{model}.data").exists():
+            return _kept(model, name, load)
+    return load(model, None)
+
+
+def _kept(model: Path, name: str, load: Callable[[Path, Path | None], T]) -> T:
+    folder = _folder()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=_STAGING) as work:
+        staged = Path(work) / "graph.onnx"
+        try:
+            started = load(model, staged)
+        except Exception:  # noqa: BLE001 - the disk may be full, and onnxruntime's errors do not say so
+            return load(model, None)
+        with contextlib.suppress(OSError):
+            staged.replace(folder / f"{name}-{_digest(staged)}.onnx")
+            _prune(folder)
+        return started
+
+
+def _prune(folder: Path) -> None:
+    """Forget the oldest entries above `MOST_BYTES`, and what killed processes left."""
+    newest = sorted(folder.glob("*.onnx"), key=lambda entry: entry.stat().st_mtime, reverse=True)
+    sums = itertools.accumulate(entry.stat().st_size for entry in newest)
+    for entry, total in zip(newest, list(sums), strict=True):
+        if total > MOST_BYTES and entry != newest[0]:
+            entry.unlink(missing_ok=True)
+    for rest in folder.glob(f"{_STAGING}*"):
+        if time.time() - rest.stat().st_mtime > _STAGING_SECONDS:
+            shutil.rmtree(rest, ignore_errors=True)
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zorse" / "graphs"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _processor() -> str:
+    """What the optimised graph depends on of this machine: the layouts in it are for one instruction set."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())

@@ -1,0 +1,170 @@
+"""Proves an artifact again wherever it lies: its golden sample through onnxruntime, without torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.manifest import GOLDEN_FILE, GREY_LEVELS, Manifest, Tensor
+from serving import artifacts
+from serving.artifacts import Artifact
+from serving.engine import Engine, OrtEngine, cpu_cores
+from serving.errors import ArtifactError
+
+IMAGE = "image"
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What a replay found; seconds are of the session's start, of the first run and of the second one of its shape."""
+
+    artifact: Artifact
+    samples: int
+    max_grey_diff: float
+    buckets: int
+    start_seconds: float
+    first_seconds: float
+    second_seconds: float
+
+
+def verify(path: Path, device: Literal["cpu", "cuda"]) -> Replayed:
+    """Check every file and field of the artifact at `path`, and replay its golden sample and its buckets on `device`.
+
+    Raises:
+        ArtifactError: a file is missing or changed, a field is wrong, or an image is not what was proved.
+        EngineError: the graph does not run on `device`.
+    """
+    artifact = artifacts.load(path)
+    manifest = artifact.manifest
+    seconds, engine = _timed(lambda: OrtEngine(artifact.model, device, cpu_cores()))
+    check_fields(artifact, engine)
+    samples = artifacts.golden(artifact)
+    feeds = {manifest.inputs[0].name: samples[0][0]} if samples else None
+    first, second = (_timed(lambda: engine.run(feeds))[0] if feeds else 0.0 for _ in range(2))
+    worst = replay(engine, artifact)
+    for shape in manifest.buckets:
+        worst = max(worst, _replay_bucket(artifact, engine, device, shape))
+    return Replayed(artifact, len(samples), worst, len(manifest.buckets), seconds, first, second)
+
+
+def replay(engine: Engine, artifact: Artifact) -> float:
+    """The largest difference, in grey levels, between the golden sample and what `engine` makes of its inputs.
+
+    Raises:
+        ArtifactError: it is more than the proof allowed.
+    """
+    manifest, worst = artifact.manifest, 0.0
+    for given, expected in artifacts.golden(artifact):
+        worst = max(worst, _difference(manifest.outputs[0], expected, _run(engine, manifest, given)))
+    _check(artifact, worst, "its golden sample", engine)
+    return worst
+
+
+def check_fields(artifact: Artifact, engine: OrtEngine) -> None:
+    """Compare the manifest with what the model file says of itself.
+
+    Raises:
+        ArtifactError: a field is not the model's.
+    """
+    manifest = artifact.manifest
+    fields = {
+        "name": manifest.name,
+        "task": manifest.task,
+        "kind": manifest.kind,
+        "target": manifest.target,
+        "direction": manifest.direction,
+        "network": manifest.source.network,
+        "source_digest": manifest.source.digest,
+        "images_seen": manifest.source.images_seen,
+        "value_range": "{:g}..{:g}".format(*manifest.outputs[0].value_range or (0, GREY_LEVELS)),
+    }
+    said: Mapping[str, str] = engine.metadata
+    # A model is silent on what it does not have; one of the first schema also on what it has.
+    described = said.get("zorse.schema_version", "1") != "1"
+    wrong = [
+        name
+        for name, value in fields.items()
+        if said.get(f"zorse.{name}", str(None if described else value)) != str(value)
+    ]
+    for side, ports, tensors in (
+        ("inputs", engine.inputs, manifest.inputs),
+        ("outputs", engine.outputs, manifest.outputs),
+    ):
+        ranges = {tensor.value_range for tensor in tensors if tensor.dtype == "uint8"}
+        if ports != [(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors] or ranges - {(0, GREY_LEVELS)}:
+            wrong.append(side)
+    if described and GOLDEN_FILE not in manifest.files:
+        wrong.append("files")
+    wrong += _wrong_limits(manifest)
+    if wrong:
+        raise ArtifactError(
+            f"{artifact.path}: {', '.join(wrong)} of the manifest and of the model do not agree: export the model again"
+        )
+
+
+def _wrong_limits(manifest: Manifest) -> Iterator[str]:
+    """Which of size and latent is not that of the first input."""
+    axes, size, latent = manifest.inputs[0].shape[1:], manifest.size, manifest.latent
+    if (axes if manifest.kind == "generator" else None) != (latent and (latent.dim,)):
+        yield "latent"
+    if (size is not None) != (manifest.kind == "translator"):
+        yield "size"
+    elif size is not None:
+        edges = zip(axes, (size.height, size.width), strict=False)
+        if any(isinstance(axis, int) and not edge.legal(0) == axis == edge.legal(axis + 1) for axis, edge in edges):
+            yield "size"
+
+
+def _replay_bucket(
+    artifact: Artifact, free: OrtEngine, device: Literal["cpu", "cuda"], shape: tuple[int, ...]
+) -> float:
+    """With its axes fixed the graph makes the images that it makes with free ones."""
+    manifest = artifact.manifest
+    port = manifest.inputs[0]
+    if len(shape) != len(port.shape) or not all(isinstance(edge, int) and edge > 0 for edge in shape):
+        raise ArtifactError(f"{artifact.path}: the bucket {'x'.join(map(str, shape))} is no shape of {port.name}")
+    axes = {name: edge for name, edge in zip(port.shape, shape, strict=True) if isinstance(name, str)}
+    fixed = OrtEngine(artifact.model, device, cpu_cores(), axes=axes)
+    random = np.random.default_rng(0)
+    if port.value_range is None:
+        given: NDArray[Any] = random.standard_normal(shape, dtype=np.float32)
+    else:
+        given = random.uniform(*port.value_range, shape).astype(port.dtype)
+    worst = _difference(manifest.outputs[0], _run(free, manifest, given), _run(fixed, manifest, given))
+    _check(artifact, worst, f"the bucket {'x'.join(map(str, shape))}", fixed)
+    return worst
+
+
+def _run(engine: Engine, manifest: Manifest, given: NDArray[Any]) -> NDArray[Any]:
+    made: NDArray[Any] = engine.run({manifest.inputs[0].name: given})[IMAGE]
+    return made
+
+
+def _difference(port: Tensor, expected: NDArray[Any], actual: NDArray[Any]) -> float:
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
+        return float(GREY_LEVELS)
+    low, high = port.value_range or (0.0, float(GREY_LEVELS))
+    apart = np.abs(actual.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0)
+    # A NaN is as far from an image as can be.
+    return float(np.nan_to_num(apart * (GREY_LEVELS / (high - low)), nan=GREY_LEVELS))
+
+
+def _check(artifact: Artifact, worst: float, what: str, engine: Engine) -> None:
+    tolerance = artifact.manifest.proof.replay_tolerance
+    if not worst <= tolerance:
+        raise ArtifactError(
+            f"{artifact.path}: {what} is up to {worst:.4g} grey levels from what was proved ({tolerance:g} allowed) "
+            f"on {engine.providers[0]}: use another device or onnxruntime for it, or export it again"
+        )
+
+
+def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    begun = time.perf_counter()
+    done = work()
+    return time.perf_counter() - begun, done

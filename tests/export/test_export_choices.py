@@ -1,0 +1,133 @@
+"""Choices that cannot be, and what foreign models need of the pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from export.errors import ExportError, ImporterError, RefusedError, UnsupportedGraphError
+from export.images import load_images
+from export.manifest import SizeLimits, Tensor, read_manifest
+from export.original import Declared
+from export.pipeline import export
+from export.targets import base as targets
+from export.wrapper import Pixels
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        ("uint8", 0, 200),
+        ("uint8", 5, 5),
+        ("uint16", -1, 1),
+        ("uint16", 0, 100_000),
+        ("float32", 2, 1),
+        ("float32", 0, float("inf")),
+        ("float32", float("nan"), 1),
+    ],
+)
+def test_values_that_a_dtype_does_not_have_are_refused(pixels: tuple[Any, float, float]) -> None:
+    with pytest.raises(UnsupportedGraphError, match=rf"{pixels[0]} images cannot have the values .*--value-range"):
+        Pixels(*pixels)
+
+
+def test_an_unknown_origin_is_told_all_that_there_are(gan: str, tmp_path: Path) -> None:
+    with pytest.raises(ImporterError, match=r"'tensorflow'; known: snapshot, onnx, cut, dcgan-tutorial, pytorch-cyc"):
+        export(gan, str(tmp_path / "r"), origin="tensorflow")
+
+
+def test_only_onnx_files_are_described(gan: str, tmp_path: Path) -> None:
+    for options in ({"declared": Declared((0, 1))}, {"size_multiple": 8}):
+        with pytest.raises(ExportError, match="only ONNX files need to be described"):
+            export(gan, str(tmp_path / "r"), **options)  # type: ignore[arg-type]
+
+
+def _painter(path: Path, *, named: bool, factor: float = 0.2) -> str:
+    """A foreign file: three convolutions of open size, 0..1 in and out."""
+    random = np.random.default_rng(0)
+    weights = {
+        f"w{i}": (random.normal(0, factor, (3, 3, 3, 3)) + np.eye(3)[:, :, None, None] / 9).astype(np.float32)
+        for i in range(3)
+    }
+    values = ["x", "a", "b", "y"]
+    nodes = [
+        helper.make_node(
+            "Conv", [values[i], f"w{i}"], [values[i + 1]], name=f"conv{i}" if named else "", pads=[1, 1, 1, 1]
+        )
+        for i in range(3)
+    ]
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3, "h", "w"]) for name in "xy"]
+    tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "painter", ports[:1], ports[1:], tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), path)
+    return str(path)
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> str:
+    folder = tmp_path / "colours"
+    folder.mkdir()
+    for number in range(4):
+        picture = np.random.default_rng(number).integers(60, 200, (8, 8, 3), np.uint8)
+        Image.fromarray(picture).resize((64, 64)).save(folder / f"{number}.png")
+    return str(folder)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_foreign_layers_become_integers_whether_they_have_names_or_not(
+    named: bool, colours: str, tmp_path: Path
+) -> None:
+    place = _painter(tmp_path / "painter.onnx", named=named, factor=0.02)
+    options: dict[str, Any] = {"origin": "onnx", "declared": Declared((0, 1)), "max_size": 64, "images": colours}
+    (artifact,) = export(place, str(tmp_path / "r"), target="onnx-int8", **options)
+    operators = [node.op_type for node in onnx.load(f"{artifact}/model.onnx").graph.node]
+    assert operators.count("QuantizeLinear") > 1
+    assert read_manifest(Path(artifact)).proof.replay_tolerance == targets.find("onnx-int8").replay
+
+
+def test_a_foreign_proof_that_fails_names_the_layer(tmp_path: Path) -> None:
+    place = _painter(tmp_path / "painter.onnx", named=True, factor=40.0)
+    with pytest.raises(RefusedError) as caught:
+        export(place, str(tmp_path / "r"), origin="onnx", declared=Declared((0, 1)), target="onnx-fp16", max_size=64)
+    assert "\n" not in str(caught.value)
+    assert "the first layer that diverges is conv" in str(caught.value) or "grey levels from" in str(caught.value)
+    assert not (tmp_path / "r").exists()
+
+
+def test_what_has_no_layers_has_no_integers(colours: str, tmp_path: Path) -> None:
+    node = helper.make_node("Tanh", ["x"], ["y"], name="tanh")
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3, "h", "w"]) for name in "xy"]
+    graph = helper.make_graph([node], "tanh", ports[:1], ports[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), tmp_path / "t.onnx")
+    with pytest.raises(UnsupportedGraphError, match="no layer of it can be computed in 8-bit integers"):
+        export(
+            str(tmp_path / "t.onnx"),
+            str(tmp_path / "r"),
+            origin="onnx",
+            declared=Declared((-1, 1)),
+            target="onnx-int8",
+            images=colours,
+            max_size=64,
+        )
+
+
+def test_each_direction_has_its_own_images(tmp_path: Path) -> None:
+    port = Tensor("source", "uint8", ("batch", "height", "width", 1), "the image", (0, 255))
+    for folder, level in (("testA", 10), ("testB", 20), ("trainA", 30)):
+        (tmp_path / folder).mkdir()
+        for number in range(20):
+            Image.fromarray(np.full((8, 8), level + number, np.uint8)).save(tmp_path / folder / f"{number:02}.png")
+    levels = {
+        domain: [
+            int(image[0, 0, 0])
+            for image in load_images(str(tmp_path), port, SizeLimits.square(4, 8, 64), 8, domain, count=4)
+        ]
+        for domain in ("A", "B")
+    }
+    assert levels == {"A": [10, 15, 20, 25], "B": [20, 25, 30, 35]}

@@ -1,0 +1,117 @@
+"""ONNX graphs: what is said of them, what they are known by, and their weights in a file of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from export import graph
+from export.errors import ProofError, RefusedError
+from export.manifest import MODEL_FILE, WEIGHTS_FILE
+from export.targets import base as targets
+from export.verify import verify
+from tests.export.networks import candidate, converted
+
+PLAIN = targets.find("onnx")
+
+
+def _graph(*nodes: onnx.NodeProto, inner: tuple[onnx.NodeProto, ...] = ()) -> onnx.ModelProto:
+    """A model of `nodes`, and where there are `inner` ones of a branch with them."""
+    port = helper.make_tensor_value_info
+    made = list(nodes)
+    if inner:
+        branch = helper.make_graph(list(inner), "branch", [], [port("z", TensorProto.FLOAT, None)])
+        made.append(helper.make_node("If", ["c"], ["w"], name="if", then_branch=branch, else_branch=branch))
+    initializers = [
+        numpy_helper.from_array(np.array(value), name) for name, value in (("off", False), ("on", True), ("r", 0.5))
+    ]
+    ports = [port("x", TensorProto.FLOAT, [1])], [port("y", TensorProto.FLOAT, [1])]
+    return helper.make_model(helper.make_graph(made, "graph", *ports, initializers))
+
+
+def _node(kind: str, *inputs: str, **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(kind, ["x", *inputs], ["y"], name=f"layer/{kind}", **attributes)
+
+
+@pytest.mark.parametrize("provider", ["cuda", "cpu"])
+def test_random_operators_are_found_also_within_branches_and_functions(provider: str) -> None:
+    noise = "RandomNormalLike at layer/RandomNormalLike draws random numbers: make noise an input of the network"
+    assert graph.lint(_graph(_node("RandomNormalLike")), provider) == [noise]
+    within = graph.lint(_graph(_node("Relu"), inner=(_node("RandomNormalLike"),)), "cpu")
+    assert set(within) == {noise}
+    model = _graph(_node("Relu"))
+    model.functions.append(
+        helper.make_function("own", "Noisy", ["x"], ["y"], [_node("RandomNormalLike")], [helper.make_opsetid("", 20)])
+    )
+    assert noise in graph.lint(model, provider)
+
+
+def test_dropout_in_a_graph_is_random_only_where_it_is_live() -> None:
+    for inert in (_node("Dropout"), _node("Dropout", "r"), _node("Dropout", "r", "off"), _node("Dropout", "r", "")):
+        assert graph.lint(_graph(inert), "cuda") == []
+    for live in (_node("Dropout", "r", "on"), _node("Dropout", "r", "x")):
+        (found,) = graph.lint(_graph(live), "cuda")
+        assert found.startswith("Dropout at layer/Dropout draws random numbers")
+
+
+def test_operators_that_cuda_lacks_are_named_once() -> None:
+    model = _graph(_node("Sinh"), _node("Relu"), _node("Sinh"), inner=(_node("Acosh"),))
+    (found,) = graph.lint(model, "cuda")
+    assert found.startswith("onnxruntime has no CUDA kernel for Acosh, If, Sinh and would run them on the CPU")
+    assert graph.lint(model, "cpu") == []
+
+
+def test_shape_arithmetic_is_found() -> None:
+    assert graph.shape_arithmetic(_graph(_node("Relu"), _node("Shape"))) == ["layer/Shape"]
+
+
+def _changed(model: onnx.ModelProto, change: Callable[[onnx.ModelProto], None]) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    change(copy)
+    return copy
+
+
+def test_weights_in_a_file_of_their_own_are_proved_like_those_inside(tmp_path: Path) -> None:
+    wrapped, model = converted("resnet_generator")
+    before, against = model.SerializeToString(), candidate(wrapped, model)
+    graph.save(model, tmp_path, inline_bytes=1000)
+    assert model.SerializeToString() == before
+    assert (tmp_path / WEIGHTS_FILE).stat().st_size > 1000
+    assert (tmp_path / MODEL_FILE).stat().st_size < len(before)
+    assert verify(against, tmp_path, PLAIN).proof.max_grey_diff <= 1
+    assert graph.weights_digest(onnx.load(tmp_path / MODEL_FILE)) == graph.weights_digest(model)
+    assert graph.graph_digest(onnx.load(tmp_path / MODEL_FILE)) == graph.graph_digest(model)
+
+    weights = bytearray((tmp_path / WEIGHTS_FILE).read_bytes())
+    weights[3] ^= 0x40  # the exponent of the first weight
+    (tmp_path / WEIGHTS_FILE).write_bytes(weights)
+    with pytest.raises(RefusedError) as caught:
+        verify(against, tmp_path, PLAIN)
+    assert caught.group_contains(ProofError, match=r"the first layer that diverges is layers\.")
+
+    (tmp_path / WEIGHTS_FILE).unlink()
+    with pytest.raises(RefusedError) as caught:
+        verify(against, tmp_path, PLAIN)
+    assert caught.group_contains(ProofError, match="^onnxruntime does not load the model")
+
+
+def test_the_digest_of_weights_does_not_depend_on_their_order_but_on_every_bit() -> None:
+    def turned(model: onnx.ModelProto) -> None:
+        tensors = list(model.graph.initializer)[::-1]
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(tensors)
+
+    def flipped(model: onnx.ModelProto) -> None:
+        tensor = model.graph.initializer[0]
+        tensor.raw_data = bytes([tensor.raw_data[0] ^ 1]) + tensor.raw_data[1:]
+
+    model = converted("dcgan_generator")[1]
+    assert graph.weights_digest(_changed(model, turned)) == graph.weights_digest(model)
+    assert graph.weights_digest(_changed(model, flipped)) != graph.weights_digest(model)

@@ -1,0 +1,323 @@
+"""The model repository on a disk: versions, names, and that only whole versions are ever seen."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from export.aliases import ALIASES_FILE, read_aliases
+from export.errors import ManifestError, RepositoryError
+from export.manifest import MANIFEST_FILE, read_manifest
+from export.repository import Repository
+from export.uploads import TRITON_FILE, UNFINISHED_AGE
+from tests.export.artifacts import FILES, TRITON, UPLOAD, add, manifest, stage, tree
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return Repository(str(tmp_path / "models"))
+
+
+def _folder(repository: Repository, *parts: str) -> Path:
+    return Path(repository.place).joinpath(*parts)
+
+
+def test_an_added_version_is_whole_and_its_manifest_describes_it(repository: Repository, tmp_path: Path) -> None:
+    staged = stage(tmp_path / "staged")
+    assert repository.add(staged, manifest(staged)) == 1
+    artifact = _folder(repository, "digits", "1")
+    assert tree(artifact) == {**FILES, MANIFEST_FILE: (artifact / MANIFEST_FILE).read_bytes()}
+    assert read_manifest(artifact) == repository.manifest("digits", 1) == manifest(staged, version=1)
+    assert {path.name for path in artifact.parent.iterdir()} == {"1", TRITON_FILE}
+    assert (artifact.parent / TRITON_FILE).read_text() == TRITON
+    assert artifact.stat().st_mode & 0o005 == 0o005
+    assert tree(staged) == FILES
+
+
+def test_versions_count_up_past_everything_that_has_a_number(repository: Repository, tmp_path: Path) -> None:
+    for name in ("2", "10", "latest", ".staging-dead/artifact", "007"):
+        _folder(repository, "digits", name).mkdir(parents=True)
+    assert [add(repository, tmp_path) for _ in range(2)] == [11, 12]
+    assert repository.versions("digits") == [11, 12]
+    assert repository.latest("digits") == 12
+    assert repository.models() == ["digits"]
+
+
+def test_what_is_not_published_is_not_there(repository: Repository, tmp_path: Path) -> None:
+    add(repository, tmp_path)
+    _folder(repository, "digits", "2").mkdir()
+    _folder(repository, "digits", "2", "model.onnx").write_bytes(b"half")
+    _folder(repository, "other", "1").mkdir(parents=True)
+    assert repository.models() == ["digits"]
+    assert repository.versions("digits") == [1]
+    assert repository.versions("other") == []
+    with pytest.raises(RepositoryError, match="has no digits@2: digits has 1, latest"):
+        repository.manifest("digits", 2)
+
+
+def test_exporters_at_once_get_a_version_each(repository: Repository, tmp_path: Path) -> None:
+    staged = stage(tmp_path / "staged")
+    with ThreadPoolExecutor(8) as pool:
+        added = list(pool.map(lambda _: repository.add(staged, manifest(staged)), range(24)))
+    assert sorted(added) == repository.versions("digits") == list(range(1, 25))
+    assert all(repository.manifest("digits", version).version == version for version in added)
+    assert {path.name for path in _folder(repository, "digits").iterdir()} == {TRITON_FILE, *map(str, range(1, 25))}
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden.npz"])
+def test_a_damaged_or_missing_file_is_named_and_nothing_is_published(
+    repository: Repository, tmp_path: Path, name: str
+) -> None:
+    staged = stage(tmp_path / "staged")
+    described = manifest(staged)
+    (staged / name).write_bytes(FILES[name][:-1] + b"!")
+    with pytest.raises(RepositoryError, match=f"{name} is damaged"):
+        repository.add(staged, described)
+    (staged / name).unlink()
+    with pytest.raises(RepositoryError, match=f"{name} is missing"):
+        repository.add(staged, described)
+    assert list(_folder(repository, "digits").iterdir()) == []
+    assert repository.models() == []
+
+
+def test_a_manifest_cannot_reach_files_outside_the_artifact(repository: Repository, tmp_path: Path) -> None:
+    staged = stage(tmp_path / "staged")
+    outside = stage(tmp_path / "outside", {"secret": b"s"})
+    described = manifest(staged, files={**FILES, "../outside/secret": (outside / "secret").read_bytes()})
+    with pytest.raises(RepositoryError, match=r"'\.\./outside/secret'"):
+        repository.add(staged, described)
+    assert repository.models() == []
+
+
+def test_names_mean_versions(repository: Repository, tmp_path: Path) -> None:
+    for _ in range(3):
+        add(repository, tmp_path)
+    repository.promote("digits", 2, "stable")
+    assert repository.resolve("digits") == ("digits", 3)
+    assert repository.resolve("digits@latest") == ("digits", 3)
+    assert repository.resolve("digits@1") == ("digits", 1)
+    assert repository.resolve("digits@stable") == ("digits", 2)
+    for name in ("digits@4", "digits@0", "digits@new", "digits@", "digits@../1", "digits@-1"):
+        with pytest.raises(RepositoryError, match=f"has no {name}: digits has 1, 2, 3"):
+            repository.resolve(name)
+    with pytest.raises(RepositoryError, match="has no model numbers: it has digits"):
+        repository.resolve("numbers")
+
+
+def test_aliases_are_moved_and_removed(repository: Repository, tmp_path: Path) -> None:
+    for _ in range(2):
+        add(repository, tmp_path)
+    assert repository.aliases("digits") == read_aliases(_folder(repository, "digits")) == {}
+    repository.promote("digits", 1, "stable")
+    repository.promote("digits", 2, "next")
+    repository.promote("digits", 2, "stable")
+    assert repository.aliases("digits") == read_aliases(_folder(repository, "digits")) == {"next": 2, "stable": 2}
+    repository.remove_alias("digits", "stable")
+    assert repository.aliases("digits") == {"next": 2}
+    with pytest.raises(RepositoryError, match="no alias stable of digits: it has next"):
+        repository.remove_alias("digits", "stable")
+    with pytest.raises(RepositoryError, match="has no digits@3"):
+        repository.promote("digits", 3, "stable")
+    assert {path.name for path in _folder(repository, "digits").iterdir()} == {"1", "2", TRITON_FILE, ALIASES_FILE}
+
+
+def test_who_reads_aliases_while_they_are_written_reads_the_old_ones(repository: Repository, tmp_path: Path) -> None:
+    add(repository, tmp_path)
+    repository.promote("digits", 1, "stable")
+    with _folder(repository, "digits", ALIASES_FILE).open() as reader:
+        repository.promote("digits", 1, "next")
+        assert json.load(reader) == {"stable": 1}
+    assert repository.aliases("digits") == {"next": 1, "stable": 1}
+
+
+@pytest.mark.parametrize("alias", ["", "latest", "7", "a/b", ".hidden", "two words", "../up"])
+def test_aliases_that_would_mean_something_else_are_refused(repository: Repository, tmp_path: Path, alias: str) -> None:
+    add(repository, tmp_path)
+    with pytest.raises(RepositoryError, match="alias"):
+        repository.promote("digits", 1, alias)
+    assert repository.aliases("digits") == {}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"[]", b'{"stable": "1"}', b'{"stable": true}', b'{"latest": 1}', b'{"3": 1}', b"\xff\xfe"],
+)
+def test_broken_aliases_are_said_and_stop_only_what_needs_them(
+    repository: Repository, tmp_path: Path, content: bytes
+) -> None:
+    add(repository, tmp_path)
+    path = _folder(repository, "digits", ALIASES_FILE)
+    path.write_bytes(content)
+    for use in (
+        lambda: repository.aliases("digits"),
+        lambda: repository.resolve("digits@stable"),
+        lambda: repository.promote("digits", 1, "stable"),
+        lambda: repository.delete("digits", 1),
+        lambda: read_aliases(path.parent),
+    ):
+        with pytest.raises(ManifestError, match=ALIASES_FILE):
+            use()
+    assert path.read_bytes() == content
+    assert repository.resolve("digits@1") == repository.resolve("digits@latest") == ("digits", 1)
+    assert add(repository, tmp_path) == 2
+
+
+def test_a_deleted_version_is_gone_and_the_last_one_takes_the_model_with_it(
+    repository: Repository, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        add(repository, tmp_path)
+    repository.promote("digits", 1, "stable")
+    with pytest.raises(RepositoryError, match=r"digits@1 of .* is stable"):
+        repository.delete("digits", 1)
+    assert repository.versions("digits") == [1, 2]
+    repository.delete("digits", 2)
+    assert {path.name for path in _folder(repository, "digits").iterdir()} == {"1", TRITON_FILE, ALIASES_FILE}
+    repository.remove_alias("digits", "stable")
+    repository.delete("digits", 1)
+    assert list(_folder(repository).iterdir()) == []
+    with pytest.raises(RepositoryError, match="has no model digits"):
+        repository.delete("digits", 1)
+
+
+def test_a_model_without_versions_keeps_what_is_not_of_the_repository(repository: Repository, tmp_path: Path) -> None:
+    add(repository, tmp_path)
+    note = _folder(repository, "digits", "note.txt")
+    note.write_text("mine")
+    repository.delete("digits", 1)
+    assert list(note.parent.iterdir()) == [note]
+
+
+def test_a_copy_is_the_same_byte_for_byte_under_the_same_number(repository: Repository, tmp_path: Path) -> None:
+    for _ in range(3):
+        add(repository, tmp_path)
+    other = Repository(str(tmp_path / "other"))
+    told: list[tuple[str, int]] = []
+    assert repository.copy("digits", 2, other, alias="stable", progress=lambda *step: told.append(step)) == 2
+    assert tree(_folder(other, "digits", "2")) == tree(_folder(repository, "digits", "2"))
+    assert told == [(name, len(content)) for name, content in sorted(FILES.items())]
+    assert (other.versions("digits"), other.aliases("digits")) == ([2], {"stable": 2})
+    assert _folder(other, "digits", TRITON_FILE).read_text() == TRITON
+    assert add(other, tmp_path) == 3
+
+
+def test_a_copy_of_what_is_there_is_nothing_to_do(repository: Repository, tmp_path: Path) -> None:
+    add(repository, tmp_path)
+    other = Repository(str(tmp_path / "other"))
+    repository.copy("digits", 1, other)
+    before = {path: path.stat().st_mtime_ns for path in Path(other.place).rglob("*")}
+    told: list[str] = []
+    assert repository.copy("digits", 1, other, progress=lambda name, _: told.append(name)) == 1
+    assert told == []
+    assert {path: path.stat().st_mtime_ns for path in Path(other.place).rglob("*")} == before
+
+
+def test_a_copy_takes_the_place_of_rests_but_not_of_another_artifact(repository: Repository, tmp_path: Path) -> None:
+    add(repository, tmp_path)
+    other = Repository(str(tmp_path / "other"))
+    rests = _folder(other, "digits", "1")
+    rests.mkdir(parents=True)
+    (rests / "model.onnx").write_bytes(b"half")
+    (rests / "model.onnx.data").write_bytes(b"of another model")
+    repository.copy("digits", 1, other)
+    assert tree(rests) == tree(_folder(repository, "digits", "1"))
+    third = Repository(str(tmp_path / "third"))
+    add(third, tmp_path, licence="another")
+    with pytest.raises(RepositoryError, match="1 is another artifact with the same number"):
+        third.copy("digits", 1, other)
+    assert tree(rests) == tree(_folder(repository, "digits", "1"))
+
+
+def test_an_older_version_does_not_bring_its_triton_file(repository: Repository, tmp_path: Path) -> None:
+    for _ in range(2):
+        add(repository, tmp_path)
+    other = Repository(str(tmp_path / "other"))
+    repository.copy("digits", 2, other)
+    _folder(other, "digits", TRITON_FILE).write_text("tuned")
+    repository.copy("digits", 1, other)
+    assert _folder(other, "digits", TRITON_FILE).read_text() == "tuned"
+    assert other.versions("digits") == [1, 2]
+
+
+def test_a_damaged_file_is_not_copied(repository: Repository, tmp_path: Path) -> None:
+    add(repository, tmp_path)
+    model = _folder(repository, "digits", "1", "model.onnx")
+    content = bytearray(model.read_bytes())
+    content[3] ^= 1
+    model.write_bytes(content)
+    other = Repository(str(tmp_path / "other"))
+    with pytest.raises(RepositoryError, match=r"digits/1/model\.onnx is damaged"):
+        repository.copy("digits", 1, other, alias="stable")
+    assert other.models() == []
+    with pytest.raises(RepositoryError, match="alias '7'"):
+        repository.copy("digits", 1, other, alias="7")
+
+
+def test_a_version_under_another_name_is_refused(repository: Repository, tmp_path: Path) -> None:
+    add(repository, tmp_path)
+    _folder(repository, "digits", "1").rename(_folder(repository, "digits", "2"))
+    with pytest.raises(RepositoryError, match=r"2/manifest\.json is the manifest of digits@1"):
+        repository.manifest("digits", 2)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_killed_copy_leaves_no_version_and_its_rests_go_after_a_day(
+    repository: Repository, tmp_path: Path, name: str
+) -> None:
+    add(repository, tmp_path)
+    other = Repository(str(tmp_path / "other"))
+    command = [sys.executable, "-c", UPLOAD, repository.place, other.place, name]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"in the middle\n"
+        child.send_signal(signal.SIGKILL)
+    (rests,) = _folder(other, "digits").iterdir()
+    assert rests.name.startswith(".staging-")
+    assert other.models() == other.versions("digits") == []
+    assert repository.copy("digits", 1, other) == 1
+    assert tree(_folder(other, "digits", "1")) == tree(_folder(repository, "digits", "1"))
+    add(Repository(other.place, now=lambda: time.time() + UNFINISHED_AGE / 2), tmp_path)
+    assert rests.exists()
+    add(Repository(other.place, now=lambda: time.time() + UNFINISHED_AGE + 1), tmp_path)
+    assert {path.name for path in rests.parent.iterdir()} == {"1", "2", "3", TRITON_FILE}
+
+
+@pytest.mark.parametrize("name", ["", "../up", ".hidden", "a/b", "two words", "naïve"])
+def test_names_that_break_a_path_or_url_are_refused(repository: Repository, tmp_path: Path, name: str) -> None:
+    for use in (
+        lambda: add(repository, tmp_path, name=name),
+        lambda: repository.versions(name),
+        lambda: repository.resolve(f"{name}@1"),
+    ):
+        with pytest.raises(RepositoryError, match="model name"):
+            use()
+    assert not Path(repository.place).exists()
+
+
+def test_places_that_are_no_repository_are_one_line_each(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RepositoryError, match="file is not a folder"):
+        Repository(str(tmp_path / "file"))
+    with pytest.raises(RepositoryError, match="cannot be opened"):
+        Repository("nonsense://place")
+    with pytest.raises(RepositoryError, match="no model repository at"):
+        Repository(str(tmp_path / "nothing")).models()
+    (tmp_path / "digits").write_text("in the way")
+    with pytest.raises(RepositoryError, match="cannot be written") as error:
+        add(Repository(str(tmp_path)), tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_broken_manifest_is_named(repository: Repository, tmp_path: Path) -> None:
+    add(repository, tmp_path)
+    path = _folder(repository, "digits", "1", MANIFEST_FILE)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"opset": 3}))
+    with pytest.raises(ManifestError, match=r"1/manifest\.json was changed .*opset"):
+        repository.manifest("digits", 1)

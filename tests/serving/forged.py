@@ -1,0 +1,54 @@
+"""Artifacts to damage, and the ways to do it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export import manifest as contract
+from serving.config import ModelSettings
+from serving.deployment import ModelReplica
+from tests.serving.tiny import (
+    REALS,
+    WORDS,
+    generator_graph,
+    generator_manifest,
+    inverter_graph,
+    inverter_manifest,
+    seal,
+)
+
+MODELS = {
+    "digits": (generator_graph(), generator_manifest()),
+    "digits of 16 bits": (generator_graph(WORDS), generator_manifest(pixels=WORDS)),
+    "invert": (inverter_graph(), inverter_manifest()),
+    "invert in floats": (inverter_graph(REALS), inverter_manifest(pixels=REALS)),
+    "invert at one size": (inverter_graph(axes=(1, 32, 48, 3)), inverter_manifest(axes=(1, 32, 48, 3))),
+}
+
+
+def forge(folder: Path, **fields: Any) -> None:
+    """Change fields of the manifest, and make its digests and its seal fit."""
+    seal(folder, dataclasses.replace(contract.read_manifest(folder), **fields))
+
+
+def flip(path: Path, position: int, bit: int) -> None:
+    """Flip the bit `bit` of what begins at byte `position` of the file."""
+    content = bytearray(path.read_bytes())
+    content[position + bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def weight_at(folder: Path, name: str = "model.onnx") -> int:
+    """Where a seeded weight begins in the file `name`."""
+    tensor = next(entry for entry in generator_graph().graph.initializer if entry.name == "weight")
+    index = int(np.random.default_rng(3).integers(len(tensor.raw_data) // 4))
+    return (folder / name).read_bytes().index(tensor.raw_data) + 4 * index
+
+
+def starts(folder: Path) -> None:
+    """What Ray Serve does before a replica of the artifact takes requests."""
+    ModelReplica(ModelSettings(name="digits", artifact=str(folder)))

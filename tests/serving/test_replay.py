@@ -1,0 +1,182 @@
+"""An artifact proves itself again with onnxruntime alone; a damaged file of it is found."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving import artifacts
+from serving.engine import OrtEngine
+from serving.errors import ArtifactError
+from serving.replay import replay, verify
+from tests.serving.forged import MODELS, flip, forge, starts, weight_at
+from tests.serving.tiny import write
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Path:
+    return write(tmp_path, *MODELS["digits"])
+
+
+def golden(folder: Path) -> dict[str, np.ndarray]:
+    with np.load(folder / "golden.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_untouched_artifact_is_what_was_proved(tmp_path: Path, name: str) -> None:
+    folder = write(tmp_path, *MODELS[name])
+    found = verify(folder, "cpu")
+    assert (found.samples, found.buckets, found.max_grey_diff) == (1, 0, 0)
+    assert found.artifact.path == folder
+    assert min(found.start_seconds, found.first_seconds, found.second_seconds) > 0
+    starts(folder)
+
+
+def test_a_copied_artifact_is_still_one(digits: Path, tmp_path: Path) -> None:
+    assert verify(Path(shutil.copytree(digits, tmp_path / "elsewhere")), "cpu").max_grey_diff == 0
+
+
+# Weights
+
+
+@pytest.mark.parametrize("bit", [0, 22, 30])
+def test_one_flipped_bit_of_a_weight_is_found_by_the_digest(digits: Path, bit: int) -> None:
+    flip(digits / "model.onnx", weight_at(digits), bit)
+    with pytest.raises(ArtifactError, match=r"digits/1/model\.onnx is not the file that manifest\.json describes"):
+        verify(digits, "cpu")
+
+
+@pytest.mark.parametrize("bit", [20, 22, 23, 26, 30, 31])
+def test_one_flipped_bit_of_a_weight_under_a_forged_digest_is_found_by_the_golden_sample(
+    digits: Path, bit: int
+) -> None:
+    flip(digits / "model.onnx", weight_at(digits), bit)
+    forge(digits)
+    said = r"digits/1: its golden sample is up to \d+ grey levels from what was proved \(1 allowed\)"
+    with pytest.raises(ArtifactError, match=said):
+        verify(digits, "cpu")
+    with pytest.raises(ArtifactError, match=said):
+        starts(digits)
+
+
+def test_weights_in_their_own_file_are_checked_too(tmp_path: Path) -> None:
+    folder = write(tmp_path, *MODELS["digits"], weights_apart=True)
+    assert verify(folder, "cpu").max_grey_diff == 0
+    whole = (folder / "model.onnx.data").read_bytes()
+    flip(folder / "model.onnx.data", weight_at(folder, "model.onnx.data"), 22)
+    with pytest.raises(ArtifactError, match=r"model\.onnx\.data is not the file"):
+        verify(folder, "cpu")
+    forge(folder)
+    with pytest.raises(ArtifactError, match="golden sample"):
+        verify(folder, "cpu")
+    (folder / "model.onnx.data").write_bytes(whole)
+    forge(folder)
+    assert verify(folder, "cpu").max_grey_diff == 0
+
+
+# Files
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "golden.npz"])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    folder = write(tmp_path, *MODELS["digits"], weights_apart=True)
+    (folder / name).unlink()
+    with pytest.raises(ArtifactError, match=rf"digits/1/{name} is missing: export the model again"):
+        verify(folder, "cpu")
+
+
+def test_a_missing_manifest_is_named(digits: Path) -> None:
+    (digits / "manifest.json").unlink()
+    with pytest.raises(ArtifactError, match=r"digits/1 is not an artifact: it has no manifest\.json"):
+        verify(digits, "cpu")
+
+
+def test_a_changed_golden_sample_is_named(digits: Path) -> None:
+    flip(digits / "golden.npz", 300, 1)
+    with pytest.raises(ArtifactError, match=r"golden\.npz is not the file that manifest\.json describes"):
+        verify(digits, "cpu")
+
+
+def brighter(arrays: dict[str, Any]) -> dict[str, Any]:
+    image = arrays["output_0"].copy()
+    image[0, 0, 0, 0] ^= 2
+    return {**arrays, "output_0": image}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        brighter,
+        lambda arrays: {**arrays, "input_0": arrays["input_0"][::-1]},
+        lambda arrays: {**arrays, "output_0": arrays["output_0"][:1]},
+        lambda arrays: {**arrays, "output_0": arrays["output_0"].astype(np.float32)},
+        lambda arrays: {**arrays, "input_1": arrays["input_0"], "output_1": np.zeros_like(arrays["output_0"])},
+        lambda arrays: {**arrays, "input_0": np.full_like(arrays["input_0"], np.nan)},
+    ],
+    ids=["one pixel", "other codes", "fewer images", "another dtype", "a second sample", "no numbers"],
+)
+def test_a_golden_sample_that_the_model_does_not_make_stops_the_replica(
+    digits: Path, change: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    np.savez(digits / "golden.npz", **change(golden(digits)))
+    forge(digits)
+    for proves in (lambda: verify(digits, "cpu"), lambda: starts(digits)):
+        with pytest.raises(ArtifactError, match=r"digits/1: its golden sample is up to \d+ grey levels from"):
+            proves()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b"no archive"),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:400]),
+        lambda path: flip(path, 300, 1),
+        lambda path: np.save(path.with_name("one.npy"), np.zeros(3)) or path.with_name("one.npy").replace(path),
+        lambda path: np.savez(path),
+        lambda path: np.savez(path, input_0=np.zeros((1, 6), np.float32)),
+        lambda path: np.savez(path, input_0=np.array([{}]), output_0=np.zeros(1)),
+        lambda path: np.savez(path, input_0=np.zeros(1), output_0=np.zeros(1), other=np.zeros(1)),
+    ],
+    ids=["text", "empty", "cut", "a bit", "one array", "no arrays", "no outputs", "pickles", "a stray"],
+)
+def test_a_golden_file_that_cannot_be_read_stops_the_replica(digits: Path, damage: Callable[[Path], object]) -> None:
+    damage(digits / "golden.npz")
+    forge(digits)
+    for proves in (lambda: verify(digits, "cpu"), lambda: starts(digits)):
+        with pytest.raises(ArtifactError, match=r"digits/1/golden\.npz breaks the artifact contract"):
+            proves()
+
+
+def test_the_golden_sample_holds_the_engine_that_will_serve(digits: Path) -> None:
+    artifact = artifacts.load(digits)
+
+    class Brighter:
+        """Off by so many grey levels, as a provider's bad kernel would be."""
+
+        providers = ("BadProvider",)
+
+        def __init__(self, by: int) -> None:
+            self.by = by
+
+        def run(self, tensors: Any) -> dict[str, Any]:
+            image = OrtEngine(artifact.model, "cpu", 1).run(tensors)["image"]
+            return {"image": np.where(image < 128, image + self.by, image - self.by).astype(np.uint8)}
+
+    assert replay(Brighter(1), artifact) == 1
+    with pytest.raises(ArtifactError, match=r"up to 2 grey levels .* \(1 allowed\) on BadProvider"):
+        replay(Brighter(2), artifact)
+    lax = dataclasses.replace(artifact.manifest, proof=dataclasses.replace(artifact.manifest.proof, replay_tolerance=2))
+    assert replay(Brighter(2), dataclasses.replace(artifact, manifest=lax)) == 2
+    with pytest.raises(ArtifactError, match=r"up to 3 grey levels .* \(2 allowed\)"):
+        replay(Brighter(3), dataclasses.replace(artifact, manifest=lax))
+    endless = dataclasses.replace(artifact.manifest.proof, replay_tolerance=float("nan"))
+    with pytest.raises(ArtifactError, match="up to 3 grey levels"):
+        replay(Brighter(3), dataclasses.replace(artifact, manifest=dataclasses.replace(lax, proof=endless)))

@@ -1,0 +1,19 @@
+"""Networks for tests, built as a config would."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from trainer import registry
+from trainer.config import ModelComponent
+
+NORMS = ("batch", "instance", "none")
+
+
+def build(**section: object) -> nn.Module:
+    """The network of a `{type, …}` section, with seeded weights."""
+    torch.manual_seed(0)
+    network = registry.build(ModelComponent.model_validate(section))
+    assert isinstance(network, nn.Module)
+    return network

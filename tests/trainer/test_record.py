@@ -1,0 +1,120 @@
+"""Whose a run is: two drivers in one folder, killed ones, and what the record says at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from trainer.errors import ConfigError, LaunchError, Preempted, WatchdogError
+from trainer.history import SILENT_SECONDS, STATE_FILE, Run
+from trainer.hooks.base import Update
+from trainer.record import Record, claim
+from trainer.storage import Storage
+
+
+def _say(folder: Path, state: str = "running", age: float = 0.0, host: str = "elsewhere", pid: int = 1) -> None:
+    time = datetime.now(UTC) - timedelta(seconds=age)
+    record = {"state": state, "time": time.isoformat(), "driver": {"host": host, "pid": pid}}
+    Storage(folder).write(STATE_FILE, json.dumps(record).encode())
+
+
+def test_a_folder_in_which_another_driver_trains_is_refused(tmp_path: Path) -> None:
+    _say(tmp_path, age=5)
+    with pytest.raises(ConfigError, match=r"is being trained by process 1 on elsewhere: stop that one first"):
+        claim(Storage(tmp_path), wait=False)
+
+
+@pytest.mark.parametrize("state", ["finished", "preempted", "failed", "aborted"])
+def test_a_run_that_ended_is_free(tmp_path: Path, state: str) -> None:
+    _say(tmp_path, state)
+    claim(Storage(tmp_path), wait=False)
+
+
+def test_a_folder_without_a_run_is_free(tmp_path: Path) -> None:
+    claim(Storage(tmp_path / "new"), wait=False)
+
+
+def test_a_driver_that_fell_silent_is_taken_for_dead(tmp_path: Path) -> None:
+    _say(tmp_path, age=SILENT_SECONDS + 1)
+    claim(Storage(tmp_path), wait=False)
+
+
+def test_a_killed_driver_of_this_machine_is_known_to_be_dead(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    _say(tmp_path, host=platform.node(), pid=dead.pid)
+    claim(Storage(tmp_path), wait=False)
+
+
+def test_a_resume_waits_to_see_whether_the_driver_lives(tmp_path: Path) -> None:
+    _say(tmp_path, age=SILENT_SECONDS - 2)
+    claim(Storage(tmp_path), wait=True)
+    assert Run(Storage(tmp_path)).state == "lost"
+
+
+def test_a_resume_does_not_wait_for_a_driver_that_lives(tmp_path: Path) -> None:
+    _say(tmp_path, age=SILENT_SECONDS / 2)
+    beat = threading.Timer(1.5, _say, [tmp_path])
+    beat.start()
+    with pytest.raises(ConfigError, match="is being trained"):
+        claim(Storage(tmp_path), wait=True)
+    beat.join()
+
+
+@pytest.mark.parametrize(
+    ("end", "state", "reason"),
+    [
+        (None, "finished", None),
+        (Preempted("asked to stop"), "preempted", "asked to stop"),
+        (WatchdogError("NaN"), "failed", "NaN"),
+        (KeyboardInterrupt(), "aborted", None),
+    ],
+)
+def test_how_the_record_is_left_is_how_the_run_ended(
+    tmp_path: Path, end: BaseException | None, state: str, reason: str | None
+) -> None:
+    def train() -> None:
+        with Record(Storage(tmp_path), lambda update: None):
+            run = Run(Storage(tmp_path))
+            assert run.state == "running"
+            assert run.driver is not None
+            assert (run.driver["host"], run.driver["pid"]) == (platform.node(), os.getpid())
+            if end is not None:
+                raise end
+
+    if end is None:
+        train()
+    else:
+        with pytest.raises(type(end)):
+            train()
+    run = Run(Storage(tmp_path))
+    assert (run.state, run.reason) == (state, reason)
+
+
+def test_of_two_drivers_at_once_the_first_gives_way(tmp_path: Path) -> None:
+    def train() -> None:
+        both = (Record(Storage(tmp_path), lambda update: None, beat_seconds=beat) for beat in (0.01, 60))
+        with next(both) as first, next(both):
+            for _ in range(1000):
+                first.update(Update())
+                time.sleep(0.01)
+
+    with pytest.raises(LaunchError, match="another driver trains in"):
+        train()
+    assert Run(Storage(tmp_path)).state == "failed"
+
+
+def test_a_driver_says_again_and_again_that_it_lives(tmp_path: Path) -> None:
+    with Record(Storage(tmp_path), lambda update: None, beat_seconds=0.01):
+        _say(tmp_path, "unknown")
+        while Run(Storage(tmp_path)).state != "running":
+            time.sleep(0.01)
