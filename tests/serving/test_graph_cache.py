@@ -49,12 +49,10 @@ def test_graphs_with_other_axes_are_kept_apart(entries: Path, artifact: artifact
 def test_a_damaged_entry_is_made_anew(entries: Path, artifact: artifacts.Artifact) -> None:
     first = _image(artifact)
     (entry,) = entries.iterdir()
-    content = bytearray(entry.read_bytes())
-    content[len(content) // 2] ^= 1
-    entry.write_bytes(content)
+    size = entry.stat().st_size
+    os.truncate(entry, size // 2)
     np.testing.assert_array_equal(_image(artifact), first)
-    (again,) = entries.iterdir()
-    assert again.read_bytes() != content
+    assert [path.stat().st_size for path in entries.iterdir()] == [size]
 
 
 def test_where_nothing_can_be_kept_models_run_all_the_same(
