@@ -16,7 +16,7 @@ demo: install
 	$(BIN)/zorse demo
 
 test: install
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
 check: install
 	$(BIN)/ruff format --check .

@@ -25,6 +25,8 @@ from trainer.storage import Storage
 POLL_SECONDS = 0.5
 STOP_SECONDS = 90.0
 """How long a stopping run waits for workers that say nothing: less than the deployment examples leave it."""
+LAST_SECONDS = 15.0
+"""How long a failed run waits for Ray to come to its end by itself."""
 _RAY_FOLDER = ".ray-train"
 """Ray Train's own folder in the run's; it is also how Ray finds out that every node sees the run's storage."""
 
@@ -186,7 +188,9 @@ class _Driver:
             self._update, failure, silence = ray.get(answers)
             self._show(self._update)
             if failure is not None:
-                # Without waiting for Ray, which starts the workers again; they ask the board and end at once.
+                # Ray starts the workers again, which ask the board and end at once. To shut it down meanwhile can
+                # crash it, and this process with it.
+                fitting.done(LAST_SECONDS)
                 raise failure
             if asked and not ended and min(silence, time.monotonic() - asked) > STOP_SECONDS:
                 raise Preempted("the run was stopped while no worker ran: go on with --resume")
