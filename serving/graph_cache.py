@@ -28,27 +28,30 @@ def start(model: Path, key: str, load: Callable[[Path, Path | None], T]) -> T:
     `load(path, keep)` starts a session on the file `path` and, where `keep` is given, writes the optimised graph there.
     An entry that is not whole is forgotten. Where nothing can be kept, nothing is.
     """
-    with contextlib.suppress(OSError, RuntimeError):
-        name = hashlib.sha256(f"{key} {_processor()}".encode()).hexdigest()
-        for entry in _folder().glob(f"{name}-*.onnx"):
-            # No digest: to take one costs more than optimising anew.
-            if entry.stem.partition("-")[2] == str(entry.stat().st_size):
-                return load(entry, None)
-            entry.unlink(missing_ok=True)
-        if model.stat().st_size <= LARGEST and not Path(f"{model}.data").exists():
-            return _kept(model, name, load)
-    return load(model, None)
+    if model.stat().st_size > LARGEST or Path(f"{model}.data").exists():
+        return load(model, None)
+    name = hashlib.sha256(f"{key} {_processor()}".encode()).hexdigest()
+    try:
+        return _start_kept(model, name, load)
+    except Exception:  # noqa: BLE001 - no home, a full disk, a damaged entry: onnxruntime's errors do not tell them apart
+        return load(model, None)
 
 
-def _kept(model: Path, name: str, load: Callable[[Path, Path | None], T]) -> T:
+def _start_kept(model: Path, name: str, load: Callable[[Path, Path | None], T]) -> T:
     folder = _folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for entry in folder.glob(f"{name}-*.onnx"):
+        # No digest: to take one costs more than optimising anew.
+        if entry.stem.partition("-")[2] == str(entry.stat().st_size):
+            try:
+                return load(entry, None)
+            except Exception:
+                entry.unlink(missing_ok=True)
+                raise
+        entry.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=_STAGING) as work:
         staged = Path(work) / "graph.onnx"
-        try:
-            started = load(model, staged)
-        except Exception:  # noqa: BLE001 - the disk may be full, and onnxruntime's errors do not say so
-            return load(model, None)
+        started = load(model, staged)
         with contextlib.suppress(OSError):
             staged.replace(folder / f"{name}-{staged.stat().st_size}.onnx")
             _prune(folder)

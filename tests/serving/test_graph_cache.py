@@ -46,6 +46,17 @@ def test_graphs_with_other_axes_are_kept_apart(entries: Path, artifact: artifact
     assert len(list(entries.iterdir())) == 2
 
 
+def test_an_entry_that_does_not_load_is_forgotten(entries: Path, artifact: artifacts.Artifact) -> None:
+    first = _image(artifact)
+    (entry,) = entries.iterdir()
+    content = entry.read_bytes()
+    entry.write_bytes(bytes(len(content)))
+    np.testing.assert_array_equal(_image(artifact), first)
+    assert list(entries.iterdir()) == []
+    _image(artifact)
+    assert entry.read_bytes() == content
+
+
 def test_a_damaged_entry_is_made_anew(entries: Path, artifact: artifacts.Artifact) -> None:
     first = _image(artifact)
     (entry,) = entries.iterdir()
