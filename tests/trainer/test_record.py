@@ -8,7 +8,6 @@ import platform
 import subprocess
 import sys
 import threading
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -100,13 +99,40 @@ def test_how_the_record_is_left_is_how_the_run_ended(
     assert (run.state, run.reason) == (state, reason)
 
 
+class Watched(Storage):
+    """Counts what is read and written, so that a test can wait for it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.reads, self.writes = threading.Semaphore(0), threading.Semaphore(0)
+
+    def read(self, name: str) -> bytes:
+        content = super().read(name)
+        self.reads.release()
+        return content
+
+    def write(self, name: str, content: bytes) -> None:
+        super().write(name, content)
+        self.writes.release()
+
+
+def _wait_for(counted: threading.Semaphore, times: int) -> None:
+    """Wait until it was done so many times from now on."""
+    while counted.acquire(blocking=False):
+        continue
+    for _ in range(times):
+        assert counted.acquire(timeout=30)
+
+
 def test_of_two_drivers_at_once_the_first_gives_way(tmp_path: Path) -> None:
+    storage = Watched(tmp_path)
+
     def train() -> None:
-        both = (Record(Storage(tmp_path), lambda update: None, beat_seconds=beat) for beat in (0.01, 60))
-        with next(both) as first, next(both):
-            for _ in range(1000):
-                first.update(Update())
-                time.sleep(0.01)
+        first = Record(storage, lambda update: None, beat_seconds=0.01)
+        with first, Record(Storage(tmp_path), lambda update: None):
+            # The first may have begun before; what the second tells has been heeded when the third is done.
+            _wait_for(storage.reads, 3)
+            first.update(Update())
 
     with pytest.raises(LaunchError, match="another driver trains in"):
         train()
@@ -114,7 +140,8 @@ def test_of_two_drivers_at_once_the_first_gives_way(tmp_path: Path) -> None:
 
 
 def test_a_driver_says_again_and_again_that_it_lives(tmp_path: Path) -> None:
-    with Record(Storage(tmp_path), lambda update: None, beat_seconds=0.01):
+    storage = Watched(tmp_path)
+    with Record(storage, lambda update: None, beat_seconds=0.01):
         _say(tmp_path, "unknown")
-        while Run(Storage(tmp_path)).state != "running":
-            time.sleep(0.01)
+        _wait_for(storage.writes, 2)
+        assert Run(Storage(tmp_path)).state == "running"
