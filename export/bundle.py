@@ -23,6 +23,7 @@ from export.manifest import (
     WEIGHTS_FILE,
     Manifest,
     Source,
+    facts,
     file_entry,
 )
 from export.targets.base import Target
@@ -62,21 +63,17 @@ def write_model(
     Raises:
         UnsupportedGraphError: it breaks ONNX's rules.
     """
-    facts = {
-        "schema_version": SCHEMA_VERSION,
-        "name": candidate.name,
-        "task": statement.task,
-        "kind": candidate.kind,
-        "target": target.name,
-        "direction": statement.direction,
-        "network": source.network,
-        "source_digest": source.digest,
-        "images_seen": source.images_seen,
-        "value_range": candidate.made.value_range and "{:g}..{:g}".format(*candidate.made.value_range),
-    }
-    onnx.helper.set_model_props(
-        model, {f"zorse.{key}": str(value) for key, value in facts.items() if value is not None}
+    said = facts(
+        name=candidate.name,
+        task=statement.task,
+        kind=candidate.kind,
+        target=target.name,
+        direction=statement.direction,
+        source=source,
+        made=candidate.made,
     )
+    props = {f"zorse.{key}": value for key, value in (said | {"schema_version": str(SCHEMA_VERSION)}).items()}
+    onnx.helper.set_model_props(model, props)
     folder.mkdir()
     graph.save(model, folder)
     graph.check(folder)

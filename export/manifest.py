@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from export.errors import ManifestError
+from export.manifest_1 import from_version_1
 
 SCHEMA_VERSION = 2
 MODEL_FILE, WEIGHTS_FILE, GOLDEN_FILE = "model.onnx", "model.onnx.data", "golden.npz"
@@ -141,8 +142,8 @@ class Proof:
 
     Differences are in grey levels: the largest, and the one that 99.9 % of the values stay within; `tolerance` is what
     the largest was allowed to be, `replay_tolerance` what it may be between devices. `psnr` in dB is None where all
-    images were identical. `reference` names what was
-    compared with, such as "torch 2.13.0". `cycle` is that of a CycleGAN's pair.
+    images were identical. `reference` names what was compared with, such as "torch 2.13.0". `cycle` is that of a
+    CycleGAN's pair.
     """
 
     tolerance: float
@@ -229,7 +230,7 @@ class Manifest:
         if version == SCHEMA_VERSION:
             _check_seal(data, where)
         try:
-            manifest = _parse(_from_version_1(data) if version == 1 else data)
+            manifest = _parse(from_version_1(data) if version == 1 else data)
             _check(manifest)
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise ManifestError(f"{where} breaks the artifact contract ({error}): export the model again") from error
@@ -305,30 +306,38 @@ def _tuples(rows: list[list[int]]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(row) for row in rows)
 
 
-def _from_version_1(data: dict[str, Any]) -> dict[str, Any]:
-    """The first schema: one file, square limits, torch as the only reference, and no golden sample."""
-    old = {name: data[name] for name in data if name not in ("sha256", "nbytes", "schema_version")}
-    source, proof, size = data["source"], data["proof"], data["size"]
-    return old | {
-        "schema_version": SCHEMA_VERSION,
-        "files": {MODEL_FILE: {"sha256": data["sha256"], "nbytes": data["nbytes"]}},
-        "nodes": 0,
-        "graph_digest": "",
-        "weights_digest": "",
-        "source": {name: source[name] for name in ("network", "images_seen", "ema", "config")}
-        | {"format": "snapshot", "digest": source["snapshot_digest"]},
-        "proof": {name: proof[name] for name in ("max_grey_diff", "psnr", "shapes", "real_images", "onnxruntime")}
-        | {
-            "tolerance": 1,
-            "replay_tolerance": 1,
-            "p999_grey_diff": proof["max_grey_diff"],
-            "reference": f"torch {proof['torch']}",
-            "cycle": None,
-        },
-        "size": size and {"height": size, "width": size},
-        "labels": None,
-        "buckets": [],
+def facts(
+    *, name: str, task: str, kind: Kind, target: str, direction: str | None, source: Source, made: Tensor
+) -> dict[str, str]:
+    """What a model's file says of itself in its metadata, each key after `zorse.`; what it does not have is left out.
+
+    `made` is its output.
+    """
+    known = {
+        "name": name,
+        "task": task,
+        "kind": kind,
+        "target": target,
+        "direction": direction,
+        "network": source.network,
+        "source_digest": source.digest,
+        "images_seen": source.images_seen,
+        "value_range": "{:g}..{:g}".format(*made.value_range) if made.value_range else None,
     }
+    return {key: str(value) for key, value in known.items() if value is not None}
+
+
+def facts_of(manifest: Manifest) -> dict[str, str]:
+    """What the model's file should say of itself."""
+    return facts(
+        name=manifest.name,
+        task=manifest.task,
+        kind=manifest.kind,
+        target=manifest.target,
+        direction=manifest.direction,
+        source=manifest.source,
+        made=manifest.outputs[0],
+    )
 
 
 def read_manifest(artifact: Path) -> Manifest:

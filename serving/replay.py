@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from export.manifest import GOLDEN_FILE, GREY_LEVELS, Manifest, Tensor
+from export.manifest import GOLDEN_FILE, GREY_LEVELS, Manifest, Tensor, facts_of
 from serving import artifacts
 from serving.artifacts import Artifact
 from serving.engine import Engine, OrtEngine, cpu_cores
@@ -73,25 +73,12 @@ def check_fields(artifact: Artifact, engine: OrtEngine) -> None:
         ArtifactError: a field is not the model's.
     """
     manifest = artifact.manifest
-    fields = {
-        "name": manifest.name,
-        "task": manifest.task,
-        "kind": manifest.kind,
-        "target": manifest.target,
-        "direction": manifest.direction,
-        "network": manifest.source.network,
-        "source_digest": manifest.source.digest,
-        "images_seen": manifest.source.images_seen,
-        "value_range": "{:g}..{:g}".format(*manifest.outputs[0].value_range or (0, GREY_LEVELS)),
-    }
-    said: Mapping[str, str] = engine.metadata
-    # A model is silent on what it does not have; one of the first schema also on what it has.
-    described = said.get("zorse.schema_version", "1") != "1"
-    wrong = [
-        name
-        for name, value in fields.items()
-        if said.get(f"zorse.{name}", str(None if described else value)) != str(value)
-    ]
+    said = {key.removeprefix("zorse."): value for key, value in engine.metadata.items() if key.startswith("zorse.")}
+    # A model of the first schema is silent also on what it has.
+    described = said.pop("schema_version", "1") != "1"
+    should = facts_of(manifest)
+    keys = said.keys() | should.keys() if described else said.keys() & should.keys()
+    wrong = sorted(key for key in keys if said.get(key) != should.get(key))
     for side, ports, tensors in (
         ("inputs", engine.inputs, manifest.inputs),
         ("outputs", engine.outputs, manifest.outputs),

@@ -26,6 +26,7 @@ from export.manifest import (
     SizeLimits,
     Source,
     Tensor,
+    facts_of,
     file_entry,
 )
 from serving.engine import OrtEngine
@@ -119,19 +120,8 @@ def write(repository: Path, graph: onnx.ModelProto, manifest: Manifest, *, weigh
     folder.mkdir(parents=True)
     described = onnx.ModelProto()
     described.CopyFrom(graph)
-    facts = {
-        "schema_version": SCHEMA_VERSION,
-        "name": manifest.name,
-        "task": manifest.task,
-        "kind": manifest.kind,
-        "target": manifest.target,
-        "direction": manifest.direction,
-        "network": manifest.source.network,
-        "source_digest": manifest.source.digest,
-        "images_seen": manifest.source.images_seen,
-        "value_range": "{:g}..{:g}".format(*manifest.outputs[0].value_range or (0, 255)),
-    }
-    helper.set_model_props(described, {f"zorse.{key}": str(fact) for key, fact in facts.items() if fact is not None})
+    said = facts_of(manifest) | {"schema_version": str(SCHEMA_VERSION)}
+    helper.set_model_props(described, {f"zorse.{key}": fact for key, fact in said.items()})
     path = folder / MODEL_FILE
     onnx.save(described, path, save_as_external_data=weights_apart, location=WEIGHTS_FILE, size_threshold=1024)
     given = sample(manifest)
