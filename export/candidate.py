@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.manifest import GREY_LEVELS, Kind, Latent, SizeLimits
+from export.manifest import GREY_LEVELS, Kind, Latent
 from export.manifest import Tensor as Port
+from export.sizes import SizeLimits
 
 _SEED = 0
 SERVED_BATCH = 16

@@ -19,8 +19,9 @@ from onnx import TensorProto, helper, inliner, numpy_helper, version_converter
 from export import original as originals
 from export.errors import ImporterError
 from export.graph import RANDOM
-from export.manifest import GREY_LEVELS, Kind, Latent, SizeLimits, Tensor
+from export.manifest import GREY_LEVELS, Kind, Latent, Tensor
 from export.original import Declared, Original
+from export.sizes import SizeLimits
 
 _OLDEST_OPSET, _PREFIX, _PORTS = 7, "zorse_", frozenset({"source", "latent", "image"})
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})

@@ -9,8 +9,9 @@ import typer
 from trainer.table import print_table
 
 if TYPE_CHECKING:
-    from export.manifest import EdgeLimits, Manifest, Proof, Source
+    from export.manifest import Manifest, Proof, Source
     from export.repository import Repository
+    from export.sizes import EdgeLimits
 
 Place = Annotated[str, typer.Argument(metavar="REPO", help="The repository's folder or URI.", show_default=False)]
 Name = Annotated[

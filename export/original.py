@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from onnx import external_data_helper
 
 from export.errors import ImporterError
-from export.manifest import GREY_LEVELS, EdgeLimits, Kind, SizeLimits
+from export.manifest import GREY_LEVELS, Kind
+from export.sizes import EdgeLimits, SizeLimits
 
 MOST_CHANNELS, _USUAL_EDGE = 64, 48
 _USUAL_CHANNELS = (1, 3, 4)

@@ -23,11 +23,12 @@ from export.foreign import wrap_onnx
 from export.images import load_images
 from export.importers import base as importers
 from export.lint import trace
-from export.manifest import Manifest, SizeLimits, Source, digest
+from export.manifest import Manifest, Source, digest
 from export.manifest import Tensor as Port
 from export.original import Declared, load_onnx
 from export.reference import OriginalReference, TorchReference
 from export.repository import Repository
+from export.sizes import SizeLimits
 from export.targets import base as targets
 from export.targets.base import Target
 from export.verify import cycle, verify

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from export.errors import UnsupportedGraphError
-from export.manifest import DType, EdgeLimits, Kind, Latent, SizeLimits
+from export.manifest import DType, Kind, Latent
 from export.manifest import Tensor as Port
+from export.sizes import EdgeLimits, SizeLimits
 from trainer.models.base import Generator, Translator
 
 SMALLEST_MAXIMUM = 512

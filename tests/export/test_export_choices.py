@@ -13,9 +13,10 @@ from PIL import Image
 
 from export.errors import ExportError, ImporterError, RefusedError, UnsupportedGraphError
 from export.images import load_images
-from export.manifest import SizeLimits, Tensor, read_manifest
+from export.manifest import Tensor, read_manifest
 from export.original import Declared
 from export.pipeline import export
+from export.sizes import SizeLimits
 from export.targets import base as targets
 from export.wrapper import Pixels
 

@@ -14,8 +14,9 @@ from onnx import TensorProto, checker, helper, numpy_helper
 
 from export.errors import ImporterError
 from export.foreign import Foreign, wrap_onnx
-from export.manifest import EdgeLimits, Latent, SizeLimits
+from export.manifest import Latent
 from export.original import Declared, Original, load_onnx
+from export.sizes import EdgeLimits, SizeLimits
 
 Axes = tuple[int | str, ...]
 OPEN: Axes = ("n", 3, "h", "w")

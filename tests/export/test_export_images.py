@@ -12,7 +12,8 @@ from PIL import Image
 
 from export.errors import ImageSetError
 from export.images import load_images
-from export.manifest import EdgeLimits, SizeLimits, Tensor
+from export.manifest import Tensor
+from export.sizes import EdgeLimits, SizeLimits
 
 LIMITS = SizeLimits.square(4, 8, 64)
 

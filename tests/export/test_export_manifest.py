@@ -10,19 +10,8 @@ from typing import Any
 import pytest
 
 from export.errors import ManifestError
-from export.manifest import (
-    GOLDEN_FILE,
-    MODEL_FILE,
-    Cycle,
-    EdgeLimits,
-    FileEntry,
-    Latent,
-    Manifest,
-    Proof,
-    SizeLimits,
-    Source,
-    read_manifest,
-)
+from export.manifest import GOLDEN_FILE, MODEL_FILE, Cycle, FileEntry, Latent, Manifest, Proof, Source, read_manifest
+from export.sizes import EdgeLimits, SizeLimits
 from tests.export.conftest import BUCKET
 from tests.export.networks import LARGEST
 

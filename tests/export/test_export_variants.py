@@ -15,9 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.convert import OPSETS
 from export.errors import ExportError, ImporterError, UnsupportedGraphError
-from export.manifest import MODEL_FILE, Manifest, SizeLimits, digest, read_manifest
+from export.manifest import MODEL_FILE, Manifest, digest, read_manifest
 from export.original import Declared
 from export.pipeline import export
+from export.sizes import SizeLimits
 from export.wrapper import Pixels
 from tests.export.networks import LARGEST, smooth
 from tests.export.published import resnet, run_resnet

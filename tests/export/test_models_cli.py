@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 from export import models_cli
 from export.aliases import ALIASES_FILE
 from export.errors import ExportError, ManifestError, RepositoryError
-from export.manifest import MANIFEST_FILE, Cycle, Latent, SizeLimits, Tensor
+from export.manifest import MANIFEST_FILE, Cycle, Latent, Tensor
 from export.repository import Repository
+from export.sizes import SizeLimits
 from tests.export.artifacts import add, manifest, stage, tree
 
 app = typer.Typer()

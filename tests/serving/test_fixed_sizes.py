@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export.manifest import EdgeLimits, SizeLimits
+from export.sizes import EdgeLimits, SizeLimits
 from serving import artifacts, codec
 from serving.batching import Batcher, Tensors
 from serving.config import Batching, Limits, ModelSettings

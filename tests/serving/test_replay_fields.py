@@ -12,7 +12,8 @@ import onnx
 import pytest
 from onnx import helper
 
-from export.manifest import Latent, Manifest, SizeLimits, Tensor
+from export.manifest import Latent, Manifest, Tensor
+from export.sizes import SizeLimits
 from serving.errors import ArtifactError
 from serving.replay import verify
 from tests.serving.forged import MODELS, flip, forge, starts, weight_at

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.manifest import SizeLimits, Tensor
+from export.manifest import Tensor
+from export.sizes import SizeLimits
 from serving.config import Limits
 from serving.errors import BadRequestError, ImageSizeError, TooLargeError, UnsupportedError
 from serving.latents import latents

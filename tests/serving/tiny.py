@@ -19,16 +19,15 @@ from export.manifest import (
     SCHEMA_VERSION,
     WEIGHTS_FILE,
     DType,
-    EdgeLimits,
     Latent,
     Manifest,
     Proof,
-    SizeLimits,
     Source,
     Tensor,
     facts_of,
     file_entry,
 )
+from export.sizes import EdgeLimits, SizeLimits
 from serving.engine import OrtEngine
 
 LATENT_DIM, SIDE = 6, 8
