@@ -53,15 +53,17 @@ def export(
     origin: Annotated[
         str,
         typer.Option(
-            "--from", metavar="FORMAT", help="What PLACE is: snapshot, onnx, pytorch-cyclegan, cut or dcgan-tutorial."
+            "--from",
+            metavar="FORMAT",
+            help="What PLACE is: snapshot, onnx or an importer; another word lists them.",
         ),
     ] = "snapshot",
     name: Annotated[str | None, typer.Option(help="The artifacts' name instead of the source's.")] = None,
-    target: Annotated[str, typer.Option(help="onnx, onnx-fp16 or onnx-int8.")] = "onnx",
+    target: Annotated[str, typer.Option(help="What to convert to; another word lists all.")] = "onnx",
     images: Annotated[
         str | None, typer.Option(help="A folder or zip of real images, to prove and calibrate translators with.")
     ] = None,
-    opset: Annotated[int | None, typer.Option(help="The ONNX operator set.", show_default="20")] = None,
+    opset: Annotated[int | None, typer.Option(min=1, help="The ONNX operator set.", show_default="20")] = None,
     max_size: Annotated[
         int | None,
         typer.Option(
@@ -103,6 +105,9 @@ def export(
     from export.pipeline import export as run
     from export.wrapper import Pixels
 
+    described = output_range is not None or (layout, mean, std) != (LayoutName.NCHW, "0", "1")
+    if described and input_range is None:
+        raise typer.BadParameter("--output-range, --layout, --mean and --std go with --input-range, of an ONNX file")
     declared = None
     if input_range:
         declared = Declared(input_range, output_range, layout.value, _numbers("--mean", mean), _numbers("--std", std))
