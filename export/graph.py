@@ -42,7 +42,7 @@ def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from nodes(inner)
 
 
-def lint(model: onnx.ModelProto, provider: str) -> list[str]:
+def faults(model: onnx.ModelProto, provider: str) -> list[str]:
     """What keeps a model from being an artifact that runs on `provider` ("cuda" or "cpu"), each in one line."""
     every = [*nodes(model.graph), *(node for function in model.functions for node in function.node)]
     never = _false_values(model.graph, every)

@@ -220,7 +220,7 @@ def _prove(prepared: _Prepared, target: Target, choices: Choices, folder: Path) 
     refused: RefusedError | None = None
     samples = [image[None] for image in prepared.images] or list(probes(candidate))
     for model in target.variants(candidate.model, samples):
-        if found := graph.lint(model, choices.provider):
+        if found := graph.faults(model, choices.provider):
             raise RefusedError(f"{candidate.name} cannot be exported", [UnsupportedGraphError(text) for text in found])
         write_model(model, candidate, target, statement, source, folder)
         try:

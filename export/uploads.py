@@ -38,6 +38,11 @@ _CHUNK = 8 * 2**20
 class Folder(Storage):
     """A folder whose files may be too large for the memory."""
 
+    @property
+    def local(self) -> Path | None:
+        """Its path where it is on a disk, which can rename."""
+        return Path(self._path) if isinstance(self._filesystem, fs.LocalFileSystem) else None
+
     def entries(self) -> dict[str, float]:
         """What is inside and below, by its path from here, and when it was last changed (0 where that is unknown)."""
         # What others remove meanwhile is left out, where `tree` would raise.

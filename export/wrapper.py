@@ -134,9 +134,9 @@ def wrap(network: nn.Module, name: str, *, edge: int, pixels: Pixels = BYTES, ma
             "translator",
             Port("source", pixels.dtype, _axes(None, network.in_channels), "the image to translate", bounds),
             Port("image", pixels.dtype, _axes(None, network.out_channels), "the translated image", bounds),
-            _example(network, limits, pixels),
+            _example(network, limits.height, pixels),
             edge,
-            size=SizeLimits(limits, limits),
+            size=limits,
         )
     raise UnsupportedGraphError(
         f"{name} ({type(network).__name__}) is neither a generator nor a translator: "
@@ -148,14 +148,14 @@ def _axes(edge: int | None, channels: int) -> tuple[int | str, ...]:
     return ("batch", "height", "width", channels) if edge is None else ("batch", edge, edge, channels)
 
 
-def _limits(network: Translator, name: str, maximum: int) -> EdgeLimits:
+def _limits(network: Translator, name: str, maximum: int) -> SizeLimits:
     multiple = network.size_multiple
     if maximum < network.minimum_size:
         raise UnsupportedGraphError(
             f"{name} needs images of {network.minimum_size} pixels a side and {maximum} is the most that was asked "
             "for: give a larger --max-size"
         )
-    return EdgeLimits(multiple, network.minimum_size, maximum // multiple * multiple)
+    return SizeLimits.square(multiple, network.minimum_size, maximum // multiple * multiple)
 
 
 def _example(network: Translator, limits: EdgeLimits, pixels: Pixels) -> Tensor:

@@ -41,11 +41,6 @@ class Storage:
         """The last part of the folder's path."""
         return self.uri.rstrip("/").rsplit("/", 1)[-1]
 
-    @property
-    def local(self) -> Path | None:
-        """Its path where it is on a disk, which can rename and append."""
-        return Path(self._path) if isinstance(self._filesystem, fs.LocalFileSystem) else None
-
     def write(self, name: str, content: bytes) -> None:
         """Write the file `name` whole or not at all, making folders on the way."""
         path = f"{self._path}/{name}"

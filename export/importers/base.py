@@ -13,14 +13,13 @@ from trainer.snapshot import Snapshot
 
 @dataclass(frozen=True)
 class Importer:
-    """A foreign format; `reads` says in one line what its files are.
+    """A foreign format.
 
     `read` turns such a file into a snapshot of our own architectures that computes what the file's network computes
     in evaluation mode. It runs no code from the file, and raises ImporterError where the file is not of the format.
     """
 
     name: str
-    reads: str
     read: Callable[[Path], Snapshot]
 
 

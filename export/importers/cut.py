@@ -26,4 +26,4 @@ def read(path: Path) -> Snapshot:
     return read_resnet(checkpoint, "cut")
 
 
-register(Importer("cut", "residual generators of taesungp/contrastive-unpaired-translation (latest_net_G.pth)", read))
+register(Importer("cut", read))

@@ -44,4 +44,4 @@ def read(path: Path) -> Snapshot:
     return checkpoint.snapshot("gan", model, move(checkpoint, model, layers), size, None)
 
 
-register(Importer("dcgan-tutorial", "the generator of PyTorch's DCGAN tutorial (netG_epoch_24.pth)", read))
+register(Importer("dcgan-tutorial", read))

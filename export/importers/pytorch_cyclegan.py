@@ -77,4 +77,4 @@ def _unet_layers(levels: list[str]) -> Iterator[Layer]:
             yield Layer((f"{up}.1", f"{theirs}.5"), (f"{up}.2", f"{theirs}.6"))
 
 
-register(Importer("pytorch-cyclegan", "generators of junyanz/pytorch-CycleGAN-and-pix2pix (latest_net_G_A.pth)", read))
+register(Importer("pytorch-cyclegan", read))

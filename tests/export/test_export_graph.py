@@ -42,29 +42,29 @@ def _node(kind: str, *inputs: str, **attributes: Any) -> onnx.NodeProto:
 @pytest.mark.parametrize("provider", ["cuda", "cpu"])
 def test_random_operators_are_found_also_within_branches_and_functions(provider: str) -> None:
     noise = "RandomNormalLike at layer/RandomNormalLike draws random numbers: make noise an input of the network"
-    assert graph.lint(_graph(_node("RandomNormalLike")), provider) == [noise]
-    within = graph.lint(_graph(_node("Relu"), inner=(_node("RandomNormalLike"),)), "cpu")
+    assert graph.faults(_graph(_node("RandomNormalLike")), provider) == [noise]
+    within = graph.faults(_graph(_node("Relu"), inner=(_node("RandomNormalLike"),)), "cpu")
     assert set(within) == {noise}
     model = _graph(_node("Relu"))
     model.functions.append(
         helper.make_function("own", "Noisy", ["x"], ["y"], [_node("RandomNormalLike")], [helper.make_opsetid("", 20)])
     )
-    assert noise in graph.lint(model, provider)
+    assert noise in graph.faults(model, provider)
 
 
 def test_dropout_in_a_graph_is_random_only_where_it_is_live() -> None:
     for inert in (_node("Dropout"), _node("Dropout", "r"), _node("Dropout", "r", "off"), _node("Dropout", "r", "")):
-        assert graph.lint(_graph(inert), "cuda") == []
+        assert graph.faults(_graph(inert), "cuda") == []
     for live in (_node("Dropout", "r", "on"), _node("Dropout", "r", "x")):
-        (found,) = graph.lint(_graph(live), "cuda")
+        (found,) = graph.faults(_graph(live), "cuda")
         assert found.startswith("Dropout at layer/Dropout draws random numbers")
 
 
 def test_operators_that_cuda_lacks_are_named_once() -> None:
     model = _graph(_node("Sinh"), _node("Relu"), _node("Sinh"), inner=(_node("Acosh"),))
-    (found,) = graph.lint(model, "cuda")
+    (found,) = graph.faults(model, "cuda")
     assert found.startswith("onnxruntime has no CUDA kernel for Acosh, If, Sinh and would run them on the CPU")
-    assert graph.lint(model, "cpu") == []
+    assert graph.faults(model, "cpu") == []
 
 
 def test_shape_arithmetic_is_found() -> None:

@@ -61,7 +61,7 @@ def test_every_architecture_is_proved_with_every_target(name: str, target: str) 
     assert proof.tolerance == most
     assert len(proof.shapes) >= 3
     assert {shape[0] for shape in proof.shapes} >= {1, 3}
-    assert not graph.lint(model, "cuda")
+    assert not graph.faults(model, "cuda")
     assert not graph.shape_arithmetic(model)
     if converted(name)[0].size is not None:
         assert proof.real_images == 3
