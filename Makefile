@@ -16,7 +16,7 @@ demo: install
 	$(BIN)/zorse demo
 
 test: install
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 check: install
 	$(BIN)/ruff format --check .
