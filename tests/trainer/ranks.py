@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import socket
 from collections.abc import Callable
@@ -47,6 +48,8 @@ def _rank(rank: int, workers: int, port: int, work: Callable[..., None], argumen
         "WORLD_SIZE": str(workers),
     }
     torch.set_num_threads(1)
+    # A rank that a library aborts says where it was.
+    faulthandler.enable()
     dist.init_process_group("gloo", rank=rank, world_size=workers)
     work(*arguments)
     dist.destroy_process_group()
