@@ -80,6 +80,7 @@ def write_model(
 
 
 def describe(
+    model: onnx.ModelProto,
     candidate: Candidate,
     target: Target,
     statement: Statement,
@@ -88,11 +89,13 @@ def describe(
     buckets: tuple[Shape, ...],
     folder: Path,
 ) -> Manifest:
-    """Write the golden sample into `folder`, and return the manifest of all that is there, without a version."""
+    """Write the golden sample into `folder`, and return the manifest of all that is there, without a version.
+
+    `model` is the one that was written there.
+    """
     golden: dict[str, Any] = {f"input_{i}": given for i, (given, _) in enumerate(compared.golden)}
     golden |= {f"output_{i}": made for i, (_, made) in enumerate(compared.golden)}
     np.savez_compressed(folder / GOLDEN_FILE, **golden)
-    model = onnx.load(folder / MODEL_FILE)
     names = [name for name in (MODEL_FILE, WEIGHTS_FILE, GOLDEN_FILE) if (folder / name).exists()]
     return Manifest(
         name=candidate.name,

@@ -36,3 +36,9 @@ class RefusedError(ExceptionGroup[ExportError], ExportError):
 
     def __str__(self) -> str:
         return f"{self.message}: {'; '.join(map(str, self.exceptions))}"
+
+
+def brief(error: Exception) -> str:
+    """The first paragraph of a library's error, in one line."""
+    paragraph = str(error).strip().partition("\n\n")[0]
+    return " ".join(paragraph.split()) or type(error).__name__

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from export.errors import RefusedError, UnsupportedGraphError
+from export.errors import RefusedError, UnsupportedGraphError, brief
 from export.wrapper import Wrapped
 
 _RANDOM = frozenset(
@@ -79,7 +79,7 @@ def _shapes(wrapped: Wrapped) -> Iterator[str]:
         try:
             values: object = wrapped.graph.values(wrapped.example)
         except Exception as error:  # noqa: BLE001 - a network of any origin raises what it likes
-            yield f"it does not run on {tuple(wrapped.example.shape)} ({_line(error)})"
+            yield f"it does not run on {tuple(wrapped.example.shape)} ({brief(error)})"
             return
     if not isinstance(values, torch.Tensor):
         yield f"it gives a {type(values).__name__} and should give one tensor of images"
@@ -103,7 +103,7 @@ def _program(wrapped: Wrapped) -> ExportedProgram:
 
 
 def _untraceable(error: Exception) -> str:
-    text = _line(error)
+    text = brief(error)
     if "data-dependent" in str(error) or type(error).__name__.startswith("GuardOnDataDependent"):
         return f"a shape or a branch depends on the images' values ({text}): make it depend on their shape alone"
     return f"torch cannot trace it with a free batch, height and width ({text})"
@@ -155,7 +155,3 @@ def _layer(node: torch.fx.Node) -> str:
 def _plain(path: str) -> str:
     """A module's path from the network on."""
     return path.removeprefix("network").removeprefix(".")
-
-
-def _line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

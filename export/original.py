@@ -13,7 +13,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import external_data_helper
 
-from export.errors import ImporterError
+from export.errors import ImporterError, brief
 from export.manifest import GREY_LEVELS, Kind
 from export.sizes import EdgeLimits, SizeLimits
 
@@ -69,18 +69,18 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     except OSError as error:
         raise ImporterError(f"{path} cannot be read ({error.strerror}): give an ONNX file") from error
     except Exception as error:  # what broken bytes make protobuf raise has no base that onnx names
-        raise ImporterError(f"{path} is not an ONNX file ({line(error)}): export it again") from error
+        raise ImporterError(f"{path} is not an ONNX file ({brief(error)}): export it again") from error
     if not model.graph.node:
         raise ImporterError(f"{path} is not an ONNX file or holds no graph: export it again")
     try:
         external_data_helper.load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # onnx raises its checker's errors, the system's and ValueError here
-        text = line(error)
+        text = brief(error)
         raise ImporterError(f"{path}: its weights cannot be read ({text}): put their file beside it") from error
     return model
 
 
-class Port(NamedTuple):
+class NodeArg(NamedTuple):
     """An input or output as onnxruntime describes it; an axis that may vary is no int."""
 
     name: str
@@ -161,7 +161,7 @@ class Original:
         """
         return (None, _codes(self)) if self.kind == "generator" else _pictures(self, multiple, max_size)
 
-    def _ports(self) -> tuple[Port, Port]:
+    def _ports(self) -> tuple[NodeArg, NodeArg]:
         both = (("input", self._session.get_inputs()), ("output", self._session.get_outputs()))
         for what, ports in both:
             if len(ports) != 1:
@@ -169,7 +169,7 @@ class Original:
                 raise ImporterError(f"{self.name} has {len(ports)} {what}s ({names}): cut it down to one")
             if ports[0].type not in _DTYPES:
                 raise ImporterError(f"{self.name}: {what} {ports[0].name} is {ports[0].type}: make it float32")
-        given, made = (Port(port.name, _DTYPES[port.type], tuple(port.shape)) for _, (port,) in both)
+        given, made = (NodeArg(port.name, _DTYPES[port.type], tuple(port.shape)) for _, (port,) in both)
         if made.dtype is np.uint8 and self.declared.made_range != _BYTES:
             raise ImporterError(f"{self.name}: output {made.name} is uint8: declare the output range 0..255")
         as_it_is = (self.declared.input_range, self.declared.mean, self.declared.std) == (_BYTES, (0.0,), (1.0,))
@@ -247,7 +247,7 @@ def session(model: bytes, name: str) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base
-        raise ImporterError(f"{name}: onnxruntime does not load it ({line(error)}): repair or update it") from error
+        raise ImporterError(f"{name}: onnxruntime does not load it ({brief(error)}): repair or update it") from error
 
 
 def run(opened: onnxruntime.InferenceSession, given: NDArray[Any], name: str) -> NDArray[Any]:
@@ -255,13 +255,8 @@ def run(opened: onnxruntime.InferenceSession, given: NDArray[Any], name: str) ->
     try:
         made: NDArray[Any] = opened.run(None, {opened.get_inputs()[0].name: given})[0]
     except Exception as error:  # onnxruntime's errors have no common base
-        raise ImporterError(f"{name} does not run on the input {list(given.shape)} ({line(error)})") from error
+        raise ImporterError(f"{name} does not run on the input {list(given.shape)} ({brief(error)})") from error
     return made
-
-
-def line(error: Exception) -> str:
-    """The first line of the error that says something."""
-    return next((text.strip() for text in str(error).splitlines() if text.strip()), type(error).__name__)
 
 
 def _raw(original: Original, shape: tuple[int, ...]) -> tuple[int, ...]:

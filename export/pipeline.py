@@ -31,7 +31,7 @@ from export.repository import Repository
 from export.sizes import SizeLimits
 from export.targets import base as targets
 from export.targets.base import Target
-from export.verify import cycle, verify
+from export.verify import cycle, expect, verify
 from export.wrapper import BYTES, SMALLEST_MAXIMUM, Pixels, wrap
 from trainer.snapshot import Snapshot, read_snapshot
 
@@ -41,21 +41,17 @@ Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Choices:
-    """How to export. `opset` is ONNX's; `max_size` the largest height and width that translators declare (None: twice
-    the training images' and at least 512); `images` a folder or zip of real images to prove and calibrate translators
-    with; `buckets` input shapes to prove with fixed axes, such as (8, 256, 256, 3); `pixels` how images are stored;
-    `provider` what every node must run on. `licence` and `metrics` go into the manifest.
-    """
+class _Choices:
+    """How to export: those arguments of `export` that its steps share."""
 
-    opset: int = DEFAULT_OPSET
-    max_size: int | None = None
-    images: str | None = None
-    buckets: Sequence[Shape] = ()
-    pixels: Pixels = BYTES
-    provider: Literal["cuda", "cpu"] = "cuda"
-    licence: str | None = None
-    metrics: Mapping[str, float] | None = None
+    opset: int
+    max_size: int | None
+    images: str | None
+    buckets: Sequence[Shape]
+    pixels: Pixels
+    provider: Literal["cuda", "cpu"]
+    licence: str | None
+    metrics: Mapping[str, float] | None
 
 
 @dataclass(frozen=True)
@@ -80,17 +76,28 @@ def export(
     origin: str = SNAPSHOT,
     name: str | None = None,
     target: str = "onnx",
+    opset: int = DEFAULT_OPSET,
+    max_size: int | None = None,
+    images: str | None = None,
+    buckets: Sequence[Shape] = (),
+    pixels: Pixels = BYTES,
+    provider: Literal["cuda", "cpu"] = "cuda",
     declared: Declared | None = None,
     size_multiple: int = 1,
+    licence: str | None = None,
+    metrics: Mapping[str, float] | None = None,
     report: Report = lambda line: None,
-    **choices: Any,
 ) -> list[str]:
     """Turn every network of a snapshot or of a foreign file into a proved artifact; publish them once all are.
 
     `place` is a snapshot's folder or a run's (then its newest one), with an importer's name as `origin` a checkpoint of
     another program, or with "onnx" an ONNX file, of which `declared` and `size_multiple` say what the file does not.
-    `repository` is a local folder or a URI; `name` is the artifacts' name instead of the source's; the other keywords
-    are those of `Choices`. Returns the places of the artifacts, `<repository>/<model>/<version>`.
+    `repository` is a local folder or a URI; `name` is the artifacts' name instead of the source's. `opset` is ONNX's;
+    `max_size` the largest height and width that translators declare (None: twice the training images' and at least
+    512); `images` a folder or zip of real images to prove and calibrate translators with; `buckets` input shapes to
+    prove with fixed axes, such as (8, 256, 256, 3); `pixels` how images are stored; `provider` what every node must run
+    on. `licence` and `metrics` go into the manifest. Returns the places of the artifacts,
+    `<repository>/<model>/<version>`.
 
     Raises:
         trainer.errors.TrainerError: the snapshot cannot be read or built.
@@ -98,9 +105,10 @@ def export(
             cannot be written.
         RefusedError: a network cannot be exported or is not proved. Nothing was published.
     """
-    chosen, root, asked = targets.find(target), Repository(repository), Choices(**choices)
-    if asked.opset not in OPSETS:
-        raise ExportError(f"opset {asked.opset} is none of {OPSETS[0]} to {OPSETS[-1]}: give another --opset")
+    chosen, root = targets.find(target), Repository(repository)
+    asked = _Choices(opset, max_size, images, buckets, pixels, provider, licence, metrics)
+    if opset not in OPSETS:
+        raise ExportError(f"opset {opset} is none of {OPSETS[0]} to {OPSETS[-1]}: give another --opset")
     if origin != ONNX and (declared is not None or size_multiple != 1):
         raise ExportError(f"{place}: only ONNX files need to be described: leave --input-range and the like out")
     if origin not in (known := [SNAPSHOT, ONNX, *importers.names()]):
@@ -121,7 +129,7 @@ def export(
 
 
 def _from_networks(
-    source: Snapshot, origin: str, name: str | None, target: Target, choices: Choices, report: Report
+    source: Snapshot, origin: str, name: str | None, target: Target, choices: _Choices, report: Report
 ) -> Iterator[_Prepared]:
     """Each network of a snapshot, wrapped and converted."""
     names = {network: model_name(name or source.name, entry.direction) for network, entry in source.networks.items()}
@@ -148,7 +156,7 @@ def _from_networks(
 
 
 def _from_onnx(
-    path: Path, name: str | None, declared: Declared | None, multiple: int, target: Target, choices: Choices
+    path: Path, name: str | None, declared: Declared | None, multiple: int, target: Target, choices: _Choices
 ) -> Iterator[_Prepared]:
     """The one model of an ONNX file, wrapped."""
     model = model_name(name or path.stem, None)
@@ -211,12 +219,13 @@ def _check_buckets(model: str, port: Port, size: SizeLimits | None, buckets: Seq
             )
 
 
-def _prove(prepared: _Prepared, target: Target, choices: Choices, folder: Path) -> _Proved:
+def _prove(prepared: _Prepared, target: Target, choices: _Choices, folder: Path) -> _Proved:
     """Stage the first of the target's variants that is proved in `folder`."""
     candidate, statement, source = prepared.candidate, prepared.statement, prepared.source
     buckets = tuple(choices.buckets)
     if target.name != "onnx" and graph.is_large(candidate.model):
         raise UnsupportedGraphError(f"{candidate.name} is above 2 GB, for which there is the target onnx alone")
+    expected = expect(candidate, prepared.images, buckets)
     refused: RefusedError | None = None
     samples = [image[None] for image in prepared.images] or list(probes(candidate))
     for model in target.variants(candidate.model, samples):
@@ -224,12 +233,12 @@ def _prove(prepared: _Prepared, target: Target, choices: Choices, folder: Path) 
             raise RefusedError(f"{candidate.name} cannot be exported", [UnsupportedGraphError(text) for text in found])
         write_model(model, candidate, target, statement, source, folder)
         try:
-            compared = verify(candidate, folder, target, prepared.images, buckets)
+            compared = verify(candidate, folder, target, expected)
         except RefusedError as error:
             refused = error
             shutil.rmtree(folder)
         else:
-            manifest = describe(candidate, target, statement, source, compared, buckets, folder)
+            manifest = describe(model, candidate, target, statement, source, compared, buckets, folder)
             return _Proved(prepared, folder, manifest)
     assert refused is not None
     raise refused

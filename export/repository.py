@@ -11,7 +11,7 @@ from pathlib import Path
 
 from export import uploads
 from export.aliases import ALIASES_FILE, LATEST, is_alias, parse_aliases
-from export.errors import RepositoryError
+from export.errors import RepositoryError, brief
 from export.manifest import MANIFEST_FILE, NAME, Manifest
 from export.triton import triton_config
 from export.uploads import TRITON_FILE, Folder, Progress, Upload
@@ -33,7 +33,7 @@ class Repository:
             self._folder = Folder(place)
             kind = self._folder.kind()
         except (StorageError, OSError) as error:
-            raise RepositoryError(f"repository {place} cannot be opened: {_line(error)}") from error
+            raise RepositoryError(f"repository {place} cannot be opened: {brief(error)}") from error
         if kind == "file":
             raise RepositoryError(f"repository {place} is not a folder: give another place")
 
@@ -242,7 +242,7 @@ class Repository:
         try:
             yield
         except OSError as error:
-            raise RepositoryError(f"repository {self.place} cannot be {what}: {_line(error)}") from error
+            raise RepositoryError(f"repository {self.place} cannot be {what}: {brief(error)}") from error
 
 
 def _check_alias(alias: str) -> None:
@@ -251,10 +251,6 @@ def _check_alias(alias: str) -> None:
             f"alias {alias!r} may hold letters, digits, '.', '_' and '-' only, starts with a letter or digit, and is "
             f"neither a number nor {LATEST!r}"
         )
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _silent(name: str, nbytes: int) -> None:

@@ -18,7 +18,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from export import graph
 from export.candidate import Candidate, Shape, from_grey, grey, probe, probes, stored
-from export.errors import ExportError, ProofError, RefusedError
+from export.errors import ExportError, ProofError, RefusedError, brief
 from export.manifest import GREY_LEVELS, MODEL_FILE, Cycle, Proof
 from export.targets.base import Target
 
@@ -43,7 +43,7 @@ _ORT_TYPES = {
 
 
 Pair = tuple[NDArray[Any], NDArray[Any]]
-"""An input, and what the model made of it."""
+"""An input, and the image made of it."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,37 @@ class Compared:
     golden: list[Pair]
 
 
-def verify(
-    candidate: Candidate,
-    folder: Path,
-    target: Target,
-    images: Sequence[NDArray[Any]] = (),
-    buckets: Sequence[Shape] = (),
-) -> Compared:
-    """Compare onnxruntime on the model in `folder` with the candidate's reference.
+@dataclass(frozen=True)
+class Expected:
+    """Inputs, and the images that the reference makes of them, in grey levels as they are once stored.
+
+    `real_images` of the `pairs` are photographs and the like, the others seeded; `buckets` are for fixed axes.
+    """
+
+    pairs: list[Pair]
+    buckets: list[Pair]
+    real_images: int
+
+
+def expect(candidate: Candidate, images: Sequence[NDArray[Any]] = (), buckets: Sequence[Shape] = ()) -> Expected:
+    """Run the candidate's reference.
 
     Inputs are seeded ones of several shapes, up to the largest that the artifact declares, the real `images` ([height,
-    width, channels] of legal sizes), and the `buckets` with the model's axes fixed.
+    width, channels] of legal sizes), and seeded ones of the shapes `buckets`.
+
+    Raises:
+        RefusedError: it does not run on one, or a value is not finite.
+    """
+
+    def run(given: NDArray[Any]) -> Pair:
+        return given, _expected(candidate, given)
+
+    pairs = [run(given) for given in (*probes(candidate), *(image[None] for image in images))]
+    return Expected(pairs, [run(probe(candidate, bucket)) for bucket in buckets], len(images))
+
+
+def verify(candidate: Candidate, folder: Path, target: Target, expected: Expected) -> Compared:
+    """Compare onnxruntime on the model in `folder` with what is `expected` of it.
 
     Raises:
         RefusedError: the model does not run or does not declare the contract, a value is not finite, an image depends
@@ -74,16 +94,15 @@ def verify(
     tally, pairs = _Tally(candidate, target), []
     session = _session(candidate, folder, {})
     _check_contract(candidate, session)
-    for given in [*probes(candidate), *(image[None] for image in images)]:
-        expected = _expected(candidate, given)
-        actual = tally.compare(session, given, expected)
+    for given, image in expected.pairs:
+        actual = tally.compare(session, given, image)
         if len(given) > 1 and isinstance(candidate.given.shape[0], str):
             tally.compare_alone(session, given, actual)
         pairs.append((given, actual))
-    for bucket in buckets:
-        given = probe(candidate, bucket)
+    for given, image in expected.buckets:
+        bucket = given.shape
         fixed = {axis: edge for axis, edge in zip(candidate.given.shape, bucket, strict=True) if isinstance(axis, str)}
-        tally.compare(_session(candidate, folder, fixed), given, _expected(candidate, given))
+        tally.compare(_session(candidate, folder, fixed), given, image)
         if left := _left_to_compute(folder, fixed):
             what = f"with the axes of {'x'.join(map(str, bucket))} fixed it still computes shapes ({', '.join(left)})"
             raise _refused(candidate, f"{what}, which CUDA graphs cannot: leave the bucket out")
@@ -92,7 +111,7 @@ def verify(
         raise RefusedError(
             f"{candidate.name} is not proved", [*tally.errors, *_first_layer(candidate, target, folder, given)]
         )
-    return Compared(tally.proof(len(images)), _golden(pairs))
+    return Compared(tally.proof(expected.real_images), _golden(pairs))
 
 
 def cycle(there: tuple[Candidate, Path], back: tuple[Candidate, Path], images: Sequence[NDArray[Any]] = ()) -> Cycle:
@@ -206,7 +225,7 @@ def _session(candidate: Candidate, folder: Path, fixed: Mapping[str, int]) -> on
             str(folder / MODEL_FILE), _options(fixed), providers=["CPUExecutionProvider"]
         )
     except _ORT_ERRORS as error:
-        what = f"onnxruntime does not load the model ({_line(error)})"
+        what = f"onnxruntime does not load the model ({brief(error)})"
         raise _refused(candidate, what) from error
 
 
@@ -240,7 +259,7 @@ def _run(candidate: Candidate, session: onnxruntime.InferenceSession, given: NDA
     try:
         image: NDArray[Any] = session.run(None, {session.get_inputs()[0].name: given})[0]
     except _ORT_ERRORS as error:
-        what = f"onnxruntime does not run on input {given.shape} ({_line(error)})"
+        what = f"onnxruntime does not run on input {given.shape} ({brief(error)})"
         raise _refused(candidate, what) from error
     wrong = int((~np.isfinite(image)).sum())
     if wrong:
@@ -289,7 +308,3 @@ def _tidy(levels: float) -> float:
     """Whole levels as whole numbers."""
     rounded = round(levels, 3)
     return int(rounded) if rounded == int(rounded) else rounded
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -21,7 +21,7 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
-Port = tuple[str, str, tuple[int | str, ...]]
+NodeArg = tuple[str, str, tuple[int | str, ...]]
 """An input's or output's name, dtype and shape, in which free axes have names."""
 
 
@@ -104,14 +104,14 @@ class OrtEngine:
         return found
 
     @property
-    def inputs(self) -> list[Port]:
+    def inputs(self) -> list[NodeArg]:
         """The graph's inputs."""
-        return [_port(node) for node in self._session.get_inputs()]
+        return [_node_arg(node) for node in self._session.get_inputs()]
 
     @property
-    def outputs(self) -> list[Port]:
+    def outputs(self) -> list[NodeArg]:
         """The graph's outputs."""
-        return [_port(node) for node in self._session.get_outputs()]
+        return [_node_arg(node) for node in self._session.get_outputs()]
 
     def operators(self, device: Literal["cpu", "cuda"]) -> list[str]:
         """The operators of the graph's nodes that were given to `device`."""
@@ -154,7 +154,7 @@ def cpu_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _port(node: Any) -> Port:
+def _node_arg(node: Any) -> NodeArg:
     dtype = node.type.removeprefix("tensor(").removesuffix(")")
     return node.name, {"float": "float32"}.get(dtype, dtype), tuple(node.shape)
 

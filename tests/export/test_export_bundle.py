@@ -18,7 +18,7 @@ from export.manifest import GOLDEN_FILE, MODEL_FILE, WEIGHTS_FILE, Manifest, Sou
 from export.repository import Repository
 from export.targets import base as targets
 from export.triton import triton_config
-from export.verify import verify
+from export.verify import expect, verify
 from serving import artifacts
 from tests.export.networks import candidate, converted
 
@@ -36,8 +36,9 @@ def _stage(folder: Path, inline_bytes: int | None = None) -> Manifest:
     )
     write_model(model, against, PLAIN, statement, source, folder)
     if inline_bytes is not None:
-        graph.save(onnx.load(folder / MODEL_FILE), folder, inline_bytes)
-    return describe(against, PLAIN, statement, source, verify(against, folder, PLAIN), ((4, 8),), folder)
+        graph.save(model, folder, inline_bytes)
+    compared = verify(against, folder, PLAIN, expect(against))
+    return describe(model, against, PLAIN, statement, source, compared, ((4, 8),), folder)
 
 
 def _replay(folder: Path) -> int:

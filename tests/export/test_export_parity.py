@@ -17,7 +17,7 @@ from export.candidate import probes
 from export.errors import RefusedError
 from export.manifest import MODEL_FILE, read_manifest
 from export.targets import base as targets
-from export.verify import Compared, verify
+from export.verify import Compared, expect, verify
 from tests.export.networks import EDGE, EXPORTABLE, LARGEST, candidate, converted, smooth
 from trainer.snapshot import read_snapshot
 
@@ -35,12 +35,12 @@ def _proved(name: str, target_name: str) -> tuple[onnx.ModelProto, Compared]:
     if wrapped.size is not None:
         channels = int(wrapped.given.shape[-1])
         pictures = [np.round(one * 255).astype(np.uint8) for one in smooth(3, EDGE, LARGEST, channels, seed=1)]
-    refused = None
+    expected, refused = expect(against, pictures), None
     for variant in target.variants(model, [one[None] for one in pictures] or list(probes(against))):
         with tempfile.TemporaryDirectory() as folder:
             graph.save(variant, Path(folder))
             try:
-                return variant, verify(against, Path(folder), target, pictures)
+                return variant, verify(against, Path(folder), target, expected)
             except RefusedError as error:
                 refused = error
     assert refused is not None

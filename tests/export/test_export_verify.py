@@ -24,7 +24,7 @@ from export.lint import trace
 from export.manifest import MODEL_FILE
 from export.sizes import SizeLimits
 from export.targets import base as targets
-from export.verify import Compared, cycle, verify
+from export.verify import Compared, cycle, expect, verify
 from export.wrapper import Wrapped, wrap
 from tests.export.faults import FaultyGenerator
 from tests.export.networks import EDGE, LARGEST, build, candidate, converted
@@ -42,7 +42,7 @@ def _copy(model: onnx.ModelProto, change: Change = lambda model: None) -> onnx.M
 
 def _verify(against: Candidate, model: onnx.ModelProto, folder: Path, **options: Any) -> Compared:
     graph.save(model, folder)
-    return verify(against, folder, PLAIN, **options)
+    return verify(against, folder, PLAIN, expect(against, **options))
 
 
 def _refusal(against: Candidate, model: onnx.ModelProto, folder: Path, **options: Any) -> RefusedError:
@@ -199,9 +199,10 @@ def test_a_model_of_another_contract_is_refused(
 
 
 def test_a_file_that_is_no_model_is_refused(tiny: tuple[Wrapped, onnx.ModelProto], tmp_path: Path) -> None:
+    against = candidate(*tiny)
     (tmp_path / MODEL_FILE).write_bytes(b"not a model")
     with pytest.raises(RefusedError) as caught:
-        verify(candidate(*tiny), tmp_path, PLAIN)
+        verify(against, tmp_path, PLAIN, expect(against))
     assert caught.group_contains(ProofError, match="^onnxruntime does not load the model")
 
 
