@@ -7,7 +7,6 @@ The original graph stays as it is, between a few nodes of ours in front of it an
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from onnx import TensorProto, helper, inliner, numpy_helper, version_converter
 
 from export import original as originals
 from export.errors import ImporterError, brief
-from export.graph import RANDOM
+from export.graph import RANDOM, graphs
 from export.manifest import GREY_LEVELS, Kind, Latent, Tensor
 from export.original import Declared, Original
 from export.sizes import SizeLimits
@@ -92,7 +91,7 @@ def _check_operators(model: onnx.ModelProto, name: str) -> int:
     version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if version < _OLDEST_OPSET:
         raise ImporterError(f"{name} has opset {version}: export it with opset {_OLDEST_OPSET} or newer")
-    for node in (node for graph in _graphs(model.graph) for node in graph.node):
+    for node in (node for graph in graphs(model.graph) for node in graph.node):
         where = f"{name}: {node.op_type} at {node.name or node.output[0]}"
         if node.domain not in _DOMAINS:
             raise ImporterError(f"{where} is an operator of {node.domain}: export it with ONNX's own operators alone")
@@ -107,20 +106,12 @@ def _check_operators(model: onnx.ModelProto, name: str) -> int:
 
 def _may_be_true(graph: onnx.GraphProto, value: str) -> bool:
     """Whether the boolean `value` is not known to be false."""
-    for inner in _graphs(graph):
+    for inner in graphs(graph):
         constants = [entry for entry in inner.initializer if entry.name == value]
         constants += [node.attribute[0].t for node in inner.node if node.op_type == "Constant" and value in node.output]
         if constants:
             return bool(numpy_helper.to_array(constants[0]))
     return bool(value)
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and those within its nodes."""
-    yield graph
-    for attribute in (attribute for node in graph.node for attribute in node.attribute):
-        for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            yield from _graphs(inner)
 
 
 def _upgraded(model: onnx.ModelProto, version: int, opset: int, name: str) -> onnx.ModelProto:
@@ -131,7 +122,7 @@ def _upgraded(model: onnx.ModelProto, version: int, opset: int, name: str) -> on
         raise ImporterError(f"{what}: export it with a newer opset") from error
     # Before opset 11 there was one way to find a pixel's place, and the converter does not say that it was that one.
     way = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"} if version < 11 else {}
-    for node in (node for graph in _graphs(converted.graph) for node in graph.node if node.op_type == "Resize"):
+    for node in (node for graph in graphs(converted.graph) for node in graph.node if node.op_type == "Resize"):
         said = {attribute.name for attribute in node.attribute}
         node.attribute.extend(helper.make_attribute(key, way[key]) for key in way if key not in said)
     return converted
@@ -164,7 +155,7 @@ def _surround(model: onnx.ModelProto, original: Original, given: Tensor, made: T
     constants: list[TensorProto] = []
     before = _chain(given.name, first, _before(original), constants)
     after = _chain(last, made.name, _after(original), constants)
-    for inner in _graphs(graph):
+    for inner in graphs(graph):
         for number, node in enumerate(inner.node):
             del node.metadata_props[:]
             node.ClearField("doc_string")
@@ -190,7 +181,7 @@ def _surround(model: onnx.ModelProto, original: Original, given: Tensor, made: T
 
 def _make_way(graph: onnx.GraphProto) -> dict[str, str]:
     """Rename, in place, the values whose names we need; returns the new names by the old."""
-    nodes = [node for inner in _graphs(graph) for node in inner.node]
+    nodes = [node for inner in graphs(graph) for node in inner.node]
     names = {name for node in nodes for name in (*node.input, *node.output)}
     prefix = "original_"
     while any(name.startswith(prefix) for name in names):
@@ -200,7 +191,7 @@ def _make_way(graph: onnx.GraphProto) -> dict[str, str]:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]
         node.name = prefix + node.name if node.name.startswith(_PREFIX) else node.name
-    for inner in _graphs(graph):
+    for inner in graphs(graph):
         sparse = [tensor.values for tensor in inner.sparse_initializer]
         for entry in (*inner.input, *inner.output, *inner.value_info, *inner.initializer, *sparse):
             entry.name = renamed.get(entry.name, entry.name)
