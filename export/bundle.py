@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -22,22 +20,11 @@ from export.manifest import (
     SCHEMA_VERSION,
     WEIGHTS_FILE,
     Manifest,
-    Source,
     facts,
     file_entry,
 )
 from export.targets.base import Target
 from export.verify import Compared
-
-
-@dataclass(frozen=True)
-class Statement:
-    """What a person or another stage says of a model: its task, direction and licence, and figures of an evaluation."""
-
-    task: str
-    direction: str | None = None
-    licence: str | None = None
-    metrics: Mapping[str, float] | None = None
 
 
 def model_name(name: str, direction: str | None) -> str:
@@ -55,9 +42,7 @@ def model_name(name: str, direction: str | None) -> str:
     return full
 
 
-def write_model(
-    model: onnx.ModelProto, candidate: Candidate, target: Target, statement: Statement, source: Source, folder: Path
-) -> None:
+def write_model(model: onnx.ModelProto, candidate: Candidate, target: Target, folder: Path) -> None:
     """Write the model's files into `folder`, with what must be known of it where its manifest is not at hand.
 
     Raises:
@@ -65,11 +50,11 @@ def write_model(
     """
     said = facts(
         name=candidate.name,
-        task=statement.task,
+        task=candidate.statement.task,
         kind=candidate.kind,
         target=target.name,
-        direction=statement.direction,
-        source=source,
+        direction=candidate.statement.direction,
+        source=candidate.source,
         made=candidate.made,
     )
     props = {f"zorse.{key}": value for key, value in (said | {"schema_version": str(SCHEMA_VERSION)}).items()}
@@ -83,8 +68,6 @@ def describe(
     model: onnx.ModelProto,
     candidate: Candidate,
     target: Target,
-    statement: Statement,
-    source: Source,
     compared: Compared,
     buckets: tuple[Shape, ...],
     folder: Path,
@@ -93,6 +76,7 @@ def describe(
 
     `model` is the one that was written there.
     """
+    statement = candidate.statement
     golden: dict[str, Any] = {f"input_{i}": given for i, (given, _) in enumerate(compared.golden)}
     golden |= {f"output_{i}": made for i, (_, made) in enumerate(compared.golden)}
     np.savez_compressed(folder / GOLDEN_FILE, **golden)
@@ -100,7 +84,7 @@ def describe(
     return Manifest(
         name=candidate.name,
         version=0,
-        task=statement.task,
+        task=candidate.statement.task,
         kind=candidate.kind,
         target=target.name,
         opset=next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
@@ -110,7 +94,7 @@ def describe(
         nodes=len(model.graph.node),
         graph_digest=graph.graph_digest(model),
         weights_digest=graph.weights_digest(model),
-        source=source,
+        source=candidate.source,
         proof=compared.proof,
         direction=statement.direction,
         size=candidate.size,

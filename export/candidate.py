@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,13 +10,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.manifest import GREY_LEVELS, Kind, Latent
+from export.manifest import GREY_LEVELS, PROVED_BATCH, Kind, Latent, Source
 from export.manifest import Tensor as Port
 from export.sizes import SizeLimits
 
-_SEED = 0
-SERVED_BATCH = 16
-"""As many images as servers put together by default."""
 Shape = tuple[int, ...]
 
 
@@ -38,10 +35,20 @@ class Reference(Protocol):
 
 
 @dataclass(frozen=True)
+class Statement:
+    """What a person or another stage says of a model: its task, direction and licence, and figures of an evaluation."""
+
+    task: str
+    direction: str | None = None
+    licence: str | None = None
+    metrics: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
 class Candidate:
     """What wants to become an artifact: its ports, its limits, its model in float32 and what that is held against.
 
-    `edge` is the training images' edge in pixels.
+    `edge` is the training images' edge in pixels, `source` where the weights came from.
     """
 
     name: str
@@ -51,19 +58,21 @@ class Candidate:
     model: onnx.ModelProto
     reference: Reference
     edge: int
+    statement: Statement
+    source: Source
     size: SizeLimits | None = None
     latent: Latent | None = None
 
 
-def probes(candidate: Candidate) -> Iterator[NDArray[Any]]:
-    """Seeded inputs: batches of 1 and more; for translators also the training size, the smallest and the largest one,
-    and sizes that are not square."""
-    shapes = _sizes(candidate.size, candidate.edge) if candidate.size else [(1,), (3,), (SERVED_BATCH,)]
+def probes(candidate: Candidate, images: Sequence[NDArray[Any]] = (), seed: int = 0) -> Iterator[NDArray[Any]]:
+    """Inputs of several shapes, see `probe`: batches of 1 and more; for translators also the training size, the
+    smallest and the largest one, and sizes that are not square."""
+    shapes = _sizes(candidate.size, candidate.edge) if candidate.size else [(1,), (3,), (PROVED_BATCH,)]
     batch, *axes = candidate.given.shape
     for count, *edges in dict.fromkeys(shapes):
         count = batch if isinstance(batch, int) else count
         fixed = [axis for axis in axes[len(edges) :] if isinstance(axis, int)]
-        yield probe(candidate, (count, *edges, *fixed))
+        yield probe(candidate, (count, *edges, *fixed), images, seed)
 
 
 def _sizes(limits: SizeLimits, edge: int) -> list[Shape]:
@@ -73,7 +82,7 @@ def _sizes(limits: SizeLimits, edge: int) -> list[Shape]:
     return [
         (1, *limits.legal(edge, edge)),
         (3, *small),
-        (SERVED_BATCH, *small),
+        (PROVED_BATCH, *small),
         (2, *limits.legal(wider[1], limits.width.minimum)),
         (2, *wider),
         (1, *limits.smallest),
@@ -81,16 +90,29 @@ def _sizes(limits: SizeLimits, edge: int) -> list[Shape]:
     ]
 
 
-def probe(candidate: Candidate, shape: Shape) -> NDArray[Any]:
-    """A seeded input of one shape: standard normal codes, or noise images."""
-    random, port = np.random.default_rng(_SEED), candidate.given
+def probe(candidate: Candidate, shape: Shape, images: Sequence[NDArray[Any]] = (), seed: int = 0) -> NDArray[Any]:
+    """An input of one shape: seeded standard normal codes, float32 [batch, z]; for translators the `images` [h, w, c],
+    mirrored at their edges or cut (repeated ones darker, so that no two of a batch are the same), or where there are
+    none noise over the port's range, [batch, height, width, c].
+    """
+    random, port = np.random.default_rng(seed), candidate.given
     if candidate.latent is not None:
         return random.standard_normal(shape, dtype=np.float32)
     assert port.value_range is not None
     low, high = port.value_range
+    if images:
+        count, height, width, _ = shape
+        filled = [_filled(images[index % len(images)], height, width) for index in range(count)]
+        darker = [low + (image - low) * 0.9 ** (index // len(images)) for index, image in enumerate(filled)]
+        return np.stack(darker).astype(port.dtype)
     if port.dtype == "float32":
         return random.uniform(low, high, shape).astype(np.float32)
     return random.integers(int(low), int(high), shape, dtype=port.dtype, endpoint=True)
+
+
+def _filled(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    missing = [(0, max(0, edge - size)) for edge, size in zip((height, width), image.shape, strict=False)]
+    return np.pad(image, [*missing, (0, 0)], mode="symmetric")[:height, :width]
 
 
 def grey(port: Port, image: NDArray[Any]) -> NDArray[np.float64]:

@@ -100,17 +100,20 @@ def export(
     # Here, since importing torch takes a second that `zorse --help` need not wait for.
     from rich.console import Console
 
-    from export.convert import DEFAULT_OPSET
+    from export.graph import DEFAULT_OPSET
     from export.original import Declared
     from export.pipeline import export as run
     from export.wrapper import Pixels
 
-    described = output_range is not None or (layout, mean, std) != (LayoutName.NCHW, "0", "1")
+    described = (output_range, layout, mean, std, size_multiple) != (None, LayoutName.NCHW, "0", "1", 1)
     if described and input_range is None:
-        raise typer.BadParameter("--output-range, --layout, --mean and --std go with --input-range, of an ONNX file")
+        raise typer.BadParameter(
+            "--output-range, --layout, --mean, --std and --size-multiple go with --input-range, of an ONNX file"
+        )
     declared = None
     if input_range:
-        declared = Declared(input_range, output_range, layout.value, _numbers("--mean", mean), _numbers("--std", std))
+        numbers = (_numbers("--mean", mean), _numbers("--std", std))
+        declared = Declared(input_range, output_range, layout.value, *numbers, size_multiple)
     console = Console()
     artifacts = run(
         place,
@@ -119,7 +122,6 @@ def export(
         name=name,
         target=target,
         declared=declared,
-        size_multiple=size_multiple,
         images=images,
         opset=opset or DEFAULT_OPSET,
         max_size=max_size,

@@ -9,11 +9,9 @@ import torch
 from torch.export import ExportedProgram
 
 from export.errors import UnsupportedGraphError
+from export.graph import DEFAULT_OPSET
 from export.lint import quiet
 from export.wrapper import Wrapped
-
-OPSETS = range(18, 24)
-DEFAULT_OPSET = 20
 
 
 def convert(program: ExportedProgram, wrapped: Wrapped, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:

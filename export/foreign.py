@@ -17,10 +17,10 @@ from onnx import TensorProto, helper, inliner, numpy_helper, version_converter
 
 from export import original as originals
 from export.errors import ImporterError, brief
-from export.graph import RANDOM, graphs
+from export.graph import DEFAULT_OPSET, RANDOM, graphs
 from export.manifest import GREY_LEVELS, Kind, Latent, Tensor
 from export.original import Declared, Original
-from export.sizes import SizeLimits
+from export.sizes import DEFAULT_MAX_SIZE, SizeLimits
 
 _OLDEST_OPSET, _PREFIX, _PORTS = 7, "zorse_", frozenset({"source", "latent", "image"})
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
@@ -34,9 +34,10 @@ class Foreign:
 
     `given` is the graph's one input: `source` uint8 [batch, height, width, channels] of a translator, `latent` float32
     [batch, latent.dim] of a generator. `made` is its one output: `image` uint8 [batch, height, width, channels]. Axes
-    that cannot vary are fixed. A translator has a `size`, a generator a `latent`.
+    that cannot vary are fixed. A translator has a `size`, a generator a `latent`. `original` is what was wrapped.
     """
 
+    original: Original
     model: onnx.ModelProto
     kind: Kind
     given: Tensor
@@ -49,15 +50,14 @@ def wrap_onnx(
     model: onnx.ModelProto,
     declared: Declared,
     *,
-    opset: int = 20,
-    size_multiple: int = 1,
-    max_size: int = 512,
     name: str,
+    opset: int = DEFAULT_OPSET,
+    max_size: int = DEFAULT_MAX_SIZE,
 ) -> Foreign:
     """Surround `model`, which itself stays as it is, with what makes it keep the contract; `name` is for messages.
 
     A graph older than `opset` (13 or more) is brought to it. Heights and widths that the file leaves open may be the
-    multiples of `size_multiple` from the smallest that it was found to run on up to `max_size`. The batch is open where
+    declared multiples from the smallest that it was found to run on up to `max_size`. The batch is open where
     images of a batch were found to be what they are alone, whatever the file says of it, and else 1.
 
     Raises:
@@ -66,8 +66,8 @@ def wrap_onnx(
     """
     plain = inliner.inline_local_functions(model) if model.functions else model
     version = _check_operators(plain, name)
-    original = Original(_serialized(model, name), declared, name)
-    size, given = original.examples(size_multiple, max_size)
+    original = Original(model, declared, name)
+    size, given = original.examples(max_size)
     made = original.run(given[:1])
     upgraded = plain if version >= opset else _upgraded(plain, version, opset, name)
     ports = _ports(original, "batch", given, made)
@@ -83,7 +83,7 @@ def wrap_onnx(
             what = f"{name}: brought from opset {version} to {opset} it makes images {difference:.0f} grey levels off"
             raise ImporterError(f"{what}: export it with a newer opset")
     latent = None if size else Latent(given.shape[-1])
-    return Foreign(wrapped, original.kind, *ports, size, latent)
+    return Foreign(original, wrapped, original.kind, *ports, size, latent)
 
 
 def _check_operators(model: onnx.ModelProto, name: str) -> int:
@@ -126,13 +126,6 @@ def _upgraded(model: onnx.ModelProto, version: int, opset: int, name: str) -> on
         said = {attribute.name for attribute in node.attribute}
         node.attribute.extend(helper.make_attribute(key, way[key]) for key in way if key not in said)
     return converted
-
-
-def _serialized(model: onnx.ModelProto, name: str) -> bytes:
-    try:
-        return bytes(model.SerializeToString())
-    except Exception as error:  # protobuf's errors have no base that onnx names
-        raise ImporterError(f"{name} is above 2 GB: export it in half precision") from error
 
 
 def _ports(original: Original, batch: int | str, given: NDArray[Any], made: NDArray[Any]) -> tuple[Tensor, Tensor]:
@@ -256,5 +249,5 @@ def _is_free(wrapped: onnx.ModelProto, original: Original, given: NDArray[Any]) 
 def _difference(wrapped: onnx.ModelProto, original: Original, given: NDArray[Any]) -> float:
     """The most grey levels between the images of the wrapped model and those that the original makes one by one."""
     expected = original.images(given)
-    made = originals.run(originals.session(_serialized(wrapped, original.name), original.name), given, original.name)
+    made = originals.run(originals.session(wrapped, original.name), given, original.name)
     return float(np.abs(expected - made).max()) if made.shape == expected.shape else math.inf

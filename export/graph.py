@@ -14,6 +14,8 @@ from onnx import numpy_helper
 from export.errors import UnsupportedGraphError
 from export.manifest import MODEL_FILE, WEIGHTS_FILE
 
+OPSETS, DEFAULT_OPSET = range(18, 24), 20
+"""The ONNX operator sets that models are exported to."""
 INLINE_BYTES = 2**31 - 2**20
 """A model file may not reach 2 GB; larger models keep their weights in a file of their own."""
 RANDOM = frozenset(
@@ -83,10 +85,10 @@ def shape_arithmetic(model: onnx.ModelProto) -> list[str]:
     return [node.name for node in nodes(model.graph) if node.op_type in _SHAPE_ARITHMETIC]
 
 
-def save(model: onnx.ModelProto, folder: Path, inline_bytes: int = INLINE_BYTES) -> None:
-    """Write `model.onnx` and, for models above `inline_bytes`, `model.onnx.data` into `folder`."""
+def save(model: onnx.ModelProto, folder: Path) -> None:
+    """Write `model.onnx` and, for models above `INLINE_BYTES`, `model.onnx.data` into `folder`."""
     path = folder / MODEL_FILE
-    if not is_large(model, inline_bytes):
+    if not is_large(model):
         path.write_bytes(model.SerializeToString())
         return
     apart = onnx.ModelProto()
@@ -106,9 +108,9 @@ def check(folder: Path) -> None:
         raise UnsupportedGraphError(f"the graph breaks ONNX's rules ({' '.join(str(error).split())})") from error
 
 
-def is_large(model: onnx.ModelProto, inline_bytes: int = INLINE_BYTES) -> bool:
+def is_large(model: onnx.ModelProto) -> bool:
     """Whether the weights do not fit into the model's file."""
-    return bool(sum(tensor.ByteSize() for tensor in model.graph.initializer) > inline_bytes)
+    return bool(sum(tensor.ByteSize() for tensor in model.graph.initializer) > INLINE_BYTES)
 
 
 def graph_digest(model: onnx.ModelProto) -> str:

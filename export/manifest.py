@@ -27,6 +27,8 @@ DType = Literal["uint8", "uint16", "float32", "int64"]
 Kind = Literal["generator", "translator"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What models, and files of artifacts, can be called."""
+PROVED_BATCH = 16
+"""The largest batch that a proof tries, and as many images as servers put together by default."""
 GREY_LEVELS = 255
 """Differences between images are counted in steps of this part of their value range, whatever their dtype."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import external_data_helper
 
 from export.errors import ImporterError, brief
+from export.graph import graphs, with_outputs
 from export.manifest import GREY_LEVELS, Kind
 from export.sizes import EdgeLimits, SizeLimits
 
@@ -33,10 +36,11 @@ class Declared:
 
     `input_range` are the numbers that grey levels 0 and 255 become before they go in, `output_range` those that become
     0 and 255 when they come out (None: those of the input). `mean` and `std`, one for all channels or one each, then
-    normalise the input: it is (x / 255 * (high - low) + low - mean) / std. `layout` is that of both ends.
+    normalise the input: it is (x / 255 * (high - low) + low - mean) / std. `layout` is that of both ends. Heights and
+    widths that the file leaves open are multiples of `size_multiple` pixels.
 
     Raises:
-        ImporterError: a range does not rise, a number is not finite, or a `std` is not positive.
+        ImporterError: a range does not rise, a number is not finite, or a `std` or the multiple is not positive.
     """
 
     input_range: tuple[float, float]
@@ -44,6 +48,7 @@ class Declared:
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    size_multiple: int = 1
 
     def __post_init__(self) -> None:
         for what, (low, high) in (("input", self.input_range), ("output", self.made_range)):
@@ -51,6 +56,8 @@ class Declared:
                 raise ImporterError(f"the {what} range {low}..{high} does not rise: give a lower number, then a higher")
         if not all(map(math.isfinite, self.mean)) or not all(math.isfinite(std) and std > 0 for std in self.std):
             raise ImporterError(f"mean {self.mean} and std {self.std}: give finite numbers, and std above 0")
+        if self.size_multiple < 1:
+            raise ImporterError(f"sizes cannot be multiples of {self.size_multiple}: give 1 or more")
 
     @property
     def made_range(self) -> tuple[float, float]:
@@ -58,8 +65,15 @@ class Declared:
         return self.output_range or self.input_range
 
 
-def load_onnx(path: Path) -> onnx.ModelProto:
-    """The model in the file `path`, with the weights that lie beside it.
+class OnnxFile(NamedTuple):
+    """A model with all its weights, and the SHA-256 of its file, or of that and the files of weights beside it."""
+
+    model: onnx.ModelProto
+    digest: str
+
+
+def load_onnx(path: Path) -> OnnxFile:
+    """Read the file `path`, and the weights that lie beside it.
 
     Raises:
         ImporterError: it cannot be read, is no ONNX file, holds no graph, or weights are missing.
@@ -72,12 +86,30 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         raise ImporterError(f"{path} is not an ONNX file ({brief(error)}): export it again") from error
     if not model.graph.node:
         raise ImporterError(f"{path} is not an ONNX file or holds no graph: export it again")
+    beside = _locations(model)
     try:
         external_data_helper.load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # onnx raises its checker's errors, the system's and ValueError here
         text = brief(error)
         raise ImporterError(f"{path}: its weights cannot be read ({text}): put their file beside it") from error
-    return model
+    total = hashlib.sha256(path.read_bytes())
+    for location in beside:
+        with (path.parent / location).open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return OnnxFile(model, total.hexdigest())
+
+
+def _locations(model: onnx.ModelProto) -> list[str]:
+    """The files of weights that the model's own file names, sorted."""
+    tensors = (tensor for graph in graphs(model.graph) for tensor in _tensors(graph))
+    entries = (entry for tensor in tensors for entry in tensor.external_data if entry.key == "location")
+    return sorted({entry.value for entry in entries})
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
 
 
 class NodeArg(NamedTuple):
@@ -89,14 +121,15 @@ class NodeArg(NamedTuple):
 
 
 class Original:
-    """The untouched model, with the arithmetic around it done by numpy; `name` is for messages.
+    """The untouched `model`, with the arithmetic around it done by numpy; `name` is for messages.
 
     Raises:
         ImporterError: it does not load, or has other ports than one input and one output of a type that is known.
     """
 
-    def __init__(self, model: bytes, declared: Declared, name: str) -> None:
-        self.name, self.declared, self._session = name, declared, session(model, name)
+    def __init__(self, model: onnx.ModelProto, declared: Declared, name: str) -> None:
+        self.model, self.declared, self.name = model, declared, name
+        self._session = session(model, name)
         self.given, self.made = self._ports()
         self.channels_first = declared.layout == "NCHW"
         self.edges = self.given.shape[2:] if self.channels_first else self.given.shape[1:3]
@@ -127,13 +160,14 @@ class Original:
             raise ImporterError(f"{self.name}: output {self.made.name} {list(made.shape)} is no image")
         return made.transpose(0, 2, 3, 1) if self.channels_first else made
 
-    def inner(self, opened: bytes, given: NDArray[Any], names: list[str]) -> list[NDArray[Any]]:
-        """The values `names` inside the model for one code or one image; `opened` is the model with them as outputs.
+    def inner(self, given: NDArray[Any], names: list[str]) -> list[NDArray[Any]]:
+        """The values `names` inside the model for one code or one image.
 
         Raises:
-            ImporterError: it does not load.
+            ImporterError: the model with them as outputs does not load.
         """
-        values: list[NDArray[Any]] = session(opened, self.name).run(names, {self.given.name: self._fed(given)})
+        opened = session(with_outputs(self.model, names), self.name)
+        values: list[NDArray[Any]] = opened.run(names, {self.given.name: self._fed(given)})
         return values
 
     def _fed(self, given: NDArray[Any]) -> NDArray[Any]:
@@ -149,17 +183,17 @@ class Original:
         batch = self.given.shape[0]
         return np.repeat(values.astype(self.given.dtype), batch if isinstance(batch, int) else 1, axis=0)
 
-    def examples(self, multiple: int, max_size: int) -> tuple[SizeLimits | None, NDArray[Any]]:
+    def examples(self, max_size: int) -> tuple[SizeLimits | None, NDArray[Any]]:
         """Two inputs [2, ...] as an artifact has them, and the sizes that a translator takes.
 
-        Heights and widths that the file leaves open are multiples of `multiple` up to `max_size`, from the smallest
-        that was found to work on; the images are of that size.
+        Heights and widths that the file leaves open are the declared multiples up to `max_size`, from the smallest that
+        it was found to work on; the images are of that size.
 
         Raises:
             ImporterError: the input is neither an image nor a latent vector, the output no image or one of another
                 size than the input, or it does not run.
         """
-        return (None, _codes(self)) if self.kind == "generator" else _pictures(self, multiple, max_size)
+        return (None, _codes(self)) if self.kind == "generator" else _pictures(self, max_size)
 
     def _ports(self) -> tuple[NodeArg, NodeArg]:
         both = (("input", self._session.get_inputs()), ("output", self._session.get_outputs()))
@@ -191,13 +225,14 @@ def _codes(original: Original) -> NDArray[np.float32]:
     return given
 
 
-def _pictures(original: Original, multiple: int, max_size: int) -> tuple[SizeLimits, NDArray[np.uint8]]:
+def _pictures(original: Original, max_size: int) -> tuple[SizeLimits, NDArray[np.uint8]]:
     """The sizes that a translator takes, and two images [2, h, w, c] that are large enough to tell one from another."""
     channels = _channels(original, original.given.name, original.given.shape)
     for what, numbers in (("mean", original.declared.mean), ("std", original.declared.std)):
         if len(numbers) not in (1, channels):
             raise ImporterError(f"{original.name} takes {channels} channels: give one {what}, or {channels}")
-    if not 1 <= multiple <= max_size:
+    multiple = original.declared.size_multiple
+    if multiple > max_size:
         raise ImporterError(f"{original.name}: sizes are multiples of {multiple} up to {max_size}: there is none")
     smallest, maximum = multiple, max_size // multiple * multiple
     while True:
@@ -240,12 +275,16 @@ def _picture(original: Original, limits: SizeLimits, edge: int, channels: int) -
     return given
 
 
-def session(model: bytes, name: str) -> onnxruntime.InferenceSession:
+def session(model: onnx.ModelProto, name: str) -> onnxruntime.InferenceSession:
     """A session on the CPU that says nothing by itself; raises ImporterError where onnxruntime takes no such model."""
+    try:
+        content = bytes(model.SerializeToString())
+    except Exception as error:  # protobuf's errors have no base that onnx names
+        raise ImporterError(f"{name} is above 2 GB: export it in half precision") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base
         raise ImporterError(f"{name}: onnxruntime does not load it ({brief(error)}): repair or update it") from error
 

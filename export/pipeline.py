@@ -15,24 +15,25 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from export import graph
-from export.bundle import Statement, describe, model_name, write_model
-from export.candidate import Candidate, Shape, probes
-from export.convert import DEFAULT_OPSET, OPSETS, convert
+from export.bundle import describe, model_name, write_model
+from export.candidate import Candidate, Shape, Statement, probes
+from export.convert import convert
 from export.errors import ExportError, ImageSetError, ImporterError, RefusedError, UnsupportedGraphError
 from export.foreign import wrap_onnx
+from export.graph import DEFAULT_OPSET, OPSETS
 from export.images import load_images
 from export.importers import base as importers
 from export.lint import trace
-from export.manifest import Manifest, Source, digest
+from export.manifest import Manifest, Source
 from export.manifest import Tensor as Port
 from export.original import Declared, load_onnx
 from export.reference import OriginalReference, TorchReference
 from export.repository import Repository
-from export.sizes import SizeLimits
+from export.sizes import DEFAULT_MAX_SIZE, SizeLimits
 from export.targets import base as targets
 from export.targets.base import Target
 from export.verify import cycle, expect, verify
-from export.wrapper import BYTES, SMALLEST_MAXIMUM, Pixels, wrap
+from export.wrapper import BYTES, Pixels, wrap
 from trainer.snapshot import Snapshot, read_snapshot
 
 SNAPSHOT, ONNX = "snapshot", "onnx"
@@ -55,16 +56,9 @@ class _Choices:
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class _Proved:
     candidate: Candidate
     images: list[NDArray[Any]]
-    statement: Statement
-    source: Source
-
-
-@dataclass(frozen=True)
-class _Proved:
-    prepared: _Prepared
     folder: Path
     manifest: Manifest
 
@@ -83,7 +77,6 @@ def export(
     pixels: Pixels = BYTES,
     provider: Literal["cuda", "cpu"] = "cuda",
     declared: Declared | None = None,
-    size_multiple: int = 1,
     licence: str | None = None,
     metrics: Mapping[str, float] | None = None,
     report: Report = lambda line: None,
@@ -91,7 +84,7 @@ def export(
     """Turn every network of a snapshot or of a foreign file into a proved artifact; publish them once all are.
 
     `place` is a snapshot's folder or a run's (then its newest one), with an importer's name as `origin` a checkpoint of
-    another program, or with "onnx" an ONNX file, of which `declared` and `size_multiple` say what the file does not.
+    another program, or with "onnx" an ONNX file, of which `declared` says what the file does not.
     `repository` is a local folder or a URI; `name` is the artifacts' name instead of the source's. `opset` is ONNX's;
     `max_size` the largest height and width that translators declare (None: twice the training images' and at least
     512); `images` a folder or zip of real images to prove and calibrate translators with; `buckets` input shapes to
@@ -109,87 +102,86 @@ def export(
     asked = _Choices(opset, max_size, images, buckets, pixels, provider, licence, metrics)
     if opset not in OPSETS:
         raise ExportError(f"opset {opset} is none of {OPSETS[0]} to {OPSETS[-1]}: give another --opset")
-    if origin != ONNX and (declared is not None or size_multiple != 1):
+    if origin != ONNX and declared is not None:
         raise ExportError(f"{place}: only ONNX files need to be described: leave --input-range and the like out")
     if origin not in (known := [SNAPSHOT, ONNX, *importers.names()]):
         raise ImporterError(f"unknown origin {origin!r}; known: {', '.join(known)}")
     if origin == ONNX:
-        prepared = _from_onnx(Path(place), name, declared, size_multiple, chosen, asked)
+        candidates = _from_onnx(Path(place), name, declared, chosen, asked)
     else:
         source = read_snapshot(place) if origin == SNAPSHOT else importers.find(origin).read(Path(place))
-        prepared = _from_networks(source, origin, name, chosen, asked, report)
+        candidates = _from_networks(source, origin, name, chosen, asked, report)
     with tempfile.TemporaryDirectory(prefix="zorse-export-") as staging:
         proved = []
-        for entry in prepared:
-            model = entry.candidate.name
-            report(f"{model}: proving it against {entry.candidate.reference.name}")
-            proved.append(_prove(entry, chosen, asked, Path(staging) / model))
+        for candidate, images_of_it in candidates:
+            report(f"{candidate.name}: proving it against {candidate.reference.name}")
+            folder = Path(staging) / candidate.name
+            manifest = prove(candidate, chosen, images_of_it, tuple(buckets), provider, folder)
+            proved.append(_Proved(candidate, images_of_it, folder, manifest))
         whole = list(_with_cycles(proved))
         return [_publish(root, entry) for entry in whole]
 
 
 def _from_networks(
     source: Snapshot, origin: str, name: str | None, target: Target, choices: _Choices, report: Report
-) -> Iterator[_Prepared]:
-    """Each network of a snapshot, wrapped and converted."""
-    names = {network: model_name(name or source.name, entry.direction) for network, entry in source.networks.items()}
-    for network, model in names.items():
+) -> Iterator[tuple[Candidate, list[NDArray[Any]]]]:
+    """Each network of a snapshot with real images for it, converted once nothing is wrong with any of them."""
+    checked = []
+    for network, entry in source.networks.items():
+        model = model_name(name or source.name, entry.direction)
         wrapped = wrap(source.build(network), model, edge=source.size, pixels=choices.pixels, max_size=choices.max_size)
         size = wrapped.size and wrapped.size.from_edge(target.smallest)
         _check_buckets(model, wrapped.given, size, choices.buckets)
-        domain = (source.networks[network].direction or "").partition("to")[0]
+        domain = (entry.direction or "").partition("to")[0]
         images = _real_images(model, wrapped.given, size, wrapped.edge, target, choices.images, domain)
+        checked.append((network, model, wrapped, size, images, trace(wrapped, model)))
+    for network, model, wrapped, size, images, program in checked:
         report(f"{model}: converting {network} to {target.name}")
         candidate = Candidate(
             name=model,
             kind=wrapped.kind,
             given=wrapped.given,
             made=wrapped.made,
-            model=convert(trace(wrapped, model), wrapped, choices.opset),
+            model=convert(program, wrapped, choices.opset),
             reference=TorchReference(wrapped),
             edge=wrapped.edge,
+            statement=Statement(source.task, source.networks[network].direction, choices.licence, choices.metrics),
+            source=_source(source, network, origin),
             size=size,
             latent=wrapped.latent,
         )
-        statement = Statement(source.task, source.networks[network].direction, choices.licence, choices.metrics)
-        yield _Prepared(candidate, images, statement, _source(source, network, origin))
+        yield candidate, images
 
 
 def _from_onnx(
-    path: Path, name: str | None, declared: Declared | None, multiple: int, target: Target, choices: _Choices
-) -> Iterator[_Prepared]:
-    """The one model of an ONNX file, wrapped."""
+    path: Path, name: str | None, declared: Declared | None, target: Target, choices: _Choices
+) -> Iterator[tuple[Candidate, list[NDArray[Any]]]]:
+    """The one model of an ONNX file, wrapped, with real images for it."""
     model = model_name(name or path.stem, None)
     if declared is None:
         raise ImporterError(f"{path}: an ONNX file does not say what black and white are: give its --input-range")
     if choices.pixels != BYTES:
         raise ImporterError(f"{path}: foreign models are made to take bytes: leave --pixels out")
-    original = load_onnx(path)
-    foreign = wrap_onnx(
-        original,
-        declared,
-        opset=choices.opset,
-        size_multiple=multiple,
-        max_size=choices.max_size or SMALLEST_MAXIMUM,
-        name=model,
-    )
+    file = load_onnx(path)
+    maximum = choices.max_size or DEFAULT_MAX_SIZE
+    foreign = wrap_onnx(file.model, declared, name=model, opset=choices.opset, max_size=maximum)
     size = foreign.size and foreign.size.from_edge(target.smallest)
-    edge = SMALLEST_MAXIMUM // 2 if size else int(foreign.made.shape[1])
+    edge = DEFAULT_MAX_SIZE // 2 if size else int(foreign.made.shape[1])
     candidate = Candidate(
         name=model,
         kind=foreign.kind,
         given=foreign.given,
         made=foreign.made,
         model=foreign.model,
-        reference=OriginalReference(original, declared, model),
+        reference=OriginalReference(foreign.original),
         edge=edge,
+        statement=Statement("foreign", None, choices.licence, choices.metrics),
+        source=Source(ONNX, file.digest, model),
         size=size,
         latent=foreign.latent,
     )
     _check_buckets(model, foreign.given, size, choices.buckets)
-    images = _real_images(model, foreign.given, size, edge, target, choices.images)
-    statement = Statement("foreign", None, choices.licence, choices.metrics)
-    yield _Prepared(candidate, images, statement, Source(ONNX, digest(original.SerializeToString()), model))
+    yield candidate, _real_images(model, foreign.given, size, edge, target, choices.images)
 
 
 def _real_images(
@@ -219,27 +211,40 @@ def _check_buckets(model: str, port: Port, size: SizeLimits | None, buckets: Seq
             )
 
 
-def _prove(prepared: _Prepared, target: Target, choices: _Choices, folder: Path) -> _Proved:
-    """Stage the first of the target's variants that is proved in `folder`."""
-    candidate, statement, source = prepared.candidate, prepared.statement, prepared.source
-    buckets = tuple(choices.buckets)
-    if target.name != "onnx" and graph.is_large(candidate.model):
-        raise UnsupportedGraphError(f"{candidate.name} is above 2 GB, for which there is the target onnx alone")
-    expected = expect(candidate, prepared.images, buckets)
+def prove(
+    candidate: Candidate,
+    target: Target,
+    images: Sequence[NDArray[Any]],
+    buckets: tuple[Shape, ...],
+    provider: Literal["cuda", "cpu"],
+    folder: Path,
+) -> Manifest:
+    """Stage the first of the target's variants that is proved in the new `folder`.
+
+    `images` are real ones, uint8 or of the candidate's own dtype, [height, width, channels] of legal sizes. Calibrated
+    targets are calibrated on one half of them and proved on the other.
+
+    Raises:
+        RefusedError: none is proved; the reasons are those of the last one.
+        UnsupportedGraphError: the target cannot have such a model.
+    """
+    if not target.large and graph.is_large(candidate.model):
+        raise UnsupportedGraphError(f"{candidate.name} is above 2 GB, which {target.name} cannot be: export it to onnx")
+    judged = images[1::2] or images if target.calibrated else images
+    samples = [image[None] for image in images[::2]] or list(probes(candidate, seed=1))
+    expected = expect(candidate, target, judged, buckets)
     refused: RefusedError | None = None
-    samples = [image[None] for image in prepared.images] or list(probes(candidate))
-    for model in target.variants(candidate.model, samples):
-        if found := graph.faults(model, choices.provider):
+    for variant in target.variants(candidate.model, samples):
+        if found := graph.faults(variant.model, provider):
             raise RefusedError(f"{candidate.name} cannot be exported", [UnsupportedGraphError(text) for text in found])
-        write_model(model, candidate, target, statement, source, folder)
+        write_model(variant.model, candidate, target, folder)
         try:
-            compared = verify(candidate, folder, target, expected)
+            compared = verify(candidate, folder, target, expected, variant.emulation)
         except RefusedError as error:
             refused = error
             shutil.rmtree(folder)
         else:
-            manifest = describe(model, candidate, target, statement, source, compared, buckets, folder)
-            return _Proved(prepared, folder, manifest)
+            return describe(variant.model, candidate, target, compared, buckets, folder)
     assert refused is not None
     raise refused
 
@@ -251,8 +256,8 @@ def _with_cycles(proved: list[_Proved]) -> Iterator[_Proved]:
         first, _, second = (entry.manifest.direction or "").partition("to")
         other = by_direction.get(f"{second}to{first}") if second else None
         if other is not None:
-            there, back = ((end.prepared.candidate, end.folder) for end in (entry, other))
-            came = cycle(there, back, entry.prepared.images)
+            there, back = ((end.candidate, end.folder) for end in (entry, other))
+            came = cycle(there, back, entry.images)
             proof = dataclasses.replace(entry.manifest.proof, cycle=came)
             entry = dataclasses.replace(entry, manifest=dataclasses.replace(entry.manifest, proof=proof))
         yield entry

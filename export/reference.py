@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from torch import nn
 from export import graph
 from export.errors import ImporterError, ProofError
 from export.manifest import GREY_LEVELS
-from export.original import Declared, Original
+from export.original import Original
 from export.wrapper import Wrapped
 
 
@@ -65,9 +64,8 @@ class OriginalReference:
 
     name = f"the original in onnxruntime {onnxruntime.__version__}"
 
-    def __init__(self, model: onnx.ModelProto, declared: Declared, name: str) -> None:
-        self._model = model
-        self._original = Original(model.SerializeToString(), declared, name)
+    def __init__(self, original: Original) -> None:
+        self._original = original
 
     def image(self, given: NDArray[Any]) -> NDArray[np.float32]:
         """See `Reference.image`."""
@@ -78,6 +76,5 @@ class OriginalReference:
 
     def layers(self, given: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
         """See `Reference.layers`; those are the nodes that have names."""
-        outputs = graph.layer_outputs(self._model)
-        opened = graph.with_outputs(self._model, outputs.values()).SerializeToString()
-        return dict(zip(outputs, self._original.inner(opened, given[:1], list(outputs.values())), strict=True))
+        outputs = graph.layer_outputs(self._original.model)
+        return dict(zip(outputs, self._original.inner(given[:1], list(outputs.values())), strict=True))

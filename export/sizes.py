@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+DEFAULT_MAX_SIZE = 512
+"""The largest height and width, in pixels, that a translator of small training images declares all the same."""
+
 
 @dataclass(frozen=True)
 class EdgeLimits:

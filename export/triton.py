@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from export.manifest import Manifest, Tensor
-
-_MAX_BATCH = 32
+from export.manifest import PROVED_BATCH, Manifest, Tensor
 
 
 def triton_config(manifest: Manifest) -> str:
@@ -16,7 +14,7 @@ def triton_config(manifest: Manifest) -> str:
     blocks = [
         f'name: "{manifest.name}"',
         'platform: "onnxruntime_onnx"',
-        f"max_batch_size: {_MAX_BATCH if batched else 0}",
+        f"max_batch_size: {PROVED_BATCH if batched else 0}",
     ]
     blocks += [_tensor("input", tensor, batched) for tensor in manifest.inputs]
     blocks += [_tensor("output", tensor, batched) for tensor in manifest.outputs]

@@ -19,10 +19,12 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from export import graph
 from export.candidate import Candidate, Shape, from_grey, grey, probe, probes, stored
 from export.errors import ExportError, ProofError, RefusedError, brief
-from export.manifest import GREY_LEVELS, MODEL_FILE, Cycle, Proof
+from export.manifest import GREY_LEVELS, MODEL_FILE, WEIGHTS_FILE, Cycle, Proof
 from export.targets.base import Target
 
 _WITHIN = 0.999
+_ROUNDING = 1 + 1e-9
+"""Steps in grey levels are not whole numbers for every dtype."""
 _GOLDEN_BYTES = 2**18
 ALONE = 2
 """Grey levels by which an image in a batch may differ from itself alone, however coarse the target."""
@@ -58,7 +60,7 @@ class Compared:
 class Expected:
     """Inputs, and the images that the reference makes of them, in grey levels as they are once stored.
 
-    `real_images` of the `pairs` are photographs and the like, the others seeded; `buckets` are for fixed axes.
+    `real_images` of the `pairs` are photographs and the like, whole; `buckets` are for fixed axes.
     """
 
     pairs: list[Pair]
@@ -66,11 +68,14 @@ class Expected:
     real_images: int
 
 
-def expect(candidate: Candidate, images: Sequence[NDArray[Any]] = (), buckets: Sequence[Shape] = ()) -> Expected:
+def expect(
+    candidate: Candidate, target: Target, images: Sequence[NDArray[Any]] = (), buckets: Sequence[Shape] = ()
+) -> Expected:
     """Run the candidate's reference.
 
-    Inputs are seeded ones of several shapes, up to the largest that the artifact declares, the real `images` ([height,
-    width, channels] of legal sizes), and seeded ones of the shapes `buckets`.
+    Inputs are the real `images` ([height, width, channels] of legal sizes), and those of several shapes, up to the
+    largest that the artifact declares, and of the shapes `buckets`: seeded ones, or of calibrated targets parts of the
+    images.
 
     Raises:
         RefusedError: it does not run on one, or a value is not finite.
@@ -79,12 +84,19 @@ def expect(candidate: Candidate, images: Sequence[NDArray[Any]] = (), buckets: S
     def run(given: NDArray[Any]) -> Pair:
         return given, _expected(candidate, given)
 
-    pairs = [run(given) for given in (*probes(candidate), *(image[None] for image in images))]
-    return Expected(pairs, [run(probe(candidate, bucket)) for bucket in buckets], len(images))
+    parts = images if target.calibrated else ()
+    pairs = [run(given) for given in (*probes(candidate, parts), *(image[None] for image in images))]
+    return Expected(pairs, [run(probe(candidate, bucket, parts)) for bucket in buckets], len(images))
 
 
-def verify(candidate: Candidate, folder: Path, target: Target, expected: Expected) -> Compared:
-    """Compare onnxruntime on the model in `folder` with what is `expected` of it.
+def verify(
+    candidate: Candidate,
+    folder: Path,
+    target: Target,
+    expected: Expected,
+    emulation: onnx.ModelProto | None = None,
+) -> Compared:
+    """Compare onnxruntime on the model in `folder`, and on the `emulation` of it, with what is `expected` of both.
 
     Raises:
         RefusedError: the model does not run or does not declare the contract, a value is not finite, an image depends
@@ -95,22 +107,26 @@ def verify(candidate: Candidate, folder: Path, target: Target, expected: Expecte
     session = _session(candidate, folder, {})
     _check_contract(candidate, session)
     for given, image in expected.pairs:
-        actual = tally.compare(session, given, image)
-        if len(given) > 1 and isinstance(candidate.given.shape[0], str):
+        actual = tally.compare(session, folder, given, image)
+        if len(given) > 1 and isinstance(candidate.given.shape[0], str) and not tally.over:
             tally.compare_alone(session, given, actual)
         pairs.append((given, actual))
     for given, image in expected.buckets:
         bucket = given.shape
         fixed = {axis: edge for axis, edge in zip(candidate.given.shape, bucket, strict=True) if isinstance(axis, str)}
-        tally.compare(_session(candidate, folder, fixed), given, image)
+        tally.compare(_session(candidate, folder, fixed), folder, given, image)
         if left := _left_to_compute(folder, fixed):
             what = f"with the axes of {'x'.join(map(str, bucket))} fixed it still computes shapes ({', '.join(left)})"
             raise _refused(candidate, f"{what}, which CUDA graphs cannot: leave the bucket out")
-    if tally.over:
-        given = min(tally.over, key=lambda given: given.size)
-        raise RefusedError(
-            f"{candidate.name} is not proved", [*tally.errors, *_first_layer(candidate, target, folder, given)]
-        )
+    with tempfile.TemporaryDirectory() as work:
+        if emulation is not None:
+            graph.save(emulation, Path(work))
+            emulated = _session(candidate, Path(work), {})
+            for given, image in expected.pairs:
+                tally.compare(emulated, Path(work), given, image, f"{target.name} as other devices compute it")
+        if tally.over:
+            diverges = _first_layer(candidate, target, *min(tally.over, key=lambda entry: entry[1].size))
+            raise RefusedError(f"{candidate.name} is not proved", [*tally.errors, *diverges])
     return Compared(tally.proof(expected.real_images), _golden(pairs))
 
 
@@ -133,24 +149,38 @@ def cycle(there: tuple[Candidate, Path], back: tuple[Candidate, Path], images: S
 
 
 class _Tally:
-    """Differences over all that was compared."""
+    """Differences over all that was compared; `over` are the models' folders and the inputs where they are too much."""
 
     def __init__(self, candidate: Candidate, target: Target) -> None:
-        self.over: list[NDArray[Any]] = []
+        self.over: list[tuple[Path, NDArray[Any]]] = []
         self.errors: list[ExportError] = []
         self._candidate, self._target = candidate, target
+        low, high = candidate.made.value_range or (0, GREY_LEVELS)
+        step = 0.0 if candidate.made.dtype == "float32" else GREY_LEVELS / (high - low)
+        self._tolerance = max(target.tolerance, step)
         self._histogram = np.zeros(64 * GREY_LEVELS + 1, dtype=np.int64)  # of differences, in 64ths of a grey level
         self._largest, self._squares, self._count = 0.0, 0.0, 0
         self._shapes: list[tuple[int, ...]] = []
 
     def compare(
-        self, session: onnxruntime.InferenceSession, given: NDArray[Any], expected: NDArray[Any]
+        self,
+        session: onnxruntime.InferenceSession,
+        folder: Path,
+        given: NDArray[Any],
+        expected: NDArray[Any],
+        what: str = "onnxruntime",
     ) -> NDArray[Any]:
-        """Count the differences on one input, and return onnxruntime's image."""
+        """Count the differences on one input, and return the session's image; `what` is what it is in messages."""
         actual = _run(self._candidate, session, given)
         if actual.shape != expected.shape:
-            what = f"for input {given.shape} onnxruntime makes {actual.shape} and not {expected.shape}"
-            raise _refused(self._candidate, what)
+            raise _refused(
+                self._candidate, f"for input {given.shape} {what} makes {actual.shape}, not {expected.shape}"
+            )
+        if wrong := int((~np.isfinite(actual)).sum()):
+            self.over.append((folder, given))
+            text = f"for input {given.shape} {wrong} of {actual.size} values of {what} are not finite"
+            self.errors.append(ProofError(text))
+            return actual
         differences = np.abs(expected - grey(self._candidate.made, actual))
         squares = float(np.square(differences, dtype=np.float64).sum())
         self._largest = max(self._largest, float(differences.max()))
@@ -160,13 +190,13 @@ class _Tally:
         steps = np.minimum(np.ceil(differences * 64), 64 * GREY_LEVELS).astype(np.int64)
         self._histogram += np.bincount(steps.ravel(), minlength=len(self._histogram))
         worst, psnr = float(differences.max()), _psnr(squares, differences.size)
-        if worst > self._target.tolerance or (psnr is not None and psnr < self._target.psnr):
-            self.over.append(given)
+        if worst > self._tolerance * _ROUNDING or (psnr is not None and psnr < self._target.min_psnr):
+            self.over.append((folder, given))
             self.errors.append(
                 ProofError(
-                    f"for input {given.shape} onnxruntime is up to {worst:.4g} grey levels from "
+                    f"for input {given.shape} {what} is up to {worst:.4g} grey levels from "
                     f"{self._candidate.reference.name} with a PSNR of {psnr:.1f} dB "
-                    f"({self._target.name} allows {self._target.tolerance:g} and {self._target.psnr:g} dB)"
+                    f"({self._target.name} allows {self._tolerance:.3g} and {self._target.min_psnr:g} dB)"
                 )
             )
         return actual
@@ -177,7 +207,7 @@ class _Tally:
         for place in (slice(0, 1), slice(last, last + 1)):
             alone = grey(made, _run(self._candidate, session, given[place]))
             apart = float(np.abs(alone - grey(made, together[place])).max())
-            if apart > min(self._target.tolerance, ALONE):
+            if not apart <= min(self._tolerance, ALONE) * _ROUNDING:
                 what = f"in a batch of {len(given)} an image is {apart:.4g} grey levels from what it is alone: "
                 what += "is a normalisation using the batch's own statistics?"
                 raise _refused(self._candidate, what)
@@ -187,8 +217,8 @@ class _Tally:
         within = int(np.searchsorted(np.cumsum(self._histogram), _WITHIN * self._count)) / 64
         psnr = _psnr(self._squares, self._count)
         return Proof(
-            tolerance=self._target.tolerance,
-            replay_tolerance=self._target.replay,
+            tolerance=_tidy(self._tolerance),
+            replay_tolerance=self._target.replay_tolerance,
             max_grey_diff=_tidy(self._largest),
             p999_grey_diff=_tidy(within),
             psnr=None if psnr is None else round(psnr, 2),
@@ -240,6 +270,8 @@ def _left_to_compute(folder: Path, fixed: Mapping[str, int]) -> list[str]:
     """The shape arithmetic that onnxruntime does not fold away where axes are fixed."""
     options = _options(fixed)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    # One file would be above the 2 GB that a model may have.
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS_FILE)
     with tempfile.TemporaryDirectory() as work:
         options.optimized_model_filepath = f"{work}/{MODEL_FILE}"
         onnxruntime.InferenceSession(str(folder / MODEL_FILE), options, providers=["CPUExecutionProvider"])
@@ -261,15 +293,11 @@ def _run(candidate: Candidate, session: onnxruntime.InferenceSession, given: NDA
     except _ORT_ERRORS as error:
         what = f"onnxruntime does not run on input {given.shape} ({brief(error)})"
         raise _refused(candidate, what) from error
-    wrong = int((~np.isfinite(image)).sum())
-    if wrong:
-        what = f"for input {given.shape} {wrong} of {image.size} values of onnxruntime are not finite"
-        raise _refused(candidate, what)
     return image
 
 
 def _first_layer(candidate: Candidate, target: Target, folder: Path, given: NDArray[Any]) -> list[ExportError]:
-    """The first layer whose output is not the reference's, found by halving; none where all agree."""
+    """The first layer of the model in `folder` whose output is not the reference's, found by halving, if any."""
     model, given = onnx.load(folder / MODEL_FILE), given[:1]
     outputs = graph.layer_outputs(model)
     layers = [(name, value) for name, value in candidate.reference.layers(given).items() if name in outputs]
@@ -287,7 +315,7 @@ def _first_layer(candidate: Candidate, target: Target, folder: Path, given: NDAr
     sound, broken = -1, len(layers)
     while broken - sound > 1:
         middle = (sound + broken) // 2
-        if error(middle) > target.layer_tolerance:
+        if not error(middle) <= target.layer_tolerance:  # a NaN is broken
             broken = middle
         else:
             sound = middle
@@ -305,6 +333,6 @@ def _psnr(squares: float, count: int) -> float | None:
 
 
 def _tidy(levels: float) -> float:
-    """Whole levels as whole numbers."""
-    rounded = round(levels, 3)
+    """Four digits, and whole levels as whole numbers."""
+    rounded = float(f"{levels:.4g}")
     return int(rounded) if rounded == int(rounded) else rounded

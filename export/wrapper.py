@@ -11,11 +11,9 @@ from torch import Tensor, nn
 from export.errors import UnsupportedGraphError
 from export.manifest import DType, Kind, Latent
 from export.manifest import Tensor as Port
-from export.sizes import EdgeLimits, SizeLimits
+from export.sizes import DEFAULT_MAX_SIZE, EdgeLimits, SizeLimits
 from trainer.models.base import Generator, Translator
 
-SMALLEST_MAXIMUM = 512
-"""The largest height and width, in pixels, that a translator of small training images declares all the same."""
 _DTYPES = {"uint8": torch.uint8, "uint16": torch.uint16, "float32": torch.float32}
 
 
@@ -128,7 +126,7 @@ def wrap(network: nn.Module, name: str, *, edge: int, pixels: Pixels = BYTES, ma
             latent=Latent(network.latent_dim),
         )
     if isinstance(network, Translator):
-        limits = _limits(network, name, max_size or max(2 * edge, SMALLEST_MAXIMUM))
+        limits = _limits(network, name, max_size or max(2 * edge, DEFAULT_MAX_SIZE))
         return Wrapped(
             TranslatorGraph(network, pixels).eval(),
             "translator",

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from export.manifest import PROVED_BATCH
+
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -31,7 +33,7 @@ class Batching(Settings):
     that wait; `timeout_s` bounds how long one may wait.
     """
 
-    max_size: int = Field(default=16, gt=0)
+    max_size: int = Field(default=PROVED_BATCH, gt=0)
     max_pixels: int = Field(default=2**20, gt=0)
     max_delay_ms: float = Field(default=2.0, ge=0)
     queue: int = Field(default=256, gt=0)

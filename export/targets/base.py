@@ -12,34 +12,49 @@ from numpy.typing import NDArray
 from export.registry import Registry
 
 
+@dataclass(frozen=True)
+class Variant:
+    """A model of a target.
+
+    onnxruntime's CPU provider, which proves models, does not round to every type as other devices do. Where that
+    matters, `emulation` is a model in float32 that does, and is held against the reference as well.
+    """
+
+    model: onnx.ModelProto
+    emulation: onnx.ModelProto | None = None
+
+
 class Variants(Protocol):
     """Makes models of a target from one in float32, the best to have first; of those the first that is proved is taken.
 
-    `model` has one input and one output, whose names, dtypes and shapes stay. `samples` are legal inputs, real images
-    among them where there are some.
+    `model` has one input and one output, whose names, dtypes and shapes stay. `samples` are legal inputs [1, ...] to
+    calibrate with: real images where there are some.
     """
 
-    def __call__(self, model: onnx.ModelProto, samples: Sequence[NDArray[Any]]) -> Iterator[onnx.ModelProto]: ...
+    def __call__(self, model: onnx.ModelProto, samples: Sequence[NDArray[Any]]) -> Iterator[Variant]: ...
 
 
 @dataclass(frozen=True)
 class Target:
     """A kind of model, and what its proof asks for.
 
-    No value may be more than `tolerance` grey levels from the reference, and the PSNR on each input must be `psnr` dB.
-    Other devices and versions of onnxruntime may be `replay` grey levels from the golden sample. A layer diverges where
-    its relative error exceeds `layer_tolerance`. Images under `smallest` pixels a side are not for it (norms over a few
-    values magnify every rounding): servers pad them. `calibrated` targets need real images for translators.
+    No value may be more than `tolerance` grey levels from the reference, or one step of the images' dtype where that is
+    more, and the PSNR on each input must be `min_psnr` dB. Other devices and versions of onnxruntime may be
+    `replay_tolerance` grey levels from the golden sample. A layer diverges where its relative error exceeds
+    `layer_tolerance`. Images under `smallest` pixels a side are not for it (norms over a few values magnify every
+    rounding): servers pad them. `calibrated` targets need real images for translators, and are proved on such alone:
+    noise has other ranges than what they were calibrated on. `large` ones may have models above 2 GB.
     """
 
     name: str
     variants: Variants
     tolerance: float
-    psnr: float
-    replay: float
+    min_psnr: float
+    replay_tolerance: float
     layer_tolerance: float
     smallest: int = 1
     calibrated: bool = False
+    large: bool = False
 
 
 _registry = Registry[Target]("export.targets", "export target")

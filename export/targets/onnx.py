@@ -8,12 +8,12 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
-from export.targets.base import Target, register
+from export.targets.base import Target, Variant, register
 
 
-def variants(model: onnx.ModelProto, samples: Sequence[NDArray[Any]]) -> Iterator[onnx.ModelProto]:
+def variants(model: onnx.ModelProto, samples: Sequence[NDArray[Any]]) -> Iterator[Variant]:
     """Implements `export.targets.base.Variants`."""
-    yield model
+    yield Variant(model)
 
 
-register(Target("onnx", variants, tolerance=1, psnr=45, replay=1, layer_tolerance=1e-2))
+register(Target("onnx", variants, tolerance=1 / 16, min_psnr=45, replay_tolerance=1, layer_tolerance=1e-2, large=True))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from export.errors import UnsupportedGraphError
-from export.targets.base import Target, register
+from export.targets.base import Target, Variant, register
 
 _LAYERS = ["Conv", "ConvTranspose", "MatMul", "Gemm"]
 
@@ -27,7 +27,7 @@ class _Samples(CalibrationDataReader):
         return next(self._feeds, None)
 
 
-def variants(model: onnx.ModelProto, samples: Sequence[NDArray[Any]]) -> Iterator[onnx.ModelProto]:
+def variants(model: onnx.ModelProto, samples: Sequence[NDArray[Any]]) -> Iterator[Variant]:
     """Implements `export.targets.base.Variants`: the layers next to the images stay in float32 where it is needed."""
     layers = [node.name for node in model.graph.node if node.op_type in _LAYERS]
     if not layers:
@@ -52,9 +52,18 @@ def variants(model: onnx.ModelProto, samples: Sequence[NDArray[Any]]) -> Iterato
                 )
             finally:
                 logging.disable(logging.NOTSET)
-            yield onnx.load(path)
+            yield Variant(onnx.load(path))
 
 
 register(
-    Target("onnx-int8", variants, tolerance=96, psnr=28, replay=24, layer_tolerance=0.3, smallest=32, calibrated=True)
+    Target(
+        "onnx-int8",
+        variants,
+        tolerance=96,
+        min_psnr=28,
+        replay_tolerance=24,
+        layer_tolerance=0.3,
+        smallest=32,
+        calibrated=True,
+    )
 )

@@ -13,9 +13,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from export.candidate import Candidate
+from export.candidate import Candidate, Statement
 from export.convert import convert
 from export.lint import trace
+from export.manifest import Source
 from export.reference import TorchReference
 from export.targets.base import Target
 from export.wrapper import Wrapped, wrap
@@ -112,6 +113,8 @@ def candidate(wrapped: Wrapped, model: Any, target: Target | None = None) -> Can
         model=model,
         reference=TorchReference(wrapped),
         edge=wrapped.edge,
+        statement=Statement("gan", licence="CC0"),
+        source=Source("snapshot", "cc", "G", 7),
         size=wrapped.size and wrapped.size.from_edge(target.smallest if target else 1),
         latent=wrapped.latent,
     )

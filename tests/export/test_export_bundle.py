@@ -12,13 +12,13 @@ import onnxruntime
 import pytest
 
 from export import graph
-from export.bundle import Statement, describe, model_name, write_model
+from export.bundle import model_name
 from export.errors import RepositoryError
-from export.manifest import GOLDEN_FILE, MODEL_FILE, WEIGHTS_FILE, Manifest, Source, Tensor, file_entry, read_manifest
+from export.manifest import GOLDEN_FILE, MODEL_FILE, WEIGHTS_FILE, Manifest, Tensor, file_entry, read_manifest
+from export.pipeline import prove
 from export.repository import Repository
 from export.targets import base as targets
 from export.triton import triton_config
-from export.verify import expect, verify
 from serving import artifacts
 from tests.export.networks import candidate, converted
 
@@ -26,19 +26,9 @@ GOLDEN = Manifest.from_json((Path(__file__).parent / "golden_manifest.json").rea
 PLAIN = targets.find("onnx")
 
 
-def _stage(folder: Path, inline_bytes: int | None = None) -> Manifest:
-    """Stage a generator in the new `folder`, with its weights apart where they are above `inline_bytes`."""
-    wrapped, model = converted("dcgan_generator")
-    against, statement, source = (
-        candidate(wrapped, model),
-        Statement("gan", licence="CC0"),
-        Source("snapshot", "cc", "G", 7),
-    )
-    write_model(model, against, PLAIN, statement, source, folder)
-    if inline_bytes is not None:
-        graph.save(model, folder, inline_bytes)
-    compared = verify(against, folder, PLAIN, expect(against))
-    return describe(model, against, PLAIN, statement, source, compared, ((4, 8),), folder)
+def _stage(folder: Path) -> Manifest:
+    """Stage a generator in the new `folder`."""
+    return prove(candidate(*converted("dcgan_generator")), PLAIN, [], ((4, 8),), "cuda", folder)
 
 
 def _replay(folder: Path) -> int:
@@ -76,8 +66,10 @@ def test_the_golden_sample_is_what_the_model_makes(tmp_path: Path, pair: list[Pa
     assert all(_replay(folder) > 1 for folder in (*pair, generator))
 
 
-def test_weights_above_the_limit_travel_in_a_file_of_their_own(tmp_path: Path) -> None:
-    inside, apart = _stage(tmp_path / "inside"), _stage(tmp_path / "apart", inline_bytes=1000)
+def test_weights_above_the_limit_travel_in_a_file_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = _stage(tmp_path / "inside")
+    monkeypatch.setattr(graph, "INLINE_BYTES", 1000)
+    apart = _stage(tmp_path / "apart")
     assert set(apart.files) == {MODEL_FILE, WEIGHTS_FILE, GOLDEN_FILE}
     assert apart.files[MODEL_FILE].nbytes < inside.files[MODEL_FILE].nbytes
     assert apart.weights_digest == inside.weights_digest
@@ -104,7 +96,7 @@ def test_triton_finds_the_configuration_of_a_published_translator(pair: list[Pat
     assert (pair[0].parent / "config.pbtxt").read_text(encoding="utf-8") == (
         'name: "toy-AtoB"\n'
         'platform: "onnxruntime_onnx"\n'
-        "max_batch_size: 32\n"
+        "max_batch_size: 16\n"
         'input [ { name: "source" data_type: TYPE_UINT8 dims: [ -1, -1, 3 ] } ]\n'
         'output [ { name: "image" data_type: TYPE_UINT8 dims: [ -1, -1, 3 ] } ]\n'
         "dynamic_batching { }\n"
@@ -129,7 +121,7 @@ def test_triton_finds_the_configuration_of_a_generator(generator: Path) -> None:
 def test_triton_is_told_axes_and_types(dtype: Any, shape: tuple[int | str, ...], declared: str) -> None:
     text = triton_config(dataclasses.replace(GOLDEN, inputs=(Tensor("source", dtype, shape, "an image"),)))
     assert f'input [ {{ name: "source" {declared} }} ]' in text
-    assert "max_batch_size: 32\n" in text
+    assert "max_batch_size: 16\n" in text
 
 
 def test_triton_is_told_that_a_fixed_batch_is_no_batch() -> None:

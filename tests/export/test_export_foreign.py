@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def _single(operator: str, *inputs: str, weights: dict[str, Any] | None = None, 
 
 def _reference(model: onnx.ModelProto, declared: Declared, given: NDArray[Any]) -> NDArray[np.float32]:
     """What the untouched model makes."""
-    return Original(model.SerializeToString(), declared, "the model").images(given)
+    return Original(model, declared, "the model").images(given)
 
 
 def _noise(*shape: int, seed: int = 0) -> NDArray[np.float32]:
@@ -167,7 +168,7 @@ def test_an_old_model_of_bytes_in_floats_and_of_fixed_size() -> None:
 def test_ranges_and_layouts(bounds: tuple[float, float], last: bool) -> None:
     declared = Declared(bounds, layout="NHWC" if last else "NCHW")
     model = _painter(*bounds, ("n", "h", "w", 3) if last else ("n", 3, "h", "w"), last)
-    foreign = wrap_onnx(model, declared, size_multiple=2, max_size=64, name="painter")
+    foreign = wrap_onnx(model, dataclasses.replace(declared, size_multiple=2), max_size=64, name="painter")
     assert foreign.given.shape == foreign.made.shape == ("batch", "height", "width", 3)
     assert foreign.size == SizeLimits.square(2, 2, 64)
     for edges in ((8, 8), (16, 10), (30, 64)):
@@ -234,7 +235,7 @@ def test_the_smallest_size_is_found_without_a_word(capfd: pytest.CaptureFixture[
 
 def test_one_edge_may_be_fixed() -> None:
     axes = (1, 3, "h", 24)
-    foreign = wrap_onnx(_painter(0, 255, axes), BYTES, size_multiple=4, max_size=30, name="strip")
+    foreign = wrap_onnx(_painter(0, 255, axes), dataclasses.replace(BYTES, size_multiple=4), max_size=30, name="strip")
     assert foreign.given.shape == foreign.made.shape == ("batch", "height", 24, 3)
     assert foreign.size == SizeLimits(EdgeLimits(4, 4, 28), EdgeLimits(24, 24, 24))
     _check(_painter(0, 255, axes), BYTES, foreign, _pixels(2, 12, 24, 3))
@@ -370,7 +371,7 @@ def _enlarging(opset: int, mode: str) -> onnx.ModelProto:
 @pytest.mark.parametrize("opset", [9, 10])
 def test_old_opsets_enlarge_as_they_did(opset: int, mode: str) -> None:
     model = _enlarging(opset, mode)
-    foreign = wrap_onnx(model, BYTES, size_multiple=3, name="old")
+    foreign = wrap_onnx(model, dataclasses.replace(BYTES, size_multiple=3), name="old")
     assert foreign.given.shape[0] == "batch"
     _check(model, BYTES, foreign, _pixels(2, 12, 15, 3))
 
@@ -478,7 +479,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("model", "options", "message"), REFUSED, ids=[message for _, _, message in REFUSED])
 def test_a_model_that_cannot_be_kept_is_refused(model: onnx.ModelProto, options: dict[str, Any], message: str) -> None:
-    sizes = {key: options[key] for key in options if key.endswith(("size", "multiple"))}
+    sizes = {key: options[key] for key in options if key == "max_size"}
     declared = {"input_range": (0, 1)} | {key: options[key] for key in options if key not in sizes}
     with pytest.raises(ImporterError, match=message) as caught:
         wrap_onnx(model, Declared(**declared), **sizes, name="m")
@@ -493,6 +494,7 @@ def test_a_model_that_cannot_be_kept_is_refused(model: onnx.ModelProto, options:
         ({"input_range": (0, 1), "output_range": (2, 2)}, r"the output range 2\.\.2 does not rise"),
         ({"input_range": (0, 1), "std": (0.0,)}, "std above 0"),
         ({"input_range": (0, 1), "mean": (float("nan"),)}, "finite numbers"),
+        ({"input_range": (0, 1), "size_multiple": 0}, "multiples of 0: give 1 or more"),
     ],
 )
 def test_what_cannot_be_declared(options: dict[str, Any], message: str) -> None:
@@ -503,11 +505,15 @@ def test_what_cannot_be_declared(options: dict[str, Any], message: str) -> None:
 def test_weights_beside_the_file_are_read_with_it(tmp_path: Path) -> None:
     model, path = _painter(-1, 1), tmp_path / "painter.onnx"
     onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
-    loaded, declared = load_onnx(path), Declared((-1, 1))
+    (loaded, digest), declared = load_onnx(path), Declared((-1, 1))
     foreign = wrap_onnx(loaded, declared, name="painter")
     given = _pixels(2, 16, 16, 3)
     expected = _reference(loaded, declared, given)
     assert np.abs(_run(foreign, given) - expected).max() < 0.51
+    weights = bytearray((tmp_path / "weights.bin").read_bytes())
+    weights[0] ^= 1
+    (tmp_path / "weights.bin").write_bytes(weights)
+    assert load_onnx(path).digest != digest
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(ImporterError, match=r"painter\.onnx: its weights cannot be read .*weights\.bin") as caught:
         load_onnx(path)

@@ -78,11 +78,14 @@ def _changed(model: onnx.ModelProto, change: Callable[[onnx.ModelProto], None]) 
     return copy
 
 
-def test_weights_in_a_file_of_their_own_are_proved_like_those_inside(tmp_path: Path) -> None:
+def test_weights_in_a_file_of_their_own_are_proved_like_those_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wrapped, model = converted("resnet_generator")
     before, against = model.SerializeToString(), candidate(wrapped, model)
-    expected = expect(against)
-    graph.save(model, tmp_path, inline_bytes=1000)
+    expected = expect(against, PLAIN)
+    monkeypatch.setattr(graph, "INLINE_BYTES", 1000)
+    graph.save(model, tmp_path)
     assert model.SerializeToString() == before
     assert (tmp_path / WEIGHTS_FILE).stat().st_size > 1000
     assert (tmp_path / MODEL_FILE).stat().st_size < len(before)

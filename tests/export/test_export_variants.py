@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.convert import OPSETS
 from export.errors import ExportError, ImporterError, UnsupportedGraphError
+from export.graph import OPSETS
 from export.manifest import MODEL_FILE, Manifest, digest, read_manifest
 from export.original import Declared
 from export.pipeline import export
