@@ -231,7 +231,7 @@ def prove(
     if not target.large and graph.is_large(candidate.model):
         raise UnsupportedGraphError(f"{candidate.name} is above 2 GB, which {target.name} cannot be: export it to onnx")
     judged = images[1::2] or images if target.calibrated else images
-    samples = [image[None] for image in images[::2]] or list(probes(candidate, seed=1))
+    samples = [image[None] for image in images[::2]] or [*probes(candidate, seed=1), *probes(candidate, seed=2)]
     expected = expect(candidate, target, judged, buckets)
     refused: RefusedError | None = None
     for variant in target.variants(candidate.model, samples):

@@ -48,21 +48,28 @@ def _rounding(model: onnx.ModelProto, in_float32: set[str]) -> onnx.ModelProto:
     rounded: dict[str, str] = {}
     born_rounded: set[str] = set()
 
-    def round_value(name: str) -> str:
+    def round_value(name: str, layer: str) -> str:
+        """The name of the rounded value; what rounds it belongs to the layer."""
         if name not in rounded and name in floats:
-            rounded[name] = f"{name}/rounded"
-            nodes.append(helper.make_node("Cast", [name], [f"{name}/float16"], to=TensorProto.FLOAT16))
-            nodes.append(helper.make_node("Cast", [f"{name}/float16"], [rounded[name]], to=TensorProto.FLOAT))
+            half, rounded[name] = f"{name}/float16", f"{name}/rounded"
+            nodes.append(
+                helper.make_node("Cast", [name], [half], name=f"{layer}_float16_{len(rounded)}", to=TensorProto.FLOAT16)
+            )
+            nodes.append(
+                helper.make_node(
+                    "Cast", [half], [rounded[name]], name=f"{layer}_back_{len(rounded)}", to=TensorProto.FLOAT
+                )
+            )
         return rounded.get(name, name)
 
     for node in made.graph.node:
         half = node.name not in in_float32
-        node.input[:] = [round_value(name) if half or name in born_rounded else name for name in node.input]
+        node.input[:] = [round_value(name, node.name) if half or name in born_rounded else name for name in node.input]
         nodes.append(node)
         if half:
             born_rounded.update(node.output)
             for name in node.output:
-                round_value(name)
+                round_value(name, node.name)
     del made.graph.node[:]
     made.graph.node.extend(nodes)
     return made

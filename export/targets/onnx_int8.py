@@ -59,8 +59,8 @@ register(
     Target(
         "onnx-int8",
         variants,
-        tolerance=96,
-        min_psnr=28,
+        tolerance=32,
+        min_psnr=36,
         replay_tolerance=24,
         layer_tolerance=0.3,
         smallest=32,

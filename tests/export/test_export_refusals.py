@@ -95,7 +95,7 @@ def test_one_network_that_is_refused_keeps_the_others_back(
         "cyclegan", A2B=Network(TRANSLATOR, "AtoB"), B2A=Network({"type": faulty, "fault": fault}, "BtoA")
     )
     lines: list[str] = []
-    with pytest.raises(RefusedError, match="toy-BtoA (cannot be exported|is not proved)"):
+    with pytest.raises(RefusedError, match=r"toy-BtoA (cannot be exported|is not proved)"):
         export(place, str(tmp_path / "repository"), max_size=LARGEST, report=lines.append)
     assert any(line.startswith("toy-AtoB: proving it") for line in lines) == is_proved_first
     assert not (tmp_path / "repository").exists()

@@ -129,6 +129,16 @@ def test_what_diverges_behind_the_last_layer_is_refused_without_a_layer(tmp_path
     assert all(str(one).startswith("for input (") for one in error.exceptions)
 
 
+def test_a_layer_that_makes_no_number_is_named(tmp_path: Path) -> None:
+    def spoil(model: onnx.ModelProto) -> None:
+        tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "network.layers.18.weight")
+        tensor.CopyFrom(numpy_helper.from_array(np.full(tensor.dims, np.nan, np.float32), tensor.name))
+
+    wrapped, model = converted("resnet_generator")
+    *_, last = _refusal(candidate(wrapped, model), _copy(model, spoil), tmp_path).exceptions
+    assert str(last) == "the first layer that diverges is layers.18 (relative error nan)"
+
+
 def test_every_input_that_differs_is_told_and_none_that_does_not(tmp_path: Path) -> None:
     wrapped, model = converted("dcgan_generator")
     error = _refusal(candidate(wrapped, model), _copy(model, _weight("layers.9")), tmp_path)

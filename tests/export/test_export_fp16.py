@@ -1,0 +1,57 @@
+"""Half precision is proved by arithmetic that rounds as GPUs do, whatever this machine's processor computes in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from export.convert import convert
+from export.errors import ProofError, RefusedError
+from export.lint import trace
+from export.pipeline import prove
+from export.targets import base as targets
+from export.wrapper import wrap
+from tests.export.networks import EDGE, EXPORTABLE, LARGEST, build, candidate, fit
+
+HALF = targets.find("onnx-fp16")
+
+
+def test_a_value_beyond_float16_is_refused_though_the_cpu_computes_it(tmp_path: Path) -> None:
+    network = fit(build(EXPORTABLE["resnet_generator"]))
+    with torch.no_grad():
+        # A norm follows, so that in float32 the images stay what they are.
+        network.get_submodule("layers.4").weight.mul_(3e4)
+    wrapped = wrap(network, "loud", edge=EDGE, max_size=LARGEST)
+    model = convert(trace(wrapped, "loud"), wrapped)
+    prove(candidate(wrapped, model), targets.find("onnx"), [], (), "cuda", tmp_path / "whole")
+    with pytest.raises(RefusedError) as caught:
+        prove(candidate(wrapped, model, HALF), HALF, [], (), "cuda", tmp_path / "half")
+    assert caught.group_contains(ProofError, match=r"onnx-fp16 as other devices compute it is up to \d+ grey levels")
+    assert caught.group_contains(ProofError, match=r"the first layer that diverges is layers\.4 \(relative error inf\)")
+    assert not (tmp_path / "half").exists()
+
+
+def test_the_emulation_rounds_weights_and_every_value_between_nodes() -> None:
+    third = np.full((1,), 1 / 3, np.float32)
+    nodes = [
+        helper.make_node("Mul", ["x", "third"], ["a"], name="first"),
+        helper.make_node("Add", ["a", "third"], ["b"], name="second"),
+        helper.make_node("Identity", ["b"], ["y"], name="zorse_after"),
+    ]
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (4,)) for name in "xy"]
+    tensors = [numpy_helper.from_array(third, "third")]
+    graph = helper.make_graph(nodes, "sum", ports[:1], ports[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    emulation = next(iter(HALF.variants(model, []))).emulation
+    assert emulation is not None
+    given = np.array([1.0001, 3e4, -7.77, 1e-7], np.float32)
+    session = onnxruntime.InferenceSession(emulation.SerializeToString(), providers=["CPUExecutionProvider"])
+    (made,) = session.run(None, {"x": given})
+    expected = (given.astype(np.float16) * third.astype(np.float16)) + third.astype(np.float16)
+    np.testing.assert_array_equal(made, expected.astype(np.float32))
+    assert np.abs(made - (given * third + third)).max() > 1e-3
