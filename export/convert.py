@@ -9,7 +9,7 @@ import torch
 from torch.export import ExportedProgram
 
 from export.errors import UnsupportedGraphError
-from export.graph import DEFAULT_OPSET
+from export.graph import DEFAULT_OPSET, shape_arithmetic
 from export.lint import quiet
 from export.wrapper import Wrapped
 
@@ -20,7 +20,7 @@ def convert(program: ExportedProgram, wrapped: Wrapped, opset: int = DEFAULT_OPS
     Nodes are named `<layer>/<operator>`, where the layer is the module's path in the network.
 
     Raises:
-        UnsupportedGraphError: torch has no ONNX operator for something.
+        UnsupportedGraphError: torch has no ONNX operator for something, or it computes with shapes.
     """
     try:
         with quiet():
@@ -41,6 +41,11 @@ def convert(program: ExportedProgram, wrapped: Wrapped, opset: int = DEFAULT_OPS
     _drop_notes(model)
     _name_axes(model.graph.input[0], wrapped.given.shape)
     _name_axes(model.graph.output[0], wrapped.made.shape)
+    if computed := shape_arithmetic(model):
+        raise UnsupportedGraphError(
+            f"the network computes with shapes ({', '.join(computed)}), which CUDA graphs and TensorRT do badly: use "
+            "interpolate(scale_factor=…) and flatten() rather than sizes of tensors"
+        )
     return model
 
 
@@ -49,7 +54,9 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         notes = {entry.key: entry.value for entry in node.metadata_props}
         scopes = ast.literal_eval(notes.get("pkg.torch.onnx.name_scopes", "[]"))[:-1]
-        layer = next((scope for scope in reversed(scopes) if scope), "image")
+        # What torch made itself, such as the reading of a shape, is in none of the modules.
+        scopes = [scope if scope.partition(".")[0] == "network" else "network" for scope in scopes if scope]
+        layer = scopes[-1] if scopes else "image"
         name = f"{layer.removeprefix('network.')}/{node.op_type}"
         taken[name] = taken.get(name, 0) + 1
         node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class ExportError(Exception):
     """Base of every error that a user of the export stage can cause."""
@@ -39,6 +41,6 @@ class RefusedError(ExceptionGroup[ExportError], ExportError):
 
 
 def brief(error: Exception) -> str:
-    """The first paragraph of a library's error, in one line."""
+    """The first sentence of a library's error, in one line."""
     paragraph = str(error).strip().partition("\n\n")[0]
-    return " ".join(paragraph.split()) or type(error).__name__
+    return re.split(r"(?<=[.!?]) ", " ".join(paragraph.split()))[0] or type(error).__name__

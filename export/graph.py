@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from export.cuda_operators import ON_CUDA
 from export.errors import UnsupportedGraphError
 from export.manifest import MODEL_FILE, WEIGHTS_FILE
 
@@ -22,17 +23,6 @@ RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
 _SHAPE_ARITHMETIC = frozenset({"Shape", "Size", "ConstantOfShape", "NonZero", "Range", "Loop", "If", "Scan"})
-# What onnxruntime computes on CUDA, of the operators that image networks use; what is absent would run on the CPU.
-_ON_CUDA = frozenset(
-    """Abs Add And ArgMax ArgMin AveragePool BatchNormalization Cast Ceil Clip Concat Constant ConstantOfShape Conv
-    ConvTranspose Cos CumSum DepthToSpace DequantizeLinear Div Dropout Einsum Elu Equal Erf Exp Expand Flatten Floor
-    Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GridSample
-    HardSigmoid HardSwish Identity InstanceNormalization LRN LayerNormalization LeakyRelu Less LessOrEqual Log
-    LogSoftmax MatMul Max MaxPool Min Mod Mul Neg Not Or PRelu Pad Pow QuantizeLinear Range Reciprocal ReduceL1 ReduceL2
-    ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round ScatterElements
-    ScatterND Selu Shape Sigmoid Sign Sin Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum
-    Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where Xor""".split()  # noqa: SIM905
-)
 
 
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -58,7 +48,7 @@ def faults(model: onnx.ModelProto, provider: str) -> list[str]:
         f"{node.op_type} at {node.name} draws random numbers: make noise an input of the network" for node in random
     ]
     if provider == "cuda":
-        foreign = sorted({node.op_type for node in every} - _ON_CUDA - RANDOM)
+        foreign = sorted({node.op_type for node in every} - ON_CUDA - RANDOM)
         if foreign:
             found.append(
                 f"onnxruntime has no CUDA kernel for {', '.join(foreign)} and would run them on the CPU: "

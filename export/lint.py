@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -25,6 +27,7 @@ _DROPOUT = frozenset(
 _BATCH_NORM = frozenset(
     {"batch_norm", "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_functional"}
 )
+_LOGGERS = ("torch.onnx._internal.exporter._registration", "torch.fx.experimental.symbolic_shapes")
 _SURPRISING = {torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128}
 
 
@@ -51,16 +54,17 @@ def trace(wrapped: Wrapped, name: str) -> ExportedProgram:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep back what torch's exporter says on every run: that torchvision is absent, and its own deprecations."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Keep back what torch's exporter says on every run, its own deprecations, and graphs that it fails on."""
+    loggers = {logging.getLogger(name): logging.getLogger(name).level for name in _LOGGERS}
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated", category=FutureWarning)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in loggers.items():
+            logger.setLevel(level)
 
 
 def _weights(graph: nn.Module) -> Iterator[str]:
@@ -89,6 +93,8 @@ def _shapes(wrapped: Wrapped) -> Iterator[str]:
         return
     if shape == (batch, *edges, expected[1]):
         yield f"its images are {list(shape)}, channels last: transpose them to [batch, channels, height, width]"
+    elif shape == (*expected[:2], edges[1], edges[0]):
+        yield f"its images are {list(shape)}, height and width swapped: transpose them to {list(expected)}"
     elif len(shape) == 4 and shape[:2] == expected[:2]:
         wrong, right = (f"{width}×{height}" for *_, height, width in (shape, expected))
         yield f"its images are {wrong} and should be {right}: check its padding and strides"

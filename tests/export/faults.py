@@ -25,6 +25,7 @@ MIDDLES: dict[str, Middle] = {
     "fixed batch": lambda x: x.reshape(2, *x.shape[1:]),
     "fixed channels": lambda x: x[:, [7]],
     "logarithm of nothing": lambda x: torch.log(F.relu(x)),
+    "sizes of tensors": lambda x: F.interpolate(F.avg_pool2d(x, 2), size=x.shape[2:]),
     "hyperbolic": lambda x: torch.sinh(x),
 }
 
@@ -64,7 +65,8 @@ class FaultyTranslator(nn.Module):
         if self.fault == "multiple":
             x = F.interpolate(F.avg_pool2d(x, 4), scale_factor=4.0)
         made: Tensor = torch.tanh(self.last(self.middle(MIDDLES.get(self.fault, MIDDLES["none"])(x))))
-        return made.permute(0, 2, 3, 1) if self.fault == "layout" else made
+        orders = {"layout": (0, 2, 3, 1), "swapped axes": (0, 1, 3, 2)}
+        return made.permute(orders.get(self.fault, (0, 1, 2, 3)))
 
 
 class FaultyGenerator(nn.Module):

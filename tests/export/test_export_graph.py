@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, defs, helper, numpy_helper
 
 from export import graph
+from export.cuda_operators import ON_CUDA
 from export.errors import ProofError, RefusedError
 from export.manifest import MODEL_FILE, WEIGHTS_FILE
 from export.targets import base as targets
@@ -63,8 +66,26 @@ def test_dropout_in_a_graph_is_random_only_where_it_is_live() -> None:
 def test_operators_that_cuda_lacks_are_named_once() -> None:
     model = _graph(_node("Sinh"), _node("Relu"), _node("Sinh"), inner=(_node("Acosh"),))
     (found,) = graph.faults(model, "cuda")
-    assert found.startswith("onnxruntime has no CUDA kernel for Acosh, If, Sinh and would run them on the CPU")
+    assert found.startswith("onnxruntime has no CUDA kernel for Acosh, Sinh and would run them on the CPU")
     assert graph.faults(model, "cpu") == []
+
+
+def test_the_operators_on_cuda_are_those_of_the_installed_onnxruntime() -> None:
+    library = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
+    if not library.is_file():
+        pytest.skip("this onnxruntime was built without CUDA")
+    content = library.read_bytes()
+    names = {schema.name for schema in defs.get_all_schemas() if schema.domain == ""}
+    # Kernels are classes, most of which are named for their operators.
+    kernels = {name for name in names if re.search(rf"N11onnxruntime4cuda{len(name)}{name}[IE]".encode(), content)}
+    sequences = {name for name in kernels if "Sequence" in name}
+    assert kernels - sequences - graph.RANDOM - {"TensorScatter"} <= ON_CUDA
+    others = {"LpNormalization": "LpNorm", "RMSNormalization": "RMSNorm", "OneHot": "OneHotOp"}
+    others |= {"BatchNormalization": "BatchNorm", "LayerNormalization": "LayerNorm", "LogSoftmax": "Softmax"}
+    others |= dict.fromkeys(("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"), "Pool")
+    for name in sorted(ON_CUDA - kernels):
+        assert others.get(name, name).encode() in content, name
+    assert not {"Sinh", "Acosh", "Tan", "MaxUnpool", "QLinearConv"} & (kernels | ON_CUDA)
 
 
 def test_shape_arithmetic_is_found() -> None:

@@ -13,7 +13,8 @@ from export.convert import convert
 from export.errors import RefusedError, UnsupportedGraphError
 from export.lint import trace
 from export.wrapper import wrap
-from tests.export.faults import FaultyGenerator
+from tests.export.faults import FaultyGenerator, FaultyTranslator
+from tests.export.networks import EDGE, LARGEST
 
 
 def _reasons(network: nn.Module) -> list[str]:
@@ -106,6 +107,16 @@ def test_what_is_no_image_is_refused(made: Any, reason: str) -> None:
 
 def test_a_half_precise_layer_is_found() -> None:
     assert any("computes in bfloat16" in reason for reason in _reasons(FaultyGenerator(lambda x: x.bfloat16().float())))
+
+
+def test_a_network_that_computes_with_shapes_is_refused() -> None:
+    wrapped = wrap(
+        FaultyTranslator(FaultyTranslator.Config(fault="sizes of tensors")), "toy", edge=EDGE, max_size=LARGEST
+    )
+    with pytest.raises(
+        UnsupportedGraphError, match=r"computes with shapes \(network/Shape.*: use interpolate\(scale_f"
+    ):
+        convert(trace(wrapped, "toy"), wrapped)
 
 
 def test_what_onnx_has_no_operator_for_is_one_line() -> None:

@@ -32,6 +32,7 @@ FAULTS = {
     "fixed batch": (BEFORE, r"^torch cannot trace it with a free batch, height and width \("),
     "fixed channels": (BEFORE, r"^it does not run on \(2, 32, 36, 3\) \(index 7 is out of bounds"),
     "float64": (BEFORE, r"^mul at FaultyTranslator computes in float64: keep the network in float32"),
+    "swapped axes": (BEFORE, r"^its images are \[2, 3, 36, 32\], height and width swapped: transpose them"),
     "hyperbolic": (BEFORE, r"^onnxruntime has no CUDA kernel for Sinh and would run them on the CPU.*--provider cpu$"),
     "mean of the batch": (PROOF, r"^in a batch of 3 an image is [\d.]+ grey levels from what it is alone"),
     "logarithm of nothing": (PROOF, r"^for input \(1, 32, 32, 3\) \d+ of 3072 values of torch [\d.]+ are not finite$"),
@@ -46,7 +47,7 @@ def faulty() -> str:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_broken_model_is_refused_and_nothing_is_on_the_disk(
-    fault: str, faulty: str, make_snapshot: MakeSnapshot, tmp_path: Path
+    fault: str, faulty: str, make_snapshot: MakeSnapshot, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (kind, title), reason = FAULTS[fault]
     place = make_snapshot("pix2pix", G=Network({"type": faulty, "fault": fault}, "AtoB"))
@@ -57,6 +58,8 @@ def test_a_broken_model_is_refused_and_nothing_is_on_the_disk(
     assert caught.group_contains(kind, match=reason, depth=1)
     assert str(caught.value).startswith(f"{title}: ")
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400 * len(caught.value.exceptions)
+    assert capfd.readouterr() == ("", "")
     assert not (tmp_path / "repository").exists()
 
 
