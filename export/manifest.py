@@ -27,6 +27,8 @@ DType = Literal["uint8", "uint16", "float32", "int64"]
 Kind = Literal["generator", "translator"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What models, and files of artifacts, can be called."""
+VERSION = re.compile(r"[1-9][0-9]*")
+"""The names of the folders of versions."""
 PROVED_BATCH = 16
 """The largest batch that a proof tries, and as many images as servers put together by default."""
 GREY_LEVELS = 255
@@ -217,7 +219,7 @@ def _check(manifest: Manifest) -> None:
     if MODEL_FILE not in manifest.files:
         raise ValueError(f"files has no {MODEL_FILE}")
     for edge in (manifest.size.height, manifest.size.width) if manifest.size else ():
-        if not 0 < edge.multiple <= edge.maximum:
+        if edge.multiple < 1 or not edge.minimum <= edge.legal(edge.minimum) <= edge.maximum:
             raise ValueError(f"size is {edge}")
     if manifest.latent is not None and manifest.latent.dim < 1:
         raise ValueError(f"latent is {manifest.latent}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import re
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from pyarrow import fs
 
 from export.aliases import ALIASES_FILE
 from export.errors import RepositoryError
-from export.manifest import MANIFEST_FILE, NAME, FileEntry
+from export.manifest import MANIFEST_FILE, NAME, VERSION, FileEntry
 from trainer.storage import Storage
 
 TRITON_FILE = "config.pbtxt"
@@ -30,7 +29,6 @@ UNFINISHED_AGE = 24 * 60 * 60
 Progress = Callable[[str, int], None]
 """Told the name of a file and how many more bytes of it were written."""
 
-_VERSION = re.compile(r"[1-9][0-9]*")
 _STAGING, _MARK = ".staging-", ".unfinished-"
 _CHUNK = 8 * 2**20
 
@@ -83,7 +81,7 @@ class Upload:
 def published(entries: dict[str, float]) -> list[int]:
     """The published versions among the `entries` of a model's folder, in order."""
     found = [path.removesuffix(f"/{MANIFEST_FILE}") for path in entries if path.endswith(f"/{MANIFEST_FILE}")]
-    return sorted(int(name) for name in found if _VERSION.fullmatch(name))
+    return sorted(int(name) for name in found if VERSION.fullmatch(name))
 
 
 def is_published(model: Folder, version: int, manifest: bytes) -> bool:
@@ -167,7 +165,7 @@ def _inside(model: Folder, version: int) -> set[str]:
 
 def _next(model: Folder) -> int:
     tops = {path.split("/")[0] for path in model.entries()}
-    return max((int(name) for name in tops if _VERSION.fullmatch(name)), default=0) + 1
+    return max((int(name) for name in tops if VERSION.fullmatch(name)), default=0) + 1
 
 
 def _transfer(upload: Upload, name: str, target: Folder, path: str) -> None:

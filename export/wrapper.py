@@ -29,10 +29,14 @@ class Pixels:
         """Raises UnsupportedGraphError where the values do not rise, or the dtype does not have them."""
         ends = {"uint8": (0, 255), "uint16": (0, 65535)}.get(self.dtype, (-math.inf, math.inf))
         rises = math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high
-        if not rises or self.low < ends[0] or self.high > ends[1] or (self.dtype == "uint8" and self.ends != ends):
+        broken = self.whole and not (float(self.low).is_integer() and float(self.high).is_integer())
+        outside = self.low < ends[0] or self.high > ends[1]
+        if not rises or outside or broken or (self.dtype == "uint8" and self.ends != ends):
             raise UnsupportedGraphError(
                 f"{self.dtype} images cannot have the values {self.low:g}..{self.high:g}: give a --value-range that "
-                f"rises within {ends[0]}..{ends[1]}" + (", which for bytes is 0..255" if self.dtype == "uint8" else "")
+                f"rises within {ends[0]}..{ends[1]}"
+                + (" in whole numbers" if self.whole else "")
+                + (", which for bytes is 0..255" if self.dtype == "uint8" else "")
             )
 
     @property
@@ -148,12 +152,13 @@ def _axes(edge: int | None, channels: int) -> tuple[int | str, ...]:
 
 def _limits(network: Translator, name: str, maximum: int) -> SizeLimits:
     multiple = network.size_multiple
-    if maximum < network.minimum_size:
+    limits = SizeLimits.square(multiple, network.minimum_size, maximum // multiple * multiple)
+    if limits.height.legal(0) < network.minimum_size:
         raise UnsupportedGraphError(
             f"{name} needs images of {network.minimum_size} pixels a side and {maximum} is the most that was asked "
             "for: give a larger --max-size"
         )
-    return SizeLimits.square(multiple, network.minimum_size, maximum // multiple * multiple)
+    return limits
 
 
 def _example(network: Translator, limits: EdgeLimits, pixels: Pixels) -> Tensor:

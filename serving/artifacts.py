@@ -17,6 +17,9 @@ from export.errors import ManifestError
 from export.manifest import Manifest
 from serving.errors import ArtifactError
 
+Pair = tuple[NDArray[Any], NDArray[Any]]
+"""An input [batch, …], and the image [batch, height, width, channels] that the model made of it."""
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -38,7 +41,7 @@ class Artifact:
 
 def newest_version(model: Path) -> Path | None:
     """The folder with the highest number in `model` that holds a manifest, or None."""
-    versions = [entry for entry in model.iterdir() if entry.name.isdecimal() and _is_artifact(entry)]
+    versions = [entry for entry in model.iterdir() if contract.VERSION.fullmatch(entry.name) and _is_artifact(entry)]
     return max(versions, key=lambda entry: int(entry.name), default=None)
 
 
@@ -146,7 +149,7 @@ def _check_files(artifact: Artifact) -> None:
             )
 
 
-def golden(artifact: Artifact) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+def golden(artifact: Artifact) -> list[Pair]:
     """Inputs, and what the model made of them when it was proved; none for artifacts of the first schema.
 
     Raises:

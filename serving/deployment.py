@@ -31,7 +31,7 @@ class ModelReplica:
         engine = OrtEngine(artifact.model, settings.device, settings.threads, digest=artifact.digest)
         warm_up(engine, artifact.manifest)
         check_fields(artifact, engine)
-        replay(engine, artifact)
+        replay(engine, artifact, artifacts.golden(artifact))
         batcher = Batcher(engine.run, batching_of(artifact.manifest, settings.batching))
         self._service = ModelService(artifact.manifest, batcher.submit, settings.limits)
         self._settings = settings

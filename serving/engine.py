@@ -174,9 +174,11 @@ def _options(threads: int, axes: Mapping[str, int]) -> Any:
     return options
 
 
-def _wanted(device: Literal["cpu", "cuda"]) -> list[str]:
+def _wanted(device: Literal["cpu", "cuda"]) -> list[str | tuple[str, dict[str, str]]]:
+    # TF32 has 10 bits of mantissa, which is less than proofs in float32 allow.
     # Nodes without a CUDA kernel (shape arithmetic) need the CPU beside it.
-    return [_PROVIDERS["cuda"], _PROVIDERS["cpu"]] if device == "cuda" else [_PROVIDERS["cpu"]]
+    cuda = (_PROVIDERS["cuda"], {"use_tf32": "0"})
+    return [cuda, _PROVIDERS["cpu"]] if device == "cuda" else [_PROVIDERS["cpu"]]
 
 
 def _require_cuda() -> None:

@@ -28,6 +28,7 @@ from export.wrapper import Pixels
         ("uint8", 5, 5),
         ("uint16", -1, 1),
         ("uint16", 0, 100_000),
+        ("uint16", 0.5, 10.2),
         ("float32", 2, 1),
         ("float32", 0, float("inf")),
         ("float32", float("nan"), 1),
