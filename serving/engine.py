@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -126,6 +127,11 @@ class OrtEngine:
         except _ort_errors() as error:
             raise EngineError(f"onnxruntime failed: {error}") from error
         return dict(zip(names, outputs, strict=True))
+
+
+def import_runtime() -> None:
+    """Import onnxruntime now, so that the first session's start is not timed with it."""
+    importlib.import_module("onnxruntime")
 
 
 def resolve_device(device: Device) -> Literal["cpu", "cuda"]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from export.errors import ImporterError
 from export.importers.base import Importer, register
-from export.importers.checkpoint import read_checkpoint
-from export.importers.resnet import read_resnet
+from export.state_dicts.checkpoint import read_checkpoint
+from export.state_dicts.resnet import read_resnet
 from trainer.snapshot import Snapshot
 
 _OTHERS = {"encoder.": "stylegan2", "enc_content.": "resnet_cat"}

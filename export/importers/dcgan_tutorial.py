@@ -8,8 +8,8 @@ from typing import Any
 
 from export.errors import ImporterError
 from export.importers.base import Importer, register
-from export.importers.checkpoint import read_checkpoint
-from export.importers.moving import Layer, move
+from export.state_dicts.checkpoint import read_checkpoint
+from export.state_dicts.moving import Layer, move
 from trainer.snapshot import Snapshot
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from export.errors import ImporterError
 from export.importers.base import Importer, register
-from export.importers.checkpoint import Checkpoint, read_checkpoint
-from export.importers.moving import Layer, move, norm_of
-from export.importers.resnet import read_resnet
+from export.state_dicts.checkpoint import Checkpoint, read_checkpoint
+from export.state_dicts.moving import Layer, move, norm_of
+from export.state_dicts.resnet import read_resnet
 from trainer.snapshot import Snapshot
 
 

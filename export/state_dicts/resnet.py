@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from export.errors import ImporterError
-from export.importers.checkpoint import Checkpoint
-from export.importers.moving import Layer, move, norm_of
+from export.state_dicts.checkpoint import Checkpoint
+from export.state_dicts.moving import Layer, move, norm_of
 from trainer.models.blur import DOWN_TAPS, UP_TAPS, blur_kernel
 from trainer.snapshot import Snapshot
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from export.errors import ImporterError
-from export.importers.checkpoint import Checkpoint
+from export.state_dicts.checkpoint import Checkpoint
 from trainer import registry
 from trainer.config import ModelComponent
 from trainer.errors import ConfigError
@@ -54,7 +54,7 @@ def move(checkpoint: Checkpoint, model: dict[str, Any], layers: Sequence[Layer])
     Raises:
         ImporterError: `model` cannot be built, or a tensor is missing, left over, of another shape or not finite.
     """
-    moving, biased = _Moving(checkpoint, model), _biased(checkpoint, layers)
+    moving, biased = _Mover(checkpoint, model), _biased(checkpoint, layers)
     for layer in layers:
         ours, theirs = layer.convolution
         moving.put(f"{ours}.weight", *moving.taken(f"{theirs}.weight"))
@@ -72,7 +72,7 @@ def _biased(checkpoint: Checkpoint, layers: Sequence[Layer]) -> bool:
     return any(f"{layer.convolution[1]}.bias" in checkpoint.tensors for layer in layers if not layer.always_biased)
 
 
-class _Moving:
+class _Mover:
     """`left` is what the file has and no layer has asked for yet."""
 
     def __init__(self, checkpoint: Checkpoint, model: dict[str, Any]) -> None:
