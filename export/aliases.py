@@ -5,11 +5,11 @@ Beside a model's versions lies `aliases.json`, where it has any: a JSON object s
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from export.errors import ManifestError
+from export.typed import parse_json
 
 ALIASES_FILE = "aliases.json"
 LATEST = "latest"
@@ -24,8 +24,8 @@ def parse_aliases(text: str, where: str = ALIASES_FILE) -> dict[str, int]:
         ManifestError: it is not JSON, or not an object of good names and version numbers.
     """
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
+        data = parse_json(text)
+    except ValueError as error:
         raise ManifestError(
             f"{where} is not JSON ({error}): mend it, or remove it and promote versions anew"
         ) from error

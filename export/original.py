@@ -204,6 +204,11 @@ class Original:
             if ports[0].type not in _DTYPES:
                 raise ImporterError(f"{self.name}: {what} {ports[0].name} is {ports[0].type}: make it float32")
         given, made = (NodeArg(port.name, _DTYPES[port.type], tuple(port.shape)) for _, (port,) in both)
+        for port in (given, made):
+            if any(isinstance(axis, int) and axis < 1 for axis in port.shape):
+                raise ImporterError(
+                    f"{self.name}: {port.name} {list(port.shape)} has an axis of nothing: export it again"
+                )
         if made.dtype is np.uint8 and self.declared.made_range != _BYTES:
             raise ImporterError(f"{self.name}: output {made.name} is uint8: declare the output range 0..255")
         as_it_is = (self.declared.input_range, self.declared.mean, self.declared.std) == (_BYTES, (0.0,), (1.0,))

@@ -77,4 +77,6 @@ class OriginalReference:
     def layers(self, given: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
         """See `Reference.layers`; those are the nodes that have names."""
         outputs = graph.layer_outputs(self._original.model)
+        if not outputs:
+            return {}
         return dict(zip(outputs, self._original.inner(given[:1], list(outputs.values())), strict=True))

@@ -133,13 +133,17 @@ def _state_dict(path: Path, loaded: object) -> dict[str, Tensor]:
     tensors = {
         key: value
         for key, value in state.items()
-        if isinstance(key, str) and isinstance(value, Tensor) and value.layout == torch.strided
+        if isinstance(key, str) and isinstance(value, Tensor) and _is_dense(value)
     }
     odd = [key for key in state if key not in tensors]
     if odd or not tensors:
         what = f"{str(odd[0])[:80]!r} is no dense tensor" if odd else "it has no tensors"
         raise ImporterError(f"{path} holds no state dict ({what}): {_ALONE}")
     return tensors
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
 
 
 def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -117,6 +117,8 @@ class _Mover:
                 f"{self.path}: {theirs} has the shape {list(tensor.shape)} where the others need {list(shape)}: it is "
                 "not the generator as published"
             )
+        if not (tensor.is_floating_point() or theirs.endswith(_COUNT)):
+            raise ImporterError(f"{self.path}: {theirs} is {tensor.dtype}: import the weights in floating point")
         if not tensor.isfinite().all():
             raise ImporterError(f"{self.path}: {theirs} is not finite everywhere: take an earlier checkpoint")
         return tensor.contiguous()

@@ -43,7 +43,8 @@ def test_a_bucket_that_the_graph_cannot_take(tmp_path: Path, name: str, bucket: 
     graph, manifest = MODELS[name]
     folder = write(tmp_path, graph, dataclasses.replace(manifest, buckets=(bucket,)))
     with pytest.raises(
-        (ArtifactError, EngineError), match=r"the bucket .* is no shape of|onnxruntime failed: .*nvalid"
+        (ArtifactError, EngineError),
+        match=r"the bucket .* is no shape of|onnxruntime failed: .*nvalid|buckets\[0\]\[1\] is",
     ):
         verify(folder, "cpu")
 
