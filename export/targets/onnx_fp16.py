@@ -29,9 +29,35 @@ def variants(model: onnx.ModelProto, samples: Sequence[NDArray[Any]]) -> Iterato
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         made = convert_float_to_float16(copy, keep_io_types=True, op_block_list=kept, node_block_list=outside)
+        _drop_detours(made.graph, {node.name for node in model.graph.node})
         sort_nodes(made.graph)
         in_float32 = {node.name for node in model.graph.node if node.op_type in kept} | set(outside)
         yield Variant(made, _rounding(model, in_float32))
+
+
+def _drop_detours(graph: onnx.GraphProto, ours: set[str]) -> None:
+    """Between two nodes in float32 the converter goes by way of float16: join them again. Nodes of `ours` it did not
+    make."""
+    casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast" and node.name not in ours}
+    detours = {}
+    for back in casts.values():
+        down = casts.get(back.input[0])
+        if down is not None and _casts_to(back, TensorProto.FLOAT) and _casts_to(down, TensorProto.FLOAT16):
+            detours[back.output[0]] = down.input[0]
+    for node in graph.node:
+        node.input[:] = [detours.get(name, name) for name in node.input]
+    outputs = {value.name for value in graph.output}
+    for name in detours.keys() & outputs:
+        casts[name].CopyFrom(helper.make_node("Identity", [detours[name]], [name], name=casts[name].name))
+    # The way back first, after which the way there may have no user.
+    for unused in (detours.keys() - outputs, casts.keys() - detours.keys()):
+        used = {name for node in graph.node for name in node.input} | outputs
+        for name in unused - used:
+            graph.node.remove(casts[name])
+
+
+def _casts_to(node: onnx.NodeProto, kind: int) -> bool:
+    return node.op_type == "Cast" and any(entry.name == "to" and entry.i == kind for entry in node.attribute)
 
 
 def _rounding(model: onnx.ModelProto, in_float32: set[str]) -> onnx.ModelProto:

@@ -13,9 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 from export.convert import convert
 from export.errors import ProofError, RefusedError
 from export.lint import trace
+from export.manifest import MODEL_FILE
 from export.pipeline import prove
 from export.targets import base as targets
-from export.wrapper import wrap
+from export.wrapper import BYTES, Pixels, wrap
 from tests.export.networks import EDGE, EXPORTABLE, LARGEST, build, candidate, fit
 
 HALF = targets.find("onnx-fp16")
@@ -34,6 +35,31 @@ def test_a_value_beyond_float16_is_refused_though_the_cpu_computes_it(tmp_path: 
     assert caught.group_contains(ProofError, match=r"onnx-fp16 as other devices compute it is up to \d+ grey levels")
     assert caught.group_contains(ProofError, match=r"the first layer that diverges is layers\.4 \(relative error inf\)")
     assert not (tmp_path / "half").exists()
+
+
+@pytest.mark.parametrize(
+    "pixels", [BYTES, Pixels("uint16", 0, 65535), Pixels("float32", -1, 1)], ids=lambda it: it.dtype
+)
+def test_images_are_brought_to_their_values_in_float32(pixels: Pixels) -> None:
+    wrapped = wrap(build(EXPORTABLE["resnet_generator"]), "toy", edge=EDGE, pixels=pixels)
+    model = next(iter(HALF.variants(convert(trace(wrapped, "toy"), wrapped), []))).model
+    casts = [node for node in model.graph.node if node.op_type == "Cast"]
+    to_half = [node for node in casts if node.attribute[0].i == TensorProto.FLOAT16]
+    # One way into the network and one out of it; bytes have another to and from float32.
+    assert (len(to_half), len(casts)) == (1, 2 if pixels.dtype == "float32" else 4)
+
+
+def test_sixteen_bits_keep_their_steps(tmp_path: Path) -> None:
+    wrapped = wrap(
+        fit(build(EXPORTABLE["resnet_generator"])), "toy", edge=EDGE, max_size=LARGEST, pixels=Pixels("uint16", 0, 4095)
+    )
+    model = convert(trace(wrapped, "toy"), wrapped)
+    manifest = prove(candidate(wrapped, model, HALF), HALF, [], (), "cuda", tmp_path / "half")
+    assert manifest.proof.max_grey_diff < 0.5
+    session = onnxruntime.InferenceSession(tmp_path / "half" / MODEL_FILE, providers=["CPUExecutionProvider"])
+    source = np.random.default_rng(0).integers(0, 4096, (1, 32, 32, 3), dtype=np.uint16)
+    image = session.run(None, {"source": source})[0]
+    assert (image[image > 2048] % 2).mean() == pytest.approx(0.5, abs=0.1)
 
 
 def test_the_emulation_rounds_weights_and_every_value_between_nodes() -> None:
