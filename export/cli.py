@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from export import models_cli
+from export.typed import parse_json
 from trainer.table import print_table
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def export(
 
 def _shape(text: str) -> tuple[int, ...]:
     parts = text.lower().split("x")
-    if not all(part.isdecimal() for part in parts):
+    if not all(part.isdecimal() and len(part) < 10 for part in parts):
         raise typer.BadParameter(f"--bucket {text} is no shape: give one such as 8x256x256x3, or 8x100 for codes")
     return tuple(map(int, parts))
 
@@ -153,9 +154,12 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
 
 def _figures(path: Path) -> Mapping[str, float]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): float(value) for name, value in found.items() if isinstance(value, int | float)}
-    except (OSError, ValueError, AttributeError) as error:
+        found = parse_json(path.read_text(encoding="utf-8"))
+        figures = {str(name): float(value) for name, value in found.items() if type(value) in (int, float)}
+        if not all(map(math.isfinite, figures.values())):
+            raise ValueError("a figure is not finite")
+        return figures
+    except (OSError, ValueError, AttributeError, OverflowError) as error:
         raise typer.BadParameter(f"--metrics {path} is not a JSON object of figures ({error})") from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +38,8 @@ from export.wrapper import BYTES, Pixels, wrap
 from trainer.snapshot import Snapshot, read_snapshot
 
 SNAPSHOT, ONNX = "snapshot", "onnx"
+_LARGEST_BUCKET = 2**28
+"""Values of one input."""
 Report = Callable[[str], None]
 """Takes one line of progress."""
 
@@ -118,8 +121,7 @@ def export(
             folder = Path(staging) / candidate.name
             manifest = prove(candidate, chosen, images_of_it, tuple(buckets), provider, folder)
             proved.append(_Proved(candidate, images_of_it, folder, manifest))
-        whole = list(_with_cycles(proved))
-        return [_publish(root, entry) for entry in whole]
+        return _publish(root, list(_with_cycles(proved)))
 
 
 def _from_networks(
@@ -203,6 +205,10 @@ def _check_buckets(model: str, port: Port, size: SizeLimits | None, buckets: Seq
         fits = len(bucket) == len(port.shape) and all(
             edge == axis if isinstance(axis, int) else edge > 0 for edge, axis in zip(bucket, port.shape, strict=True)
         )
+        if fits and math.prod(bucket) > _LARGEST_BUCKET:
+            raise UnsupportedGraphError(
+                f"bucket {'x'.join(map(str, bucket))} is too large to be proved: give a smaller one"
+            )
         if not fits or (size is not None and size.legal(*bucket[1:3]) != bucket[1:3]):
             axes = " x ".join(str(axis) for axis in port.shape)
             limits = f" with {size}" if size else ""
@@ -263,9 +269,18 @@ def _with_cycles(proved: list[_Proved]) -> Iterator[_Proved]:
         yield entry
 
 
-def _publish(repository: Repository, proved: _Proved) -> str:
-    version = repository.add(proved.folder, proved.manifest)
-    return f"{repository.place}/{proved.manifest.name}/{version}"
+def _publish(repository: Repository, proved: list[_Proved]) -> list[str]:
+    """Publish all or, where the repository fails halfway, none; returns their places."""
+    done: list[tuple[str, int]] = []
+    try:
+        for entry in proved:
+            version = repository.add(entry.folder, entry.manifest)
+            done.append((entry.manifest.name, version))
+    except ExportError:
+        for model, version in done:
+            repository.delete(model, version)
+        raise
+    return [f"{repository.place.rstrip('/')}/{model}/{version}" for model, version in done]
 
 
 def _source(source: Snapshot, network: str, origin: str) -> Source:

@@ -12,7 +12,7 @@ from pathlib import Path
 from export import uploads
 from export.aliases import ALIASES_FILE, LATEST, is_alias, parse_aliases
 from export.errors import RepositoryError, brief
-from export.manifest import MANIFEST_FILE, NAME, Manifest
+from export.manifest import MANIFEST_FILE, NAME, VERSION, Manifest
 from export.triton import triton_config
 from export.uploads import TRITON_FILE, Folder, Progress, Upload
 from trainer.errors import StorageError
@@ -32,7 +32,9 @@ class Repository:
         try:
             self._folder = Folder(place)
             kind = self._folder.kind()
-        except (StorageError, OSError) as error:
+        except StorageError as error:
+            raise RepositoryError(str(error)) from error
+        except (OSError, ValueError) as error:
             raise RepositoryError(f"repository {place} cannot be opened: {brief(error)}") from error
         if kind == "file":
             raise RepositoryError(f"repository {place} is not a folder: give another place")
@@ -93,8 +95,8 @@ class Repository:
             raise RepositoryError(f"{self.place} has no model {model}: it has {', '.join(self.models()) or 'none'}")
         if not at or which == LATEST:
             return model, versions[-1]
-        aliases = {} if which.isdecimal() else self.aliases(model)
-        version = int(which) if which.isdecimal() else aliases.get(which)
+        aliases = {} if VERSION.fullmatch(which) else self.aliases(model)
+        version = next((number for number in versions if str(number) == which), aliases.get(which))
         if version not in versions:
             named = (f"{alias} ({number})" for alias, number in sorted(aliases.items()))
             raise RepositoryError(
@@ -130,7 +132,11 @@ class Repository:
             folder = self._model(manifest.name)
             version = uploads.publish(folder, None, upload)
             uploads.sweep(folder, self._now())
-            self._configure_triton(manifest.name, version)
+            try:
+                self._configure_triton(manifest.name, version)
+            except OSError:
+                uploads.withdraw(folder, version)  # an error means that nothing was published
+                raise
         return version
 
     def promote(self, model: str, version: int, alias: str) -> None:
@@ -142,7 +148,9 @@ class Repository:
         """
         _check_alias(alias)
         self.resolve(f"{model}@{version}")
-        self._write_aliases(model, self.aliases(model) | {alias: version})
+        with self._locked(model):
+            self.resolve(f"{model}@{version}")
+            self._write_aliases(model, self.aliases(model) | {alias: version})
 
     def remove_alias(self, model: str, alias: str) -> None:
         """Have `alias` name nothing.
@@ -151,13 +159,15 @@ class Repository:
             ManifestError: the aliases break the contract.
             RepositoryError: there is no such alias.
         """
-        aliases = self.aliases(model)
-        if alias not in aliases:
-            raise RepositoryError(
-                f"{self.place} has no alias {alias} of {model}: it has {', '.join(aliases) or 'none'}"
-            )
-        del aliases[alias]
-        self._write_aliases(model, aliases)
+        self.resolve(model)
+        with self._locked(model):
+            aliases = self.aliases(model)
+            if alias not in aliases:
+                raise RepositoryError(
+                    f"{self.place} has no alias {alias} of {model}: it has {', '.join(aliases) or 'none'}"
+                )
+            del aliases[alias]
+            self._write_aliases(model, aliases)
 
     def delete(self, model: str, version: int) -> None:
         """Remove a version, its manifest first, and with the last one the model's folder.
@@ -167,6 +177,10 @@ class Repository:
             RepositoryError: there is no such version, or an alias names it.
         """
         self.resolve(f"{model}@{version}")
+        with self._locked(model):
+            self._delete(model, version)
+
+    def _delete(self, model: str, version: int) -> None:
         named = [alias for alias, number in sorted(self.aliases(model).items()) if number == version]
         if named:
             raise RepositoryError(
@@ -201,6 +215,7 @@ class Repository:
             folder = other._model(model)
             if not uploads.is_published(folder, version, content):
                 uploads.publish(folder, version, upload)
+                uploads.sweep(folder, other._now())
                 other._configure_triton(model, version)
         if alias is not None:
             other.promote(model, version, alias)
@@ -236,6 +251,11 @@ class Repository:
         with self._told("written"):
             text = json.dumps(aliases, indent=2, sort_keys=True) + "\n"
             uploads.replace(self._model(model), ALIASES_FILE, text.encode())
+
+    @contextlib.contextmanager
+    def _locked(self, model: str) -> Iterator[None]:
+        with self._told("written"), uploads.locked(self._model(model)):
+            yield
 
     @contextlib.contextmanager
     def _told(self, what: str) -> Iterator[None]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
+import os
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -108,7 +110,12 @@ def publish(model: Folder, number: int | None, upload: Upload) -> int:
     """
     if model.local:
         model.local.mkdir(parents=True, exist_ok=True)
-        return _publish_on_disk(model, model.local, number, upload)
+        try:
+            return _publish_on_disk(model, model.local, number, upload)
+        except BaseException:
+            with contextlib.suppress(OSError):  # it stays where there is something in it
+                model.local.rmdir()
+            raise
     version = _claim(model, number)
     for name in upload.files:
         _transfer(upload, name, model, f"{version}/{name}")
@@ -218,6 +225,24 @@ def withdraw(model: Folder, version: int) -> None:
             model.local.rmdir()
     elif entries.keys() <= {ALIASES_FILE, TRITON_FILE}:
         model.delete()
+
+
+@contextlib.contextmanager
+def locked(model: Folder) -> Iterator[None]:
+    """Keep other processes of this kind out of the model's folder; on object stores, which have no locks, nobody.
+
+    Raises:
+        OSError: there is no such folder.
+    """
+    if model.local is None:
+        yield
+        return
+    descriptor = os.open(model.local, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sweep(model: Folder, now: float) -> None:

@@ -194,7 +194,9 @@ def _start(settings: ServerSettings, plans: list[ModelSettings], models: list[Mo
     try:
         serve.run_many(targets)
     except RuntimeError as error:
-        raise StartError(_reason(str(error))) from error
+        # Ray's exception names the application alone; why it failed stands in the status.
+        deployments = [one for entry in serve.status().applications.values() for one in entry.deployments.values()]
+        raise StartError(_reason("\n".join([str(error), *(one.message for one in deployments)]))) from error
 
 
 def replica_resources(device: Literal["cpu", "cuda"], replicas: int, cpus: int, gpus: int) -> dict[str, float]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from export.errors import ManifestError
 from export.manifest import Manifest
 from serving.errors import ArtifactError
 
+_MOST_GOLDEN_BYTES = 2**30
 Pair = tuple[NDArray[Any], NDArray[Any]]
 """An input [batch, …], and the image [batch, height, width, channels] that the model made of it."""
 
@@ -72,6 +72,7 @@ def find(repository: Path, alias: str | None = None) -> dict[str, Path]:
     """
     alias = None if alias == aliases.LATEST else alias
     if not repository.is_dir():
+        _refuse_uri(repository)
         raise ArtifactError(f"there is no model repository at {repository}: export a model into it first")
     found: dict[str, Path] = {}
     for model in sorted(entry for entry in repository.iterdir() if entry.is_dir()):
@@ -104,6 +105,7 @@ def load(path: Path) -> Artifact:
     if not path.is_dir() and "@" in path.name:
         path = _named(path)
     if not path.is_dir():
+        _refuse_uri(path)
         raise ArtifactError(
             f"there is no artifact at {path}: give an artifact folder or a model folder of a repository"
         )
@@ -123,13 +125,20 @@ def load(path: Path) -> Artifact:
 def _named(path: Path) -> Path:
     """The version that `<model folder>@<version or alias>` names."""
     name, _, version = path.name.rpartition("@")
+    if not name or not version:
+        raise ArtifactError(f"{path} names no version of a model: write <model folder>@<version or alias>")
     model = path.with_name(name)
     if version.isdecimal() or not model.is_dir():
         return model / version
     found = newest_version(model) if version == aliases.LATEST else aliased_version(model, version)
     if found is None:
-        raise ArtifactError(f"{model} has no version {version}: give it that alias with zorse models promote")
+        raise ArtifactError(f"{model} has no alias {version}: give it with zorse models promote")
     return found
+
+
+def _refuse_uri(path: Path) -> None:
+    if re.match(r"[a-z0-9]+:/", str(path)):
+        raise ArtifactError(f"{path} is no local folder: bring the model to one with zorse models pull first")
 
 
 def _is_artifact(path: Path) -> bool:
@@ -161,10 +170,14 @@ def golden(artifact: Artifact) -> list[Pair]:
     try:
         # An open file, so that one that is no archive of arrays is closed too.
         with path.open("rb") as stream, np.lib.npyio.NpzFile(stream, allow_pickle=False) as arrays:
+            assert arrays.zip is not None
+            if sum(entry.file_size for entry in arrays.zip.infolist()) > _MOST_GOLDEN_BYTES:
+                raise ValueError(f"it is larger than {_MOST_GOLDEN_BYTES // 2**20} MiB")
             count = -(-len(arrays.files) // 2)
             samples = [(arrays[f"input_{index}"], arrays[f"output_{index}"]) for index in range(count)]
-            if not samples:
-                raise ValueError("it is empty")
+            every = [array for pair in samples for array in pair]
+            if not every or not all(isinstance(array, np.ndarray) and array.size > 0 for array in every):
+                raise ValueError("it holds no samples")
             return samples
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:
         raise ArtifactError(f"{path} breaks the artifact contract ({error}): export the model again") from error

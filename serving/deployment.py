@@ -12,8 +12,7 @@ from serving import artifacts
 from serving.asgi import gateway_app, model_app
 from serving.batching import Batcher
 from serving.config import ModelSettings
-from serving.engine import OrtEngine
-from serving.replay import check_fields, replay
+from serving.replay import start
 from serving.schemas import ModelSummary
 from serving.service import ModelService, batching_of, warm_up
 
@@ -28,10 +27,8 @@ class ModelReplica:
 
     def __init__(self, settings: ModelSettings) -> None:
         artifact = artifacts.load(Path(settings.artifact))
-        engine = OrtEngine(artifact.model, settings.device, settings.threads, digest=artifact.digest)
+        engine = start(artifact, settings.device, settings.threads)
         warm_up(engine, artifact.manifest)
-        check_fields(artifact, engine)
-        replay(engine, artifact, artifacts.golden(artifact))
         batcher = Batcher(engine.run, batching_of(artifact.manifest, settings.batching))
         self._service = ModelService(artifact.manifest, batcher.submit, settings.limits)
         self._settings = settings

@@ -75,8 +75,7 @@ class OrtEngine:
             if digest is None:
                 self._session = load(model, None)
             else:
-                key = f"{digest} {onnxruntime.__version__} {device} {sorted(axes.items())}"
-                self._session = graph_cache.start(model, key, load)
+                self._session = graph_cache.start(model, _kept_key(digest, device, axes), load)
         except _ort_errors() as error:
             raise EngineError(f"onnxruntime cannot load {model}: {error}") from error
         self._session.disable_fallback()
@@ -185,6 +184,17 @@ def _wanted(device: Literal["cpu", "cuda"]) -> list[str | tuple[str, dict[str, s
     # Nodes without a CUDA kernel (shape arithmetic) need the CPU beside it.
     cuda = (_PROVIDERS["cuda"], {"use_tf32": "0"})
     return [cuda, _PROVIDERS["cpu"]] if device == "cuda" else [_PROVIDERS["cpu"]]
+
+
+def forget_kept(digest: str, device: Literal["cpu", "cuda"]) -> bool:
+    """Remove what is kept of the graph with this digest and free axes, and say whether there was anything."""
+    return graph_cache.forget(_kept_key(digest, device, {}))
+
+
+def _kept_key(digest: str, device: str, axes: Mapping[str, int]) -> str:
+    import onnxruntime
+
+    return f"{digest} {onnxruntime.__version__} {device} {sorted(axes.items())}"
 
 
 def _require_cuda() -> None:

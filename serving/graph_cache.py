@@ -22,6 +22,15 @@ _STAGING, _STAGING_SECONDS = ".staging-", 3600
 T = TypeVar("T")
 
 
+def forget(key: str) -> bool:
+    """Remove what is kept under `key`, and say whether there was anything."""
+    found = [entry for entry in _folder().glob(f"{_name(key)}-*.onnx") if entry.is_file()]
+    for entry in found:
+        with contextlib.suppress(OSError):
+            entry.unlink()
+    return bool(found)
+
+
 def start(model: Path, key: str, load: Callable[[Path, Path | None], T]) -> T:
     """What `load` makes of the graph `model`, or of its optimised form when that is kept under `key`.
 
@@ -30,18 +39,21 @@ def start(model: Path, key: str, load: Callable[[Path, Path | None], T]) -> T:
     """
     if model.stat().st_size > LARGEST or Path(f"{model}.data").exists():
         return load(model, None)
-    name = hashlib.sha256(f"{key} {_processor()}".encode()).hexdigest()
     try:
-        return _start_kept(model, name, load)
+        return _start_kept(model, _name(key), load)
     except Exception:  # noqa: BLE001 - no home, a full disk, a damaged entry: onnxruntime's errors do not tell them apart
         return load(model, None)
+
+
+def _name(key: str) -> str:
+    return hashlib.sha256(f"{key} {_processor()}".encode()).hexdigest()
 
 
 def _start_kept(model: Path, name: str, load: Callable[[Path, Path | None], T]) -> T:
     folder = _folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for entry in folder.glob(f"{name}-*.onnx"):
-        # No digest: to take one costs more than optimising anew.
+        # No digest: to take one costs more than optimising anew, and a golden sample tells what matters.
         if entry.stem.partition("-")[2] == str(entry.stat().st_size):
             try:
                 return load(entry, None)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from export.manifest import GOLDEN_FILE, GREY_LEVELS, Manifest, facts_of
 from serving import artifacts
 from serving.artifacts import Artifact, Pair
-from serving.engine import Engine, OrtEngine, cpu_cores, import_runtime
-from serving.errors import ArtifactError
+from serving.engine import Engine, OrtEngine, cpu_cores, forget_kept, import_runtime
+from serving.errors import ArtifactError, EngineError
 
 IMAGE = "image"
 
@@ -65,6 +65,29 @@ def replay(engine: Engine, artifact: Artifact, samples: list[Pair]) -> float:
         worst = max(worst, _difference(artifact, expected, _run(engine, manifest, given)))
     _check(artifact, worst, "its golden sample", engine)
     return worst
+
+
+def start(artifact: Artifact, device: Literal["cpu", "cuda"], threads: int) -> OrtEngine:
+    """An engine that was seen to make the artifact's golden sample; a kept graph that does not is forgotten.
+
+    Raises:
+        ArtifactError: a field is not the model's, or an image is not what was proved.
+        EngineError: the graph does not run on `device`.
+    """
+    samples = artifacts.golden(artifact)
+
+    def started() -> OrtEngine:
+        engine = OrtEngine(artifact.model, device, threads, digest=artifact.digest)
+        check_fields(artifact, engine)
+        replay(engine, artifact, samples)
+        return engine
+
+    try:
+        return started()
+    except (ArtifactError, EngineError):
+        if not forget_kept(artifact.digest, device):
+            raise
+        return started()
 
 
 def check_fields(artifact: Artifact, engine: OrtEngine) -> None:

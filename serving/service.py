@@ -20,9 +20,10 @@ from export.manifest import Manifest, Tensor
 from serving import artifacts
 from serving.batching import Submit, Tensors, bucket, capacity, chunks, merge, rows
 from serving.config import Batching, Device, Limits
-from serving.engine import Engine, OrtEngine, cpu_cores, resolve_device
+from serving.engine import Engine, cpu_cores, resolve_device
 from serving.errors import BadRequestError, ImageSizeError, TooLargeError, UnsupportedError
 from serving.latents import latents
+from serving.replay import start
 
 SOURCE, LATENT, IMAGE = "source", "latent", "image"
 MAX_SEED = 2**63 - 1
@@ -195,7 +196,7 @@ class LocalModel:
         """
         artifact = artifacts.load(Path(path))
         on, cores = resolve_device(device), threads or cpu_cores()
-        return cls(artifact.manifest, OrtEngine(artifact.model, on, cores, digest=artifact.digest))
+        return cls(artifact.manifest, start(artifact, on, cores))
 
     def generate(self, n: int, seed: int = 0, first: int = 0) -> NDArray[np.uint8]:
         """Images `first` … `first + n - 1` of `seed`: uint8 [n, h, w, c]. Raises as `latent_feeds`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -26,8 +27,12 @@ class Storage:
             StorageError: its scheme is unknown, or the place is not one for files.
         """
         self.uri = str(uri) if "://" in str(uri) else str(Path(uri).absolute())
-        if "://" in self.uri and "?" in self.uri:
-            raise StorageError(f"{self.uri}: leave the query out; AWS_ENDPOINT_URL names another S3 server")
+        if not str(uri):
+            raise StorageError("an empty place was given: give a folder or a URI")
+        if "://" in self.uri and ("?" in self.uri or "#" in self.uri):
+            raise StorageError(f"{self.uri}: leave ? and # out; AWS_ENDPOINT_URL names another S3 server")
+        if re.fullmatch(r"[a-z0-9]+:/*", str(uri)):
+            raise StorageError(f"{self.uri} names no bucket: give one, as in s3://bucket/models")
         try:
             self._filesystem, self._path = fs.FileSystem.from_uri(self.uri)
         except (ValueError, OSError) as error:

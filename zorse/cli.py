@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -54,6 +55,9 @@ def doctor() -> None:
 
 def main() -> None:
     """Run the command line."""
+    # Python's own way of SIGTERM leaves temporary files behind; commands that end in an order of their own replace this.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda received, frame: sys.exit(128 + received))
     guarded(app, sys.argv[1:])
 
 

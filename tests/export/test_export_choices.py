@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,51 @@ def test_foreign_layers_become_integers_whether_they_have_names_or_not(
     operators = [node.op_type for node in onnx.load(f"{artifact}/model.onnx").graph.node]
     assert operators.count("QuantizeLinear") > 1
     assert read_manifest(Path(artifact)).proof.replay_tolerance == targets.find("onnx-int8").replay_tolerance
+
+
+def _resized(path: Path, *nodes: onnx.NodeProto, **tensors: Any) -> str:
+    """A foreign file of open size that does not make images of the size that it is given."""
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3, f"{name}h", f"{name}w"]) for name in ("x", "y")
+    ]
+    weights = [numpy_helper.from_array(np.array(value), name) for name, value in tensors.items()]
+    graph = helper.make_graph(list(nodes), "resized", ports[:1], ports[1:], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return str(path)
+
+
+def test_a_translator_must_keep_every_size_that_it_is_proved_for(tmp_path: Path) -> None:
+    crop = _resized(
+        tmp_path / "crop.onnx",
+        helper.make_node("Slice", ["x", "start", "end", "axes"], ["y"]),
+        **{"start": [0, 0], "end": [100, 100], "axes": [2, 3]},
+    )
+    steps = _resized(
+        tmp_path / "steps.onnx",
+        helper.make_node("AveragePool", ["x"], ["small"], kernel_shape=[4, 1], strides=[4, 1]),
+        helper.make_node("Resize", ["small", "", "scales"], ["y"], mode="nearest"),
+        scales=np.array([1, 1, 4, 1], np.float32),
+    )
+    for place in (crop, steps):
+        with pytest.raises(RefusedError) as caught:
+            export(place, str(tmp_path / "r"), origin="onnx", declared=Declared((0, 1)), max_size=128)
+        assert re.search(r"of images of \d+×\d+ \(height × width\): the size must be kept", str(caught.value))
+    assert not (tmp_path / "r").exists()
+    declared = Declared((0, 1), size_multiple=4)
+    (artifact,) = export(steps, str(tmp_path / "r"), origin="onnx", declared=declared, max_size=128)
+    assert read_manifest(Path(artifact)).size == SizeLimits.square(4, 4, 128)
+
+
+def test_a_foreign_proof_that_fails_needs_no_names(tmp_path: Path) -> None:
+    place = _painter(tmp_path / "painter.onnx", named=False, factor=4000.0)
+    with pytest.raises(RefusedError, match="is not proved"):
+        export(place, str(tmp_path / "r"), origin="onnx", declared=Declared((0, 1)), target="onnx-fp16", max_size=64)
+
+
+@pytest.mark.parametrize(("bucket", "message"), [((10**9, 8), "too large to be proved"), ((2**29, 8), "too large")])
+def test_a_bucket_beyond_memory_is_refused(bucket: tuple[int, ...], message: str, gan: str, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedGraphError, match=message):
+        export(gan, str(tmp_path / "r"), buckets=[bucket])
 
 
 def test_a_foreign_proof_that_fails_names_the_layer(tmp_path: Path) -> None:

@@ -325,3 +325,12 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
         state = resnet(2)
         del state[key]
         assert key in _refused("pytorch-cyclegan", _write(tmp_path / "x.pth", state))
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int8])
+def test_weights_that_are_no_floats_are_refused(dtype: torch.dtype, tmp_path: Path) -> None:
+    state = resnet(1, norm="instance")
+    state["model.4.weight"] = state["model.4.weight"].to(dtype)
+    path = _write(tmp_path / "latest_net_G.pth", state)
+    with pytest.raises(ImporterError, match=rf"model\.4\.weight is {dtype}: import the weights in floating point"):
+        importers.find("pytorch-cyclegan").read(path)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from export.cli import register
 from export.errors import ExportError, ImageSetError, ImporterError, RepositoryError, UnsupportedGraphError
-from export.manifest import MODEL_FILE, read_manifest
+from export.manifest import MODEL_FILE, Manifest, read_manifest
 from export.pipeline import export
 from export.repository import Repository
 from tests.export.conftest import BUCKET
@@ -50,6 +50,20 @@ def test_the_command_publishes_and_prints_what_was_proved(
     assert manifest.size is not None
     assert manifest.size.largest == (32, 32)
     assert manifest.proof.real_images == 3
+
+
+def test_of_a_pair_both_are_published_or_none(cyclegan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = Repository.add
+
+    def full(self: Repository, staged: Path, manifest: Manifest) -> int:
+        if manifest.name == "toy-BtoA":
+            raise RepositoryError("the disk is full")
+        return add(self, staged, manifest)
+
+    monkeypatch.setattr(Repository, "add", full)
+    with pytest.raises(RepositoryError, match="the disk is full"):
+        export(cyclegan, str(tmp_path / "repository"), max_size=LARGEST)
+    assert list((tmp_path / "repository").iterdir()) == []
 
 
 def test_the_pair_is_published_with_all_that_was_said_of_it(pair: list[Path], cyclegan: str) -> None:

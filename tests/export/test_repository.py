@@ -9,6 +9,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,7 +84,7 @@ def test_a_damaged_or_missing_file_is_named_and_nothing_is_published(
     (staged / name).unlink()
     with pytest.raises(RepositoryError, match=f"{name} is missing"):
         repository.add(staged, described)
-    assert list(_folder(repository, "digits").iterdir()) == []
+    assert not _folder(repository, "digits").exists()
     assert repository.models() == []
 
 
@@ -313,6 +314,47 @@ def test_places_that_are_no_repository_are_one_line_each(tmp_path: Path) -> None
     with pytest.raises(RepositoryError, match="cannot be written") as error:
         add(Repository(str(tmp_path)), tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("place", ["", "s3://", "s3:", "s3:///", "s3://bucket/a#b", "s3://bucket/a?b"])
+def test_places_that_would_mean_another_one_are_refused(place: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RepositoryError, match=r"empty place|names no bucket|leave \? and # out"):
+        Repository(place)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_alias_is_lost_where_several_promote(repository: Repository, tmp_path: Path) -> None:
+    add(repository, tmp_path)
+    names = [f"alias-{number}" for number in range(60)]
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda name: repository.promote("digits", 1, name), names))
+    assert repository.aliases("digits") == dict.fromkeys(names, 1)
+
+
+def test_a_version_is_promoted_or_deleted_but_not_both(repository: Repository, tmp_path: Path) -> None:
+    add(repository, tmp_path)
+    for _ in range(20):
+        version = add(repository, tmp_path)
+        with ThreadPoolExecutor(2) as pool:
+            both = [
+                pool.submit(repository.promote, "digits", version, "stable"),
+                pool.submit(repository.delete, "digits", version),
+            ]
+        errors = [work.exception() for work in both]
+        assert [type(error) for error in errors if error is not None] == [RepositoryError]
+        assert ("stable" in repository.aliases("digits")) == (version in repository.versions("digits"))
+        if errors[0] is None:
+            repository.remove_alias("digits", "stable")
+
+
+def test_a_version_that_triton_cannot_find_is_not_published(repository: Repository, tmp_path: Path) -> None:
+    add(repository, tmp_path)
+    (_folder(repository, "digits") / TRITON_FILE).unlink()
+    (_folder(repository, "digits") / TRITON_FILE).mkdir()
+    with pytest.raises(RepositoryError, match="cannot be written"):
+        add(repository, tmp_path)
+    assert repository.versions("digits") == [1]
 
 
 def test_a_broken_manifest_is_named(repository: Repository, tmp_path: Path) -> None:

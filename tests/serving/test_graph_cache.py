@@ -10,7 +10,8 @@ import pytest
 
 from serving import artifacts, graph_cache
 from serving.engine import OrtEngine
-from tests.serving.tiny import LATENT_DIM
+from serving.service import LocalModel
+from tests.serving.tiny import LATENT_DIM, generator_graph
 
 
 @pytest.fixture
@@ -55,6 +56,20 @@ def test_an_entry_that_does_not_load_is_forgotten(entries: Path, artifact: artif
     assert list(entries.iterdir()) == []
     _image(artifact)
     assert entry.read_bytes() == content
+
+
+def test_an_entry_that_makes_other_images_is_forgotten(
+    entries: Path, artifact: artifacts.Artifact, repository: Path
+) -> None:
+    first = LocalModel.load(artifact.path, "cpu").generate(3)
+    (entry,) = entries.iterdir()
+    weight = next(tensor for tensor in generator_graph().graph.initializer if tensor.name == "weight").raw_data
+    content = bytearray(entry.read_bytes())
+    place = content.index(weight)
+    content[place : place + len(weight)] = np.full(len(weight) // 4, 3, np.float32).tobytes()
+    entry.write_bytes(content)
+    np.testing.assert_array_equal(LocalModel.load(artifact.path, "cpu").generate(3), first)
+    assert entry.read_bytes() != content
 
 
 def test_a_damaged_entry_is_made_anew(entries: Path, artifact: artifacts.Artifact) -> None:
