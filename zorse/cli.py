@@ -55,7 +55,7 @@ def doctor() -> None:
 
 def main() -> None:
     """Run the command line."""
-    # Python's own way of SIGTERM leaves temporary files behind; commands that end in an order of their own replace this.
+    # Else SIGTERM leaves temporary files behind; commands that end in an order of their own replace this.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda received, frame: sys.exit(128 + received))
     guarded(app, sys.argv[1:])

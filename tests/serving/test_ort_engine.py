@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -78,3 +80,12 @@ def test_cuda_is_within_one_grey_level_of_the_cpu(repository: Path) -> None:
     assert "MatMul" in cuda.operators("cuda")
     difference = cuda.run({"latent": codes})["image"].astype(int) - engine(repository).run({"latent": codes})["image"]
     assert abs(difference).max() <= 1
+
+
+def test_onnxruntime_tells_nobody(repository: Path, tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    environment |= {name: str(tmp_path) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME")}
+    model = repository / "digits" / "1" / "model.onnx"
+    words = f"from serving.engine import OrtEngine; from pathlib import Path; OrtEngine(Path({str(model)!r}), 'cpu', 1)"
+    subprocess.run([sys.executable, "-c", words], env=environment, check=True)
+    assert list(tmp_path.rglob("*")) == []
