@@ -57,7 +57,8 @@ def main() -> None:
     """Run the command line."""
     # Else SIGTERM leaves temporary files behind; commands that end in an order of their own replace this.
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, frame: sys.exit(128 + received))
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, lambda received, frame: sys.exit(128 + received))
     guarded(app, sys.argv[1:])
 
 
