@@ -147,9 +147,7 @@ class Repository:
             RepositoryError: no alias can have this name, or there is no such version.
         """
         _check_alias(alias)
-        self.resolve(f"{model}@{version}")
-        with self._locked(model):
-            self.resolve(f"{model}@{version}")
+        with self._locked(f"{model}@{version}"):
             self._write_aliases(model, self.aliases(model) | {alias: version})
 
     def remove_alias(self, model: str, alias: str) -> None:
@@ -159,7 +157,6 @@ class Repository:
             ManifestError: the aliases break the contract.
             RepositoryError: there is no such alias.
         """
-        self.resolve(model)
         with self._locked(model):
             aliases = self.aliases(model)
             if alias not in aliases:
@@ -176,8 +173,7 @@ class Repository:
             ManifestError: the aliases break the contract.
             RepositoryError: there is no such version, or an alias names it.
         """
-        self.resolve(f"{model}@{version}")
-        with self._locked(model):
+        with self._locked(f"{model}@{version}"):
             self._delete(model, version)
 
     def _delete(self, model: str, version: int) -> None:
@@ -253,8 +249,11 @@ class Repository:
             uploads.replace(self._model(model), ALIASES_FILE, text.encode())
 
     @contextlib.contextmanager
-    def _locked(self, model: str) -> Iterator[None]:
+    def _locked(self, name: str) -> Iterator[None]:
+        """Keep others out of the folder of the model that `name` means, while that is there."""
+        model, _ = self.resolve(name)  # what is not there has no folder to lock
         with self._told("written"), uploads.locked(self._model(model)):
+            self.resolve(name)
             yield
 
     @contextlib.contextmanager

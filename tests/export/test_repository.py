@@ -348,6 +348,18 @@ def test_a_version_is_promoted_or_deleted_but_not_both(repository: Repository, t
             repository.remove_alias("digits", "stable")
 
 
+def test_of_several_who_delete_a_version_one_does(repository: Repository, tmp_path: Path) -> None:
+    add(repository, tmp_path)
+    for _ in range(10):
+        version = add(repository, tmp_path)
+        with ThreadPoolExecutor(4) as pool:
+            works = [pool.submit(repository.delete, "digits", version) for _ in range(4)]
+        errors = [work.exception() for work in works]
+        told = [error for error in errors if error is not None]
+        assert len(told) == 3
+        assert all(f"has no digits@{version}" in str(error) for error in told)
+
+
 def test_a_version_that_triton_cannot_find_is_not_published(repository: Repository, tmp_path: Path) -> None:
     add(repository, tmp_path)
     (_folder(repository, "digits") / TRITON_FILE).unlink()
