@@ -76,7 +76,6 @@ def describe(
 
     `model` is the one that was written there.
     """
-    statement = candidate.statement
     golden: dict[str, Any] = {f"input_{i}": given for i, (given, _) in enumerate(compared.golden)}
     golden |= {f"output_{i}": made for i, (_, made) in enumerate(compared.golden)}
     np.savez_compressed(folder / GOLDEN_FILE, **golden)
@@ -96,12 +95,12 @@ def describe(
         weights_digest=graph.weights_digest(model),
         source=candidate.source,
         proof=compared.proof,
-        direction=statement.direction,
+        direction=candidate.statement.direction,
         size=candidate.size,
         latent=candidate.latent,
         buckets=buckets,
-        metrics=dict(statement.metrics or {}),
-        licence=statement.licence,
+        metrics=dict(candidate.statement.metrics or {}),
+        licence=candidate.statement.licence,
         zorse_version=_zorse_version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

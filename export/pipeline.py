@@ -237,7 +237,7 @@ def prove(
     if not target.large and graph.is_large(candidate.model):
         raise UnsupportedGraphError(f"{candidate.name} is above 2 GB, which {target.name} cannot be: export it to onnx")
     judged = images[1::2] or images if target.calibrated else images
-    samples = [image[None] for image in images[::2]] or [*probes(candidate, seed=1), *probes(candidate, seed=2)]
+    samples = _samples(candidate, images[::2]) if target.calibrated else []
     expected = expect(candidate, target, judged, buckets)
     refused: RefusedError | None = None
     for variant in target.variants(candidate.model, samples):
@@ -253,6 +253,11 @@ def prove(
             return describe(variant.model, candidate, target, compared, buckets, folder)
     assert refused is not None
     raise refused
+
+
+def _samples(candidate: Candidate, images: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    """What to calibrate with: the images, or for a generator other codes than those of its proof."""
+    return [image[None] for image in images] or [*probes(candidate, seed=1), *probes(candidate, seed=2)]
 
 
 def _with_cycles(proved: list[_Proved]) -> Iterator[_Proved]:
@@ -276,7 +281,7 @@ def _publish(repository: Repository, proved: list[_Proved]) -> list[str]:
         for entry in proved:
             version = repository.add(entry.folder, entry.manifest)
             done.append((entry.manifest.name, version))
-    except ExportError:
+    except BaseException:
         for model, version in done:
             repository.delete(model, version)
         raise

@@ -24,9 +24,10 @@ T = TypeVar("T")
 
 def forget(key: str) -> bool:
     """Remove what is kept under `key`, and say whether there was anything."""
-    found = [entry for entry in _folder().glob(f"{_name(key)}-*.onnx") if entry.is_file()]
-    for entry in found:
-        with contextlib.suppress(OSError):
+    found: list[Path] = []
+    with contextlib.suppress(OSError, RuntimeError):  # a cache that cannot be written, or no home
+        for entry in _folder().glob(f"{_name(key)}-*.onnx"):
+            found.append(entry)
             entry.unlink()
     return bool(found)
 

@@ -27,8 +27,8 @@ class Variant:
 class Variants(Protocol):
     """Makes models of a target from one in float32, the best to have first; of those the first that is proved is taken.
 
-    `model` has one input and one output, whose names, dtypes and shapes stay. `samples` are legal inputs [1, ...] to
-    calibrate with: real images where there are some.
+    `model` has one input and one output, whose names, dtypes and shapes stay. `samples` are what calibrated
+    targets are calibrated with: legal inputs, [1, height, width, channels] of translators and [batch, z] of generators.
     """
 
     def __call__(self, model: onnx.ModelProto, samples: Sequence[NDArray[Any]]) -> Iterator[Variant]: ...

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-from export.graph import sort_nodes
+from export.graph import graphs, nodes, sort_nodes
 from export.targets.base import Target, Variant, register
 
 _NORMS = ["InstanceNormalization", "BatchNormalization", "LayerNormalization", "GroupNormalization", "ReduceMean"]
@@ -44,14 +44,14 @@ def _drop_detours(graph: onnx.GraphProto, ours: set[str]) -> None:
         down = casts.get(back.input[0])
         if down is not None and _casts_to(back, TensorProto.FLOAT) and _casts_to(down, TensorProto.FLOAT16):
             detours[back.output[0]] = down.input[0]
-    for node in graph.node:
+    for node in nodes(graph):
         node.input[:] = [detours.get(name, name) for name in node.input]
-    outputs = {value.name for value in graph.output}
+    outputs = {value.name for inner in graphs(graph) for value in inner.output}
     for name in detours.keys() & outputs:
         casts[name].CopyFrom(helper.make_node("Identity", [detours[name]], [name], name=casts[name].name))
     # The way back first, after which the way there may have no user.
     for unused in (detours.keys() - outputs, casts.keys() - detours.keys()):
-        used = {name for node in graph.node for name in node.input} | outputs
+        used = {name for node in nodes(graph) for name in node.input} | outputs
         for name in unused - used:
             graph.node.remove(casts[name])
 
@@ -70,7 +70,7 @@ def _rounding(model: onnx.ModelProto, in_float32: set[str]) -> onnx.ModelProto:
     values = (*made.graph.value_info, *made.graph.input, *made.graph.output)
     floats = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
     floats |= {tensor.name for tensor in made.graph.initializer if tensor.data_type == TensorProto.FLOAT}
-    nodes: list[onnx.NodeProto] = []
+    ordered: list[onnx.NodeProto] = []
     rounded: dict[str, str] = {}
     born_rounded: set[str] = set()
 
@@ -78,10 +78,10 @@ def _rounding(model: onnx.ModelProto, in_float32: set[str]) -> onnx.ModelProto:
         """The name of the rounded value; what rounds it belongs to the layer."""
         if name not in rounded and name in floats:
             half, rounded[name] = f"{name}/float16", f"{name}/rounded"
-            nodes.append(
+            ordered.append(
                 helper.make_node("Cast", [name], [half], name=f"{layer}_float16_{len(rounded)}", to=TensorProto.FLOAT16)
             )
-            nodes.append(
+            ordered.append(
                 helper.make_node(
                     "Cast", [half], [rounded[name]], name=f"{layer}_back_{len(rounded)}", to=TensorProto.FLOAT
                 )
@@ -91,13 +91,13 @@ def _rounding(model: onnx.ModelProto, in_float32: set[str]) -> onnx.ModelProto:
     for node in made.graph.node:
         half = node.name not in in_float32
         node.input[:] = [round_value(name, node.name) if half or name in born_rounded else name for name in node.input]
-        nodes.append(node)
+        ordered.append(node)
         if half:
             born_rounded.update(node.output)
             for name in node.output:
                 round_value(name, node.name)
     del made.graph.node[:]
-    made.graph.node.extend(nodes)
+    made.graph.node.extend(ordered)
     return made
 
 
