@@ -25,7 +25,7 @@ from trainer import registry
 from trainer.config import ModelComponent
 from trainer.data.files import write_image
 from trainer.snapshot import Network, Snapshot, write_snapshot
-from trainer.storage import Storage
+from zorse_common.storage import Storage
 
 RESULT = Path(__file__).parent / "results" / "export.json"
 SIZE, REPEATS, FITTING_STEPS = 256, 5, 30

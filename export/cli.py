@@ -11,7 +11,7 @@ import typer
 
 from export import models_cli
 from export.typed import parse_json
-from trainer.table import print_table
+from zorse_common.tables import print_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
+from zorse_common.errors import ZorseError
 
 
-class ExportError(Exception):
+class ExportError(ZorseError):
     """Base of every error that a user of the export stage can cause."""
 
 
@@ -38,9 +38,3 @@ class RefusedError(ExceptionGroup[ExportError], ExportError):
 
     def __str__(self) -> str:
         return f"{self.message}: {'; '.join(map(str, self.exceptions))}"
-
-
-def brief(error: Exception) -> str:
-    """The first sentence of a library's error, in one line."""
-    paragraph = str(error).strip().partition("\n\n")[0]
-    return re.split(r"(?<=[.!?]) ", " ".join(paragraph.split()))[0] or type(error).__name__

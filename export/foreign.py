@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, inliner, numpy_helper, version_converter
 
 from export import original as originals
-from export.errors import ImporterError, brief
+from export.errors import ImporterError
 from export.graph import DEFAULT_OPSET, RANDOM, graphs
 from export.manifest import GREY_LEVELS, Kind, Latent, Tensor
 from export.original import Declared, Original
 from export.sizes import DEFAULT_MAX_SIZE, SizeLimits
+from zorse_common.errors import first_sentence
 
 _OLDEST_OPSET, _PREFIX, _PORTS = 7, "zorse_", frozenset({"source", "latent", "image"})
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
@@ -118,7 +119,7 @@ def _upgraded(model: onnx.ModelProto, version: int, opset: int, name: str) -> on
     try:
         converted = version_converter.convert_version(model, opset)
     except Exception as error:  # the converter's errors have no common base
-        what = f"{name}: opset {version} cannot be brought to {opset} ({brief(error)})"
+        what = f"{name}: opset {version} cannot be brought to {opset} ({first_sentence(error)})"
         raise ImporterError(f"{what}: export it with a newer opset") from error
     # Before opset 11 there was one way to find a pixel's place, and the converter does not say that it was that one.
     way = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"} if version < 11 else {}

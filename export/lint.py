@@ -13,8 +13,9 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from export.errors import RefusedError, UnsupportedGraphError, brief
+from export.errors import RefusedError, UnsupportedGraphError
 from export.wrapper import Wrapped
+from zorse_common.errors import first_sentence
 
 _RANDOM = frozenset(
     {"rand", "rand_like", "randn", "randn_like", "randint", "randint_like", "randperm", "bernoulli", "multinomial"}
@@ -83,7 +84,7 @@ def _shapes(wrapped: Wrapped) -> Iterator[str]:
         try:
             values: object = wrapped.graph.values(wrapped.example)
         except Exception as error:  # noqa: BLE001 - a network of any origin raises what it likes
-            yield f"it does not run on {tuple(wrapped.example.shape)} ({brief(error)})"
+            yield f"it does not run on {tuple(wrapped.example.shape)} ({first_sentence(error)})"
             return
     if not isinstance(values, torch.Tensor):
         yield f"it gives a {type(values).__name__} and should give one tensor of images"
@@ -109,7 +110,7 @@ def _program(wrapped: Wrapped) -> ExportedProgram:
 
 
 def _untraceable(error: Exception) -> str:
-    text = brief(error)
+    text = first_sentence(error)
     if "data-dependent" in str(error) or type(error).__name__.startswith("GuardOnDataDependent"):
         return f"a shape or a branch depends on the images' values ({text}): make it depend on their shape alone"
     return f"torch cannot trace it with a free batch, height and width ({text})"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trainer.table import print_table
+from zorse_common.tables import print_table
 
 if TYPE_CHECKING:
     from export.manifest import Manifest, Proof, Source

@@ -15,10 +15,11 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import external_data_helper
 
-from export.errors import ImporterError, brief
+from export.errors import ImporterError
 from export.graph import graphs, with_outputs
 from export.manifest import GREY_LEVELS, Kind
 from export.sizes import EdgeLimits, SizeLimits
+from zorse_common.errors import first_sentence
 
 MOST_CHANNELS, _USUAL_EDGE = 64, 48
 _USUAL_CHANNELS = (1, 3, 4)
@@ -83,14 +84,14 @@ def load_onnx(path: Path) -> OnnxFile:
     except OSError as error:
         raise ImporterError(f"{path} cannot be read ({error.strerror}): give an ONNX file") from error
     except Exception as error:  # what broken bytes make protobuf raise has no base that onnx names
-        raise ImporterError(f"{path} is not an ONNX file ({brief(error)}): export it again") from error
+        raise ImporterError(f"{path} is not an ONNX file ({first_sentence(error)}): export it again") from error
     if not model.graph.node:
         raise ImporterError(f"{path} is not an ONNX file or holds no graph: export it again")
     beside = _locations(model)
     try:
         external_data_helper.load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # onnx raises its checker's errors, the system's and ValueError here
-        text = brief(error)
+        text = first_sentence(error)
         raise ImporterError(f"{path}: its weights cannot be read ({text}): put their file beside it") from error
     total = hashlib.sha256(path.read_bytes())
     for location in beside:
@@ -291,7 +292,9 @@ def session(model: onnx.ModelProto, name: str) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base
-        raise ImporterError(f"{name}: onnxruntime does not load it ({brief(error)}): repair or update it") from error
+        raise ImporterError(
+            f"{name}: onnxruntime does not load it ({first_sentence(error)}): repair or update it"
+        ) from error
 
 
 def run(opened: onnxruntime.InferenceSession, given: NDArray[Any], name: str) -> NDArray[Any]:
@@ -299,7 +302,9 @@ def run(opened: onnxruntime.InferenceSession, given: NDArray[Any], name: str) ->
     try:
         made: NDArray[Any] = opened.run(None, {opened.get_inputs()[0].name: given})[0]
     except Exception as error:  # onnxruntime's errors have no common base
-        raise ImporterError(f"{name} does not run on the input {list(given.shape)} ({brief(error)})") from error
+        raise ImporterError(
+            f"{name} does not run on the input {list(given.shape)} ({first_sentence(error)})"
+        ) from error
     return made
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from export import uploads
 from export.aliases import ALIASES_FILE, LATEST, is_alias, parse_aliases
-from export.errors import RepositoryError, brief
+from export.errors import RepositoryError
 from export.manifest import MANIFEST_FILE, NAME, VERSION, Manifest
 from export.triton import triton_config
-from export.uploads import TRITON_FILE, Folder, Progress, Upload
-from trainer.errors import StorageError
+from export.uploads import TRITON_FILE, Progress, Upload
+from zorse_common.errors import StorageError, first_sentence
+from zorse_common.storage import Storage
 
 
 class Repository:
@@ -30,12 +31,12 @@ class Repository:
         self.place = place
         self._now = now
         try:
-            self._folder = Folder(place)
+            self._folder = Storage(place)
             kind = self._folder.kind()
         except StorageError as error:
             raise RepositoryError(str(error)) from error
         except (OSError, ValueError) as error:
-            raise RepositoryError(f"repository {place} cannot be opened: {brief(error)}") from error
+            raise RepositoryError(f"repository {place} cannot be opened: {first_sentence(error)}") from error
         if kind == "file":
             raise RepositoryError(f"repository {place} is not a folder: give another place")
 
@@ -123,7 +124,7 @@ class Repository:
             RepositoryError: no model can have this name, or a file is missing or not what `manifest` says.
         """
         upload = Upload(
-            Folder(staged),
+            Storage(staged),
             manifest.files,
             lambda version: dataclasses.replace(manifest, version=version).to_json().encode(),
             _silent,
@@ -217,7 +218,7 @@ class Repository:
             other.promote(model, version, alias)
         return version
 
-    def _model(self, name: str) -> Folder:
+    def _model(self, name: str) -> Storage:
         if not NAME.fullmatch(name):
             raise RepositoryError(
                 f"model name {name!r} may hold letters, digits, '.', '_' and '-' only, and starts with a letter or "
@@ -261,7 +262,7 @@ class Repository:
         try:
             yield
         except OSError as error:
-            raise RepositoryError(f"repository {self.place} cannot be {what}: {brief(error)}") from error
+            raise RepositoryError(f"repository {self.place} cannot be {what}: {first_sentence(error)}") from error
 
 
 def _check_alias(alias: str) -> None:

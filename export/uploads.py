@@ -18,12 +18,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyarrow import fs
-
 from export.aliases import ALIASES_FILE
 from export.errors import RepositoryError
 from export.manifest import MANIFEST_FILE, NAME, VERSION, FileEntry
-from trainer.storage import Storage
+from zorse_common.storage import Storage
 
 TRITON_FILE = "config.pbtxt"
 UNFINISHED_AGE = 24 * 60 * 60
@@ -32,39 +30,6 @@ Progress = Callable[[str, int], None]
 """Told the name of a file and how many more bytes of it were written."""
 
 _STAGING, _MARK = ".staging-", ".unfinished-"
-_CHUNK = 8 * 2**20
-
-
-class Folder(Storage):
-    """A folder whose files may be too large for the memory."""
-
-    @property
-    def local(self) -> Path | None:
-        """Its path where it is on a disk, which can rename."""
-        return Path(self._path) if isinstance(self._filesystem, fs.LocalFileSystem) else None
-
-    def entries(self) -> dict[str, float]:
-        """What is inside and below, by its path from here, and when it was last changed (0 where that is unknown)."""
-        # What others remove meanwhile is left out, where `tree` would raise.
-        selector = fs.FileSelector(self._path, allow_not_found=True, recursive=True)
-        start = len(self._path.rstrip("/")) + 1
-        return {info.path[start:]: (info.mtime_ns or 0) / 1e9 for info in self._filesystem.get_file_info(selector)}
-
-    def chunks(self, name: str) -> Iterator[bytes]:
-        """The content of the file `name`, in pieces."""
-        with self._filesystem.open_input_stream(f"{self._path}/{name}") as stream:
-            while chunk := stream.read(_CHUNK):
-                yield chunk
-
-    def write_chunks(self, name: str, chunks: Iterator[bytes]) -> None:
-        """Write the file `name` piece by piece; an error leaves a part of it."""
-        with self._filesystem.open_output_stream(f"{self._path}/{name}") as stream:
-            for chunk in chunks:
-                stream.write(chunk)
-
-    def delete(self) -> None:
-        """Remove the folder itself, and all in it."""
-        self._filesystem.delete_dir(self._path)
 
 
 @dataclass(frozen=True)
@@ -74,7 +39,7 @@ class Upload:
     `files` are to be found in `source`, and `manifest` makes the manifest's content for the number that it gets.
     """
 
-    source: Folder
+    source: Storage
     files: dict[str, FileEntry]
     manifest: Callable[[int], bytes]
     progress: Progress
@@ -86,7 +51,7 @@ def published(entries: dict[str, float]) -> list[int]:
     return sorted(int(name) for name in found if VERSION.fullmatch(name))
 
 
-def is_published(model: Folder, version: int, manifest: bytes) -> bool:
+def is_published(model: Storage, version: int, manifest: bytes) -> bool:
     """Whether `version` is there, and is the one with this `manifest`.
 
     Raises:
@@ -101,7 +66,7 @@ def is_published(model: Folder, version: int, manifest: bytes) -> bool:
     return True
 
 
-def publish(model: Folder, number: int | None, upload: Upload) -> int:
+def publish(model: Storage, number: int | None, upload: Upload) -> int:
     """Bring a version into `model` under `number`, or else the next one that is free, and return its number.
 
     Raises:
@@ -129,13 +94,13 @@ def publish(model: Folder, number: int | None, upload: Upload) -> int:
     return version
 
 
-def _publish_on_disk(model: Folder, folder: Path, number: int | None, upload: Upload) -> int:
+def _publish_on_disk(model: Storage, folder: Path, number: int | None, upload: Upload) -> int:
     with _staging(folder) as work:
         # A folder of its own: the temporary one is readable for its owner alone.
         staged = work / "artifact"
         staged.mkdir()
         for name in upload.files:
-            _transfer(upload, name, Folder(staged), name)
+            _transfer(upload, name, Storage(staged), name)
         while True:
             version = number or _next(model)
             (staged / MANIFEST_FILE).write_bytes(upload.manifest(version))
@@ -152,7 +117,7 @@ def _publish_on_disk(model: Folder, folder: Path, number: int | None, upload: Up
                 (folder / str(number)).rename(work / "rests")
 
 
-def _claim(model: Folder, number: int | None) -> int:
+def _claim(model: Storage, number: int | None) -> int:
     """The version to write to, which has a mark now.
 
     Of several at once each gets its own: who sees another's files beside the own mark goes on to the next number.
@@ -166,16 +131,16 @@ def _claim(model: Folder, number: int | None) -> int:
         model.remove(mark)
 
 
-def _inside(model: Folder, version: int) -> set[str]:
+def _inside(model: Storage, version: int) -> set[str]:
     return {path for path in model.entries() if path.startswith(f"{version}/")}
 
 
-def _next(model: Folder) -> int:
+def _next(model: Storage) -> int:
     tops = {path.split("/")[0] for path in model.entries()}
     return max((int(name) for name in tops if VERSION.fullmatch(name)), default=0) + 1
 
 
-def _transfer(upload: Upload, name: str, target: Folder, path: str) -> None:
+def _transfer(upload: Upload, name: str, target: Storage, path: str) -> None:
     """Copy the file `name` to `path`, and see that it is the one that the manifest means."""
     if not NAME.fullmatch(name) or name == MANIFEST_FILE:
         raise RepositoryError(
@@ -201,7 +166,7 @@ def _transfer(upload: Upload, name: str, target: Folder, path: str) -> None:
         )
 
 
-def withdraw(model: Folder, version: int) -> None:
+def withdraw(model: Storage, version: int) -> None:
     """Remove a version, so that it is never seen without one of its files; and the folder after the last one.
 
     Raises:
@@ -228,7 +193,7 @@ def withdraw(model: Folder, version: int) -> None:
 
 
 @contextlib.contextmanager
-def locked(model: Folder) -> Iterator[None]:
+def locked(model: Storage) -> Iterator[None]:
     """Keep other processes of this kind out of the model's folder; on object stores, which have no locks, nobody.
 
     Raises:
@@ -245,7 +210,7 @@ def locked(model: Folder) -> Iterator[None]:
         os.close(descriptor)
 
 
-def sweep(model: Folder, now: float) -> None:
+def sweep(model: Storage, now: float) -> None:
     """Remove what uploads left that wrote nothing for a day before `now`, in seconds since 1970."""
     inside: dict[str, dict[str, float]] = {}
     for path, changed in model.entries().items():
@@ -259,7 +224,7 @@ def sweep(model: Folder, now: float) -> None:
                 model.remove(top)
 
 
-def replace(folder: Folder, name: str, content: bytes) -> None:
+def replace(folder: Storage, name: str, content: bytes) -> None:
     """Write the file `name` whole or not at all, also when several do so at once.
 
     Raises:

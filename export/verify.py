@@ -18,9 +18,10 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from export import graph
 from export.candidate import Candidate, Shape, from_grey, grey, probe, probes, stored
-from export.errors import ExportError, ProofError, RefusedError, brief
+from export.errors import ExportError, ProofError, RefusedError
 from export.manifest import GREY_LEVELS, MODEL_FILE, WEIGHTS_FILE, Cycle, Proof
 from export.targets.base import Target
+from zorse_common.errors import first_sentence
 
 _WITHIN = 0.999
 _ROUNDING = 1 + 1e-9
@@ -261,7 +262,7 @@ def _session(candidate: Candidate, folder: Path, fixed: Mapping[str, int]) -> on
             str(folder / MODEL_FILE), _options(fixed), providers=["CPUExecutionProvider"]
         )
     except _ORT_ERRORS as error:
-        what = f"onnxruntime does not load the model ({brief(error)})"
+        what = f"onnxruntime does not load the model ({first_sentence(error)})"
         raise _refused(candidate, what) from error
 
 
@@ -297,7 +298,7 @@ def _run(candidate: Candidate, session: onnxruntime.InferenceSession, given: NDA
     try:
         image: NDArray[Any] = session.run(None, {session.get_inputs()[0].name: given})[0]
     except _ORT_ERRORS as error:
-        what = f"onnxruntime does not run on input {given.shape} ({brief(error)})"
+        what = f"onnxruntime does not run on input {given.shape} ({first_sentence(error)})"
         raise _refused(candidate, what) from error
     return image
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from zorse_common.errors import ZorseError
 
-class ServingError(Exception):
+
+class ServingError(ZorseError):
     """Base of every error that a user of the serving stage can cause."""
 
     status: int = 500

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from export.manifest import Kind
 from serving.errors import BadRequestError
+from zorse_common.errors import nearest_hint
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 DATATYPES: dict[str, np.dtype[Any]] = {
@@ -44,9 +44,8 @@ class _Request(BaseModel):
         known = list(cls.model_fields)
         unknown = [key for key in given if key not in known] if isinstance(given, dict) else []
         if unknown:
-            near = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.5)
-            facts = {"key": unknown[0], "hint": f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"}
-            raise PydanticCustomError("unknown_key", "unknown key {key} ({hint})", facts)
+            hint = nearest_hint(unknown[0], known) or f" (known: {', '.join(known)})"
+            raise PydanticCustomError("unknown_key", "unknown key {key}{hint}", {"key": unknown[0], "hint": hint})
         return given
 
 

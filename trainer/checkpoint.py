@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from trainer.errors import CheckpointError
-from trainer.storage import Storage
+from zorse_common.storage import Storage
 
 SCHEMA_VERSION = 1
 FOLDER = "checkpoints"

@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from ray.autoscaler.sdk import request_resources
 
+import zorse_common
 from trainer.config import RunConfig
 from trainer.errors import LaunchError, Preempted
 
@@ -51,7 +52,8 @@ def _connect(address: str | None, cpus: int, folder: str | None) -> None:
         if address:
             _check_address(address)
             # The nodes need zorse's dependencies, but not zorse.
-            ray.init(address, runtime_env={"py_modules": [str(Path(__file__).parent)]}, **options)
+            packages = [str(Path(package).parent) for package in (__file__, zorse_common.__file__)]
+            ray.init(address, runtime_env={"py_modules": packages}, **options)
         else:
             ray.init(num_cpus=cpus, include_dashboard=False, _temp_dir=folder, **options)
     except SystemExit as error:

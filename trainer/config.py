@@ -6,7 +6,6 @@ No torch here: a configuration can be checked anywhere. The sections that config
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -19,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from trainer.errors import ConfigError
+from zorse_common.errors import nearest_hint
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -333,8 +333,3 @@ def _known_keys(schema: type[BaseModel], location: Iterable[str | int]) -> list[
             return []
         schema = inner[0]
     return list(schema.model_fields)
-
-
-def nearest_hint(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" (did you mean {near[0]}?)" if near else ""

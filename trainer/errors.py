@@ -1,11 +1,10 @@
 """The errors of the trainer: each message is one line that says what is wrong, where, and what to do."""
 
+from zorse_common.errors import ZorseError
 
-class TrainerError(Exception):
+
+class TrainerError(ZorseError):
     """Base of every error that a user of the trainer can cause."""
-
-    exit_code = 1
-    """What the command line exits with."""
 
 
 class ConfigError(TrainerError):
@@ -14,10 +13,6 @@ class ConfigError(TrainerError):
 
 class DataError(TrainerError):
     """Training or evaluation images are missing, unreadable, too few or of the wrong size."""
-
-
-class StorageError(TrainerError):
-    """A path or URI cannot be opened."""
 
 
 class SnapshotError(TrainerError):

@@ -20,8 +20,9 @@ import yaml
 
 from trainer import registry
 from trainer.config import RunConfig, flatten, validate
-from trainer.errors import ConfigError, StorageError
-from trainer.storage import Storage
+from trainer.errors import ConfigError
+from zorse_common.errors import StorageError
+from zorse_common.storage import Storage
 
 CONFIG_FILE, STATE_FILE, EVENTS_FILE, METRICS_FILE = "config.yaml", "run.json", "events.jsonl", "metrics.jsonl"
 SAMPLES_FOLDER = "samples"

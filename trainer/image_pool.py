@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from trainer.rng import Stream, counter_rng
+from zorse_common.random import Stream, counter_rng
 
 
 class ImagePool:

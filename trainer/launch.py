@@ -20,7 +20,8 @@ from trainer.cluster import Capacity, cluster, cpus_per_worker, use_gpus
 from trainer.config import RunConfig
 from trainer.errors import LaunchError, Preempted, TrainerError, WatchdogError
 from trainer.hooks.base import Update, Verdict
-from trainer.storage import Storage
+from zorse_common.errors import ZorseError
+from zorse_common.storage import Storage
 
 POLL_SECONDS = 0.5
 STOP_SECONDS = 90.0
@@ -37,7 +38,7 @@ class _Board:
     def __init__(self) -> None:
         self._update = Update()
         self._stopping = False
-        self._failure: TrainerError | None = None
+        self._failure: ZorseError | None = None
         self._verdict: Verdict | None = None
         self._heard = time.monotonic()
 
@@ -60,10 +61,10 @@ class _Board:
     def silence(self) -> float:
         return time.monotonic() - self._heard
 
-    def fail(self, failure: TrainerError) -> None:
+    def fail(self, failure: ZorseError) -> None:
         self._failure = self._failure or failure
 
-    def failure(self) -> TrainerError | None:
+    def failure(self) -> ZorseError | None:
         return self._failure
 
     def end(self, verdict: Verdict) -> None:
@@ -261,7 +262,7 @@ def _worker(arguments: dict[str, Any]) -> None:
     reporter = _BoardReporter(board, is_main=get_context().get_world_rank() == 0)
     try:
         verdict = fit(RunConfig.model_validate(arguments["config"]), reporter, get_device())
-    except TrainerError as error:
+    except ZorseError as error:
         ray.get(board.fail.remote(error))
         raise
     ray.get(board.end.remote(verdict))

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainer import registry
+from trainer.background import BackgroundWriter
 from trainer.checkpoint import Checkpoint, Checkpoints
 from trainer.config import RunConfig
 from trainer.ema import Ema
@@ -29,8 +30,8 @@ from trainer.loader import Loader, parts_of_step
 from trainer.ranks import Ranks
 from trainer.snapshot import forget_snapshots_after
 from trainer.state import State
-from trainer.storage import BackgroundWriter, Storage
 from trainer.tasks.build import build_source, build_task
+from zorse_common.storage import Storage
 
 
 def fit(config: RunConfig, reporter: Reporter, device: torch.device) -> Verdict:

@@ -15,11 +15,12 @@ from importlib import metadata
 from types import TracebackType
 from typing import Any, Self
 
-from trainer.errors import ConfigError, LaunchError, Preempted, StorageError, TrainerError
+from trainer.errors import ConfigError, LaunchError, Preempted
 from trainer.history import EVENTS_FILE, SILENT_SECONDS, STATE_FILE, Run
 from trainer.hooks.base import Update
 from trainer.report import REPORT_FILE, write_report
-from trainer.storage import Storage
+from zorse_common.errors import StorageError, ZorseError
+from zorse_common.storage import Storage
 
 BEAT_SECONDS = SILENT_SECONDS / 4
 
@@ -87,7 +88,7 @@ class Record:
             return
         if isinstance(error, Preempted):
             self._state("preempted", str(error))
-        elif isinstance(error, TrainerError):
+        elif isinstance(error, ZorseError):
             self._state("failed", str(error))
         else:
             self._state("finished" if error is None else "aborted")

@@ -6,15 +6,14 @@ that Config first. Its folder says its kind; importing the folder's modules fill
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from trainer.config import Component, RunConfig, Section, nearest_hint, validate
+from trainer.config import Component, RunConfig, Section, validate
 from trainer.errors import ConfigError
+from zorse_common.registry import Registry
 
 _FOLDERS = {
     "model": "trainer.models",
@@ -23,8 +22,7 @@ _FOLDERS = {
     "task": "trainer.tasks",
     "metric": "trainer.metrics",
 }
-_components: dict[str, dict[str, type[Any]]] = {kind: {} for kind in _FOLDERS}
-_discovered: set[str] = set()
+_registries = {kind: Registry[type[Any]](package, kind, ConfigError) for kind, package in _FOLDERS.items()}
 
 C = TypeVar("C", bound=type[Any])
 
@@ -40,9 +38,7 @@ def register(kind: str, name: str) -> Callable[[C], C]:
         config = getattr(component, "Config", None)
         if not (isinstance(config, type) and issubclass(config, Section)):
             raise TypeError(f"{component.__qualname__} needs a nested Config(Section) to be registered")
-        if name in _components[kind]:
-            raise TypeError(f"{kind} {name!r} is registered twice")
-        _components[kind][name] = component
+        _registries[kind].register(name, component)
         return component
 
     return add
@@ -50,8 +46,7 @@ def register(kind: str, name: str) -> Callable[[C], C]:
 
 def names(kind: str) -> list[str]:
     """The registered names of `kind`, sorted."""
-    _discover(kind)
-    return sorted(_components[kind])
+    return _registries[kind].names()
 
 
 def component(kind: str, name: str) -> type[Any]:
@@ -60,10 +55,7 @@ def component(kind: str, name: str) -> type[Any]:
     Raises:
         ConfigError: there is none; the message names the nearest.
     """
-    known = names(kind)
-    if name not in known:
-        raise ConfigError(f"unknown {kind} {name!r}{nearest_hint(name, known)}; known: {', '.join(known)}")
-    return _components[kind][name]
+    return _registries[kind].find(name)
 
 
 def resolve(section: Component, where: str = "") -> Section:
@@ -105,12 +97,3 @@ def _filled(section: BaseModel, where: str) -> dict[str, Any]:
 def _inner(section: BaseModel) -> list[tuple[str, Component]]:
     values = ((name, getattr(section, name)) for name in type(section).model_fields)
     return [(name, value) for name, value in values if isinstance(value, Component)]
-
-
-def _discover(kind: str) -> None:
-    if kind in _discovered:
-        return
-    package = importlib.import_module(_FOLDERS[kind])
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{_FOLDERS[kind]}.{module.name}")
-    _discovered.add(kind)

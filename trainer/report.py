@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 
 from trainer.config import flatten
 from trainer.history import EVENTS_FILE, NO_FIGURES, Point, Run, chosen, facts, means, moment, shown, thin
-from trainer.storage import Storage
+from zorse_common.storage import Storage
 
 REPORT_FILE = "report.html"
 

@@ -12,13 +12,14 @@ import yaml
 from trainer import checkpoint, registry, snapshot
 from trainer.cluster import cluster_address
 from trainer.config import RunConfig, find_config, flatten, load_config, validate, with_place
-from trainer.errors import ConfigError, StorageError
+from trainer.errors import ConfigError
 from trainer.history import CONFIG_FILE
 from trainer.hooks.base import Update
 from trainer.launch import launch
 from trainer.record import Record, claim
-from trainer.storage import Storage
 from trainer.tasks.build import build_source, check_fit
+from zorse_common.errors import StorageError
+from zorse_common.storage import Storage
 
 _ABSENT = "(absent)"
 # What a resume may change; all else decides what the checkpoint's tensors mean, or which images come when.

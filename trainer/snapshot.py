@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from trainer import registry
 from trainer.config import ModelComponent
 from trainer.errors import SnapshotError
-from trainer.storage import Storage
+from zorse_common.storage import Storage
 
 SCHEMA_VERSION = 1
 WEIGHTS_FILE = "weights.safetensors"

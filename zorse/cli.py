@@ -12,11 +12,9 @@ import typer
 import export.cli
 import serving.cli
 import trainer.cli
-from export.errors import ExportError
-from serving.errors import ServingError
-from trainer.errors import TrainerError
+from zorse_common.errors import ZorseError
 
-USER_ERRORS = (TrainerError, ExportError, ServingError, OSError, MemoryError)
+USER_ERRORS = (ZorseError, OSError, MemoryError)
 
 app = typer.Typer(
     help="Train GANs and CycleGANs, export them as proved ONNX artifacts, and serve them.",
@@ -70,4 +68,4 @@ def guarded(command: Callable[..., Any], words: Sequence[str]) -> None:
         if "--debug" in words:
             raise
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-        sys.exit(getattr(error, "exit_code", 1))
+        sys.exit(error.exit_code if isinstance(error, ZorseError) else 1)

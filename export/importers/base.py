@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.errors import ImporterError
-from export.registry import Registry
 from trainer.snapshot import Snapshot
+from zorse_common.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -24,4 +24,9 @@ class Importer:
 
 
 _registry = Registry[Importer]("export.importers", "format", ImporterError)
-register, names, find = _registry.register, _registry.names, _registry.find
+names, find = _registry.names, _registry.find
+
+
+def register(importer: Importer) -> None:
+    """Make `importer` known by its name."""
+    _registry.register(importer.name, importer)

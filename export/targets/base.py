@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import onnx
 from numpy.typing import NDArray
 
-from export.registry import Registry
+from export.errors import ExportError
+from zorse_common.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -57,5 +58,10 @@ class Target:
     large: bool = False
 
 
-_registry = Registry[Target]("export.targets", "export target")
-register, names, find = _registry.register, _registry.names, _registry.find
+_registry = Registry[Target]("export.targets", "export target", ExportError)
+names, find = _registry.names, _registry.find
+
+
+def register(target: Target) -> None:
+    """Make `target` known by its name."""
+    _registry.register(target.name, target)

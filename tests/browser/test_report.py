@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from tests.browser.runs import made_run
 from trainer.report import write_report
-from trainer.storage import Storage
+from zorse_common.storage import Storage
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (

@@ -18,8 +18,8 @@ from trainer.cluster import cluster
 from trainer.errors import Preempted
 from trainer.hooks.base import Update
 from trainer.run import train
-from trainer.storage import Storage
 from zorse.cli import app, guarded
+from zorse_common.storage import Storage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

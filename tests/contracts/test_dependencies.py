@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("trainer", "export", "serving", "zorse")
+PACKAGES = ("zorse_common", "trainer", "export", "serving", "zorse")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Other packages call these: torch's extensions, its exporter, FastAPI's forms, and the other onnxruntime.
 NOT_IMPORTED = {"setuptools", "onnxscript", "python-multipart", "onnxruntime", "onnxruntime-gpu"}

@@ -11,7 +11,7 @@ import torch
 from export.pipeline import export
 from tests.export.networks import EDGE, GENERATOR, LARGEST, TRANSLATOR, build, fit, write_pictures
 from trainer.snapshot import Network, Snapshot, write_snapshot
-from trainer.storage import Storage
+from zorse_common.storage import Storage
 
 MakeSnapshot = Callable[..., str]
 BUCKET = (2, 16, 24, 3)

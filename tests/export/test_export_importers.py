@@ -19,7 +19,7 @@ from export.importers import base as importers
 from tests.export.published import State, dcgan, resnet, run_dcgan, run_resnet, run_unet, unet
 from trainer.models.blur import BlurDown, BlurUp
 from trainer.snapshot import Snapshot, read_snapshot, write_snapshot
-from trainer.storage import Storage
+from zorse_common.storage import Storage
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 NORMS = (nn.BatchNorm2d, nn.InstanceNorm2d)

@@ -20,7 +20,7 @@ from export.repository import Repository
 from export.uploads import TRITON_FILE, UNFINISHED_AGE
 from tests.export.artifacts import FILES, TRITON, UPLOAD, add, manifest, stage, tree
 from tests.s3 import s3_server
-from trainer.storage import Storage
+from zorse_common.storage import Storage
 
 BUCKET = "s3://zorse-models"
 

@@ -16,7 +16,7 @@ import torch
 
 from trainer.checkpoint import FACTS_FILE, MANIFEST_FILE, STATE_FILE, Checkpoint, Checkpoints, Found
 from trainer.errors import CheckpointError
-from trainer.storage import Storage
+from zorse_common.storage import Storage
 
 FILES = (STATE_FILE, FACTS_FILE, MANIFEST_FILE)
 

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 from tests.browser.runs import CONFIG, line, made_run
 from trainer import registry
 from trainer.config import RunConfig
-from trainer.errors import StorageError
 from trainer.history import (
     Event,
     Run,
@@ -27,8 +26,9 @@ from trainer.history import (
     side_by_side,
     thin,
 )
-from trainer.storage import Storage
 from zorse.cli import app
+from zorse_common.errors import StorageError
+from zorse_common.storage import Storage
 
 
 def _read(folder: Path) -> Run:

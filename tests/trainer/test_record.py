@@ -17,7 +17,7 @@ from trainer.errors import ConfigError, LaunchError, Preempted, WatchdogError
 from trainer.history import SILENT_SECONDS, STATE_FILE, Run
 from trainer.hooks.base import Update
 from trainer.record import Record, claim
-from trainer.storage import Storage
+from zorse_common.storage import Storage
 
 
 def _say(folder: Path, state: str = "running", age: float = 0.0, host: str = "elsewhere", pid: int = 1) -> None:

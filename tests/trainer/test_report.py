@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.browser.runs import line, made_run, png
 from trainer.report import evenly, ticks, write_report
-from trainer.storage import Storage
+from zorse_common.storage import Storage
 
 HOSTILE = "</title><script>alert('&amp;')</script><img src=\"x\">"
 

@@ -12,7 +12,7 @@ from trainer import registry
 from trainer.config import ModelComponent
 from trainer.errors import SnapshotError
 from trainer.snapshot import Network, Snapshot, read_snapshot, write_snapshot
-from trainer.storage import Storage
+from zorse_common.storage import Storage
 
 MODEL = {"type": "dcgan_generator", "latent_dim": 4, "channels": 1, "size": 16, "width": 4}
 

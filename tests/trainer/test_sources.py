@@ -13,7 +13,7 @@ from trainer.config import DataComponent
 from trainer.data.digits import Digits
 from trainer.data.sampler import position_to_index
 from trainer.data.stripes import Stripes
-from trainer.rng import Stream
+from zorse_common.random import Stream
 
 PAIRS = 200
 # The rule of the stripes, written down a second time.

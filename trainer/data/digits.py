@@ -15,7 +15,7 @@ from trainer.config import Section
 from trainer.data.base import Image
 from trainer.data.sampler import position_to_index
 from trainer.registry import register
-from trainer.rng import Stream, counter_rng
+from zorse_common.random import Stream, counter_rng
 
 CLASSES = 10
 _FILE = Path(__file__).parent / "bundled" / "mnist_5k.npz"

@@ -16,7 +16,7 @@ from PIL import ImageOps
 
 from trainer.data.base import Image
 from trainer.errors import DataError
-from trainer.storage import Storage
+from zorse_common.storage import Storage
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 # No others, whatever a file is named: Pillow would start Ghostscript for PostScript.
@@ -107,7 +107,7 @@ class ImageFiles:
     def _archive(self) -> zipfile.ZipFile:
         # A handle per thread: a ZipFile seeks, so two threads must not share one.
         if not hasattr(self._local, "archive"):
-            self._local.archive = zipfile.ZipFile(self._place.open_file())
+            self._local.archive = zipfile.ZipFile(self._place.local or self._place.open_file())
         archive: zipfile.ZipFile = self._local.archive
         return archive
 
@@ -153,7 +153,7 @@ def _names(place: Storage) -> list[str]:
     """The files below the folder or in the zip at `place`."""
     kind = place.kind()
     if kind == "folder":
-        return place.tree()
+        return list(place.tree().sizes)
     if kind == "nothing":
         raise DataError(f"{place.uri} does not exist: give the path or URI of a folder or zip of images")
     with place.open_file() as file:

@@ -16,7 +16,7 @@ from trainer.data.base import Image
 from trainer.data.files import ImageFiles, to_array
 from trainer.data.sampler import position_to_index
 from trainer.errors import DataError
-from trainer.rng import Stream, counter_rng
+from zorse_common.random import Stream, counter_rng
 
 
 class PhotographsConfig(Section):

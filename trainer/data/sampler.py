@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.rng import Stream, counter_rng
+from zorse_common.random import Stream, counter_rng
 
 
 def position_to_index(seed: int, stream: Stream, number: int, count: int) -> int:

@@ -13,7 +13,7 @@ from trainer.config import Section
 from trainer.data.base import Image
 from trainer.data.sampler import position_to_index
 from trainer.registry import register
-from trainer.rng import Stream, counter_rng
+from zorse_common.random import Stream, counter_rng
 
 _SIZE = 32
 _SCENES_SEED = 0  # the images are one data set: a run's seed only orders them

@@ -7,7 +7,7 @@ from trainer.data.files import ImageFiles
 from trainer.data.photographs import Photographs, PhotographsConfig
 from trainer.errors import DataError
 from trainer.registry import register
-from trainer.rng import Stream
+from zorse_common.random import Stream
 
 _STREAMS = {"A": (Stream.ORDER_A, Stream.AUGMENT_A), "B": (Stream.ORDER_B, Stream.AUGMENT_B)}
 

@@ -10,12 +10,13 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from trainer.background import BackgroundWriter
 from trainer.config import RunConfig
 from trainer.data.base import Source
 from trainer.ranks import Ranks
 from trainer.state import State
-from trainer.storage import BackgroundWriter, Storage
 from trainer.tasks.base import Batch, Task
+from zorse_common.storage import Storage
 
 
 class Reporter(Protocol):

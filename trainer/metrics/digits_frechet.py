@@ -19,7 +19,7 @@ from trainer.data.base import to_tensor
 from trainer.data.digits import CLASSES, Digits
 from trainer.errors import DataError
 from trainer.registry import register
-from trainer.rng import Stream, counter_rng
+from zorse_common.random import Stream, counter_rng
 
 _CLASSIFIER_SEED = 0  # one classifier for every run, so that figures can be compared
 _EPOCHS, _BATCH, _RATE, _SHIFT = 10, 50, 2e-3, 2

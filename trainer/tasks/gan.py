@@ -14,8 +14,8 @@ from trainer.errors import ConfigError
 from trainer.losses.base import AdversarialLoss
 from trainer.models.base import Generator
 from trainer.registry import register
-from trainer.rng import Stream, normal
 from trainer.tasks.base import Batch, Losses, OptimizerSection, Phase
+from zorse_common.random import Stream, normal
 
 SAMPLE_COLUMNS = 8
 

@@ -1,0 +1,42 @@
+"""The base of all errors that a user can cause, and the pieces that their messages are made of."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from pathlib import PurePath
+
+
+class ZorseError(Exception):
+    """An error that a user can cause; its text is one line that says what is wrong, where, and what to do."""
+
+    exit_code = 1
+    """What the command line exits with."""
+
+
+class StorageError(ZorseError):
+    """A path or URI cannot be opened."""
+
+
+def nearest_hint(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean …?)" with the name of `known` nearest to `name`, or "" if none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def one_line(error: BaseException) -> str:
+    """Return the text of a library's error on one line, or the name of its type if it has none."""
+    # Pillow names a buffer in memory by its address, which tells a user nothing.
+    return " ".join(str(error).split("<_io")[0].split()) or type(error).__name__
+
+
+def first_sentence(error: BaseException) -> str:
+    """Return the first sentence of a library's error on one line."""
+    paragraph = str(error).strip().partition("\n\n")[0]
+    return re.split(r"(?<=[.!?]) ", " ".join(paragraph.split()))[0] or type(error).__name__
+
+
+def printable(name: str | PurePath) -> str:
+    """Return a file name as text that any file and terminal can hold: bytes that are not UTF-8 become `\\xNN`."""
+    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,0 +1,256 @@
+"""Folders of files on a local disk or at any URI that pyarrow opens (`s3://…`, `gs://…`).
+
+Local files are reached through Python's own file functions: pyarrow refuses names that are not UTF-8 and follows
+links in circles. Object stores have no rename and no append: there files are small and written whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Literal, Self
+
+from pyarrow import fs
+
+from zorse_common.errors import StorageError, one_line
+
+_CHUNK = 8 * 2**20
+
+
+@dataclass
+class Tree:
+    """What lies below a folder: the size in bytes of each file by its path from there, and why the rest was left out.
+
+    Paths use `/`. They may hold surrogates (`os.fsdecode`) where a local name is not UTF-8.
+    """
+
+    sizes: dict[str, int] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+class Storage:
+    """A folder, or for `kind` and `open_file` a file, at a local path or a URI."""
+
+    def __init__(self, uri: str | Path) -> None:
+        """Open `uri`; a relative path is taken from the working directory.
+
+        Raises:
+            StorageError: its scheme is unknown, or it names no folder of files.
+        """
+        self.uri = str(uri) if "://" in str(uri) else str(Path(uri).absolute())
+        if not str(uri):
+            raise StorageError("an empty place was given: give a folder or a URI")
+        if "://" in self.uri and ("?" in self.uri or "#" in self.uri):
+            raise StorageError(f"{self.uri}: leave ? and # out; AWS_ENDPOINT_URL names another S3 server")
+        if re.fullmatch(r"[a-z0-9]+:/*", str(uri)):
+            raise StorageError(f"{self.uri} names no bucket: give one, as in s3://bucket/models")
+        self.local: Path | None = None if "://" in self.uri else Path(self.uri)
+        """The folder's path where it is on a local disk."""
+        if self.local is None:
+            try:
+                self._remote, self._path = fs.FileSystem.from_uri(self.uri)
+            except (ValueError, OSError) as error:
+                raise StorageError(f"{self.uri} cannot be opened: {one_line(error)}") from error
+            if isinstance(self._remote, fs.LocalFileSystem):
+                self.local = Path(self._path)
+
+    def __truediv__(self, name: str) -> Self:
+        return type(self)(f"{self.uri.rstrip('/')}/{name}")
+
+    @property
+    def name(self) -> str:
+        """The last part of the folder's path."""
+        return self.uri.rstrip("/").rsplit("/", 1)[-1]
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write the file `name` whole or not at all, and make the folders above it."""
+        if self.local is None:
+            # An object appears whole when it is closed, and needs no folder.
+            self.write_chunks(name, iter([content]))
+            return
+        path = self.local / name
+        part = path.with_name(f"{path.name}.part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_bytes(content)
+            part.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
+
+    def write_chunks(self, name: str, chunks: Iterator[bytes]) -> None:
+        """Write the file `name` piece by piece into a folder that exists; an error leaves a part of the file."""
+        if self.local is None:
+            with self._remote.open_output_stream(f"{self._path}/{name}") as stream:
+                for chunk in chunks:
+                    stream.write(chunk)
+            return
+        with (self.local / name).open("wb") as file:
+            file.writelines(chunks)
+
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """Return the content of the file `name`, or its first `most` bytes.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        if self.local is not None:
+            with (self.local / name).open("rb") as file:
+                return file.read(-1 if most is None else most)
+        with self._remote.open_input_stream(f"{self._path}/{name}") as stream:
+            content: bytes = stream.read(most)
+        return content
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """Yield the content of the file `name` in pieces of at most 8 MiB.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        opened = (
+            (self.local / name).open("rb")
+            if self.local is not None
+            else self._remote.open_input_stream(f"{self._path}/{name}")
+        )
+        with opened as stream:
+            while chunk := stream.read(_CHUNK):
+                yield chunk
+
+    def remove(self, name: str) -> None:
+        """Remove the file or folder `name` if it is there."""
+        if self.local is not None:
+            _remove(self.local / name)
+            return
+        path = f"{self._path}/{name}"
+        kind = self._remote.get_file_info(path).type
+        if kind == fs.FileType.Directory:
+            self._remote.delete_dir(path)
+        elif kind == fs.FileType.File:
+            self._remote.delete_file(path)
+
+    def delete(self) -> None:
+        """Remove the folder itself and everything in it."""
+        if self.local is not None:
+            _remove(self.local)
+        else:
+            self._remote.delete_dir(self._path)
+
+    def kind(self) -> Literal["folder", "file", "nothing"]:
+        """Return what lies at the URI itself."""
+        if self.local is not None:
+            return "folder" if self.local.is_dir() else "file" if self.local.is_file() else "nothing"
+        found = self._remote.get_file_info(self._path).type
+        return "folder" if found == fs.FileType.Directory else "file" if found == fs.FileType.File else "nothing"
+
+    def open_file(self) -> BinaryIO:
+        """Open the file at the URI itself for reading at any position."""
+        if self.local is not None:
+            return self.local.open("rb")
+        stream: BinaryIO = self._remote.open_input_file(self._path)
+        return stream
+
+    def tree(self) -> Tree:
+        """List the files inside and below. A link to a folder is followed once, and never back into the tree."""
+        if self.local is not None:
+            return _local_tree(self.local)
+        found = self._remote.get_file_info(fs.FileSelector(self._path, recursive=True))
+        start = len(self._path.rstrip("/")) + 1
+        return Tree({info.path[start:]: info.size or 0 for info in found if info.type == fs.FileType.File})
+
+    def entries(self) -> dict[str, float]:
+        """Map the path of each file and folder inside and below to the time of its last change.
+
+        Times are in seconds since 1970, 0 where the storage does not know. What others remove meanwhile is left out.
+        """
+        if self.local is not None:
+            return dict(_local_entries(self.local))
+        selector = fs.FileSelector(self._path, allow_not_found=True, recursive=True)
+        start = len(self._path.rstrip("/")) + 1
+        return {info.path[start:]: (info.mtime_ns or 0) / 1e9 for info in self._remote.get_file_info(selector)}
+
+    def exists(self, name: str) -> bool:
+        """Return whether the file or folder `name` is there."""
+        if self.local is not None:
+            return (self.local / name).exists()
+        return bool(self._remote.get_file_info(f"{self._path}/{name}").type != fs.FileType.NotFound)
+
+    def folders(self) -> list[str]:
+        """Return the names of the folders inside, sorted; none if there is no such folder."""
+        return self._names(fs.FileType.Directory)
+
+    def files(self) -> list[str]:
+        """Return the names of the files inside, sorted; none if there is no such folder."""
+        return self._names(fs.FileType.File)
+
+    def _names(self, kind: fs.FileType) -> list[str]:
+        if self.local is not None:
+            if not self.local.is_dir():
+                return []
+            with os.scandir(self.local) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir() == (kind == fs.FileType.Directory))
+        found = self._remote.get_file_info(fs.FileSelector(self._path, allow_not_found=True))
+        return sorted(info.base_name for info in found if info.type == kind)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _local_entries(root: Path, prefix: str = "") -> Iterator[tuple[str, float]]:
+    try:
+        with os.scandir(root) as scanned:
+            entries = list(scanned)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        with contextlib.suppress(FileNotFoundError):
+            yield f"{prefix}{entry.name}", entry.stat().st_mtime
+            if entry.is_dir(follow_symlinks=False):
+                yield from _local_entries(Path(entry.path), f"{prefix}{entry.name}/")
+
+
+def _local_tree(root: Path) -> Tree:
+    tree, linked = Tree(), {root.resolve()}
+
+    def is_read(target: Path) -> bool:
+        """Whether a folder's files are listed anyway, or listing them would come back to a listed folder."""
+        return any(target == seen or target in seen.parents or seen in target.parents for seen in linked)
+
+    def walk(folder: Path, prefix: str) -> None:
+        try:
+            with os.scandir(folder) as scanned:
+                entries = sorted(scanned, key=lambda entry: entry.name)
+        except OSError as error:
+            if not prefix:
+                raise
+            tree.skipped[prefix.rstrip("/")] = error.strerror or str(error)
+            return
+        for entry in entries:
+            name = f"{prefix}{entry.name}"
+            if entry.is_symlink() and not Path(entry.path).exists():
+                tree.skipped[name] = "a link that leads nowhere"
+            elif entry.is_symlink() and entry.is_dir():
+                target = Path(entry.path).resolve()
+                if is_read(target):
+                    tree.skipped[name] = "a link to a folder that is read already"
+                else:
+                    linked.add(target)
+                    walk(Path(entry.path), f"{name}/")
+            elif entry.is_dir():
+                walk(Path(entry.path), f"{name}/")
+            elif entry.is_file():
+                tree.sizes[name] = entry.stat().st_size
+            else:
+                tree.skipped[name] = "neither a file nor a folder"
+
+    walk(root, "")
+    return tree
