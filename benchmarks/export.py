@@ -23,8 +23,8 @@ from serving import artifacts
 from serving.engine import OrtEngine, cpu_cores
 from trainer import registry
 from trainer.config import ModelComponent
-from trainer.data.files import write_image
 from trainer.snapshot import Network, Snapshot, write_snapshot
+from zorse_common.files import write_image
 from zorse_common.storage import Storage
 
 RESULT = Path(__file__).parent / "results" / "export.json"

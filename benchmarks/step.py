@@ -28,11 +28,11 @@ import torch.distributed as dist
 
 from trainer.bare import BareStep
 from trainer.config import RunConfig, find_config, load_config
-from trainer.data.files import write_image
 from trainer.engine import Players, autocast_dtype
 from trainer.run import train
 from trainer.tasks.base import Batch
 from trainer.tasks.build import build_task
+from zorse_common.files import write_image
 
 RESULT = Path(__file__).parent / "results" / "step.json"
 SETTINGS = {"64 px, batch 1": (64, 1, 12, 40), "128 px, batch 4": (128, 4, 3, 14)}

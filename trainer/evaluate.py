@@ -9,8 +9,8 @@ import numpy as np
 
 from trainer import registry
 from trainer.config import MetricComponent, RunConfig
-from trainer.data.files import read_images, write_image
 from trainer.errors import DataError
+from zorse_common.files import read_images, write_image
 
 
 def evaluate(images: str, metric: MetricComponent, seed: int = 0) -> dict[str, Any]:

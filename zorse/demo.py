@@ -26,11 +26,11 @@ from serving.errors import ServingError, StartError
 from trainer.cluster import cluster
 from trainer.config import MetricComponent, RunConfig, find_config, load_config
 from trainer.data.base import to_tensor
-from trainer.data.files import read_images, write_image
 from trainer.evaluate import evaluate, write_held_out
 from trainer.hooks.samples import grid_png
 from trainer.progress import ProgressBar
 from zorse.bars import missed_bars
+from zorse_common.files import read_images, write_image
 
 FOLDER = Path("runs/demo")
 WORKERS = 2

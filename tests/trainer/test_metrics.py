@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from trainer import registry
 from trainer.config import MetricComponent
 from trainer.data.digits import Digits
-from trainer.data.files import write_image
 from trainer.errors import DataError
 from trainer.metrics.digits_frechet import frechet_distance
 from trainer.metrics.paired_l1 import affine_by_pixel
+from zorse_common.files import write_image
 
 
 def _features(n: int, seed: int) -> torch.Tensor:

@@ -23,6 +23,16 @@ class Source(Protocol):
     domains: tuple[str, ...]
     channels: int
     size: int
+    digest: str
+    """A SHA-256 that differs where the training images do: of the names and sizes of files."""
+
+    @property
+    def found(self) -> list[str]:
+        """What was found and what was left out and why, one fact a line; made when it is asked for.
+
+        Raises:
+            trainer.errors.DataError: the images are not what the config says.
+        """
 
     @property
     def skipped(self) -> list[str]:
@@ -42,7 +52,7 @@ class Source(Protocol):
         """
 
     def held_out(self, domain: str, count: int) -> list[Image]:
-        """The first `count` images (fewer if there are not so many) set apart for people to look at, not augmented."""
+        """Return `count` images (fewer if there are not so many) that are not trained on, not augmented."""
 
 
 def to_tensor(images: list[Image]) -> Tensor:

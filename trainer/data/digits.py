@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -38,6 +39,12 @@ class Digits:
     def __init__(self, config: Config, *, seed: int) -> None:
         self.size, self.channels = config.size, config.channels
         self._seed = seed
+        self.digest = hashlib.sha256(_FILE.read_bytes()).hexdigest()
+
+    @property
+    def found(self) -> list[str]:
+        """What the bundled file holds."""
+        return [f"training: {self.count('image')} bundled digits, and as many held out"]
 
     @property
     def skipped(self) -> list[str]:

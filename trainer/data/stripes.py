@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import lru_cache
 from typing import Literal
 
@@ -48,6 +49,12 @@ class Stripes:
     def __init__(self, config: Config, *, seed: int) -> None:
         self.size, self.channels = config.size, config.channels
         self._images, self._seed = config.images, seed
+        self.digest = hashlib.sha256(f"stripes {config.images}".encode()).hexdigest()
+
+    @property
+    def found(self) -> list[str]:
+        """What is made."""
+        return [f"training: {self._images} made scenes of each domain"]
 
     @property
     def skipped(self) -> list[str]:

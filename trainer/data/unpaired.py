@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Self
+
+import numpy as np
+from PIL import Image as Pillow
+from pydantic import Field, model_validator
+
 from trainer.data.base import Image
-from trainer.data.files import ImageFiles
-from trainer.data.photographs import Photographs, PhotographsConfig
+from trainer.data.facts import collection_facts, digest_of, unused_facts
+from trainer.data.photographs import Order, Photographs, PhotographsConfig, mirrored, squashed
+from trainer.data.splits import split_folders
 from trainer.errors import DataError
 from trainer.registry import register
+from zorse_common.files import ImageFiles
 from zorse_common.random import Stream
 
-_STREAMS = {"A": (Stream.ORDER_A, Stream.AUGMENT_A), "B": (Stream.ORDER_B, Stream.AUGMENT_B)}
+_ORDERS = {"A": Order(Stream.ORDER_A, Stream.AUGMENT_A), "B": Order(Stream.ORDER_B, Stream.AUGMENT_B)}
 
 
 @register("data", "unpaired")
 class Unpaired:
-    """The folders `trainA`, `trainB` and, held out, `testA`, `testB` below `root` or inside it as a zip."""
+    """The folders `trainA`, `trainB` and, held out, `testA`, `testB` of `root`, or of the one folder that wraps them.
+
+    Images are augmented as CycleGAN does (Zhu et al. 2017): resized to `load_size` squared, cut at random, mirrored.
+    """
 
     class Config(PhotographsConfig):
-        """The keys of `PhotographsConfig`."""
+        """`load_size` is 286/256 of `size` by default. `flip` mirrors half of the images."""
+
+        load_size: int | None = Field(default=None, le=8192)
+        flip: bool = True
+
+        @model_validator(mode="after")
+        def _crop_fits(self) -> Self:
+            if self.load_size is not None and self.load_size < self.size:
+                raise ValueError(f"load_size ({self.load_size}) must be at least size ({self.size})")
+            return self
 
     domains = ("A", "B")
 
@@ -25,21 +46,33 @@ class Unpaired:
         """List the files.
 
         Raises:
-            DataError: `root` is missing, or `trainA` or `trainB` holds no images.
+            FilesError: `root` is missing or damaged.
+            DataError: `trainA` or `trainB` holds no images, or there is more than one of them.
         """
-        self.size, self.channels = config.size, config.channels
-        self._files = files = ImageFiles(config.root)
-
-        def collection(domain: str, split: str) -> Photographs:
-            return Photographs(config, files, files.under(f"{split}{domain}"), seed, _STREAMS[domain])
-
-        self._training = {domain: collection(domain, "train") for domain in self.domains}
-        self._held_out = {domain: collection(domain, "test") for domain in self.domains}
-        for domain, photographs in self._training.items():
-            if not len(photographs):
+        self.size, self.channels, self._config = config.size, config.channels, config
+        self._load_size = config.load_size or round(config.size * 286 / 256)
+        self._files = files = ImageFiles(config.root, value_range=config.value_range)
+        folders = tuple(f"{split}{domain}" for split in ("train", "test") for domain in self.domains)
+        names = split_folders(config.root, files.names, folders)
+        for domain in self.domains:
+            if not names[f"train{domain}"]:
                 raise DataError(
-                    f"data.root {config.root} has no images in train{domain}/: it needs trainA/ and trainB/"
+                    f"data.root {config.root} has no images in train{domain}/: it needs trainA/ and trainB/, at its "
+                    "root or below one wrapping folder"
                 )
+        self._collections = {name: Photographs(config, files, names[name], seed, _ORDERS[name[-1]]) for name in folders}
+        self.digest = digest_of(files, [*names["trainA"], *names["trainB"]])
+
+    @property
+    def found(self) -> list[str]:
+        """What was found and left out, one fact a line."""
+        files, value_range = self._files, self._config.value_range
+        facts: list[str] = []
+        used: list[str] = []
+        for folder, collection in self._collections.items():
+            facts += collection_facts(files, collection.names, folder, value_range)
+            used += collection.names
+        return facts + unused_facts(files, used, f"not in {', '.join(self._collections)}")
 
     @property
     def skipped(self) -> list[str]:
@@ -47,13 +80,21 @@ class Unpaired:
         return self._files.skipped
 
     def count(self, domain: str) -> int:
-        """How many training images `domain` has."""
-        return len(self._training[domain])
+        """Return how many training images `domain` has."""
+        return len(self._collections[f"train{domain}"])
 
     def image(self, domain: str, number: int) -> Image:
-        """The augmented training image of `domain` at position `number` of the run."""
-        return self._training[domain].training(number)
+        """Return the augmented training image of `domain` at position `number` of the run."""
+        return self._collections[f"train{domain}"].training(number, self._augment)
 
     def held_out(self, domain: str, count: int) -> list[Image]:
-        """Images of `testA` or `testB`; of the training set where there is no such folder."""
-        return (self._held_out[domain] if len(self._held_out[domain]) else self._training[domain]).plain(count)
+        """Return evenly spaced images of `testA` or `testB`; of the training set if there is no such folder."""
+        test = self._collections[f"test{domain}"]
+        chosen = test if len(test) else self._collections[f"train{domain}"]
+        return chosen.evenly_spaced(count, partial(squashed, size=self.size))
+
+    def _augment(self, image: Pillow.Image, draw: np.random.Generator) -> Pillow.Image:
+        top, left = draw.integers(0, self._load_size - self.size, size=2, endpoint=True).tolist()
+        resized = squashed(image, self._load_size)
+        cut = resized.crop((left, top, left + self.size, top + self.size))
+        return mirrored(cut, draw) if self._config.flip else cut

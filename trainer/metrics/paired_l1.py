@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config import Section
-from trainer.data.files import read_images
 from trainer.errors import DataError
 from trainer.registry import register
+from zorse_common.files import read_images
 
 Images = NDArray[np.float64]
 _MOST_CONDITION = 1e6

@@ -1,0 +1,80 @@
+"""Says what a data set is before a run trains on it: numbers, sizes, depths, and what was left out and why."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from trainer.errors import DataError
+from zorse_common.errors import printable
+from zorse_common.files import ImageFiles, evenly_spaced, left_out_line
+from zorse_common.images import Header, ImageError, read_header
+
+PROBED = 16
+"""How many files of a collection are looked at."""
+SMALLEST_SPREAD = 16
+"""Of 255 grey levels: images of more than 8 bits that use less, 1/16 of their range, are read at a wrong range."""
+
+
+def collection_facts(
+    files: ImageFiles, names: Sequence[str], what: str, value_range: tuple[float, float] | None
+) -> list[str]:
+    """Say how many images a collection has and, from the headers of a few, of what size and depth they are.
+
+    Raises:
+        DataError: their values use so little of the value range that the range must be wrong.
+    """
+    if not names:
+        return []
+    headers = _headers(files, evenly_spaced(names, PROBED))
+    deep = [name for name, header in headers.items() if header.bits > 8]
+    text = f"{what}: {len(names)} images"
+    if headers:
+        (first, *_, last) = 2 * sorted((header.width, header.height) for header in headers.values())
+        sizes = f"{first[0]}×{first[1]}" if first == last else f"{first[0]}×{first[1]} to {last[0]}×{last[1]}"
+        kinds = Counter(f"{header.bits}-bit {header.format}" for header in headers.values())
+        listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        seen = " of those looked at" if len(headers) < len(names) else ""
+        text += f" of {sizes} pixels ({listed}{seen})"
+    return [text, *_depth_facts(files, deep, what, value_range)]
+
+
+def _headers(files: ImageFiles, names: Iterable[str]) -> dict[str, Header]:
+    found = {}
+    for name in names:
+        try:
+            found[name] = read_header(files.read(name))
+        except (ImageError, OSError, RuntimeError, ValueError, LookupError):
+            continue  # training meets the file too, and counts it
+    return found
+
+
+def _depth_facts(
+    files: ImageFiles, deep: Sequence[str], what: str, value_range: tuple[float, float] | None
+) -> list[str]:
+    levels = [image.tobytes() for name in deep if (image := files.open(name, 1)) is not None]
+    if not levels:
+        return []
+    stated = (
+        f"[{value_range[0]:g}, {value_range[1]:g}]" if value_range else "the range that each file states or can hold"
+    )
+    if max(map(max, levels)) - min(map(min, levels)) <= SMALLEST_SPREAD:
+        raise DataError(
+            f"{what}: images of more than 8 bits (such as {printable(deep[0])}) use under 1/16 of their value range, "
+            f"which is {stated}: set data.value_range to their values of black and white, such as [0, 4095]"
+        )
+    return [f"{what}: greys of more than 8 bits are taken at {stated} (data.value_range)"]
+
+
+def digest_of(files: ImageFiles, names: Iterable[str]) -> str:
+    """Return the SHA-256 over the names and sizes of files. Their content is not read."""
+    lines = (f"{files.sizes[name]} {printable(name)}\n" for name in sorted(names))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def unused_facts(files: ImageFiles, used: Iterable[str], why: str) -> list[str]:
+    """Say in at most one line which files were left out: those that are no images, and for `why` those not `used`."""
+    rest = sorted(set(files.names).difference(used))
+    line = left_out_line(files.left_out | dict.fromkeys(rest, why))
+    return [line] if line else []

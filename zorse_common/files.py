@@ -1,0 +1,251 @@
+"""Files below a folder or inside a zip, and the images among them, listed and read in the same way by every stage."""
+
+from __future__ import annotations
+
+import struct
+import threading
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+from PIL import Image as Pillow
+
+from zorse_common.errors import ZorseError, one_line, printable
+from zorse_common.images import (
+    MAX_PIXELS,
+    SNIFFED_BYTES,
+    SUFFIXES,
+    ImageError,
+    Pixels,
+    decode_image,
+    encode,
+    image_format,
+    to_array,
+)
+from zorse_common.storage import Storage, Tree
+
+T = TypeVar("T")
+NAMED_FILES = 5
+"""How many files are named where many are meant."""
+# What zipfile and the storage raise for torn, encrypted and odd files.
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+)
+
+
+class FilesError(ZorseError):
+    """A folder or zip is missing or damaged, or holds too few files that can be used."""
+
+
+class FetchError(RuntimeError):
+    """An object store failed, which says nothing about the file: trying again may help."""
+
+
+class FileSet:
+    """The files below a folder or inside a zip, on a local disk or at any URI, by names with `/` from there.
+
+    `sizes` maps each name to bytes, sorted by name. `skipped` maps what was left out to the reason.
+    """
+
+    def __init__(self, root: str) -> None:
+        """List the files.
+
+        Raises:
+            FilesError: `root` is missing or damaged, or is a file but not a zip.
+        """
+        self.root = root
+        self._place = Storage(root)
+        self._local = threading.local()
+        self._members: dict[str, str] = {}
+        try:
+            tree = self._list()
+        except _UNREADABLE as error:
+            raise FilesError(f"{root} cannot be opened ({one_line(error)})") from error
+        self.sizes = dict(sorted(tree.sizes.items()))
+        self.skipped = tree.skipped
+
+    @property
+    def is_zip(self) -> bool:
+        """Whether the files are members of a zip."""
+        return bool(self._members)
+
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """Return the content of a file, or its first `most` bytes.
+
+        Raises:
+            FetchError: an object store failed.
+            OSError, zipfile.BadZipFile, …: the file is torn, encrypted or gone.
+        """
+        try:
+            if not self._members:
+                return self._place.read(name, most)
+            with self._archive().open(self._members[name]) as member:
+                return member.read(-1 if most is None else most)
+        except OSError as error:
+            if self._place.local is None:
+                raise FetchError(f"{self.root}: {printable(name)} cannot be fetched ({one_line(error)})") from error
+            raise
+
+    def _list(self) -> Tree:
+        kind = self._place.kind()
+        if kind == "folder":
+            return self._place.tree()
+        if kind == "nothing":
+            raise FilesError(f"{self.root} does not exist: give the path or URI of a folder or zip")
+        with self._place.open_file() as file:
+            if file.read(2) != b"PK":
+                raise FilesError(f"{self.root} is neither a folder nor a zip file")
+            with zipfile.ZipFile(file) as archive:
+                members = [info for info in archive.infolist() if not info.is_dir()]
+        # Some Windows programs write `\` into the names; the format wants `/`.
+        self._members = {info.filename.replace("\\", "/"): info.filename for info in members}
+        return Tree({info.filename.replace("\\", "/"): info.file_size for info in members})
+
+    def _archive(self) -> zipfile.ZipFile:
+        # One handle per thread: threads that share one wait for each other, and on object stores for the network.
+        if not hasattr(self._local, "archive"):
+            self._local.archive = zipfile.ZipFile(self._place.local or self._place.open_file())
+        archive: zipfile.ZipFile = self._local.archive
+        return archive
+
+
+class ImageFiles:
+    """The image files of a `FileSet`.
+
+    Files with the usual endings are taken as they are. Other files are known by their first bytes: each of them on a
+    local disk, and on an object store one for all files with the same ending. Hidden files are left out.
+    """
+
+    def __init__(
+        self, root: str, *, value_range: tuple[float, float] | None = None, max_pixels: int = MAX_PIXELS
+    ) -> None:
+        """List the files; `value_range` and `max_pixels` are those of `decode_image`.
+
+        Raises:
+            FilesError: as `FileSet`.
+        """
+        self.root = root
+        self.unreadable: dict[str, str] = {}
+        """Why each file that was opened in vain cannot be read, in the order they were met."""
+        self._value_range, self._max_pixels = value_range, max_pixels
+        self._files = FileSet(root)
+        self.left_out = self._files.skipped.copy()
+        """Why each file that was not taken for an image was left out."""
+        self._sniffed: dict[str, bool] = {}
+        self.sizes = {name: size for name, size in self._files.sizes.items() if self._is_taken(name)}
+        """The bytes of each image file by its name, sorted by name."""
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the image files, sorted."""
+        return list(self.sizes)
+
+    @property
+    def skipped(self) -> list[str]:
+        """One line for each file that was opened in vain, in the order they were met."""
+        # Copied in one go, because threads that decode add to it.
+        return [f"skipped {printable(name)}: {reason}" for name, reason in self.unreadable.copy().items()]
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of an image file. Raises as `FileSet.read`."""
+        return self._files.read(name)
+
+    def open(self, name: str, channels: int | None = None) -> Pillow.Image | None:
+        """Decode one image as `decode_image` does; None if it cannot be read, which `unreadable` then explains.
+
+        Raises:
+            FetchError: an object store failed.
+        """
+        if name in self.unreadable:
+            return None
+        try:
+            return decode_image(self.read(name), channels, value_range=self._value_range, max_pixels=self._max_pixels)
+        except FetchError:
+            raise
+        except (ImageError, *_UNREADABLE) as error:
+            self.unreadable[name] = one_line(error)
+            return None
+
+    def _is_taken(self, name: str) -> bool:
+        path = PurePosixPath(name)
+        if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
+            self.left_out[name] = "hidden"
+            return False
+        if path.suffix.lower() in SUFFIXES:
+            return True
+        key = path.suffix.lower() if "://" in self.root else name
+        if key not in self._sniffed:
+            self._sniffed[key] = self._starts_like_an_image(name)
+        if not self._sniffed[key]:
+            self.left_out[name] = "no image"
+        return self._sniffed[key]
+
+    def _starts_like_an_image(self, name: str) -> bool:
+        try:
+            return image_format(self._files.read(name, SNIFFED_BYTES)) is not None
+        except (FetchError, *_UNREADABLE):
+            return False
+
+
+def read_images(root: str) -> dict[str, Pixels]:
+    """Return every image of a folder or zip by name: uint8 [h, w, 1] of grey files, [h, w, 3] of others.
+
+    Raises:
+        FilesError: there are none, or one cannot be decoded; the message names it.
+    """
+    files = ImageFiles(root)
+    if not files.names:
+        raise FilesError(f"{root} holds no images")
+    images = {}
+    for name in files.names:
+        image = files.open(name)
+        if image is None:
+            raise FilesError(f"{root}: {printable(name)} cannot be read ({files.unreadable[name]})")
+        images[name] = to_array(image)
+    return images
+
+
+def write_image(path: Path, image: Pixels) -> None:
+    """Write `image`, uint8 [h, w, 1, 3 or 4], as a PNG file; missing folders are made.
+
+    Raises:
+        FilesError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(image))
+    except OSError as error:
+        raise FilesError(f"{path} cannot be written ({error.strerror or error})") from error
+
+
+def some_of(names: Iterable[str]) -> str:
+    """Name the first few of `names`, and say how many more there are."""
+    listed = [printable(name) for name in names]
+    more = f" and {len(listed) - NAMED_FILES} more" if len(listed) > NAMED_FILES else ""
+    return ", ".join(listed[:NAMED_FILES]) + more
+
+
+def left_out_line(left_out: dict[str, str]) -> str:
+    """Say in one line which files were left out and why, for example "left out 3 files: 2 no image (a.txt, b.md)…"."""
+    reasons = Counter(left_out.values())
+    parts = [
+        f"{count} {reason} ({some_of(name for name, why in left_out.items() if why == reason)})"
+        for reason, count in reasons.most_common()
+    ]
+    return f"left out {len(left_out)} files: {'; '.join(parts)}" if parts else ""
+
+
+def evenly_spaced(items: Sequence[T], count: int) -> list[T]:
+    """Return `count` of `items` (all, if they are fewer) at equal distances, the first one among them."""
+    count = min(count, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
