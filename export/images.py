@@ -1,89 +1,91 @@
-"""Real images for proofs and calibration, from a folder or a zip file."""
+"""Real images for proofs and calibration, from a folder or a zip on a disk or at a URI."""
 
 from __future__ import annotations
 
 import io
-import warnings
-import zipfile
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from export.errors import ImageSetError
 from export.manifest import Tensor
 from export.sizes import SizeLimits
+from zorse_common.errors import one_line, printable
+from zorse_common.files import FileSet, ImageFiles, evenly_spaced
+from zorse_common.image_facts import collection_facts, unused_facts
+from zorse_common.images import MODES, to_array
+from zorse_common.splits import split_folders
 
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+RANGE_KEY = "--images-range"
+
+
+@dataclass(frozen=True)
+class ImagePlace:
+    """Where real images are: a folder or zip, at a path or URI.
+
+    Of a place with folders of the `domain` (for A: "testA", "A" or "trainA", at the root or below one wrapping folder)
+    only the images of the first of those count. `value_range` is that of files of more than 8 bits, see
+    `zorse_common.images.decode_image`.
+    """
+
+    place: str
+    domain: str = ""
+    value_range: tuple[float, float] | None = None
 
 
 def load_images(
-    place: str, port: Tensor, limits: SizeLimits, edge: int, domain: str = "", count: int = 8
+    where: ImagePlace,
+    port: Tensor,
+    limits: SizeLimits,
+    edge: int,
+    count: int = 8,
+    report: Callable[[str], None] = lambda fact: None,
 ) -> list[NDArray[Any]]:
-    """Up to `count` images below the folder or inside the zip `place`, evenly spaced by name.
-
-    Each is [height, width, channels]. Where there are folders of the `domain` (for A: "A", "testA" or "trainA"), only
-    the images of the first of those are taken.
+    """Return up to `count` of the images at `where`, evenly spaced by name, each [height, width, channels].
 
     Where `port` takes bytes of 1, 3 or 4 channels they are image files, each scaled until its longer side is `edge`
     pixels, then to the nearest legal height and width above. Else they are NumPy files (`.npy`, of the port's dtype and
-    value range), cut to a legal size from the top left.
+    value range), cut to a legal size from the top left. `report` gets what was found, one fact a line.
 
     Raises:
-        ImageSetError: there are none, or one cannot be read, decoded or used.
+        FilesError: the place is missing or damaged, or the files' values use too little of the value range.
+        ImageSetError: there are no images, or one cannot be read, decoded or used.
     """
     channels = int(port.shape[-1])
-    arrays = port.dtype != "uint8" or channels not in _MODES
-    suffixes = frozenset({".npy"}) if arrays else _SUFFIXES
-    with _opened(Path(place)) as (files, read):
-        names = sorted(name for name in files if _is_shown(PurePosixPath(name), suffixes))
-        if not names:
-            raise ImageSetError(f"{place} holds no images ({', '.join(sorted(suffixes))})")
-        for folder in (domain, f"test{domain}", f"train{domain}") if domain else ():
-            if inside := [name for name in names if folder in PurePosixPath(name).parts[:-1]]:
-                names = inside
-                break
-        chosen = [names[index * len(names) // min(count, len(names))] for index in range(min(count, len(names)))]
-        if arrays:
-            return [_array(f"{place}/{name}", read(name), port, limits) for name in chosen]
-        return [_decode(f"{place}/{name}", name, read, _MODES[channels], limits, edge) for name in chosen]
+    if port.dtype != "uint8" or channels not in MODES:
+        files = FileSet(where.place)
+        chosen = evenly_spaced(
+            _of_domain(where, [name for name in files.sizes if name.endswith(".npy")], ".npy"), count
+        )
+        return [_array(f"{where.place}/{name}", files.read(name), port, limits) for name in chosen]
+    images = ImageFiles(where.place, value_range=where.value_range)
+    names = _of_domain(where, images.names, "image")
+    for fact in (*collection_facts(images, names, where.place, RANGE_KEY), *unused_facts(images, images.names, "")):
+        report(fact)
+    return [_decode(images, name, channels, limits, edge) for name in evenly_spaced(names, count)]
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[list[str], Callable[[str], bytes]]]:
-    """The names of the files in a folder or zip, and what reads one of them."""
-    if path.is_dir():
-        names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
-        yield names, lambda name: (path / name).read_bytes()
-    elif path.is_file() and zipfile.is_zipfile(path):
-        with _archive(path) as archive:
-            yield [entry.filename for entry in archive.infolist() if not entry.is_dir()], archive.read
-    else:
-        raise ImageSetError(f"{path} is neither a folder nor a zip file: give a place with real images for the proof")
-
-
-def _archive(path: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except Exception as error:
-        raise ImageSetError(f"{path} is a zip file that cannot be read ({error}): make it again") from error
-
-
-def _is_shown(name: PurePosixPath, suffixes: Collection[str]) -> bool:
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in name.parts)
-    return name.suffix.lower() in suffixes and not hidden
+def _of_domain(where: ImagePlace, names: Sequence[str], kind: str) -> Sequence[str]:
+    if not names:
+        raise ImageSetError(f"{where.place} holds no {kind} files")
+    if where.domain:
+        folders = (f"test{where.domain}", where.domain, f"train{where.domain}")
+        found = split_folders(where.place, names, folders)
+        return next((found[folder] for folder in folders if found[folder]), names)
+    return names
 
 
 def _array(where: str, content: bytes, port: Tensor, limits: SizeLimits) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise ImageSetError(f"{where} cannot be read ({error}): take it away or write it with numpy.save") from error
+        raise ImageSetError(
+            f"{where} cannot be read ({one_line(error)}): remove it or write it with numpy.save"
+        ) from error
     if array.ndim != 3 or array.shape[-1] != port.shape[-1] or array.dtype != port.dtype:
         raise ImageSetError(
             f"{where} is {array.dtype} {list(array.shape)} and must be {port.dtype} [height, width, {port.shape[-1]}]"
@@ -100,18 +102,13 @@ def _array(where: str, content: bytes, port: Tensor, limits: SizeLimits) -> NDAr
     return array[:height, :width]
 
 
-def _decode(
-    where: str, name: str, read: Callable[[str], bytes], mode: str, limits: SizeLimits, edge: int
-) -> NDArray[np.uint8]:
-    """The file `name` as uint8 [height, width, channels]."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = ImageOps.exif_transpose(Image.open(io.BytesIO(read(name)))).convert(mode)
-    except Exception as error:  # what broken bytes make Pillow and zipfile raise has no common base
-        raise ImageSetError(f"{where} cannot be decoded ({error}): take it away or repair it") from error
+def _decode(files: ImageFiles, name: str, channels: int, limits: SizeLimits, edge: int) -> NDArray[np.uint8]:
+    """Return the file `name` as uint8 [height, width, channels] of a legal size."""
+    image = files.open(name, channels)
+    if image is None:
+        reason = files.unreadable[name]
+        raise ImageSetError(f"{files.root}/{printable(name)} cannot be decoded ({reason}): remove or repair it")
     scale = edge / max(image.size)
     width, height = (round(side * scale) for side in image.size)
     height, width = limits.legal(height, width)
-    pixels = np.array(image.resize((width, height), Image.Resampling.BICUBIC), dtype=np.uint8)
-    return pixels.reshape(height, width, -1)
+    return to_array(image.resize((width, height), Image.Resampling.BICUBIC))

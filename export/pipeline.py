@@ -22,7 +22,7 @@ from export.convert import convert
 from export.errors import ExportError, ImageSetError, ImporterError, RefusedError, UnsupportedGraphError
 from export.foreign import wrap_onnx
 from export.graph import DEFAULT_OPSET, OPSETS
-from export.images import load_images
+from export.images import ImagePlace, load_images
 from export.importers import base as importers
 from export.lint import trace
 from export.manifest import Manifest, Source
@@ -197,7 +197,7 @@ def _real_images(
         if target.calibrated:
             raise ImageSetError(f"{model}: {target.name} is calibrated on real images: give some with --images")
         return []
-    return load_images(place, port, size, edge, domain)
+    return load_images(ImagePlace(place, domain), port, size, edge)
 
 
 def _check_buckets(model: str, port: Port, size: SizeLimits | None, buckets: Sequence[Shape]) -> None:

@@ -13,10 +13,10 @@ from urllib.parse import quote
 import httpx
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from serving.errors import BadRequestError, ServerError
 from serving.schemas import HEADER_LENGTH, pack, unpack_outputs
+from zorse_common.images import decode, encode, read_header
 
 T = TypeVar("T")
 
@@ -128,13 +128,10 @@ def _read_tensors(response: httpx.Response) -> dict[str, NDArray[Any]]:
 
 
 def _to_array(data: bytes) -> NDArray[np.uint8]:
-    pixels = np.asarray(Image.open(io.BytesIO(data)), dtype=np.uint8)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+    return decode(data, read_header(data).channels)
 
 
 def _to_png(image: NDArray[np.uint8]) -> bytes:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3, 4) or not image.size:
         raise BadRequestError(f"an image is uint8 [h, w, 1, 3 or 4] and this is {image.dtype} {list(image.shape)}")
-    buffer = io.BytesIO()
-    Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encode(image)

@@ -33,7 +33,7 @@ class Checkpoint:
 
     `tensors` are whole and on the CPU, whatever the sharding and the number of workers. `attempt` counts the
     rollbacks before it. `score` is the figure by which the best checkpoint is kept, if there is one. `counts` are the
-    training images of each domain, on which the order of the images depends.
+    numbers of training images of each domain, on which their order depends, and `data_digest` is the source's `digest`.
     """
 
     images_seen: int
@@ -41,6 +41,7 @@ class Checkpoint:
     attempt: int = 0
     score: float | None = None
     counts: dict[str, int] = field(default_factory=dict)
+    data_digest: str | None = None
 
 
 class _DamagedError(CheckpointError):
@@ -74,6 +75,7 @@ class Checkpoints:
             "attempt": checkpoint.attempt,
             "score": checkpoint.score,
             "counts": checkpoint.counts,
+            "data_digest": checkpoint.data_digest,
         }
         contents = {STATE_FILE: save(checkpoint.tensors), FACTS_FILE: _json(facts)}
         entries = {file: {"sha256": _digest(content), "nbytes": len(content)} for file, content in contents.items()}
@@ -124,7 +126,9 @@ class Checkpoints:
             raise CheckpointError(
                 f"checkpoint {self._folder.uri}/{name}: {STATE_FILE} cannot be read ({error})"
             ) from error
-        return Checkpoint(images_seen, tensors, facts["attempt"], facts["score"], facts["counts"])
+        return Checkpoint(
+            images_seen, tensors, facts["attempt"], facts["score"], facts["counts"], facts.get("data_digest")
+        )
 
     def forget_after(self, images_seen: int) -> None:
         """Remove those of more images, which a rollback left behind."""

@@ -34,6 +34,9 @@ def train(
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Build, check and measure, but do not train.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's newest good checkpoint.")] = False,
+    allow_new_data: Annotated[
+        bool, typer.Option("--allow-new-data", help="Resume although the training images were changed.")
+    ] = False,
     address: Annotated[
         str | None, typer.Option(help="A running Ray cluster: auto, or host:port of its head.", show_default=False)
     ] = None,
@@ -42,7 +45,7 @@ def train(
 
     SIGTERM or Ctrl-C stops the run after a checkpoint, with exit code 75: the same command with --resume goes on.
     """
-    run = _load(config, overrides or [])
+    run = _load(config, [*(overrides or []), *(["run.allow_new_data=true"] if allow_new_data else [])])
     _show_differences(run, config)
     if dry_run:
         _show_dry_run(run)

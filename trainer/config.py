@@ -15,10 +15,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from trainer.errors import ConfigError
-from zorse_common.errors import nearest_hint
+from zorse_common.errors import nearest_hint, one_line
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -41,6 +41,18 @@ _DERIVED_KEYS = frozenset(
 _PACKAGE = Path(__file__).parent
 SHIPPED_CONFIGS = (_PACKAGE.parent / "configs" / "train", _PACKAGE / "configs")
 """Where the shipped training configs lie: in a checkout, and in an installed wheel."""
+
+
+_PLACES = frozenset({"run.dir", "run.storage", "data.root"})
+"""Keys whose value on the command line is a path or URI, taken as it is written."""
+
+
+def _expand_user(place: str) -> str:
+    return place if "://" in place else os.path.expanduser(place)  # noqa: PTH111  (pathlib would drop a trailing slash)
+
+
+Place = Annotated[str, AfterValidator(_expand_user)]
+"""A local path, in which `~` is the user's home, or a URI."""
 
 
 class Section(BaseModel):
@@ -117,12 +129,13 @@ class RunSection(Section):
     The run's folder is `dir` below `storage`, a local folder or a URI such as `s3://bucket/runs`. `wait_for_nodes` is
     how many seconds it waits for a cluster to have room for its workers, and `max_failures` how often in a row
     lost workers are replaced without the run getting further. There are checkpoints every `checkpoint_images` images,
-    by default twenty in all, and at the end. `revision` is that of the code, by default what git says of the working
+    by default twenty in all, and at the end. `allow_new_data` lets a resume go on with other training images than
+    before. `revision` is that of the code, by default what git says of the working
     folder; the artifacts of the run carry it.
     """
 
-    dir: str
-    storage: str | None = None
+    dir: Place
+    storage: Place | None = None
     total_images: int = Field(gt=0)
     workers: Annotated[int, Field(ge=1)] | WorkersSection = 1
     wait_for_nodes: float = Field(default=60.0, ge=0)
@@ -136,6 +149,7 @@ class RunSection(Section):
     snapshot_images: int | None = Field(default=None, gt=0)
     sample_images: int | None = Field(default=None, gt=0)
     log_images: int = Field(default=100, gt=0)
+    allow_new_data: bool = False
     revision: str | None = None
 
     @property
@@ -251,23 +265,33 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: unreadable file, malformed override, unknown key or illegal value.
     """
-    for override in overrides:
-        if "=" not in override or not override.split("=", 1)[0].strip():
-            raise ConfigError(f"override {override!r} is not of the form key.sub=value")
-        try:
-            OmegaConf.from_dotlist([override])
-        except (OmegaConfBaseException, yaml.YAMLError) as error:
-            raise ConfigError(f"override {override!r} cannot be read: its value is not YAML") from error
+    changes = OmegaConf.merge(OmegaConf.create(), *map(_parse_override, overrides))
     try:
         written = OmegaConf.load(path)
         if not isinstance(written, DictConfig):
             raise ConfigError(f"{path} holds no sections: expected keys {', '.join(RunConfig.model_fields)}")
-        data = OmegaConf.to_container(OmegaConf.merge(written, OmegaConf.from_dotlist(list(overrides))), resolve=True)
+        data = OmegaConf.to_container(OmegaConf.merge(written, changes), resolve=True)
     except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path} cannot be read: {one_line(error)}") from error
     assert isinstance(data, dict)
     config = validate(RunConfig, data, str(path))
     return _tiny(config) if os.environ.get("ZORSE_SMOKE") else config
+
+
+def _parse_override(override: str) -> DictConfig:
+    """Parse `key.sub=value`: the value is YAML, and of the keys `_PLACES` the text itself."""
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"override {override!r} is not of the form key.sub=value")
+    try:
+        if key.strip() in _PLACES:
+            parsed = OmegaConf.create()
+            OmegaConf.update(parsed, key.strip(), value.replace("${", "\\${"))
+        else:
+            parsed = OmegaConf.from_dotlist([override])
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError(f"override {override!r} cannot be read: its value is not YAML") from error
+    return parsed
 
 
 def _tiny(config: RunConfig) -> RunConfig:

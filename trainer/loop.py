@@ -16,7 +16,7 @@ from trainer.checkpoint import Checkpoint, Checkpoints
 from trainer.config import RunConfig
 from trainer.ema import Ema
 from trainer.engine import Players
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, DataError
 from trainer.hooks.base import Hook, Reporter, Training, Verdict
 from trainer.hooks.checkpoints import CheckpointWriter
 from trainer.hooks.metrics_log import MetricsLog
@@ -79,9 +79,16 @@ def prepare(config: RunConfig, reporter: Reporter, device: torch.device) -> Trai
     shown = ema.networks if ema else generators
     files = BackgroundWriter(storage, reporter.event)
     training = Training(config, task, source, shown, state, storage, files, reporter, Ranks(), device)
+    _report_data(training)
     _restore(training, Checkpoints(storage))
     _tell_where(training)
     return training
+
+
+def _report_data(training: Training) -> None:
+    if training.is_main:
+        for fact in training.source.found:
+            training.reporter.event(f"data: {fact}")
 
 
 def _roll_back(training: Training) -> bool:
@@ -112,7 +119,7 @@ def _restore(training: Training, checkpoints: Checkpoints, until: float = math.i
         checkpoint = checkpoints.read(found.images_seen)
         parts = parts_of_step(0, config.batch, ranks.count, ranks.rank)
         training.state.restore(checkpoint, {slot for part in parts for slot in part})
-        _warn_of_other_images(training, checkpoint)
+        _check_images(training, checkpoint)
         if training.state.attempt:
             _reseed(training, training.state.attempt)
     elif found.damaged:
@@ -128,12 +135,20 @@ def _tell_where(training: Training) -> None:
         training.reporter.event(f"training from image {training.seen} on with {where}")
 
 
-def _warn_of_other_images(training: Training, checkpoint: Checkpoint) -> None:
+def _check_images(training: Training, checkpoint: Checkpoint) -> None:
+    """Refuse to go on with other images than before the checkpoint, unless `run.allow_new_data` says so."""
     counts = {domain: training.source.count(domain) for domain in training.task.domains}
-    if training.is_main and counts != checkpoint.counts:
-        training.reporter.event(
-            f"the images are others than before ({checkpoint.counts} -> {counts}), so is their order"
+    same_files = checkpoint.data_digest in (None, training.source.digest)  # older checkpoints have no digest
+    if counts == checkpoint.counts and same_files:
+        return
+    what = "their number is the same" if counts == checkpoint.counts else f"{checkpoint.counts} -> {counts}"
+    if not training.config.run.allow_new_data:
+        raise DataError(
+            f"the training images are not those of the checkpoint ({what}): restore them, or resume with "
+            "--allow-new-data"
         )
+    if training.is_main:
+        training.reporter.event(f"resumed with other training images ({what}), and so in another order")
 
 
 def _reseed(training: Training, attempt: int) -> None:

@@ -30,8 +30,7 @@ from zorse_common.storage import Storage, Tree
 T = TypeVar("T")
 NAMED_FILES = 5
 """How many files are named where many are meant."""
-# What zipfile and the storage raise for torn, encrypted and odd files.
-_UNREADABLE = (
+UNREADABLE = (
     OSError,
     EOFError,
     RuntimeError,
@@ -41,6 +40,7 @@ _UNREADABLE = (
     zlib.error,
     zipfile.BadZipFile,
 )
+"""What zipfile and the storage raise for torn, encrypted and odd files."""
 
 
 class FilesError(ZorseError):
@@ -69,7 +69,7 @@ class FileSet:
         self._members: dict[str, str] = {}
         try:
             tree = self._list()
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise FilesError(f"{root} cannot be opened ({one_line(error)})") from error
         self.sizes = dict(sorted(tree.sizes.items()))
         self.skipped = tree.skipped
@@ -137,7 +137,7 @@ class ImageFiles:
         self.root = root
         self.unreadable: dict[str, str] = {}
         """Why each file that was opened in vain cannot be read, in the order they were met."""
-        self._value_range, self._max_pixels = value_range, max_pixels
+        self.value_range, self._max_pixels = value_range, max_pixels
         self._files = FileSet(root)
         self.left_out = self._files.skipped.copy()
         """Why each file that was not taken for an image was left out."""
@@ -169,10 +169,10 @@ class ImageFiles:
         if name in self.unreadable:
             return None
         try:
-            return decode_image(self.read(name), channels, value_range=self._value_range, max_pixels=self._max_pixels)
+            return decode_image(self.read(name), channels, value_range=self.value_range, max_pixels=self._max_pixels)
         except FetchError:
             raise
-        except (ImageError, *_UNREADABLE) as error:
+        except (ImageError, *UNREADABLE) as error:
             self.unreadable[name] = one_line(error)
             return None
 
@@ -193,7 +193,7 @@ class ImageFiles:
     def _starts_like_an_image(self, name: str) -> bool:
         try:
             return image_format(self._files.read(name, SNIFFED_BYTES)) is not None
-        except (FetchError, *_UNREADABLE):
+        except (FetchError, *UNREADABLE):
             return False
 
 

@@ -145,8 +145,8 @@ def decode_image(
 
     Greys of more than 8 bits are mapped from `value_range` (black, white) to 0..255, rounded, and cut to it. Without
     a `value_range` it is what the file says (TIFF's smallest and largest sample value, 12-bit samples, PGM's
-    maximum), or else the whole range of the file's integers. Colours of 16 bits keep their high byte, as Pillow reads
-    no more; `value_range` does not apply to them nor to 8-bit files.
+    maximum), or else from 0 to the largest number that the file's integers can hold. Colours of 16 bits keep their
+    high byte, as Pillow reads no more. `value_range` does not apply to them nor to 8-bit files.
 
     Raises:
         ImageTooLargeError: it has more than `max_pixels` pixels; nothing was decoded.
@@ -255,9 +255,9 @@ def _stated_range(image: Pillow.Image) -> tuple[float, float]:
     if image.format != "TIFF":
         return 0, 65535
     bits, signed = _tag(image, _BITS, 16), _tag(image, _SAMPLE_FORMAT, 1) == 2
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    least, most = _tag(image, _LEAST, low), _tag(image, _MOST, high)
-    return (least, most) if low <= least < most <= high else (low, high)
+    high = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
+    least, most = _tag(image, _LEAST, 0), _tag(image, _MOST, high)
+    return (least, most) if least < most <= high else (0, high)
 
 
 def _upright(file: Pillow.Image, image: Pillow.Image) -> Pillow.Image:

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from export.errors import ExportError, ImporterError, RefusedError, UnsupportedGraphError
-from export.images import load_images
+from export.images import ImagePlace, load_images
 from export.manifest import Tensor, read_manifest
 from export.original import Declared
 from export.pipeline import export
@@ -173,7 +173,7 @@ def test_each_direction_has_its_own_images(tmp_path: Path) -> None:
     levels = {
         domain: [
             int(image[0, 0, 0])
-            for image in load_images(str(tmp_path), port, SizeLimits.square(4, 8, 64), 8, domain, count=4)
+            for image in load_images(ImagePlace(str(tmp_path), domain), port, SizeLimits.square(4, 8, 64), 8, count=4)
         ]
         for domain in ("A", "B")
     }

@@ -119,10 +119,11 @@ def test_every_truncation_is_one_clear_error(kind: str) -> None:
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("exif", [b"Exif\0\0II*\0", EXIF_WITH_A_WORD_FOR_A_NUMBER], ids=["cut off", "wrong type"])
-def test_broken_exif_is_one_clear_error(exif: bytes) -> None:
-    with pytest.raises(ImageError, match="the image cannot be read"):
-        codec.decode(file_of(Image.new("RGB", (4, 4)), "PNG", exif=exif), 3, LIMITS)
+def test_exif_that_cannot_be_written_again_is_no_obstacle() -> None:
+    photo = file_of(Image.new("RGB", (6, 4)), "JPEG", exif=EXIF_WITH_A_WORD_FOR_A_NUMBER)
+    assert codec.decode(photo, 3, LIMITS).shape == (6, 4, 3)
+    cut_off = file_of(Image.new("RGB", (6, 4)), "PNG", exif=b"Exif\0\0II*\0")
+    assert codec.decode(cut_off, 3, LIMITS).shape == (4, 6, 3)
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"<svg/>", b"%PDF-1.7", b"II*\x00" + b"\0" * 50])
@@ -134,7 +135,7 @@ def test_what_is_no_image_is_refused(data: bytes) -> None:
 def test_channels_that_no_file_has() -> None:
     with pytest.raises(UnsupportedError, match="2 channels"):
         codec.decode(b"x", 2, LIMITS)
-    with pytest.raises(UnsupportedError, match="2 channels"):
+    with pytest.raises(UnsupportedError, match=r"\[1, 1, 2\] cannot be written as png"):
         codec.encode(np.zeros((1, 1, 2), dtype=np.uint8), "png")
 
 

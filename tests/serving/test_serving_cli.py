@@ -65,7 +65,7 @@ def test_translate_refuses_two_images_of_one_name_before_it_begins(
 def test_translate_names_the_file_that_fails(repository: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
-    with pytest.raises(ServingError, match=r"broken\.png: the image cannot be read"):
+    with pytest.raises(ServingError, match=r"broken\.png: the image is not a PNG"):
         run("translate", repository / "invert", broken, "--out", tmp_path / "out", "--device", "cpu")
 
 

@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image as Pillow
 
 from trainer.data.base import Image
-from trainer.data.facts import collection_facts, digest_of, unused_facts
-from trainer.data.photographs import Photographs, PhotographsConfig, centre_crop, mirrored
-from trainer.data.splits import split_folders, top_folders
+from trainer.data.photographs import RANGE_KEY, Photographs, PhotographsConfig, centre_crop, mirrored
 from trainer.errors import DataError
 from trainer.registry import register
 from zorse_common.files import ImageFiles, some_of
+from zorse_common.image_facts import collection_facts, digest_of, unused_facts
+from zorse_common.splits import split_folders, top_folders
 
 _TRAIN, _HELD_OUT = "train", ("test", "val")
 
@@ -72,11 +72,11 @@ class Folder:
     @property
     def found(self) -> list[str]:
         """What was found and left out, one fact a line."""
-        files, value_range = self._files, self._config.value_range
+        files = self._files
         train, held_out = self._training.names, self._held_out.names
         return [
-            *collection_facts(files, train, "training", value_range),
-            *collection_facts(files, held_out, "held out", value_range),
+            *collection_facts(files, train, "training", RANGE_KEY),
+            *collection_facts(files, held_out, "held out", RANGE_KEY),
             *unused_facts(files, [*train, *held_out], "in no split that is used"),
         ]
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image as Pillow
 from pydantic import AfterValidator, Field
 
-from trainer.config import Section
+from trainer.config import Place, Section
 from trainer.data.base import Image
 from trainer.data.sampler import position_to_index
 from trainer.errors import DataError
@@ -20,13 +20,16 @@ from zorse_common.files import ImageFiles, evenly_spaced, some_of
 from zorse_common.images import to_array
 from zorse_common.random import Stream, counter_rng
 
+RANGE_KEY = "data.value_range"
+"""What states the values of black and white in files of more than 8 bits."""
+
 Augment = Callable[[Pillow.Image, np.random.Generator], Pillow.Image]
 """Makes a training image of a decoded file: [size, size], drawing from the generator."""
 
 
 def _absolute(root: str) -> str:
     # A worker has another working directory than the command.
-    return root if "://" in root else str(Path(root).expanduser().absolute())
+    return root if "://" in root else str(Path(root).absolute())
 
 
 class PhotographsConfig(Section):
@@ -37,7 +40,7 @@ class PhotographsConfig(Section):
     cannot be decoded; one more stops the run.
     """
 
-    root: Annotated[str, AfterValidator(_absolute)]
+    root: Annotated[Place, AfterValidator(_absolute)]
     size: int = Field(ge=8, le=4096)
     channels: Literal[1, 3] = 3
     value_range: tuple[float, float] | None = None

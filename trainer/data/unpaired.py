@@ -10,13 +10,13 @@ from PIL import Image as Pillow
 from pydantic import Field, model_validator
 
 from trainer.data.base import Image
-from trainer.data.facts import collection_facts, digest_of, unused_facts
-from trainer.data.photographs import Order, Photographs, PhotographsConfig, mirrored, squashed
-from trainer.data.splits import split_folders
+from trainer.data.photographs import RANGE_KEY, Order, Photographs, PhotographsConfig, mirrored, squashed
 from trainer.errors import DataError
 from trainer.registry import register
 from zorse_common.files import ImageFiles
+from zorse_common.image_facts import collection_facts, digest_of, unused_facts
 from zorse_common.random import Stream
+from zorse_common.splits import split_folders
 
 _ORDERS = {"A": Order(Stream.ORDER_A, Stream.AUGMENT_A), "B": Order(Stream.ORDER_B, Stream.AUGMENT_B)}
 
@@ -66,13 +66,12 @@ class Unpaired:
     @property
     def found(self) -> list[str]:
         """What was found and left out, one fact a line."""
-        files, value_range = self._files, self._config.value_range
         facts: list[str] = []
         used: list[str] = []
         for folder, collection in self._collections.items():
-            facts += collection_facts(files, collection.names, folder, value_range)
+            facts += collection_facts(self._files, collection.names, folder, RANGE_KEY)
             used += collection.names
-        return facts + unused_facts(files, used, f"not in {', '.join(self._collections)}")
+        return facts + unused_facts(self._files, used, f"not in {', '.join(self._collections)}")
 
     @property
     def skipped(self) -> list[str]:

@@ -45,7 +45,8 @@ class CheckpointWriter:
             return
         counts = {domain: training.source.count(domain) for domain in training.task.domains}
         self._wait()
-        checkpoint = Checkpoint(training.seen, tensors, training.state.attempt, self._score(training), counts)
+        digest = training.source.digest
+        checkpoint = Checkpoint(training.seen, tensors, training.state.attempt, self._score(training), counts, digest)
         self._writing = training.files.submit(self._publish, training, checkpoint)
 
     def _score(self, training: Training) -> float | None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
-
 import torch
-from PIL import Image as Pillow
 from torch import Tensor
 
 from trainer.data.base import to_tensor
 from trainer.hooks.base import Training
+from zorse_common.images import encode
 
 GENERATED = 64
 TRANSLATED = 8
@@ -59,7 +57,4 @@ def grid_png(images: Tensor, columns: int) -> bytes:
     for index, image in enumerate(pixels):
         top, left = index // columns * (height + 2), index % columns * (width + 2)
         canvas[:, top : top + height, left : left + width] = image
-    array = canvas.permute(1, 2, 0).numpy()
-    stream = io.BytesIO()
-    Pillow.fromarray(array[..., 0] if channels == 1 else array).save(stream, "PNG")
-    return stream.getvalue()
+    return encode(canvas.permute(1, 2, 0).numpy())

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from trainer.errors import DataError
 from zorse_common.errors import printable
+from zorse_common.files import FilesError
 
 
 def split_folders(root: str, names: Iterable[str], wanted: tuple[str, ...]) -> dict[str, list[str]]:
@@ -16,7 +16,7 @@ def split_folders(root: str, names: Iterable[str], wanted: tuple[str, ...]) -> d
     down mean nothing. A folder that is not there has an empty list.
 
     Raises:
-        DataError: folders of these names lie in more than one place.
+        FilesError: folders of these names lie in more than one place.
     """
     places: dict[str, dict[str, list[str]]] = {}
     for name in names:
@@ -28,7 +28,7 @@ def split_folders(root: str, names: Iterable[str], wanted: tuple[str, ...]) -> d
                 break
     if len(places) > 1:
         listed = [f"{printable(place) or '.'}/{next(iter(found))}" for place, found in sorted(places.items())]
-        raise DataError(f"data.root {root} holds more than one data set ({' and '.join(listed)}): name one of them")
+        raise FilesError(f"{root} holds more than one data set ({' and '.join(listed)}): name one of them")
     found = next(iter(places.values()), {})
     return {folder: found.get(folder, []) for folder in wanted}
 

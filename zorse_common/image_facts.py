@@ -1,4 +1,4 @@
-"""Says what a data set is before a run trains on it: numbers, sizes, depths, and what was left out and why."""
+"""Says what a set of image files is before it is used: numbers, sizes, depths, and what was left out and why."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from trainer.errors import DataError
 from zorse_common.errors import printable
-from zorse_common.files import ImageFiles, evenly_spaced, left_out_line
-from zorse_common.images import Header, ImageError, read_header
+from zorse_common.files import UNREADABLE, FilesError, ImageFiles, evenly_spaced, left_out_line
+from zorse_common.images import Header, ImageError, read_header, to_array
 
 PROBED = 16
 """How many files of a collection are looked at."""
@@ -17,13 +16,13 @@ SMALLEST_SPREAD = 16
 """Of 255 grey levels: images of more than 8 bits that use less, 1/16 of their range, are read at a wrong range."""
 
 
-def collection_facts(
-    files: ImageFiles, names: Sequence[str], what: str, value_range: tuple[float, float] | None
-) -> list[str]:
+def collection_facts(files: ImageFiles, names: Sequence[str], what: str, key: str) -> list[str]:
     """Say how many images a collection has and, from the headers of a few, of what size and depth they are.
 
+    `what` names the collection, and `key` what states the value range.
+
     Raises:
-        DataError: their values use so little of the value range that the range must be wrong.
+        FilesError: their values use so little of the value range that the range must be wrong.
     """
     if not names:
         return []
@@ -37,7 +36,7 @@ def collection_facts(
         listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         seen = " of those looked at" if len(headers) < len(names) else ""
         text += f" of {sizes} pixels ({listed}{seen})"
-    return [text, *_depth_facts(files, deep, what, value_range)]
+    return [text, *_depth_facts(files, deep, what, key)]
 
 
 def _headers(files: ImageFiles, names: Iterable[str]) -> dict[str, Header]:
@@ -45,26 +44,24 @@ def _headers(files: ImageFiles, names: Iterable[str]) -> dict[str, Header]:
     for name in names:
         try:
             found[name] = read_header(files.read(name))
-        except (ImageError, OSError, RuntimeError, ValueError, LookupError):
-            continue  # training meets the file too, and counts it
+        except (ImageError, *UNREADABLE):
+            continue  # whoever uses the file meets the error too
     return found
 
 
-def _depth_facts(
-    files: ImageFiles, deep: Sequence[str], what: str, value_range: tuple[float, float] | None
-) -> list[str]:
-    levels = [image.tobytes() for name in deep if (image := files.open(name, 1)) is not None]
+def _depth_facts(files: ImageFiles, deep: Sequence[str], what: str, key: str) -> list[str]:
+    arrays = [to_array(image) for name in deep if (image := files.open(name, 1)) is not None]
+    levels = [int(level) for array in arrays for level in (array.min(), array.max())]
     if not levels:
         return []
-    stated = (
-        f"[{value_range[0]:g}, {value_range[1]:g}]" if value_range else "the range that each file states or can hold"
-    )
-    if max(map(max, levels)) - min(map(min, levels)) <= SMALLEST_SPREAD:
-        raise DataError(
+    low, high = files.value_range or (None, None)
+    stated = "the range that each file states or can hold" if low is None else f"[{low:g}, {high:g}]"
+    if max(levels) - min(levels) <= SMALLEST_SPREAD:
+        raise FilesError(
             f"{what}: images of more than 8 bits (such as {printable(deep[0])}) use under 1/16 of their value range, "
-            f"which is {stated}: set data.value_range to their values of black and white, such as [0, 4095]"
+            f"which is {stated}: set {key} to their values of black and white, such as 0 and 4095"
         )
-    return [f"{what}: greys of more than 8 bits are taken at {stated} (data.value_range)"]
+    return [f"{what}: greys of more than 8 bits are taken at {stated} ({key})"]
 
 
 def digest_of(files: ImageFiles, names: Iterable[str]) -> str:

@@ -1,0 +1,28 @@
+"""Paths on the command line are taken as they are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trainer import registry
+from trainer.config import find_config, load_config
+
+
+@pytest.mark.parametrize(
+    "place", ["007", "/data/photos #2", "a: b", "yes", "1e3", "[x]", "${HOME}/x", "null", "a=b", "x "]
+)
+def test_a_path_is_no_yaml(place: str) -> None:
+    config = load_config(find_config("dcgan"), [f"run.dir={place}", f"run.storage={place}", f"data.root={place}"])
+    assert (config.run.dir, config.run.storage) == (place, place)
+    assert registry.resolve(config.data).root == str(Path(place).absolute())  # type: ignore[attr-defined]
+
+
+def test_a_tilde_is_the_users_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    config = load_config(
+        find_config("dcgan"), ["run.dir=~/runs/faces", "data.root=~/faces.zip", "run.storage=s3://~/x"]
+    )
+    assert (config.run.dir, config.run.storage) == ("/home/somebody/runs/faces", "s3://~/x")
+    assert registry.resolve(config.data).root == "/home/somebody/faces.zip"  # type: ignore[attr-defined]

@@ -1,0 +1,199 @@
+"""Data sets as they come: which files are trained on, what is left out, and what is said about it."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainer import registry
+from trainer.config import DataComponent
+from trainer.errors import DataError
+from zorse_common.files import FilesError, ImageFiles
+
+
+def _picture(seed: int = 0, top: float = 255, dtype: str = "uint8", size: tuple[int, int] = (20, 16)) -> Image.Image:
+    """A grey gradient with noise, from 0 to `top`."""
+    width, height = size
+    ramp = np.linspace(0, 0.9, width)[None] + np.random.default_rng(seed).uniform(0, 0.1, (height, width))
+    return Image.fromarray(np.rint(ramp * top).astype(dtype))
+
+
+def _png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _fill(root: Path, *names: str, **keys: Any) -> None:
+    for seed, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        _picture(seed, **keys).save(root / name)
+
+
+def _source(kind: str, root: Path, **keys: Any) -> Any:
+    section = {"type": kind, "root": str(root), "size": 16, "channels": 1, **keys}
+    return registry.build(DataComponent.model_validate(section), seed=0)
+
+
+def test_a_class_that_is_called_train_is_not_taken_for_a_split(tmp_path: Path) -> None:
+    _fill(tmp_path, *(f"{name}/{number}.png" for name in ("bus", "car", "train") for number in range(3)))
+    message = r"has 3 images in train/ and 6 elsewhere \(bus, car\).* data.splits=none .* data.root to the folder train"
+    with pytest.raises(DataError, match=message):
+        _source("folder", tmp_path)
+    assert _source("folder", tmp_path, splits="none").count("image") == 9
+    assert _source("folder", tmp_path / "train").count("image") == 3
+
+
+def test_train_and_test_are_splits_at_the_root_and_below_one_folder(tmp_path: Path) -> None:
+    names = ("train/a/0.png", "train/1.png", "test/2.png")
+    _fill(tmp_path / "plain", *names)
+    _fill(tmp_path / "outer" / "wrapped", *names)
+    _fill(tmp_path / "outer" / "deep", *(f"one/two/{name}" for name in names))
+    for root, count in (("plain", 2), ("outer/wrapped", 2), ("outer/deep/one", 2), ("outer/deep", 3)):
+        source = _source("folder", tmp_path / root)
+        assert (source.count("image"), len(source.held_out("image", 8))) == (count, 3 - count)
+
+
+def test_two_data_sets_below_one_root_are_refused_by_name(tmp_path: Path) -> None:
+    for name in ("apple2orange", "horse2zebra"):
+        _fill(tmp_path / name, *(f"{folder}/{number}.png" for folder in ("trainA", "trainB") for number in range(2)))
+    with pytest.raises(FilesError, match=r"more than one data set \(apple2orange/trainA and horse2zebra/trainA\)"):
+        _source("unpaired", tmp_path)
+    assert _source("unpaired", tmp_path / "horse2zebra").count("A") == 2
+
+
+def test_links_are_followed_once_and_never_in_a_circle(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "set", tmp_path / "elsewhere"
+    _fill(root, "trainA/0.png", "trainB/0.png", "trainB/1.png")
+    _fill(elsewhere, "2.png", "3.png")
+    (root / "trainA" / "up").symlink_to(root.absolute())
+    (root / "trainA" / "linked").symlink_to(elsewhere)
+    (root / "trainA" / "again").symlink_to(elsewhere)
+    (root / "trainB" / "gone").symlink_to(tmp_path / "nothing")
+    source = _source("unpaired", root)
+    assert (source.count("A"), source.count("B")) == (3, 2)
+    assert source.found[-1] == (
+        "left out 3 files: 2 a link to a folder that is read already (trainA/linked, trainA/up); "
+        "1 a link that leads nowhere (trainB/gone)"
+    )
+
+
+def test_images_are_known_by_their_bytes_where_the_ending_tells_nothing(tmp_path: Path) -> None:
+    _fill(tmp_path, "0.jpg", "1.ppm", "2.tga")
+    for name in ("3.jfif", "4.jpe", "IMG_0005"):
+        _picture().save(tmp_path / name, "JPEG")
+    (tmp_path / "6.dat").write_bytes(_png(_picture()))
+    for name in ("notes.txt", "LICENSE"):
+        (tmp_path / name).write_text("not an image")
+    source = _source("folder", tmp_path)
+    assert source.count("image") == 7
+    assert len(source.held_out("image", 8)) == 0
+    assert {source.image("image", number).shape for number in range(7)} == {(16, 16, 1)}
+    assert source.skipped == []
+    assert source.found == [
+        "training: 7 images of 20×16 pixels (4 8-bit JPEG, 1 8-bit PPM, 1 8-bit TGA, 1 8-bit PNG)",
+        "left out 2 files: 2 no image (LICENSE, notes.txt)",
+    ]
+
+
+def test_a_zip_with_backslashes_is_read_as_one_with_slashes(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "windows.zip", "w") as archive:
+        for folder in ("trainA", "trainB", "testA"):
+            for number in range(2):
+                archive.writestr(zipfile.ZipInfo(f"animals\\{folder}\\{number}.png"), _png(_picture(number)))
+        archive.writestr(zipfile.ZipInfo("__MACOSX\\animals\\trainA\\._0.png"), _png(_picture()))
+    source = _source("unpaired", tmp_path / "windows.zip")
+    assert [source.count("A"), source.count("B"), len(source.held_out("A", 8))] == [2, 2, 2]
+    assert source.image("A", 0).shape == (16, 16, 1)
+    assert source.found[-1] == "left out 1 files: 1 hidden (__MACOSX/animals/trainA/._0.png)"
+
+
+def test_a_name_that_is_not_utf8_is_read(tmp_path: Path) -> None:
+    _fill(tmp_path, "0.png")
+    name = os.fsencode(tmp_path) + b"/Mu\xf1oz.png"
+    Path(os.fsdecode(name)).write_bytes(_png(_picture(1)))
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")).write_bytes(b"torn")
+    source = _source("folder", tmp_path)
+    assert source.count("image") == 3
+    assert len({source.image("image", number).tobytes() for number in range(3)}) == 2
+    assert [line.split(":")[0] for line in source.skipped] == [r"skipped \xff.png"]
+    "".join(source.skipped + source.found + [source.digest]).encode()
+
+
+@pytest.mark.parametrize(
+    ("top", "dtype", "suffix"), [(4095, "uint16", "png"), (255, "uint16", "png"), (65535, "int32", "tif")]
+)
+def test_a_value_range_that_does_not_fit_is_refused_and_a_stated_one_is_used(
+    tmp_path: Path, top: int, dtype: str, suffix: str
+) -> None:
+    names = [f"{domain}/{number}.{suffix}" for domain in ("trainA", "trainB") for number in range(3)]
+    _fill(tmp_path, *names, top=top, dtype=dtype)
+    message = rf"trainA: images of more than 8 bits \(such as trainA/0.{suffix}\) use under 1/16 .* data.value_range"
+    with pytest.raises(FilesError, match=message):
+        _ = _source("unpaired", tmp_path).found
+    source = _source("unpaired", tmp_path, value_range=[0, top])
+    assert source.found[1] == f"trainA: greys of more than 8 bits are taken at [0, {top}] (data.value_range)"
+    expected = np.asarray(_picture(0).resize((16, 16), Image.Resampling.BICUBIC), dtype=int)
+    assert np.abs(source.held_out("A", 1)[0][..., 0].astype(int) - expected).max() <= 1
+
+
+def test_full_range_greys_of_16_bits_need_no_statement(tmp_path: Path) -> None:
+    _fill(tmp_path, "0.png", "1.png", top=65535, dtype="uint16")
+    source = _source("folder", tmp_path)
+    assert source.found == [
+        "training: 2 images of 20×16 pixels (2 16-bit PNG)",
+        "training: greys of more than 8 bits are taken at the range that each file states or can hold "
+        "(data.value_range)",
+    ]
+    assert source.image("image", 0).max() > 200
+
+
+def test_held_out_images_are_spread_evenly(tmp_path: Path) -> None:
+    _fill(tmp_path, *(f"train/{number:02}.png" for number in range(2)))
+    for number in range(20):
+        (tmp_path / "test").mkdir(exist_ok=True)
+        Image.new("L", (16, 16), number).save(tmp_path / "test" / f"{number:02}.png")
+    (tmp_path / "test" / "05.png").write_bytes(b"")
+    shown = [int(image[0, 0, 0]) for image in _source("folder", tmp_path).held_out("image", 4)]
+    assert shown == [0, 6, 10, 15]
+
+
+def test_a_folder_is_resized_and_cut_in_the_middle_and_flipped_only_where_asked(tmp_path: Path) -> None:
+    half = np.zeros((32, 64, 3), np.uint8)
+    half[:, 32:] = 255
+    Image.fromarray(half).save(tmp_path / "half.png")
+    source = _source("folder", tmp_path, channels=3)
+    middle = np.asarray(Image.fromarray(half).resize((32, 16), Image.Resampling.BICUBIC).crop((8, 0, 24, 16)))
+    assert {source.image("image", number).tobytes() for number in range(20)} == {middle.tobytes()}
+    flipped = _source("folder", tmp_path, channels=3, flip=True)
+    shown = {flipped.image("image", number).tobytes() for number in range(20)}
+    assert shown == {middle.tobytes(), middle[:, ::-1].tobytes()}
+
+
+def test_the_digest_tells_other_files_from_the_same_ones(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        _fill(tmp_path / name, "trainA/0.png", "trainB/0.png", "testA/0.png")
+    digests = [_source("unpaired", tmp_path / name).digest for name in ("one", "two")]
+    assert digests[0] == digests[1]
+    (tmp_path / "two" / "testA" / "0.png").write_bytes(b"")
+    assert _source("unpaired", tmp_path / "two").digest == digests[0]
+    _picture(5, size=(21, 17)).save(tmp_path / "two" / "trainA" / "0.png")
+    assert _source("unpaired", tmp_path / "two").digest != digests[0]
+
+
+def test_files_of_an_object_store_are_sniffed_once_for_each_ending(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.img").write_bytes(_png(_picture(number)))
+        (tmp_path / f"{number}.log").write_text("text")
+    local, remote = ImageFiles(str(tmp_path)), ImageFiles(f"file://{tmp_path}")
+    assert local.names == remote.names == ["0.img", "1.img", "2.img"]
+    assert set(remote.left_out) == {"0.log", "1.log", "2.log"}
+    assert re.fullmatch("no image", remote.left_out["2.log"])
