@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, DataError
 from zorse_common.storage import Storage
 
 SCHEMA_VERSION = 1
@@ -199,6 +199,24 @@ class Checkpoints:
                 f"and this zorse reads {SCHEMA_VERSION}"
             )
         return facts
+
+
+def changed_images(checkpoint: Checkpoint, counts: dict[str, int], data_digest: str, *, allowed: bool) -> str | None:
+    """Say in a few words how the training images differ from those of `checkpoint`; None if they are the same.
+
+    Raises:
+        DataError: they differ, and that is not `allowed`.
+    """
+    same_files = checkpoint.data_digest in (None, data_digest)  # older checkpoints have no digest
+    if counts == checkpoint.counts and same_files:
+        return None
+    change = "as many, but other files" if counts == checkpoint.counts else f"{checkpoint.counts} -> {counts}"
+    if not allowed:
+        raise DataError(
+            f"the training images are not those of the checkpoint ({change}): restore them, or resume with "
+            "--allow-new-data"
+        )
+    return change
 
 
 def _name(images_seen: int) -> str:

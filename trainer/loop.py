@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from trainer import registry
 from trainer.background import BackgroundWriter
-from trainer.checkpoint import Checkpoint, Checkpoints
+from trainer.checkpoint import Checkpoint, Checkpoints, changed_images
 from trainer.config import RunConfig
 from trainer.ema import Ema
 from trainer.engine import Players
-from trainer.errors import CheckpointError, DataError
+from trainer.errors import CheckpointError
 from trainer.hooks.base import Hook, Reporter, Training, Verdict
 from trainer.hooks.checkpoints import CheckpointWriter
 from trainer.hooks.metrics_log import MetricsLog
@@ -136,19 +136,11 @@ def _tell_where(training: Training) -> None:
 
 
 def _check_images(training: Training, checkpoint: Checkpoint) -> None:
-    """Refuse to go on with other images than before the checkpoint, unless `run.allow_new_data` says so."""
     counts = {domain: training.source.count(domain) for domain in training.task.domains}
-    same_files = checkpoint.data_digest in (None, training.source.digest)  # older checkpoints have no digest
-    if counts == checkpoint.counts and same_files:
-        return
-    what = "their number is the same" if counts == checkpoint.counts else f"{checkpoint.counts} -> {counts}"
-    if not training.config.run.allow_new_data:
-        raise DataError(
-            f"the training images are not those of the checkpoint ({what}): restore them, or resume with "
-            "--allow-new-data"
-        )
-    if training.is_main:
-        training.reporter.event(f"resumed with other training images ({what}), and so in another order")
+    allowed = training.config.run.allow_new_data
+    change = changed_images(checkpoint, counts, training.source.digest, allowed=allowed)
+    if change and training.is_main:
+        training.reporter.event(f"resumed with other training images ({change}), and so in another order")
 
 
 def _reseed(training: Training, attempt: int) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import operator
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.checkpoint import FACTS_FILE, MANIFEST_FILE, STATE_FILE, Checkpoint, Checkpoints, Found
-from trainer.errors import CheckpointError
+from trainer.checkpoint import FACTS_FILE, MANIFEST_FILE, STATE_FILE, Checkpoint, Checkpoints, Found, changed_images
+from trainer.errors import CheckpointError, DataError
 from zorse_common.storage import Storage
 
 FILES = (STATE_FILE, FACTS_FILE, MANIFEST_FILE)
@@ -32,7 +33,7 @@ def run(tmp_path: Path) -> Path:
     """A run with checkpoints of 100 and of 200 images."""
     checkpoints = Checkpoints(Storage(tmp_path))
     for seen in (100, 200):
-        checkpoints.write(_checkpoint(seen, attempt=1, score=0.5))
+        checkpoints.write(_checkpoint(seen, attempt=1, score=0.5, counts={"image": 6}, data_digest="abc"))
     return tmp_path
 
 
@@ -42,6 +43,7 @@ def test_what_was_written_is_read(run: Path) -> None:
     assert checkpoints.find(until=150) == Found(100, [])
     read, written = checkpoints.read(200), _checkpoint(200, attempt=1, score=0.5)
     assert (read.images_seen, read.attempt, read.score) == (200, 1, 0.5)
+    assert (read.counts, read.data_digest) == ({"image": 6}, "abc")
     assert read.tensors.keys() == written.tensors.keys()
     assert all(torch.equal(read.tensors[key], written.tensors[key]) for key in written.tensors)
 
@@ -147,3 +149,17 @@ def test_another_schema_version_is_refused_by_number(run: Path) -> None:
     (folder / MANIFEST_FILE).write_text(json.dumps(entry))
     with pytest.raises(CheckpointError, match=r"schema version 99 and this zorse reads 1"):
         Checkpoints(Storage(run)).find()
+
+
+def test_images_that_were_changed_since_a_checkpoint_are_refused_unless_allowed() -> None:
+    saved = Checkpoint(100, {}, counts={"A": 6, "B": 7}, data_digest="one")
+    assert changed_images(saved, {"A": 6, "B": 7}, "one", allowed=False) is None
+    for counts, digest, change in (
+        ({"A": 6, "B": 7}, "two", "as many, but other files"),
+        ({"A": 6, "B": 8}, "two", "{'A': 6, 'B': 7} -> {'A': 6, 'B': 8}"),
+    ):
+        with pytest.raises(DataError, match=rf"\({re.escape(change)}\): restore them, or resume with --allow-new-data"):
+            changed_images(saved, counts, digest, allowed=False)
+        assert changed_images(saved, counts, digest, allowed=True) == change
+    older = Checkpoint(100, {}, counts={"A": 6})
+    assert changed_images(older, {"A": 6}, "anything", allowed=False) is None
