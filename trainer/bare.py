@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from trainer.tasks.base import Batch, Task, only_trainable
+from trainer.tasks.base import Batch, Task, only_trainable, trained_sets
 
 
 class BareStep:
@@ -14,10 +14,10 @@ class BareStep:
         task.networks.to(device)
         self._task, self._device, self._autocast = task, device, autocast
         self._optimizers = {
-            phase.name: task.optimizer(phase).build(
-                [p for name in phase.networks for p in task.networks[name].parameters()]
+            networks: task.optimizer(networks).build(
+                [p for name in networks for p in task.networks[name].parameters() if p.requires_grad]
             )
-            for phase in task.phases
+            for networks in trained_sets(task.phases)
         }
 
     def __call__(self, batches: list[Batch]) -> None:
@@ -28,5 +28,9 @@ class BareStep:
                     with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
                         losses = self._task.losses(phase, batch)
                     torch.autograd.backward(losses.total / len(batches))
-            self._optimizers[phase.name].step()
-            self._optimizers[phase.name].zero_grad()
+            optimizer = self._optimizers[phase.networks]
+            if (limit := self._task.optimizer(phase.networks).clip_norm) is not None:
+                parameters = [p for group in optimizer.param_groups for p in group["params"]]
+                torch.nn.utils.clip_grad_norm_(parameters, limit)
+            optimizer.step()
+            optimizer.zero_grad()

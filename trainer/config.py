@@ -35,6 +35,14 @@ _DERIVED_KEYS = frozenset(
         "bf16",
         "torch_autocast",
         "amp",
+        "prescale_gradients",
+        "gradient_predivide_factor",
+        "gradient_allreduce_op",
+        "managed_gradient_accumulation",
+        "data_types",
+        "sparse_gradients",
+        "disable_allgather",
+        "zero_force_ds_cpu_optimizer",
     }
 )
 
@@ -225,6 +233,8 @@ class RunConfig(Section):
     @field_validator("deepspeed")
     @classmethod
     def _deepspeed_keeps_promises(cls, section: dict[str, Any]) -> dict[str, Any]:
+        if "gradient_clipping" in section:
+            raise ValueError("deepspeed.gradient_clipping is set by zorse: use clip_norm of the task's optimizers")
         for key in sorted(_DERIVED_KEYS & section.keys()):
             raise ValueError(f"deepspeed.{key} is set by zorse: use batch.*, precision or the task's optimizers")
         zero = section.get("zero_optimization", {})

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from trainer import registry
 from trainer.config import RunConfig
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, is_out_of_memory
 from trainer.tasks.base import Batch, only_trainable
 from trainer.tasks.build import build_task
 
@@ -46,7 +46,7 @@ def dry_run(config: RunConfig) -> DryRun:
     try:
         return _dry_run(config)
     except RuntimeError as error:
-        if "allocate memory" not in str(error) and not isinstance(error, torch.OutOfMemoryError):
+        if not is_out_of_memory(error):
             raise
         raise ConfigError(
             "one step does not fit in this machine's memory: make batch.global_size, data.size or a width smaller"
@@ -61,25 +61,26 @@ def _dry_run(config: RunConfig) -> DryRun:
     shape = (config.micro_size, channels, size, size)
     batch = Batch(torch.arange(config.micro_size), {domain: torch.zeros(shape) for domain in data.domains})
     losses: dict[str, float] = {}
-    activations = state = 0
+    activations = 0
+    weights_of: dict[tuple[str, ...], int] = {}
     for phase in task.phases:
         saved = _Saved(task.networks)
-        trained = [p for name in phase.networks for p in task.networks[name].parameters()]
+        trained = [p for name in phase.networks for p in task.networks[name].parameters() if p.requires_grad]
         with only_trainable(task.networks, phase.networks):
             with torch.autograd.graph.saved_tensors_hooks(saved.keep, lambda tensor: tensor):
                 outcome = task.losses(phase, batch)
             torch.autograd.backward(outcome.total)
-        task.optimizer(phase).build(trained).step()
+        task.optimizer(phase.networks).build(trained).step()
         activations = max(activations, saved.bytes)
         losses |= {name: value.item() for name, value in outcome.logged.items()}
         weights = sum(p.numel() * p.element_size() for p in trained)
-        state += weights * COPIES[task.optimizer(phase).type]
+        weights_of[phase.networks] = weights * COPIES[task.optimizer(phase.networks).type]
     averaged = [p for name in task.generators for p in task.networks[name].parameters()] if config.ema else []
     networks = [
         NetworkSize(name, type(network).__name__, sum(p.numel() for p in network.parameters()))
         for name, network in task.networks.items()
     ]
-    return DryRun(networks, shape, state + sum(p.numel() * 4 for p in averaged), activations, losses)
+    return DryRun(networks, shape, sum(weights_of.values()) + sum(p.numel() * 4 for p in averaged), activations, losses)
 
 
 class _Saved:

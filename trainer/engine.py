@@ -15,21 +15,83 @@ from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_fp32_pa
 from torch import Tensor, nn
 
 from trainer.config import RunConfig
-from trainer.tasks.base import Batch, Phase, Task, only_trainable
+from trainer.tasks.base import Batch, OptimizerSection, Phase, Task, only_trainable, trained_sets
 
 # On CPUs DeepSpeed would compile and load a reduction that inference alone uses, behind a lock file that a worker
 # killed meanwhile leaves for ever (docs/decisions/0005). We use no operator that it looks up here.
 deepspeed.ops.__compatible_ops__ = {}
 
 
+NUMERICS: dict[str, Any] = {
+    "gradient_clipping": 0.0,  # DeepSpeed 0.19.8 clips to 1.0 by default; ours is the optimizer's `clip_norm`
+    "prescale_gradients": False,
+    "gradient_predivide_factor": 1.0,
+    "gradient_allreduce_op": "mean",
+    "managed_gradient_accumulation": True,
+    "communication_data_type": "fp32",
+    "seq_parallel_communication_data_type": "fp32",
+    "data_types": {
+        "grad_accum_dtype": "fp32",
+        "param_dtype": None,
+        "buffer_dtype": None,
+        "keep_in_fp32_modules": "auto",
+    },
+    "fp16": {"enabled": False},
+    "bf16": {"enabled": False},
+    "torch_autocast": {"enabled": False},
+    "disable_allgather": False,
+    "zero_force_ds_cpu_optimizer": False,
+    "dataloader_drop_last": False,
+}
+"""Every setting of DeepSpeed that changes numbers, so that none is left to a default that a new version may change."""
+
+ZERO_NUMERICS: dict[str, Any] = {
+    "contiguous_gradients": True,
+    "reduce_scatter": True,
+    "use_multi_rank_bucket_allreduce": True,
+    "allgather_partitions": True,
+    "overlap_comm": False,
+    "round_robin_gradients": False,
+    "load_from_fp32_weights": True,
+    "ignore_unused_parameters": True,
+    "zero_quantized_weights": False,
+    "zero_quantized_nontrainable_weights": False,
+    "zero_quantized_gradients": False,
+    "compute_grad_norm": True,
+}
+"""The same for its section `zero_optimization`, where a run has one."""
+
+
+def engine_config(config: RunConfig, optimizer: OptimizerSection) -> dict[str, Any]:
+    """Return the whole DeepSpeed configuration of one player: ours, under it the run's `deepspeed` section.
+
+    `RunConfig` refuses the keys of that section that would change what a step computes.
+    """
+    section = dict(config.deepspeed)
+    zero = section.pop("zero_optimization", None)
+    if zero is not None:
+        section["zero_optimization"] = ZERO_NUMERICS | (zero if isinstance(zero, dict) else {"stage": zero})
+    return (
+        NUMERICS
+        | section
+        | {
+            "gradient_clipping": optimizer.clip_norm or 0.0,
+            "train_micro_batch_size_per_gpu": config.micro_size,
+            "gradient_accumulation_steps": config.batch.accumulation,
+            "steps_per_print": 2**31,
+            "zero_allow_untested_optimizer": zero is not None,
+        }
+    )
+
+
 class Players:
-    """One DeepSpeed engine for each set of networks that the task's phases train."""
+    """One DeepSpeed engine for each distinct set of networks that the task's phases train."""
 
     def __init__(self, task: Task, config: RunConfig, device: torch.device) -> None:
         """Take over the task's networks, which must be equal on all ranks; torch.distributed is initialised."""
         self._task, self._config, self._device = task, config, device
         task.networks.to(device)
-        self._engines = {phase.networks: self._start(phase) for phase in task.phases}
+        self._engines = {networks: self._start(networks) for networks in trained_sets(task.phases)}
         self._autocast = autocast_dtype(config, device)
 
     def step(self, phase: Phase, batches: list[Batch], progress: float) -> dict[str, Tensor]:
@@ -38,7 +100,7 @@ class Players:
         Returns the phase's logged scalars over the micro-batches of this rank; their mean over all ranks is the
         mean over the step's images.
         """
-        rate = self._task.optimizer(phase).rate(progress)
+        rate = self._task.optimizer(phase.networks).rate(progress)
         for group in self._engines[phase.networks].optimizer.param_groups:
             group["lr"] = rate
         logged = [self._turn(phase, batch) for batch in batches]
@@ -64,7 +126,8 @@ class Players:
     def _parameters(self, networks: tuple[str, ...]) -> Iterator[tuple[str, nn.Parameter]]:
         for network in networks:
             for name, parameter in self._task.networks[network].named_parameters():
-                yield f"{network}.{name}", parameter
+                if parameter.requires_grad:
+                    yield f"{network}.{name}", parameter
 
     def _turn(self, phase: Phase, batch: Batch) -> dict[str, Tensor]:
         """One micro-batch: on the step's last one DeepSpeed reduces the gradients and moves the weights."""
@@ -77,18 +140,14 @@ class Players:
         engine.step()
         return {name: value * batch.weight for name, value in losses.logged.items()}
 
-    def _start(self, phase: Phase) -> Any:
-        player = nn.ModuleDict({name: self._task.networks[name] for name in phase.networks})
-        section = self._config.deepspeed
-        derived = {
-            "train_micro_batch_size_per_gpu": self._config.micro_size,
-            "gradient_accumulation_steps": self._config.batch.accumulation,
-            "steps_per_print": 2**31,
-            "zero_allow_untested_optimizer": "zero_optimization" in section,
-        }
-        optimizer = self._task.optimizer(phase).build(list(player.parameters()))
+    def _start(self, networks: tuple[str, ...]) -> Any:
+        player = nn.ModuleDict({name: self._task.networks[name] for name in networks})
+        section = self._task.optimizer(networks)
         engine, *_ = deepspeed.initialize(
-            model=player, optimizer=optimizer, config=section | derived, dist_init_required=False
+            model=player,
+            optimizer=section.build([p for p in player.parameters() if p.requires_grad]),
+            config=engine_config(self._config, section),
+            dist_init_required=False,
         )
         return engine
 

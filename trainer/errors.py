@@ -36,3 +36,8 @@ class Preempted(TrainerError):  # noqa: N818 - no fault, but the end of the comm
 
 class LaunchError(TrainerError):
     """The cluster cannot run what was asked for, or a worker failed."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether torch raised `error` because the memory of the GPU or of the machine is exhausted."""
+    return type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)

@@ -16,7 +16,7 @@ from trainer.checkpoint import Checkpoint, Checkpoints, changed_images
 from trainer.config import RunConfig
 from trainer.ema import Ema
 from trainer.engine import Players
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, ConfigError, is_out_of_memory
 from trainer.hooks.base import Hook, Reporter, Training, Verdict
 from trainer.hooks.checkpoints import CheckpointWriter
 from trainer.hooks.metrics_log import MetricsLog
@@ -43,6 +43,18 @@ def fit(config: RunConfig, reporter: Reporter, device: torch.device) -> Verdict:
     Raises:
         trainer.errors.TrainerError: what a user can mend.
     """
+    try:
+        return _fit(config, reporter, device)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ConfigError(
+            f"a worker's memory ({device.type}) does not hold a step of {config.micro_size} images: make "
+            "batch.global_size, data.size or a network's width smaller, or batch.accumulation larger"
+        ) from error
+
+
+def _fit(config: RunConfig, reporter: Reporter, device: torch.device) -> Verdict:
     training = prepare(config, reporter, device)
     hooks: list[Hook] = [
         MetricsLog(),

@@ -22,6 +22,8 @@ from zorse_common.errors import StorageError
 from zorse_common.storage import Storage
 
 _ABSENT = "(absent)"
+DEEPSPEED_CLIP_NORM = 1.0
+"""To what DeepSpeed clipped the gradients of runs from before `clip_norm`, without being asked."""
 # What a resume may change; all else decides what the checkpoint's tensors mean, or which images come when.
 _MAY_CHANGE = (
     "run.*",
@@ -37,6 +39,7 @@ _MAY_CHANGE = (
     "task.*_optimizer.lr",
     "task.*_optimizer.betas",
     "task.*_optimizer.decay_from",
+    "task.*_optimizer.clip_norm",
 )
 
 
@@ -103,7 +106,8 @@ def _open(storage: Storage, resolved: dict[str, Any], resume: bool) -> list[str]
         )
     if not storage.exists(CONFIG_FILE):
         raise ConfigError(f"{storage.uri} cannot be resumed: it has no {CONFIG_FILE}")
-    written = validate(RunConfig, yaml.safe_load(storage.read(CONFIG_FILE)), f"{storage.uri}/{CONFIG_FILE}")
+    found = yaml.safe_load(storage.read(CONFIG_FILE))
+    written = validate(RunConfig, found, f"{storage.uri}/{CONFIG_FILE}")
     before, now = flatten(registry.resolved(written)), flatten(resolved)
     changed = [key for key in sorted({*before, *now}) if before.get(key, _ABSENT) != now.get(key, _ABSENT)]
     changes = {key: f"{key}: {before.get(key, _ABSENT)} -> {now.get(key, _ABSENT)}" for key in changed}
@@ -113,7 +117,26 @@ def _open(storage: Storage, resolved: dict[str, Any], resume: bool) -> list[str]
             f"{storage.uri} cannot be resumed with {'; '.join(refused)}: take the old values or another run.dir"
         )
     told = [line for key, line in changes.items() if key not in ("run.dir", "run.storage")]
-    return ["resumed" + (f" with {'; '.join(told)}" if told else "")]
+    resumed = "resumed" + (f" with {'; '.join(told)}" if told else "")
+    return [resumed, *clipping_news(found, resolved)]
+
+
+def clipping_news(written: dict[str, Any], resolved: dict[str, Any]) -> list[str]:
+    """Say that gradients were clipped before, if a run's config is from before `clip_norm` and they no longer are."""
+    sections = {name: section for name, section in resolved["task"].items() if "clip_norm" in _keys(section)}
+    older = [name for name in sections if "clip_norm" not in _keys(written["task"].get(name))]
+    changed = [name for name in older if sections[name]["clip_norm"] != DEEPSPEED_CLIP_NORM]
+    if not changed:
+        return []
+    keys = " ".join(f"task.{name}.clip_norm={DEEPSPEED_CLIP_NORM:g}" for name in changed)
+    return [
+        f"until now this run's gradients were clipped to a norm of {DEEPSPEED_CLIP_NORM:g}, which was DeepSpeed's "
+        f"default, and from now on they are not: resume with {keys} to go on as before"
+    ]
+
+
+def _keys(section: object) -> set[str]:
+    return set(section) if isinstance(section, dict) else set()
 
 
 def _may_change(key: str) -> bool:

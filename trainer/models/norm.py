@@ -24,17 +24,23 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         """Normalise `x`, [b, c, h, w]; the statistics are taken in float32."""
         if not self.training or not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(x)
+        normalised, mean, variance, count = _Normalise.apply(x.float(), self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
+        if self.track_running_stats:
+            self._follow(mean, variance * (count / (count - 1).clamp_min(1)))
+        made: Tensor = normalised.to(x.dtype)
+        return made
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the running statistics towards a batch's mean and unbiased variance, both [c]."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
-        normalised, mean, variance, count = _Normalise.apply(x.float(), self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            momentum = self.momentum if self.momentum is not None else 1.0
-            self.running_mean.lerp_(mean, momentum)
-            self.running_var.lerp_(variance * (count / (count - 1).clamp_min(1)), momentum)
-            self.num_batches_tracked.add_(1)
-        made: Tensor = normalised.to(x.dtype)
-        return made
+        self.num_batches_tracked.add_(1)
+        # Without a momentum they are the mean over all batches.
+        momentum = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance, momentum)
 
 
 class _Normalise(torch.autograd.Function):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, TypeGuard
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainer.config import Section
+from trainer.errors import ConfigError
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -19,13 +22,15 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class OptimizerSection(Section):
     """Adam or SGD, with the rate held and then brought to zero in a straight line over the last images.
 
-    `decay_from` is the fraction of the run at which the decay starts; 1 never decays.
+    `decay_from` is the fraction of the run at which the decay starts; 1 never decays. `clip_norm` scales the gradients
+    of all the player's networks together down to this Euclidean norm where theirs is larger; None does not.
     """
 
     type: Literal["adam", "sgd"] = "adam"
     lr: float = Field(default=2e-4, gt=0)
     betas: tuple[Beta, Beta] = (0.5, 0.999)
     decay_from: float = Field(default=1.0, ge=0, le=1)
+    clip_norm: float | None = Field(default=None, gt=0)
 
     def rate(self, progress: float) -> float:
         """The learning rate at `progress` (0 at the start of the run, 1 at its end)."""
@@ -34,10 +39,12 @@ class OptimizerSection(Section):
         return self.lr * max(0.0, (1 - progress) / (1 - self.decay_from))
 
     def build(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimiser of `parameters`, at its starting rate."""
+        """Return the optimiser of `parameters` at its starting rate, with torch's defaults written out."""
         if self.type == "sgd":
-            return torch.optim.SGD(parameters, lr=self.lr)
-        return torch.optim.Adam(parameters, lr=self.lr, betas=self.betas)
+            return torch.optim.SGD(parameters, lr=self.lr, momentum=0, dampening=0, weight_decay=0, nesterov=False)
+        return torch.optim.Adam(
+            parameters, lr=self.lr, betas=self.betas, eps=1e-8, weight_decay=0, amsgrad=False, maximize=False
+        )
 
 
 @dataclass(frozen=True)
@@ -81,8 +88,8 @@ class Task(Protocol):
     generators: Mapping[str, str | None]
     """What is averaged (EMA), snapshotted and exported: name in `networks` → direction such as "AtoB"."""
 
-    def optimizer(self, phase: Phase) -> OptimizerSection:
-        """The optimiser of the networks that `phase` trains."""
+    def optimizer(self, networks: tuple[str, ...]) -> OptimizerSection:
+        """Return the optimiser of `networks`, one of the sets that phases train."""
 
     def losses(self, phase: Phase, batch: Batch) -> Losses:
         """The phase's loss on this worker's images, as a mean over them."""
@@ -112,12 +119,44 @@ class Task(Protocol):
         """Draw latents and swaps from another seed from now on."""
 
 
+def trained_sets(phases: Iterable[Phase]) -> tuple[tuple[str, ...], ...]:
+    """Return the distinct sets of networks that `phases` train: each has one optimiser, which its phases share.
+
+    Raises:
+        ConfigError: two sets overlap, so that a network would have two optimisers.
+    """
+    sets = tuple(dict.fromkeys(phase.networks for phase in phases))
+    for one, other in itertools.combinations(sets, 2):
+        if shared := set(one) & set(other):
+            raise ConfigError(
+                f"phases train {', '.join(one)} and {', '.join(other)}, and {', '.join(sorted(shared))} cannot have "
+                "two optimizers: let these phases train the same networks, or none in common"
+            )
+    return sets
+
+
 @contextlib.contextmanager
 def only_trainable(networks: nn.ModuleDict, names: tuple[str, ...]) -> Iterator[None]:
-    """Let gradients reach the weights of `names` alone: left-over ones of the other player crash ZeRO-2."""
-    for name, network in networks.items():
-        network.requires_grad_(name in names)
+    """Let the block change nothing but the networks `names`: no gradient and no running statistics of the others.
+
+    Left-over gradients of the other player crash ZeRO-2. The other player's batch norms normalise by the batch as in
+    training, but keep their running statistics. What was frozen before stays so.
+    """
+    others = [network for name, network in networks.items() if name not in names]
+    frozen = [parameter for network in others for parameter in network.parameters() if parameter.requires_grad]
+    norms = [module for network in others for module in network.modules() if _tracks_statistics(module)]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    for norm in norms:
+        norm.track_running_stats = False
     try:
         yield
     finally:
-        networks.requires_grad_(True)
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+def _tracks_statistics(module: nn.Module) -> TypeGuard[_BatchNorm]:
+    return isinstance(module, _BatchNorm) and module.track_running_stats

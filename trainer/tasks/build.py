@@ -9,7 +9,7 @@ from trainer.config import RunConfig
 from trainer.data.base import Source
 from trainer.errors import ConfigError, DataError
 from trainer.models.base import Translator
-from trainer.tasks.base import Batch, Task
+from trainer.tasks.base import Batch, Task, trained_sets
 
 
 def build_source(config: RunConfig) -> Source:
@@ -51,6 +51,7 @@ def check_fit(config: RunConfig) -> None:
     domains = registry.component("data", config.data.type).domains
     with torch.device("meta"):
         task = build_task(config)
+    trained_sets(task.phases)
     if set(domains) != set(task.domains):
         raise ConfigError(
             f"task {config.task.type} needs the domains {', '.join(task.domains)}, "

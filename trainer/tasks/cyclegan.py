@@ -58,14 +58,15 @@ class CycleGan:
         if not isinstance(self.networks["G_AB"], Translator):
             raise ConfigError(f"task.generator: {config.generator.type} does not translate images to images")
         self._loss: AdversarialLoss = registry.build(config.loss)
-        self._optimizers = {"generator": config.generator_optimizer, "discriminator": config.discriminator_optimizer}
+        optimizers = (config.generator_optimizer, config.discriminator_optimizer)
+        self._optimizers = {phase.networks: section for phase, section in zip(self.phases, optimizers, strict=True)}
         self._pools = {
             domain: ImagePool(config.pool_size, global_size, seed, salt) for salt, domain in enumerate(self.domains)
         }
 
-    def optimizer(self, phase: Phase) -> OptimizerSection:
-        """The optimiser of the player whose turn `phase` is."""
-        return self._optimizers[phase.name]
+    def optimizer(self, networks: tuple[str, ...]) -> OptimizerSection:
+        """Return the optimiser of the two generators or of the two discriminators."""
+        return self._optimizers[networks]
 
     def losses(self, phase: Phase, batch: Batch) -> Losses:
         """One player's objective (equation 3, with the identity loss of section 5.2)."""

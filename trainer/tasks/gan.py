@@ -49,12 +49,13 @@ class Gan:
         self._latent_dim = generator.latent_dim
         self.networks = nn.ModuleDict({"G": generator, "D": registry.build(config.discriminator)})
         self._loss: AdversarialLoss = registry.build(config.loss)
-        self._optimizers = {"generator": config.generator_optimizer, "discriminator": config.discriminator_optimizer}
+        optimizers = (config.discriminator_optimizer, config.generator_optimizer)
+        self._optimizers = {phase.networks: section for phase, section in zip(self.phases, optimizers, strict=True)}
         self._seed = self._noise_seed = seed
 
-    def optimizer(self, phase: Phase) -> OptimizerSection:
-        """The optimiser of the player whose turn `phase` is."""
-        return self._optimizers[phase.name]
+    def optimizer(self, networks: tuple[str, ...]) -> OptimizerSection:
+        """Return the optimiser of the generator or of the discriminator."""
+        return self._optimizers[networks]
 
     def losses(self, phase: Phase, batch: Batch) -> Losses:
         """Each player's own latents, so that the generator answers on codes the discriminator has not seen."""
