@@ -56,6 +56,7 @@ def write_model(model: onnx.ModelProto, candidate: Candidate, target: Target, fo
         direction=candidate.statement.direction,
         source=candidate.source,
         made=candidate.made,
+        scale=candidate.scale,
     )
     props = {f"zorse.{key}": value for key, value in (said | {"schema_version": str(SCHEMA_VERSION)}).items()}
     onnx.helper.set_model_props(model, props)
@@ -98,6 +99,7 @@ def describe(
         direction=candidate.statement.direction,
         size=candidate.size,
         latent=candidate.latent,
+        scale=candidate.scale,
         buckets=buckets,
         metrics=dict(candidate.statement.metrics or {}),
         licence=candidate.statement.licence,

@@ -22,6 +22,8 @@ class Reference(Protocol):
 
     name: str
     """Such as "torch 2.13.0"."""
+    clipped_share: float
+    """The share of all values made so far that lay beyond black and white, by more than a grey level."""
 
     def image(self, given: NDArray[Any]) -> NDArray[np.float32]:
         """The images [b, h, w, c] that should come out, in grey levels 0..255, before they are stored.
@@ -48,7 +50,8 @@ class Statement:
 class Candidate:
     """What wants to become an artifact: its ports, its limits, its model in float32 and what that is held against.
 
-    `edge` is the training images' edge in pixels, `source` where the weights came from.
+    `edge` is the training images' edge in pixels, `source` where the weights came from. A translator's images are
+    `scale` times as high and as wide as what it is given.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Candidate:
     source: Source
     size: SizeLimits | None = None
     latent: Latent | None = None
+    scale: int = 1
 
 
 def probes(candidate: Candidate, images: Sequence[NDArray[Any]] = (), seed: int = 0) -> Iterator[NDArray[Any]]:

@@ -32,6 +32,13 @@ class PixelName(StrEnum):
     FLOAT32 = "float32"
 
 
+class DirectionName(StrEnum):
+    """Which domain a translator takes and which it makes."""
+
+    A_TO_B = "AtoB"
+    B_TO_A = "BtoA"
+
+
 class LayoutName(StrEnum):
     """The order of an image's axes."""
 
@@ -56,13 +63,20 @@ def export(
         typer.Option(
             "--from",
             metavar="FORMAT",
-            help="What PLACE is: snapshot, onnx or an importer; another word lists them.",
+            help="What PLACE is: snapshot, onnx or an importer; auto finds it out; another word lists them.",
         ),
-    ] = "snapshot",
+    ] = "auto",
     name: Annotated[str | None, typer.Option(help="The artifacts' name instead of the source's.")] = None,
+    direction: Annotated[
+        DirectionName | None, typer.Option(help="Of a foreign translator whose file's name does not say it.")
+    ] = None,
     target: Annotated[str, typer.Option(help="What to convert to; another word lists all.")] = "onnx",
     images: Annotated[
         str | None, typer.Option(help="A folder or zip of real images, to prove and calibrate translators with.")
+    ] = None,
+    images_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="BLACK WHITE", help="The values of these in images of more than 8 bits."),
     ] = None,
     opset: Annotated[int | None, typer.Option(min=1, help="The ONNX operator set.", show_default="20")] = None,
     max_size: Annotated[
@@ -82,7 +96,7 @@ def export(
     provider: Annotated[ProviderName, typer.Option(help="What every node must run on.")] = ProviderName.CUDA,
     input_range: Annotated[
         tuple[float, float] | None,
-        typer.Option(metavar="LOW HIGH", help="Of an ONNX file: the numbers that it takes for black and white."),
+        typer.Option(metavar="LOW HIGH", help="Of an ONNX translator: the numbers that it takes for black and white."),
     ] = None,
     output_range: Annotated[
         tuple[float, float] | None,
@@ -106,13 +120,9 @@ def export(
     from export.pipeline import export as run
     from export.wrapper import Pixels
 
-    described = (output_range, layout, mean, std, size_multiple) != (None, LayoutName.NCHW, "0", "1", 1)
-    if described and input_range is None:
-        raise typer.BadParameter(
-            "--output-range, --layout, --mean, --std and --size-multiple go with --input-range, of an ONNX file"
-        )
+    described = (input_range, output_range, layout, mean, std, size_multiple)
     declared = None
-    if input_range:
+    if described != (None, None, LayoutName.NCHW, "0", "1", 1):
         numbers = (_numbers("--mean", mean), _numbers("--std", std))
         declared = Declared(input_range, output_range, layout.value, *numbers, size_multiple)
     console = Console()
@@ -121,9 +131,11 @@ def export(
         to,
         origin=origin,
         name=name,
+        direction=direction.value if direction else None,
         target=target,
         declared=declared,
         images=images,
+        images_range=images_range,
         opset=opset or DEFAULT_OPSET,
         max_size=max_size,
         buckets=[_shape(text) for text in bucket or []],

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from zorse_common.errors import ZorseError
 
+OTHER_WAY = "export your network to ONNX with torch.onnx.export and import that with --from onnx"
+"""What helps where an architecture is not known."""
+
 
 class ExportError(ZorseError):
     """Base of every error that a user of the export stage can cause."""
@@ -33,8 +36,17 @@ class RepositoryError(ExportError):
     """The model repository cannot be written, or a model cannot have the name that was asked for."""
 
 
+TOLD_REASONS = 3
+"""How many reasons of a refusal its message gives."""
+
+
 class RefusedError(ExceptionGroup[ExportError], ExportError):
     """Everything that keeps one model from becoming an artifact; nothing was published."""
 
     def __str__(self) -> str:
-        return f"{self.message}: {'; '.join(map(str, self.exceptions))}"
+        told = [str(reason) for reason in self.exceptions]
+        if len(told) > TOLD_REASONS:
+            # The last one may be the layer that the others come from.
+            left = len(told) - TOLD_REASONS
+            told = [*told[: TOLD_REASONS - 1], f"{left} more", told[-1]]
+        return f"{self.message}: {'; '.join(told)}"

@@ -35,7 +35,8 @@ class Foreign:
 
     `given` is the graph's one input: `source` uint8 [batch, height, width, channels] of a translator, `latent` float32
     [batch, latent.dim] of a generator. `made` is its one output: `image` uint8 [batch, height, width, channels]. Axes
-    that cannot vary are fixed. A translator has a `size`, a generator a `latent`. `original` is what was wrapped.
+    that cannot vary are fixed. A translator has a `size` and makes images `scale` times as high and as wide; a
+    generator has a `latent`. `original` is what was wrapped.
     """
 
     original: Original
@@ -45,6 +46,7 @@ class Foreign:
     made: Tensor
     size: SizeLimits | None
     latent: Latent | None
+    scale: int
 
 
 def wrap_onnx(
@@ -62,8 +64,9 @@ def wrap_onnx(
     images of a batch were found to be what they are alone, whatever the file says of it, and else 1.
 
     Raises:
-        ImporterError: it is not one latent vector, or one image, in and one image of the same size out; it is not as
-            declared; it draws random numbers; its operators or opset cannot be kept; or it does not run.
+        ImporterError: it is not one latent vector, or one image, in and one image of the same size, or scaled by a
+            whole factor, out; it is not as declared; it draws random numbers; its operators or opset cannot be kept; or
+            it does not run.
     """
     plain = inliner.inline_local_functions(model) if model.functions else model
     version = _check_operators(plain, name)
@@ -84,7 +87,8 @@ def wrap_onnx(
             what = f"{name}: brought from opset {version} to {opset} it makes images {difference:.0f} grey levels off"
             raise ImporterError(f"{what}: export it with a newer opset")
     latent = None if size else Latent(given.shape[-1])
-    return Foreign(original, wrapped, original.kind, *ports, size, latent)
+    scale = made.shape[1] // given.shape[1] if size else 1
+    return Foreign(original, wrapped, original.kind, *ports, size, latent, scale)
 
 
 def _check_operators(model: onnx.ModelProto, name: str) -> int:
@@ -137,7 +141,11 @@ def _ports(original: Original, batch: int | str, given: NDArray[Any], made: NDAr
     axes = zip(original.edges, ("height", "width"), strict=True)
     edges = tuple(edge if isinstance(edge, int) else axis for edge, axis in axes)
     source = Tensor("source", "uint8", (batch, *edges, given.shape[-1]), "the image to translate", (0, GREY_LEVELS))
-    return source, Tensor("image", "uint8", (batch, *edges, made.shape[-1]), "the translated image", (0, GREY_LEVELS))
+    scale = made.shape[1] // given.shape[1]
+    scaled = tuple(
+        edge * scale if isinstance(edge, int) else edge if scale == 1 else f"{edge}_x{scale}" for edge in edges
+    )
+    return source, Tensor("image", "uint8", (batch, *scaled, made.shape[-1]), "the translated image", (0, GREY_LEVELS))
 
 
 def _surround(model: onnx.ModelProto, original: Original, given: Tensor, made: Tensor) -> onnx.ModelProto:
@@ -203,7 +211,7 @@ def _before(original: Original) -> list[_Step]:
         if original.channels_first:
             steps.append(("Transpose", {"perm": [0, 3, 1, 2]}, ()))
         if original.given.dtype is not np.uint8:
-            low, high = declared.input_range
+            low, high = declared.given_range
             scale = (high - low) / GREY_LEVELS / np.array(declared.std)
             offset = (low - np.array(declared.mean)) / declared.std
             shape = (-1, 1, 1) if original.channels_first else (-1,)

@@ -123,7 +123,8 @@ class Manifest:
     domain pair of a translator, such as "AtoB". `files` are the other files of the folder. `nodes` counts the graph's
     operators, `graph_digest` is of the model without its weights and `weights_digest` of those alone. `buckets` are
     input shapes for which the model was also proved with its axes fixed. `labels` names the classes of a conditional
-    generator, `metrics` are figures of an evaluation, and `licence` says what may be done with the model.
+    generator, `metrics` are figures of an evaluation, and `licence` says what may be done with the model. The images
+    of a translator are `scale` times as high and as wide as its source.
     """
 
     name: str
@@ -147,6 +148,7 @@ class Manifest:
     buckets: tuple[tuple[int, ...], ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
     licence: str | None = None
+    scale: int = 1
     zorse_version: str = ""
     created: str = ""
     schema_version: int = SCHEMA_VERSION
@@ -219,12 +221,14 @@ def _check(manifest: Manifest) -> None:
     for tensor in (*manifest.inputs, *manifest.outputs):
         if tensor.value_range and not tensor.value_range[0] < tensor.value_range[1]:
             raise ValueError(f"the value range of {tensor.name} is {tensor.value_range}")
+    if manifest.scale < 1 or (manifest.scale > 1 and manifest.kind != "translator"):
+        raise ValueError(f"scale is {manifest.scale}")
     if manifest.latent is not None and manifest.latent.dim < 1:
         raise ValueError(f"latent is {manifest.latent}")
 
 
 def facts(
-    *, name: str, task: str, kind: Kind, target: str, direction: str | None, source: Source, made: Tensor
+    *, name: str, task: str, kind: Kind, target: str, direction: str | None, source: Source, made: Tensor, scale: int
 ) -> dict[str, str]:
     """What a model's file says of itself in its metadata, each key after `zorse.`; what it does not have is left out.
 
@@ -239,6 +243,7 @@ def facts(
         "network": source.network,
         "source_digest": source.digest,
         "images_seen": source.images_seen,
+        "scale": scale if scale > 1 else None,
         "value_range": "{:g}..{:g}".format(*made.value_range) if made.value_range else None,
     }
     return {key: str(value) for key, value in known.items() if value is not None}
@@ -254,6 +259,7 @@ def facts_of(manifest: Manifest) -> dict[str, str]:
         direction=manifest.direction,
         source=manifest.source,
         made=manifest.outputs[0],
+        scale=manifest.scale,
     )
 
 

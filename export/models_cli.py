@@ -199,6 +199,7 @@ def _facts(manifest: Manifest, names: str) -> list[tuple[str, str]]:
         "direction": manifest.direction,
         "heights": size and _limits(size.height),
         "widths": size and _limits(size.width),
+        "scale": f"{manifest.scale} times the source's height and width" if manifest.scale > 1 else None,
         "latent": latent and f"{latent.dim} {latent.distribution} numbers",
         "labels": manifest.labels and ", ".join(manifest.labels),
         "target": manifest.target,

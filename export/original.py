@@ -44,7 +44,7 @@ class Declared:
         ImporterError: a range does not rise, a number is not finite, or a `std` or the multiple is not positive.
     """
 
-    input_range: tuple[float, float]
+    input_range: tuple[float, float] | None = None
     output_range: tuple[float, float] | None = None
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     mean: tuple[float, ...] = (0.0,)
@@ -52,7 +52,10 @@ class Declared:
     size_multiple: int = 1
 
     def __post_init__(self) -> None:
-        for what, (low, high) in (("input", self.input_range), ("output", self.made_range)):
+        for what, ends in (("input", self.input_range), ("output", self.output_range)):
+            if ends is None:
+                continue
+            low, high = ends
             if not (math.isfinite(low) and math.isfinite(high) and low < high):
                 raise ImporterError(f"the {what} range {low}..{high} does not rise: give a lower number, then a higher")
         if not all(map(math.isfinite, self.mean)) or not all(math.isfinite(std) and std > 0 for std in self.std):
@@ -62,8 +65,28 @@ class Declared:
 
     @property
     def made_range(self) -> tuple[float, float]:
-        """The output's range: the declared one, or that of the input."""
-        return self.output_range or self.input_range
+        """The output's range: the declared one, or that of the input.
+
+        Raises:
+            ImporterError: neither is declared.
+        """
+        if self.output_range is None and self.input_range is None:
+            raise ImporterError(
+                "an ONNX file does not say what black and white are: give its --input-range, or of a generator its "
+                "--output-range"
+            )
+        return self.output_range or self.input_range or _BYTES
+
+    @property
+    def given_range(self) -> tuple[float, float]:
+        """The input's range, which translators must have.
+
+        Raises:
+            ImporterError: it is not declared.
+        """
+        if self.input_range is None:
+            raise ImporterError("an ONNX file does not say what black and white are: give its --input-range")
+        return self.input_range
 
 
 class OnnxFile(NamedTuple):
@@ -136,6 +159,10 @@ class Original:
         self.edges = self.given.shape[2:] if self.channels_first else self.given.shape[1:3]
         is_code = len(self.given.shape) == 2 or (len(self.given.shape) == 4 and self.edges == (1, 1))
         self.kind: Kind = "generator" if is_code else "translator"
+        if self.kind == "translator":
+            self._check_input()
+        self.clipped = self.made_values = 0
+        """How many of all values that `images` made lay beyond black and white, by more than a grey level."""
 
     def images(self, given: NDArray[Any]) -> NDArray[np.float32]:
         """Grey levels before rounding, float32 [batch, height, width, channels], for what an artifact would be given.
@@ -148,6 +175,8 @@ class Original:
         low, high = self.declared.made_range
         made = np.concatenate([self.run(one[None]) for one in given]).astype(np.float32)
         levels = (made - low) / (high - low) * GREY_LEVELS
+        self.made_values += levels.size
+        self.clipped += int(((levels < -1) | (levels > GREY_LEVELS + 1)).sum())
         return np.where(np.isfinite(levels), np.clip(levels, 0, GREY_LEVELS), levels).astype(np.float32)
 
     def run(self, given: NDArray[Any]) -> NDArray[Any]:
@@ -158,7 +187,10 @@ class Original:
         """
         made = run(self._session, self._fed(given), self.name)[:1]
         if made.ndim != 4:
-            raise ImporterError(f"{self.name}: output {self.made.name} {list(made.shape)} is no image")
+            raise ImporterError(
+                f"{self.name}: its output {self.made.name} {list(made.shape)} has {made.ndim} axes, and an image has 4 "
+                f"(one for the batch): end the network with a reshape to {self.declared.layout} and export it again"
+            )
         return made.transpose(0, 2, 3, 1) if self.channels_first else made
 
     def inner(self, given: NDArray[Any], names: list[str]) -> list[NDArray[Any]]:
@@ -176,7 +208,7 @@ class Original:
         if self.kind == "generator" and len(self.given.shape) == 4:
             values = np.expand_dims(given, (1, 2))
         elif self.kind == "translator" and self.given.dtype is not np.uint8:
-            low, high = self.declared.input_range
+            low, high = self.declared.given_range
             values = given.astype(np.float32) / GREY_LEVELS * (high - low) + low
             values = (values - np.array(self.declared.mean, np.float32)) / np.array(self.declared.std, np.float32)
         if self.channels_first and values.ndim == 4:
@@ -203,7 +235,10 @@ class Original:
                 names = ", ".join(port.name for port in ports)
                 raise ImporterError(f"{self.name} has {len(ports)} {what}s ({names}): cut it down to one")
             if ports[0].type not in _DTYPES:
-                raise ImporterError(f"{self.name}: {what} {ports[0].name} is {ports[0].type}: make it float32")
+                raise ImporterError(
+                    f"{self.name}: its {what} {ports[0].name} is {ports[0].type}: convert the network to float32 (in "
+                    "PyTorch: .float()) and export it again"
+                )
         given, made = (NodeArg(port.name, _DTYPES[port.type], tuple(port.shape)) for _, (port,) in both)
         for port in (given, made):
             if any(isinstance(axis, int) and axis < 1 for axis in port.shape):
@@ -212,12 +247,14 @@ class Original:
                 )
         if made.dtype is np.uint8 and self.declared.made_range != _BYTES:
             raise ImporterError(f"{self.name}: output {made.name} is uint8: declare the output range 0..255")
-        as_it_is = (self.declared.input_range, self.declared.mean, self.declared.std) == (_BYTES, (0.0,), (1.0,))
-        if given.dtype is np.uint8 and not as_it_is:
-            raise ImporterError(
-                f"{self.name}: input {given.name} is uint8: declare the input range 0..255 and no mean or std"
-            )
         return given, made
+
+    def _check_input(self) -> None:
+        as_it_is = (self.declared.given_range, self.declared.mean, self.declared.std) == (_BYTES, (0.0,), (1.0,))
+        if self.given.dtype is np.uint8 and not as_it_is:
+            raise ImporterError(
+                f"{self.name}: input {self.given.name} is uint8: declare the input range 0..255 and no mean or std"
+            )
 
 
 def _codes(original: Original) -> NDArray[np.float32]:
@@ -257,13 +294,13 @@ def _pictures(original: Original, max_size: int) -> tuple[SizeLimits, NDArray[np
 
 
 def _picture(original: Original, limits: SizeLimits, edge: int, channels: int) -> NDArray[np.uint8]:
-    """Two images of about `edge` pixels, whose size the original was found to keep."""
+    """Two images of about `edge` pixels, whose size the original was found to keep or to scale by a whole factor."""
     # Height and width differ by one step, so that a model that needs a larger multiple shows it.
     height, width = limits.height.legal(edge), limits.width.legal(edge + limits.width.multiple)
     given = np.random.default_rng(0).integers(0, 256, (2, height, width, channels), dtype=np.uint8)
     given[1] //= 2
     shape = original.run(given[:1]).shape
-    if shape[1:3] != (height, width):
+    if shape[1:3] != tuple(max(1, shape[1] // height) * edge for edge in (height, width)):
         raw = _raw(original, shape)
         if (raw[1:3] if original.channels_first else raw[2:]) == (height, width):
             name, layout = original.made.name, original.declared.layout
@@ -271,8 +308,8 @@ def _picture(original: Original, limits: SizeLimits, edge: int, channels: int) -
                 f"{original.name}: output {name} {list(raw)} is not {layout} as its input: give both one layout"
             )
         raise ImporterError(
-            f"{original.name} makes {shape[1]}×{shape[2]} pixels of {height}×{width}: the size must be kept, so "
-            "declare the multiple that it needs if there is one"
+            f"{original.name} makes {shape[1]}×{shape[2]} pixels of {height}×{width}: the size must be kept or scaled "
+            "by a whole factor; if it is rounded to a multiple, give that as --size-multiple"
         )
     if shape[3] > MOST_CHANNELS:
         raise ImporterError(
@@ -292,9 +329,10 @@ def session(model: onnx.ModelProto, name: str) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base
-        raise ImporterError(
-            f"{name}: onnxruntime does not load it ({first_sentence(error)}): repair or update it"
-        ) from error
+        remedy = (
+            "export it in float32" if "NOT_IMPLEMENTED" in str(error) else "export it again with ONNX's own operators"
+        )
+        raise ImporterError(f"{name}: onnxruntime does not load it ({first_sentence(error)}): {remedy}") from error
 
 
 def run(opened: onnxruntime.InferenceSession, given: NDArray[Any], name: str) -> NDArray[Any]:

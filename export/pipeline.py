@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from numpy.typing import NDArray
+from torch import nn
 
 from export import graph
 from export.bundle import describe, model_name, write_model
 from export.candidate import Candidate, Shape, Statement, probes
 from export.convert import convert
-from export.errors import ExportError, ImageSetError, ImporterError, RefusedError, UnsupportedGraphError
+from export.errors import ExportError, ImageSetError, ImporterError, ProofError, RefusedError, UnsupportedGraphError
 from export.foreign import wrap_onnx
 from export.graph import DEFAULT_OPSET, OPSETS
 from export.images import ImagePlace, load_images
@@ -36,8 +37,11 @@ from export.targets.base import Target
 from export.verify import cycle, expect, verify
 from export.wrapper import BYTES, Pixels, wrap
 from trainer.snapshot import Snapshot, read_snapshot
+from zorse_common.errors import nearest_hint
 
-SNAPSHOT, ONNX = "snapshot", "onnx"
+AUTO, SNAPSHOT, ONNX = "auto", "snapshot", "onnx"
+MOST_CLIPPED = 0.2
+"""The largest share of values that a model may make beyond black and white."""
 _LARGEST_BUCKET = 2**28
 """Values of one input."""
 Report = Callable[[str], None]
@@ -50,12 +54,14 @@ class _Choices:
 
     opset: int
     max_size: int | None
-    images: str | None
+    images: ImagePlace | None
     buckets: Sequence[Shape]
     pixels: Pixels
     provider: Literal["cuda", "cpu"]
     licence: str | None
     metrics: Mapping[str, float] | None
+    direction: str | None
+    report: Report
 
 
 @dataclass(frozen=True)
@@ -70,12 +76,14 @@ def export(
     place: str,
     repository: str,
     *,
-    origin: str = SNAPSHOT,
+    origin: str = AUTO,
     name: str | None = None,
+    direction: str | None = None,
     target: str = "onnx",
     opset: int = DEFAULT_OPSET,
     max_size: int | None = None,
     images: str | None = None,
+    images_range: tuple[float, float] | None = None,
     buckets: Sequence[Shape] = (),
     pixels: Pixels = BYTES,
     provider: Literal["cuda", "cpu"] = "cuda",
@@ -86,9 +94,11 @@ def export(
 ) -> list[str]:
     """Turn every network of a snapshot or of a foreign file into a proved artifact; publish them once all are.
 
-    `place` is a snapshot's folder or a run's (then its newest one), with an importer's name as `origin` a checkpoint of
-    another program, or with "onnx" an ONNX file, of which `declared` says what the file does not.
-    `repository` is a local folder or a URI; `name` is the artifacts' name instead of the source's. `opset` is ONNX's;
+    `place` is a snapshot's folder or a run's (then its newest one), a checkpoint of another program, or an ONNX file,
+    of which `declared` says what the file does not. `origin` says which: "snapshot", an importer's name or "onnx";
+    "auto" finds it out from the place and, of checkpoints, the tensors. `repository` is a local folder or a URI; `name`
+    is the artifacts' name instead of the source's, and `direction`, such as "AtoB", that of a foreign translator whose
+    file does not say it. `images_range` are black and white in `images` of more than 8 bits. `opset` is ONNX's;
     `max_size` the largest height and width that translators declare (None: twice the training images' and at least
     512); `images` a folder or zip of real images to prove and calibrate translators with; `buckets` input shapes to
     prove with fixed axes, such as (8, 256, 256, 3); `pixels` how images are stored; `provider` what every node must run
@@ -102,18 +112,22 @@ def export(
         RefusedError: a network cannot be exported or is not proved. Nothing was published.
     """
     chosen, root = targets.find(target), Repository(repository)
-    asked = _Choices(opset, max_size, images, buckets, pixels, provider, licence, metrics)
+    real = None if images is None else ImagePlace(images, value_range=images_range)
+    asked = _Choices(opset, max_size, real, buckets, pixels, provider, licence, metrics, direction, report)
     if opset not in OPSETS:
         raise ExportError(f"opset {opset} is none of {OPSETS[0]} to {OPSETS[-1]}: give another --opset")
+    if origin not in (known := [AUTO, SNAPSHOT, ONNX, *importers.names()]):
+        raise ImporterError(f"unknown origin {origin!r}{nearest_hint(origin, known)}; known: {', '.join(known)}")
+    origin = _origin(place) if origin == AUTO else origin
     if origin != ONNX and declared is not None:
         raise ExportError(f"{place}: only ONNX files need to be described: leave --input-range and the like out")
-    if origin not in (known := [SNAPSHOT, ONNX, *importers.names()]):
-        raise ImporterError(f"unknown origin {origin!r}; known: {', '.join(known)}")
+    if origin == SNAPSHOT and direction is not None:
+        raise ExportError(f"{place} knows the directions of its networks: leave --direction out")
     if origin == ONNX:
         candidates = _from_onnx(Path(place), name, declared, chosen, asked)
     else:
-        source = read_snapshot(place) if origin == SNAPSHOT else importers.find(origin).read(Path(place))
-        candidates = _from_networks(source, origin, name, chosen, asked, report)
+        source = read_snapshot(place) if origin == SNAPSHOT else _imported(origin, Path(place), direction)
+        candidates = _from_networks(source, origin, name, chosen, asked)
     with tempfile.TemporaryDirectory(prefix="zorse-export-") as staging:
         proved = []
         for candidate, images_of_it in candidates:
@@ -124,8 +138,31 @@ def export(
         return _publish(root, list(_with_cycles(proved)))
 
 
+def _origin(place: str) -> str:
+    """Return what lies at `place`: a snapshot or run, an ONNX file, or the importer for its tensors."""
+    path = Path(place)
+    if not path.is_file():
+        return SNAPSHOT
+    return ONNX if path.suffix.lower() == ".onnx" else importers.recognise(path).name
+
+
+def _imported(origin: str, path: Path, direction: str | None) -> Snapshot:
+    """Read a foreign checkpoint; `direction` is what the user says of it where its name does not.
+
+    Raises:
+        ImporterError: it cannot be read, is a generator and has no direction, or its name says another.
+    """
+    snapshot = importers.find(origin).read(path)
+    if direction is None:
+        return snapshot
+    ((network, entry),) = snapshot.networks.items()
+    if entry.direction not in (None, direction):
+        raise ImporterError(f"{path} is {entry.direction} by its name: leave --direction out or rename the file")
+    return dataclasses.replace(snapshot, networks={network: dataclasses.replace(entry, direction=direction)})
+
+
 def _from_networks(
-    source: Snapshot, origin: str, name: str | None, target: Target, choices: _Choices, report: Report
+    source: Snapshot, origin: str, name: str | None, target: Target, choices: _Choices
 ) -> Iterator[tuple[Candidate, list[NDArray[Any]]]]:
     """Each network of a snapshot with real images for it, converted once nothing is wrong with any of them."""
     checked = []
@@ -135,10 +172,12 @@ def _from_networks(
         size = wrapped.size and wrapped.size.from_edge(target.smallest)
         _check_buckets(model, wrapped.given, size, choices.buckets)
         domain = (entry.direction or "").partition("to")[0]
-        images = _real_images(model, wrapped.given, size, wrapped.edge, target, choices.images, domain)
+        choices.report(_found(model, wrapped.kind, wrapped.given, wrapped.made, wrapped.graph.network))
+        place = choices.images and dataclasses.replace(choices.images, domain=domain)
+        images = _real_images(model, wrapped.given, size, wrapped.edge, target, place, choices.report)
         checked.append((network, model, wrapped, size, images, trace(wrapped, model)))
     for network, model, wrapped, size, images, program in checked:
-        report(f"{model}: converting {network} to {target.name}")
+        choices.report(f"{model}: converting {network} to {target.name}")
         candidate = Candidate(
             name=model,
             kind=wrapped.kind,
@@ -159,15 +198,14 @@ def _from_onnx(
     path: Path, name: str | None, declared: Declared | None, target: Target, choices: _Choices
 ) -> Iterator[tuple[Candidate, list[NDArray[Any]]]]:
     """The one model of an ONNX file, wrapped, with real images for it."""
-    model = model_name(name or path.stem, None)
-    if declared is None:
-        raise ImporterError(f"{path}: an ONNX file does not say what black and white are: give its --input-range")
+    model = model_name(name or path.stem, choices.direction)
     if choices.pixels != BYTES:
         raise ImporterError(f"{path}: foreign models are made to take bytes: leave --pixels out")
     file = load_onnx(path)
     maximum = choices.max_size or DEFAULT_MAX_SIZE
-    foreign = wrap_onnx(file.model, declared, name=model, opset=choices.opset, max_size=maximum)
+    foreign = wrap_onnx(file.model, declared or Declared(), name=model, opset=choices.opset, max_size=maximum)
     size = foreign.size and foreign.size.from_edge(target.smallest)
+    choices.report(_found(model, foreign.kind, foreign.given, foreign.made, None))
     edge = DEFAULT_MAX_SIZE // 2 if size else int(foreign.made.shape[1])
     candidate = Candidate(
         name=model,
@@ -177,17 +215,31 @@ def _from_onnx(
         model=foreign.model,
         reference=OriginalReference(foreign.original),
         edge=edge,
-        statement=Statement("foreign", None, choices.licence, choices.metrics),
+        statement=Statement("foreign", choices.direction, choices.licence, choices.metrics),
         source=Source(ONNX, file.digest, model),
         size=size,
         latent=foreign.latent,
+        scale=foreign.scale,
     )
     _check_buckets(model, foreign.given, size, choices.buckets)
-    yield candidate, _real_images(model, foreign.given, size, edge, target, choices.images)
+    yield candidate, _real_images(model, foreign.given, size, edge, target, choices.images, choices.report)
+
+
+def _found(model: str, kind: str, given: Port, made: Port, network: nn.Module | None) -> str:
+    """Say in one line what is about to be exported."""
+    shapes = (" × ".join(map(str, port.shape[1:])) for port in (given, made))
+    weights = f", {sum(p.numel() for p in network.parameters()):,} parameters" if network is not None else ""
+    return f"{model}: a {kind} from {' to '.join(shapes)}{weights}"
 
 
 def _real_images(
-    model: str, port: Port, size: SizeLimits | None, edge: int, target: Target, place: str | None, domain: str = ""
+    model: str,
+    port: Port,
+    size: SizeLimits | None,
+    edge: int,
+    target: Target,
+    place: ImagePlace | None,
+    report: Report,
 ) -> list[NDArray[Any]]:
     if size is None:
         if place is not None:
@@ -197,7 +249,13 @@ def _real_images(
         if target.calibrated:
             raise ImageSetError(f"{model}: {target.name} is calibrated on real images: give some with --images")
         return []
-    return load_images(ImagePlace(place, domain), port, size, edge)
+    images = load_images(place, port, size, edge, report=report)
+    if all(image.min() == image.max() for image in images):
+        raise ImageSetError(
+            f"{place.place}: each of the {len(images)} images is of one value, which proves nothing: give photographs, "
+            "and with more than 8 bits the right --images-range"
+        )
+    return images
 
 
 def _check_buckets(model: str, port: Port, size: SizeLimits | None, buckets: Sequence[Shape]) -> None:
@@ -250,9 +308,21 @@ def prove(
             refused = error
             shutil.rmtree(folder)
         else:
+            _check_clipping(candidate)
             return describe(variant.model, candidate, target, compared, buckets, folder)
     assert refused is not None
     raise refused
+
+
+def _check_clipping(candidate: Candidate) -> None:
+    """Refuse a model most of whose values are cut off: its declared range is then not its own."""
+    share = candidate.reference.clipped_share
+    if share > MOST_CLIPPED:
+        reason = ProofError(
+            f"{share:.0%} of its output values lie outside the declared range and would be cut off: check "
+            "--input-range and --output-range, such as 0 255 for a network that takes bytes"
+        )
+        raise RefusedError(f"{candidate.name} is not proved", [reason])
 
 
 def _samples(candidate: Candidate, images: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:

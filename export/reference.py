@@ -24,6 +24,9 @@ class TorchReference:
     # The build's local part ("+cpu") says how torch was installed, not which torch it was.
     name = f"torch {torch.__version__.split('+')[0]}"
 
+    clipped_share = 0.0
+    """Our networks end in a tanh."""
+
     def __init__(self, wrapped: Wrapped) -> None:
         self._graph = wrapped.graph
 
@@ -66,6 +69,11 @@ class OriginalReference:
 
     def __init__(self, original: Original) -> None:
         self._original = original
+
+    @property
+    def clipped_share(self) -> float:
+        """See `Reference.clipped_share`."""
+        return self._original.clipped / max(self._original.made_values, 1)
 
     def image(self, given: NDArray[Any]) -> NDArray[np.float32]:
         """See `Reference.image`."""

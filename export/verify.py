@@ -242,10 +242,12 @@ def _expected(candidate: Candidate, given: NDArray[Any]) -> NDArray[np.float64]:
         levels = candidate.reference.image(given)
     except ProofError as error:
         raise _refused(candidate, str(error)) from error
-    if candidate.size is not None and levels.shape[1:3] != given.shape[1:3]:
+    size = tuple(edge * candidate.scale for edge in given.shape[1:3])
+    if candidate.size is not None and levels.shape[1:3] != size:
         made, wanted = ("×".join(map(str, shape[1:3])) for shape in (levels.shape, given.shape))
         what = (
-            f"{candidate.reference.name} makes {made} of images of {wanted} (height × width): the size must be kept, "
+            f"{candidate.reference.name} makes {made} of images of {wanted} (height × width): the size must be kept"
+            + (f" or scaled by {candidate.scale}, " if candidate.scale > 1 else ", ")
         )
         raise _refused(candidate, what + "so declare the multiple that it needs, or a smaller largest size")
     # Rounding would hide them: a NaN becomes an ordinary grey level.

@@ -62,9 +62,14 @@ def source_feeds(manifest: Manifest, images: NDArray[np.uint8]) -> Tensors:
     height, width = images.shape[1:3]
     most_high, most_wide = manifest.size.largest
     if height > most_high or width > most_wide:
+        fixed = manifest.size.smallest == manifest.size.largest
+        remedy = (
+            "scale or cut it to that, or export the network with open axes"
+            if fixed
+            else "scale it down, or export the model with a larger --max-size"
+        )
         raise ImageSizeError(
-            f"{width}×{height} is larger than the {most_wide}×{most_high} pixels that {manifest.name} takes: scale it "
-            "down, or export the model with a larger --max-size"
+            f"{width}×{height} is larger than the {most_wide}×{most_high} pixels that {manifest.name} takes: {remedy}"
         )
     padded_height, padded_width = manifest.size.legal(height, width)
     down, right = padded_height - height, padded_width - width
@@ -161,10 +166,10 @@ class ModelService:
         return _image(await self._submit(feeds))
 
     async def translate(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """uint8 [n, h, w, c] → uint8 of the same height and width. Raises as `source_feeds`."""
+        """uint8 [n, h, w, c] → uint8 of `scale` times the height and width. Raises as `source_feeds`."""
         self._check_count(images.shape[0] if images.ndim else 0)
         feeds = await asyncio.to_thread(source_feeds, self.manifest, images)
-        return _crop(_image(await self._submit(feeds)), images)
+        return _crop(_image(await self._submit(feeds)), images, self.manifest.scale)
 
     async def infer(self, feeds: Tensors) -> Mapping[str, NDArray[Any]]:
         """The outputs by name for explicit inputs; a translator's images are padded and cropped as in `translate`."""
@@ -203,11 +208,11 @@ class LocalModel:
         return _image(self._run(latent_feeds(self.manifest, n, seed, first)))
 
     def translate(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """uint8 [h, w, c] or [n, h, w, c] → uint8 of the same shape. Raises as `source_feeds`."""
+        """uint8 [h, w, c] or [n, h, w, c] → uint8 of `scale` times the height and width. Raises as `source_feeds`."""
         if images.ndim == 3:
             image: NDArray[np.uint8] = self.translate(images[None])[0]
             return image
-        return _crop(_image(self._run(source_feeds(self.manifest, images))), images)
+        return _crop(_image(self._run(source_feeds(self.manifest, images))), images, self.manifest.scale)
 
     def _run(self, feeds: Tensors) -> Tensors:
         size = capacity(bucket(feeds), batching_of(self.manifest, _LOCAL_BATCHING))
@@ -219,5 +224,6 @@ def _image(outputs: Tensors) -> NDArray[np.uint8]:
     return image
 
 
-def _crop(images: NDArray[np.uint8], like: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return images[:, : like.shape[1], : like.shape[2]]
+def _crop(images: NDArray[np.uint8], sources: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """Cut off what was made of the padding."""
+    return images[:, : sources.shape[1] * scale, : sources.shape[2] * scale]

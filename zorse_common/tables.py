@@ -18,7 +18,7 @@ def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if sys.stdout.isatty():
         _print_folded(titles, rows)
         return
-    lines = [tuple(" ".join(cell.split()) for cell in row) for row in (titles, *rows)]
+    lines = [tuple(" ".join(cell.splitlines()) for cell in row) for row in (titles, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())  # noqa: T201

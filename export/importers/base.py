@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.errors import ImporterError
+from torch import Tensor
+
+from export.errors import OTHER_WAY, ImporterError
+from export.state_dicts.checkpoint import read_checkpoint
 from trainer.snapshot import Snapshot
 from zorse_common.registry import Registry
 
@@ -17,10 +20,12 @@ class Importer:
 
     `read` turns such a file into a snapshot of our own architectures that computes what the file's network computes
     in evaluation mode. It runs no code from the file, and raises ImporterError where the file is not of the format.
+    `fits` says of a file's tensors whether they are of the format and of no other.
     """
 
     name: str
     read: Callable[[Path], Snapshot]
+    fits: Callable[[Mapping[str, Tensor]], bool]
 
 
 _registry = Registry[Importer]("export.importers", "format", ImporterError)
@@ -30,3 +35,19 @@ names, find = _registry.names, _registry.find
 def register(importer: Importer) -> None:
     """Make `importer` known by its name."""
     _registry.register(importer.name, importer)
+
+
+def recognise(path: Path) -> Importer:
+    """Return the importer whose generators have tensors such as those in `path`.
+
+    Raises:
+        ImporterError: the file cannot be read, or no importer knows such tensors.
+    """
+    tensors = read_checkpoint(path).tensors
+    fitting = [importer for importer in map(find, names()) if importer.fits(tensors)]
+    if len(fitting) != 1:
+        begins = ", ".join(list(tensors)[:2])
+        raise ImporterError(
+            f"{path} has {len(tensors)} tensors ({begins}, …) of no architecture that zorse imports: {OTHER_WAY}"
+        )
+    return fitting[0]

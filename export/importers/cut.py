@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from export.errors import ImporterError
+from torch import Tensor
+
+from export.errors import OTHER_WAY, ImporterError
 from export.importers.base import Importer, register
 from export.state_dicts.checkpoint import read_checkpoint
-from export.state_dicts.resnet import read_resnet
+from export.state_dicts.resnet import has_filters, is_resnet, read_resnet
+from export.state_dicts.unet import is_unet, read_unet
 from trainer.snapshot import Snapshot
 
 _OTHERS = {"encoder.": "stylegan2", "enc_content.": "resnet_cat"}
 
 
 def read(path: Path) -> Snapshot:
-    """The residual generator in `path` as a snapshot, with or without anti-aliasing, told from its tensors.
+    """Return the generator in `path` as a snapshot: residual, with or without anti-aliasing, or a U-Net.
 
     Raises:
-        ImporterError: the file cannot be read, or is not one of the repository's residual generators.
+        ImporterError: the file cannot be read, or is not one of the repository's residual generators or U-Nets.
     """
     checkpoint = read_checkpoint(path)
     for prefix, kind in _OTHERS.items():
         if any(key.startswith(prefix) for key in checkpoint.tensors):
-            raise ImporterError(f"{path} is a {kind} generator, which zorse has not: only --netG resnet_* is imported")
-    return read_resnet(checkpoint, "cut")
+            raise ImporterError(
+                f"{path} is a {kind} generator, which zorse has not (only --netG resnet_* and unet_*): {OTHER_WAY}"
+            )
+    return read_unet(checkpoint, "cut") if is_unet(checkpoint.tensors) else read_resnet(checkpoint, "cut")
 
 
-register(Importer("cut", read))
+def fits(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether only CUT has such a generator: an anti-aliased one."""
+    return is_resnet(tensors) and has_filters(tensors)
+
+
+register(Importer("cut", read, fits))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from export.errors import ImporterError
+from torch import Tensor
+
+from export.errors import OTHER_WAY, ImporterError
 from export.importers.base import Importer, register
 from export.state_dicts.checkpoint import read_checkpoint
 from export.state_dicts.moving import Layer, move
@@ -26,7 +29,9 @@ def read(path: Path) -> Snapshot:
     found = (re.fullmatch(r"main\.(\d+)\.weight", key) for key, value in checkpoint.tensors.items() if value.ndim == 4)
     indices = sorted(int(match[1]) for match in found if match)
     if len(indices) < 2 or indices != list(range(0, 3 * len(indices), 3)):
-        raise ImporterError(f"{path} is not the tutorial's generator: its layers are not main.0, main.3, main.6, …")
+        raise ImporterError(
+            f"{path} is not the tutorial's generator: its layers are not main.0, main.3, main.6, …: {OTHER_WAY}"
+        )
     first, last = (checkpoint.tensors[f"main.{index}.weight"] for index in (indices[0], indices[-1]))
     size = 4 * 2 ** (len(indices) - 1)
     model: dict[str, Any] = {
@@ -44,4 +49,10 @@ def read(path: Path) -> Snapshot:
     return checkpoint.snapshot("gan", model, move(checkpoint, model, layers), size, None)
 
 
-register(Importer("dcgan-tutorial", read))
+def fits(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether these are the tensors of the tutorial's generator."""
+    first, second = tensors.get("main.0.weight"), tensors.get("main.1.running_mean")
+    return first is not None and second is not None and first.ndim == 4
+
+
+register(Importer("dcgan-tutorial", read, fits))

@@ -2,79 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from torch import Tensor
 
 from export.errors import ImporterError
 from export.importers.base import Importer, register
-from export.state_dicts.checkpoint import Checkpoint, read_checkpoint
-from export.state_dicts.moving import Layer, move, norm_of
-from export.state_dicts.resnet import read_resnet
+from export.state_dicts.checkpoint import read_checkpoint
+from export.state_dicts.resnet import has_filters, is_resnet, read_resnet
+from export.state_dicts.unet import is_unet, read_unet
 from trainer.snapshot import Snapshot
 
 
 def read(path: Path) -> Snapshot:
-    """The generator in `path`, residual or U-Net, as a snapshot; its architecture is told from its tensors.
+    """Return the generator in `path`, residual or U-Net, as a snapshot; its architecture is told from its tensors.
 
-    `…G_A` translates AtoB, `…G_B` BtoA, and any other AtoB. The task is pix2pix for a U-Net whose name has no such
-    letter, else cyclegan. A batch norm uses its running statistics, as the repository's `test.py --eval` does.
+    `…G_A` translates AtoB and `…G_B` BtoA; of other names the direction is not known. The task is pix2pix for a U-Net
+    whose name has no such letter, else cyclegan. A batch norm uses its running statistics, as the repository's
+    `test.py --eval` does.
 
     Raises:
         ImporterError: the file cannot be read, or is not one of the repository's generators.
     """
     checkpoint = read_checkpoint(path)
-    if any(key.endswith(".filt") for key in checkpoint.tensors):
+    if has_filters(checkpoint.tensors):
         raise ImporterError(f"{path} has anti-aliasing filters and so comes from CUT: import it with --from cut")
-    if "model.model.0.weight" in checkpoint.tensors:
-        return _read_unet(checkpoint)
+    if is_unet(checkpoint.tensors):
+        return read_unet(checkpoint, "pix2pix" if checkpoint.direction is None else "cyclegan")
     return read_resnet(checkpoint, "cyclegan")
 
 
-def _read_unet(checkpoint: Checkpoint) -> Snapshot:
-    """A snapshot of a U-Net of any depth.
-
-    Each level's sequence lies in that of the level around it: 0 and 3 of the outermost are its convolutions and 1 is
-    the next level; else they are 1 and 5 with norms behind them and 3 is the next, and the innermost has 1 and 3.
-    """
-    levels = ["model.model"]
-    while any(key.startswith(f"{(inner := _next(levels))}.") for key in checkpoint.tensors):
-        levels.append(inner)
-    first = checkpoint.tensors["model.model.0.weight"]
-    last = checkpoint.tensors.get("model.model.3.weight")
-    if last is None or last.ndim != 4 or first.ndim != 4:
-        raise ImporterError(f"{checkpoint.path} is no U-Net generator: model.model.3.weight is missing or no layer's")
-    layers = list(_unet_layers(levels))
-    model: dict[str, Any] = {
-        "type": "unet_generator",
-        "in_channels": first.shape[1],
-        "out_channels": last.shape[1],
-        "width": len(first),
-        "depth": len(levels),
-        "norm": norm_of(checkpoint, layers),
-    }
-    weights = move(checkpoint, model, layers)
-    task = "pix2pix" if checkpoint.direction is None else "cyclegan"
-    return checkpoint.snapshot(task, model, weights, 2 ** len(levels), checkpoint.direction or "AtoB")
+def fits(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether these are the tensors of one of the repository's generators."""
+    return is_unet(tensors) or (is_resnet(tensors) and not has_filters(tensors))
 
 
-def _next(levels: list[str]) -> str:
-    return f"{levels[-1]}.{1 if len(levels) == 1 else 3}.model"
-
-
-def _unet_layers(levels: list[str]) -> Iterator[Layer]:
-    """From the outermost level inwards. Ours are two lists: `down` inwards and `up` outwards."""
-    innermost = len(levels) - 1
-    yield Layer(("down.0.0", f"{levels[0]}.0"))
-    yield Layer((f"up.{innermost}.1", f"{levels[0]}.3"), always_biased=True)
-    for level, theirs in enumerate(levels[1:], 1):
-        down, up = f"down.{level}", f"up.{innermost - level}"
-        if level == innermost:
-            yield Layer((f"{down}.1", f"{theirs}.1"))
-            yield Layer((f"{up}.1", f"{theirs}.3"), (f"{up}.2", f"{theirs}.4"))
-        else:
-            yield Layer((f"{down}.1", f"{theirs}.1"), (f"{down}.2", f"{theirs}.2"))
-            yield Layer((f"{up}.1", f"{theirs}.5"), (f"{up}.2", f"{theirs}.6"))
-
-
-register(Importer("pytorch-cyclegan", read))
+register(Importer("pytorch-cyclegan", read, fits))

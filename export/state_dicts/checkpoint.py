@@ -6,6 +6,7 @@ import hashlib
 import io
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,9 +22,14 @@ from export.errors import ImporterError
 from trainer.snapshot import Network, Snapshot
 
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "netG", "generator")
-_WRAPPERS = ("module.", "_orig_mod.")  # put before every key by DataParallel and torch.compile
+# Put before every key by DataParallel, by a module that holds the generator, and anywhere in keys by compilation, FSDP
+# and activation checkpointing.
+_LEADING = re.compile(r"(module|net_?G(_[AB])?|generator|G(_[AB])?)\.")
+_ANYWHERE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _SPEAKS_FOR_NOTHING = re.compile(
-    r"((latest|\d+)_)?net_?G(_[AB])?(_epoch_\d+)?|generator|model|weights|checkpoint|state_dict", re.IGNORECASE
+    r"(((latest|\d+)_)?net_?G(_[AB])?(_epoch_\d+)?|generator|model|weights|checkpoint|state_dict)"
+    r"([ _-]*(\(\d+\)|copy|kopie))*",
+    re.IGNORECASE,
 )
 _DIRECTIONS = {"A": "AtoB", "B": "BtoA"}
 _ALONE = "load it where it was made and save the generator's `state_dict()` alone"
@@ -46,8 +52,8 @@ class Checkpoint:
 
     @property
     def direction(self) -> str | None:
-        """What `…G_A` and `…G_B` stand for: "AtoB" or "BtoA"; other names tell nothing."""
-        found = re.search(r"G_([AB])$", self.path.stem)
+        """What `G_A` and `G_B` in the file's name stand for: "AtoB" or "BtoA"; other names tell nothing."""
+        found = re.search(r"(?:^|[^A-Za-z]|net)G_([AB])(?![A-Za-z0-9])", self.path.stem)
         return _DIRECTIONS[found[1]] if found else None
 
     def snapshot(
@@ -107,7 +113,9 @@ def _torch(path: Path, content: bytes) -> object:
     if _is_torchscript(content):
         raise ImporterError(f"{path} is a TorchScript archive, which is code: {_ALONE}")
     try:
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice on pickle is not for whoever imports a file
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ImporterError(
             f"{path} holds more than tensors, and only running it as code would read it: {_ALONE}"
@@ -147,8 +155,9 @@ def _is_dense(tensor: Tensor) -> bool:
 
 
 def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`tensors` without a wrapper's prefix, where all keys have it."""
-    for prefix in _WRAPPERS:
-        if all(key.startswith(prefix) for key in tensors):
-            tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
+    """Return `tensors` without the prefixes of wrappers, in any order and number."""
+    for infix in _ANYWHERE:
+        tensors = {key.replace(infix, ""): tensor for key, tensor in tensors.items()}
+    while (found := _LEADING.match(next(iter(tensors)))) and all(key.startswith(found[0]) for key in tensors):
+        tensors = {key.removeprefix(found[0]): tensor for key, tensor in tensors.items()}
     return tensors

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from export.errors import ImporterError
+from export.errors import OTHER_WAY, ImporterError
 from export.state_dicts.checkpoint import Checkpoint
 from trainer import registry
 from trainer.config import ModelComponent
@@ -88,7 +88,9 @@ class _Mover:
     def taken(self, theirs: str) -> _Named:
         """The tensor `theirs` of the file, which must be there, with its key."""
         if theirs not in self.left:
-            raise ImporterError(f"{self.path} has no {theirs}: it is incomplete or of another format")
+            raise ImporterError(
+                f"{self.path} has no {theirs}: it is incomplete or of another architecture: {OTHER_WAY}"
+            )
         return theirs, self.left.pop(theirs)
 
     def taken_bias(self, ours: str, theirs: str) -> _Named:
@@ -143,5 +145,6 @@ class _Mover:
         if self.left:
             first, *others = self.left
             more = f" and {len(others)} more" if others else ""
-            raise ImporterError(f"{self.path} has {first}{more}, which the published generator has not")
+            what = f"{self.path} has {first}{more}, which the published generator has not"
+            raise ImporterError(f"{what}: {OTHER_WAY}")
         return self._made

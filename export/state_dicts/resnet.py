@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from export.errors import ImporterError
+from export.errors import OTHER_WAY, ImporterError
 from export.state_dicts.checkpoint import Checkpoint
 from export.state_dicts.moving import Layer, move, norm_of
 from trainer.models.blur import DOWN_TAPS, UP_TAPS, blur_kernel
@@ -17,6 +17,16 @@ from trainer.snapshot import Snapshot
 
 _SIZE = 256  # these networks take any size; the published ones were trained at this one
 _BLOCK = re.compile(r"model\.(\d+)\.conv_block\.")
+
+
+def is_resnet(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether the tensors are named as those of this generator."""
+    return "model.1.weight" in tensors and any(_BLOCK.match(key) for key in tensors)
+
+
+def has_filters(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether there are filters of anti-aliasing among the tensors."""
+    return any(key.endswith(".filt") for key in tensors)
 
 
 def read_resnet(checkpoint: Checkpoint, task: str) -> Snapshot:
@@ -57,7 +67,7 @@ def read_resnet(checkpoint: Checkpoint, task: str) -> Snapshot:
     filters = dict.fromkeys(("model.7", "model.11") if blurs_down else (), blur_kernel(DOWN_TAPS, 1.0))
     filters |= dict.fromkeys((f"model.{end}", f"model.{end + 4}") if blurs_up else (), blur_kernel(UP_TAPS, 4.0))
     weights = move(_without_filters(checkpoint, filters), model, layers)
-    return checkpoint.snapshot(task, model, weights, _SIZE, checkpoint.direction or "AtoB")
+    return checkpoint.snapshot(task, model, weights, _SIZE, checkpoint.direction)
 
 
 def _layers(checkpoint: Checkpoint, first_block: int, end: int, blurs_down: bool, blurs_up: bool) -> Iterator[Layer]:
@@ -100,4 +110,4 @@ def _refusal(checkpoint: Checkpoint) -> str:
             f"{checkpoint.path} was trained with the repository of early 2017, whose layers pad with zeros: train it "
             "again with a later version"
         )
-    return f"{checkpoint.path} is no residual generator: it begins with {next(iter(checkpoint.tensors))}"
+    return f"{checkpoint.path} is no residual generator (it begins with {next(iter(checkpoint.tensors))}): {OTHER_WAY}"

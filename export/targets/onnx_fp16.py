@@ -23,9 +23,9 @@ def variants(model: onnx.ModelProto, samples: Sequence[NDArray[Any]]) -> Iterato
 
     Bringing images to grey levels stays in float32 always: float16 has steps of an eighth there.
     """
-    outside = [node.name for node in model.graph.node if node.name.startswith(_OURS)]
-    for norms in ([], _NORMS):
-        kept = [*DEFAULT_OP_BLOCK_LIST, *norms]
+    around = [node.name for node in model.graph.node if node.name.startswith(_OURS)]
+    for norms, decomposed in (([], []), (_NORMS, decomposed_norms(model.graph))):
+        kept, outside = [*DEFAULT_OP_BLOCK_LIST, *norms], [*around, *decomposed]
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         made = convert_float_to_float16(copy, keep_io_types=True, op_block_list=kept, node_block_list=outside)
@@ -33,6 +33,28 @@ def variants(model: onnx.ModelProto, samples: Sequence[NDArray[Any]]) -> Iterato
         sort_nodes(made.graph)
         in_float32 = {node.name for node in model.graph.node if node.op_type in kept} | set(outside)
         yield Variant(made, _rounding(model, in_float32))
+
+
+def decomposed_norms(graph: onnx.GraphProto) -> list[str]:
+    """Return the names of the nodes that norms consist of where they are written out, as old exporters do.
+
+    Such a norm is (x - mean(x)) / sqrt(mean((x - mean(x))²) + eps): between a Div (or the Reciprocal of the same) and
+    the ReduceMean of x there are Sqrt, Add, ReduceMean, Pow or Mul, and Sub.
+    """
+    makers = {name: node for node in graph.node for name in node.output}
+    found: dict[str, None] = {}
+    for division in graph.node:
+        if division.op_type not in ("Div", "Reciprocal"):
+            continue
+        chain = [division]
+        for wanted in ({"Sqrt"}, {"Add"}, {"ReduceMean"}, {"Pow", "Mul"}, {"Sub"}, {"ReduceMean"}):
+            above = [makers[name] for name in chain[-1].input if name in makers and makers[name].op_type in wanted]
+            if not above:
+                break
+            chain.append(above[-1])
+        else:
+            found |= dict.fromkeys(node.name for node in chain)
+    return list(found)
 
 
 def _drop_detours(graph: onnx.GraphProto, ours: set[str]) -> None:

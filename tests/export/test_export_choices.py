@@ -41,7 +41,9 @@ def test_values_that_a_dtype_does_not_have_are_refused(pixels: tuple[Any, float,
 
 
 def test_an_unknown_origin_is_told_all_that_there_are(gan: str, tmp_path: Path) -> None:
-    with pytest.raises(ImporterError, match=r"'tensorflow'; known: snapshot, onnx, cut, dcgan-tutorial, pytorch-cyc"):
+    with pytest.raises(
+        ImporterError, match=r"'tensorflow'; known: auto, snapshot, onnx, cut, dcgan-tutorial, pytorch-cyc"
+    ):
         export(gan, str(tmp_path / "r"), origin="tensorflow")
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from export.errors import ImporterError
 from export.importers import base as importers
+from export.pipeline import export
 from tests.export.published import State, dcgan, resnet, run_dcgan, run_resnet, run_unet, unet
 from trainer.models.blur import BlurDown, BlurUp
 from trainer.snapshot import Snapshot, read_snapshot, write_snapshot
@@ -166,15 +167,19 @@ def test_other_ways_to_save_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "name", "task", "direction"),
     [
-        ("horse2zebra_pretrained/latest_net_G.pth", "horse2zebra_pretrained", "cyclegan", "AtoB"),
+        ("horse2zebra_pretrained/latest_net_G.pth", "horse2zebra_pretrained", "cyclegan", None),
         ("day 2 night!/200_net_G_A.pth", "day-2-night", "cyclegan", "AtoB"),
         ("day2night/latest_net_G_B.pth", "day2night", "cyclegan", "BtoA"),
-        ("downloads/horse2zebra.pth", "horse2zebra", "cyclegan", "AtoB"),
+        ("downloads/horse2zebra.pth", "horse2zebra", "cyclegan", None),
         ("downloads/zebras_G_B.pth", "zebras_G_B", "cyclegan", "BtoA"),
+        ("one/latest_net_G_B (1).pth", "one", "cyclegan", "BtoA"),
+        ("one/latest_net_G_A - copy.pth", "one", "cyclegan", "AtoB"),
+        ("one/netG_B_epoch_10.pth", "one", "cyclegan", "BtoA"),
+        ("one/THING_A.pth", "THING_A", "cyclegan", None),
     ],
 )
 def test_the_file_s_name_says_the_name_and_the_direction(
-    tmp_path: Path, file: str, name: str, task: str, direction: str
+    tmp_path: Path, file: str, name: str, task: str, direction: str | None
 ) -> None:
     path = _write(tmp_path / file, resnet(1))
     snapshot = _read("pytorch-cyclegan", path)
@@ -279,9 +284,8 @@ def test_other_networks_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     blurred = resnet(1, blur_down=True)
     assert "--from cut" in _refused("pytorch-cyclegan", _write(path, blurred))
-    assert "no residual generator: it begins with main.0.weight" in _refused("cut", _write(path, dcgan()))
+    assert "no residual generator (it begins with main.0.weight)" in _refused("cut", _write(path, dcgan()))
     assert "no residual generator" in _refused("pytorch-cyclegan", _write(path, dcgan()))
-    assert "no residual generator" in _refused("cut", _write(path, unet(5)))
     assert "not the tutorial's generator" in _refused("dcgan-tutorial", _write(path, resnet(1)))
     assert "stylegan2" in _refused("cut", _write(path, {"encoder.convs.0.0.weight": torch.zeros(1)}))
     assert "resnet_cat" in _refused("cut", _write(path, {"enc_content.model.0.conv.weight": torch.zeros(1)}))
@@ -334,3 +338,30 @@ def test_weights_that_are_no_floats_are_refused(dtype: torch.dtype, tmp_path: Pa
     path = _write(tmp_path / "latest_net_G.pth", state)
     with pytest.raises(ImporterError, match=rf"model\.4\.weight is {dtype}: import the weights in floating point"):
         importers.find("pytorch-cyclegan").read(path)
+
+
+@pytest.mark.parametrize(
+    ("state", "name"),
+    [
+        (resnet(1), "pytorch-cyclegan"),
+        (unet(5), "pytorch-cyclegan"),
+        (resnet(1, blur_down=True), "cut"),
+        (dcgan(), "dcgan-tutorial"),
+    ],
+    ids=["resnet", "unet", "antialiased", "dcgan"],
+)
+def test_the_importer_is_found_from_the_tensors(tmp_path: Path, state: dict[str, torch.Tensor], name: str) -> None:
+    assert importers.recognise(_write(tmp_path / "x.pth", state)).name == name
+
+
+def test_a_unet_of_cut_is_imported(tmp_path: Path) -> None:
+    path = _write(tmp_path / "winter" / "latest_net_G.pth", unet(5))
+    ours, theirs = _read("cut", path), _read("pytorch-cyclegan", path)
+    torch.testing.assert_close(ours.weights, theirs.weights, rtol=0, atol=0)
+    assert (ours.name, ours.task, ours.networks["G"].direction) == ("winter", "cut", None)
+
+
+def test_a_direction_that_is_given_may_not_contradict_the_name(tmp_path: Path) -> None:
+    path = _write(tmp_path / "latest_net_G_B.pth", resnet(1))
+    with pytest.raises(ImporterError, match="is BtoA by its name: leave --direction out or rename the file"):
+        export(str(path), str(tmp_path / "r"), direction="AtoB")

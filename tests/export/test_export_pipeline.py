@@ -143,7 +143,11 @@ def test_user_errors_are_found_before_any_work(gan: str, translator: str, tmp_pa
             export(place, str(tmp_path / "r"), report=lines.append, **options)  # type: ignore[arg-type]
 
     refused(SnapshotError, "neither a snapshot nor a run", str(tmp_path / "nowhere"))
-    refused(ExportError, r"unknown export target 'onxx'; known: onnx, onnx-fp16, onnx-int8", target="onxx")
+    refused(
+        ExportError,
+        r"unknown export target 'onxx' \(did you mean onnx\?\); known: onnx, onnx-fp16, onnx-int8",
+        target="onxx",
+    )
     refused(ImporterError, r"unknown origin 'onxx'; known: snapshot, onnx, ", origin="onxx")
     refused(RepositoryError, "--name", name="a/b")
     refused(ImageSetError, "takes no images", images=str(tmp_path))

@@ -63,14 +63,18 @@ def test_a_broken_model_is_refused_and_nothing_is_on_the_disk(
     assert not (tmp_path / "repository").exists()
 
 
-@pytest.mark.parametrize("target", ["onnx-fp16", "onnx-int8"])
+# In integers the means of other images may already be too far from the reference, which depends on the processor.
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [("onnx-fp16", "in a batch of 3 an image is"), ("onnx-int8", "in a batch of 3 an image is|grey levels from torch")],
+)
 def test_the_other_targets_refuse_as_well(
-    target: str, faulty: str, make_snapshot: MakeSnapshot, pictures: Path, tmp_path: Path
+    target: str, reason: str, faulty: str, make_snapshot: MakeSnapshot, pictures: Path, tmp_path: Path
 ) -> None:
     place = make_snapshot("pix2pix", G=Network({"type": faulty, "fault": "mean of the batch"}, "AtoB"))
     with pytest.raises(RefusedError) as caught:
         export(place, str(tmp_path / "repository"), target=target, images=str(pictures), max_size=LARGEST)
-    assert caught.group_contains(ProofError, match="in a batch of 3 an image is")
+    assert caught.group_contains(ProofError, match=reason)
     assert not (tmp_path / "repository").exists()
 
 
