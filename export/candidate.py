@@ -22,8 +22,10 @@ class Reference(Protocol):
 
     name: str
     """Such as "torch 2.13.0"."""
-    clipped_share: float
-    """The share of all values made so far that lay beyond black and white, by more than a grey level."""
+
+    @property
+    def clipped_share(self) -> float:
+        """The share of all values made so far that lay beyond black and white, by more than a grey level."""
 
     def image(self, given: NDArray[Any]) -> NDArray[np.float32]:
         """The images [b, h, w, c] that should come out, in grey levels 0..255, before they are stored.

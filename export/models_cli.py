@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zorse_common.tables import print_table
+from zorse_common.tables import print_json, print_table
 
 if TYPE_CHECKING:
     from export.manifest import Manifest, Proof, Source
@@ -30,6 +31,8 @@ CopiedAlias = Annotated[
     str | None, typer.Option(help="Have this alias name the version there, once it is whole.", show_default=False)
 ]
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
 
 def register(app: typer.Typer) -> None:
     """Add the group `models` to `app`."""
@@ -43,7 +46,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(models, name="models")
 
 
-def list_models(repository: Place) -> None:
+def list_models(repository: Place, as_json: AsJson = False) -> None:
     """List the models of a repository and their versions, the newest first."""
     from export.errors import ExportError, RepositoryError
     from export.repository import Repository
@@ -62,20 +65,29 @@ def list_models(repository: Place) -> None:
                 rows.append(_row(found.manifest(model, version), names.get(version, "")))
             except ExportError as error:
                 broken.append(str(error))
-    print_table(("model", "version", "aliases", "task", "kind", "target", "size", "images seen"), rows)
+    titles = ("model", "version", "aliases", "task", "kind", "target", "size", "images seen")
+    if as_json:
+        print_json([dict(zip(titles, row, strict=True)) for row in rows])
+    else:
+        print_table(titles, rows)
+    for folder in found.misnamed():
+        typer.echo(f"skipped {folder!r}: no model can have this name, rename the folder", err=True)
     if broken:
         raise RepositoryError("; ".join(broken))
-    if not rows:
+    if not rows and not as_json:
         typer.echo(f"no models in {repository}")
 
 
-def show(repository: Place, model: Name) -> None:
+def show(repository: Place, model: Name, as_json: AsJson = False) -> None:
     """Show what is known of a version: its tensors, limits, proof, source, files, licence and figures."""
     from export.repository import Repository
 
     found = Repository(repository)
     name, version = found.resolve(model)
     manifest, names = found.manifest(name, version), _names(found, name)
+    if as_json:
+        print_json(json.loads(manifest.to_json()) | {"aliases": names.get(version, "")})
+        return
     print_table(("model", f"{name}@{version}"), _facts(manifest, names.get(version, "none")))
     print_table(
         ("tensor", "way", "dtype", "shape", "values", "meaning"),

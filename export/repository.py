@@ -55,6 +55,12 @@ class Repository:
                 inside.setdefault(model, {})[rest] = changed
         return sorted(name for name, entries in inside.items() if NAME.fullmatch(name) and uploads.published(entries))
 
+    def misnamed(self) -> list[str]:
+        """Return the names of folders with artifacts that no model can have, which every command skips, sorted."""
+        with self._told("read"):
+            folders = [name for name in self._folder.folders() if not NAME.fullmatch(name)]
+            return [name for name in folders if uploads.published((self._folder / name).entries())]
+
     def versions(self, model: str) -> list[int]:
         """The published versions of `model`, in order; none where there is no such model.
 

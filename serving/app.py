@@ -20,10 +20,13 @@ from serving import artifacts
 from serving.config import ModelSettings, ServerSettings
 from serving.engine import cpu_cores, resolve_device
 from serving.errors import StartError
+from serving.memory import check_memory
 from serving.schemas import ModelSummary
 
-_REPLICAS_PER_CPU, _REPLICAS_PER_GPU = 10, 100
-"""Ray places by what a replica reserves and limits nothing, so that two cores hold many models."""
+_LARGEST_SHARE = 0.1
+"""Of a core, what a replica reserves at most. Ray places by that and limits nothing: two cores hold many models."""
+_SMALLEST = 1e-4
+"""What Ray can reserve at least of a resource."""
 
 
 @contextmanager
@@ -35,9 +38,11 @@ def running(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
         StartError: the address is taken or may not be used, or a model does not start.
     """
     _check_address(settings)
-    models = {
-        name: artifacts.load(path) for name, path in artifacts.find(Path(settings.repository), settings.alias).items()
-    }
+    found = artifacts.find(settings.repository, settings.alias)
+    for name, reason in found.skipped.items():
+        logging.getLogger(__name__).warning("skipped %s of %s: %s", name, settings.repository, reason)
+    models = {name: artifacts.load(folder) for name, folder in found.models.items()}
+    check_memory(settings.replicas, [artifact.model.stat().st_size for artifact in models.values()])
     summaries = [ModelSummary(name=n, version=a.manifest.version, kind=a.manifest.kind) for n, a in models.items()]
     plans = _plans(settings, {name: artifact.path for name, artifact in models.items()})
     # Ray's sockets live in its folder and a socket's path may have 107 characters at most.
@@ -189,7 +194,7 @@ def _start(settings: ServerSettings, plans: list[ModelSettings], models: list[Mo
         )
         for plan in plans
     ]
-    gateway = gateway_application(models, settings.api_key, {"num_cpus": 1 / _REPLICAS_PER_CPU})
+    gateway = gateway_application(models, settings.api_key, {"num_cpus": resources["num_cpus"]})
     targets.append(serve.RunTarget(gateway, name=GATEWAY, route_prefix="/", logging_config=quiet))
     try:
         serve.run_many(targets)
@@ -200,26 +205,23 @@ def _start(settings: ServerSettings, plans: list[ModelSettings], models: list[Mo
 
 
 def replica_resources(device: Literal["cpu", "cuda"], replicas: int, cpus: int, gpus: int) -> dict[str, float]:
-    """What each of `replicas` equal processes reserves of Ray, such that all of them and the gateway are placed.
+    """Return what each of `replicas` equal processes reserves of Ray, such that all of them and the gateway are placed.
 
     Raises:
-        StartError: so many do not fit; Ray would wait for ever for a machine that takes the others.
+        StartError: CUDA was asked for and there is no GPU.
     """
     if device == "cuda" and not gpus:
         raise StartError("CUDA was asked for and Ray sees no GPU: ask for --device cpu")
-    places = cpus * _REPLICAS_PER_CPU - 1  # the last one is the gateway's
-    if device == "cuda":
-        places = min(places, gpus * _REPLICAS_PER_GPU)
-    if replicas > places:
-        raise StartError(
-            f"{replicas} replicas were asked for and {cpus} CPU cores and {gpus} GPUs hold {places}: "
-            "ask for fewer --replicas or serve fewer models"
-        )
-    reserved = {"num_cpus": 1 / _REPLICAS_PER_CPU}
+    reserved = {"num_cpus": min(_LARGEST_SHARE, _rounded(cpus / (replicas + 1)))}
     if device == "cuda":
         # A replica's share is of one GPU: what counts is how many the fullest GPU holds.
-        reserved["num_gpus"] = _REPLICAS_PER_GPU // math.ceil(replicas / gpus) / _REPLICAS_PER_GPU
+        reserved["num_gpus"] = _rounded(1 / math.ceil(replicas / gpus))
     return reserved
+
+
+def _rounded(share: float) -> float:
+    """Round down to what Ray can reserve."""
+    return max(_SMALLEST, round(math.floor(share / _SMALLEST) * _SMALLEST, 4))
 
 
 def _reason(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,10 @@ from export import aliases
 from export import manifest as contract
 from export.errors import ManifestError
 from export.manifest import Manifest
+from serving.artifact_cache import fetch
 from serving.errors import ArtifactError
+from zorse_common.errors import StorageError, one_line
+from zorse_common.storage import Storage
 
 _MOST_GOLDEN_BYTES = 2**30
 Pair = tuple[NDArray[Any], NDArray[Any]]
@@ -39,110 +42,153 @@ class Artifact:
         return self.manifest.files[contract.MODEL_FILE].sha256
 
 
-def newest_version(model: Path) -> Path | None:
-    """The folder with the highest number in `model` that holds a manifest, or None."""
-    versions = [entry for entry in model.iterdir() if contract.VERSION.fullmatch(entry.name) and _is_artifact(entry)]
-    return max(versions, key=lambda entry: int(entry.name), default=None)
+@dataclass(frozen=True)
+class Found:
+    """The folder of one version of each model of a repository, by the model's name, and why other folders are none."""
+
+    models: dict[str, Storage]
+    skipped: dict[str, str]
 
 
-def aliased_version(model: Path, alias: str) -> Path | None:
-    """The folder of the version of `model` that `alias` names, or None where there is no such alias.
+def newest_version(model: Storage) -> Storage | None:
+    """Return the folder with the highest number in `model` that holds a manifest, or None."""
+    numbers = sorted((int(name) for name in model.folders() if contract.VERSION.fullmatch(name)), reverse=True)
+    return next((model / str(number) for number in numbers if _is_artifact(model / str(number))), None)
+
+
+def aliased_version(model: Storage, alias: str) -> Storage | None:
+    """Return the folder of the version of `model` that `alias` names, or None if there is no such alias.
 
     Raises:
         ArtifactError: the aliases break the contract, or the version is not there.
     """
+    if not model.exists(aliases.ALIASES_FILE):
+        return None
     try:
-        version = aliases.read_aliases(model).get(alias)
+        text = model.read(aliases.ALIASES_FILE).decode(errors="replace")
+        version = aliases.parse_aliases(text, f"{model.uri}/{aliases.ALIASES_FILE}").get(alias)
     except ManifestError as error:
         raise ArtifactError(str(error)) from error
     if version is None:
         return None
     if not _is_artifact(model / str(version)):
-        raise ArtifactError(f"{alias} of {model} is version {version}, which is not there: promote another one")
+        raise ArtifactError(f"{alias} of {model.uri} is version {version}, which is not there: promote another one")
     return model / str(version)
 
 
-def find(repository: Path, alias: str | None = None) -> dict[str, Path]:
-    """One artifact folder of every model in `repository`, by model name (the folder's name), sorted.
+def find(repository: str | os.PathLike[str], alias: str | None = None) -> Found:
+    """Return one artifact folder of every model in `repository`, a path or URI, sorted by name.
 
-    It is the newest version, or the one that `alias` names; models without that alias are left out.
+    It is the newest version, or the one that `alias` names; models without that alias are left out. A folder whose name
+    no model can have, or that has the manifest of another model, is skipped.
 
     Raises:
-        ArtifactError: there is no such folder, it holds no such artifact, or a name cannot stand in a URL.
+        ArtifactError: there is no such folder, or it holds no such artifact.
     """
     alias = None if alias == aliases.LATEST else alias
-    if not repository.is_dir():
-        _refuse_uri(repository)
-        raise ArtifactError(f"there is no model repository at {repository}: export a model into it first")
-    found: dict[str, Path] = {}
-    for model in sorted(entry for entry in repository.iterdir() if entry.is_dir()):
+    place = _storage(repository)
+    if place.kind() != "folder":
+        raise ArtifactError(f"there is no model repository at {place.uri}: export a model into it first")
+    found = Found({}, {})
+    for name in place.folders():
+        model = place / name
         version = newest_version(model) if alias is None else aliased_version(model, alias)
         if version is None:
             continue
-        if not contract.NAME.fullmatch(model.name):
-            raise ArtifactError(
-                f"{model.name!r} in {repository} cannot be a model's name in a URL: "
-                "rename the folder with letters, digits, '.', '_' and '-'"
-            )
-        found[model.name] = version
-    if not found and alias is not None:
-        raise ArtifactError(f"no model in {repository} has the alias {alias}: give it with zorse models promote")
-    if not found:
-        raise ArtifactError(
-            f"{repository} holds no artifact (<model>/<version>/{contract.MANIFEST_FILE}): export a model into it first"
-        )
+        if reason := _misplaced(name, version):
+            found.skipped[name] = reason
+        else:
+            found.models[name] = version
+    if not found.models:
+        raise ArtifactError(f"{place.uri} holds no {_wanted(alias)}{_said(found.skipped)}")
     return found
 
 
-def load(path: Path) -> Artifact:
-    """The artifact at `path`: an artifact folder, or a model folder whose newest version is taken.
+def _wanted(alias: str | None) -> str:
+    if alias is not None:
+        return f"model with the alias {alias}: give it with zorse models promote"
+    return f"artifact (<model>/<version>/{contract.MANIFEST_FILE}): export a model into it first"
 
-    `<model folder>@<version or alias>` is that version of a model.
+
+def _said(skipped: dict[str, str]) -> str:
+    return "".join(f"; skipped {name}: {reason}" for name, reason in skipped.items())
+
+
+def _misplaced(name: str, version: Storage) -> str | None:
+    """Return why the model folder `name` with this `version` is not a model of that name; None if it is."""
+    if not contract.NAME.fullmatch(name):
+        return "no model can have this name in a URL: rename the folder with letters, digits, '.', '_' and '-'"
+    try:
+        manifest = _manifest(version)
+    except ArtifactError:
+        return None  # whoever loads it says what is wrong
+    if manifest.name != name:
+        return f"it has the manifest of {manifest.name}: undo the renaming of the folder"
+    return None
+
+
+def load(place: str | os.PathLike[str] | Storage) -> Artifact:
+    """Return the artifact at `place`, a path or URI: an artifact folder, or the newest version of a model folder.
+
+    `<model folder>@<version or alias>` is that version of a model. What lies at a URI is fetched into the local cache.
 
     Raises:
         ArtifactError: there is none, its manifest breaks the contract, or a file is not the one that was proved.
     """
-    if not path.is_dir() and "@" in path.name:
-        path = _named(path)
-    if not path.is_dir():
-        _refuse_uri(path)
+    folder = place if isinstance(place, Storage) else _storage(place)
+    if folder.kind() != "folder" and "@" in folder.name:
+        folder = _named(folder)
+    if folder.kind() != "folder":
         raise ArtifactError(
-            f"there is no artifact at {path}: give an artifact folder or a model folder of a repository"
+            f"there is no artifact at {folder.uri}: give an artifact folder or a model folder of a repository"
         )
-    if not _is_artifact(path):
-        newest = newest_version(path)
+    if not _is_artifact(folder):
+        newest = newest_version(folder)
         if newest is None:
-            raise ArtifactError(f"{path} is not an artifact: it has no {contract.MANIFEST_FILE} and no version folder")
-        path = newest
-    try:
-        artifact = Artifact(path, contract.read_manifest(path))
-    except ManifestError as error:
-        raise ArtifactError(str(error)) from error
+            raise ArtifactError(
+                f"{folder.uri} is not an artifact: it has no {contract.MANIFEST_FILE} and no version folder"
+            )
+        folder = newest
+    artifact = Artifact(fetch(folder), _manifest(folder))
     _check_files(artifact)
     return artifact
 
 
-def _named(path: Path) -> Path:
-    """The version that `<model folder>@<version or alias>` names."""
-    name, _, version = path.name.rpartition("@")
+def _storage(place: str | os.PathLike[str]) -> Storage:
+    try:
+        return Storage(os.fspath(place))
+    except StorageError as error:
+        raise ArtifactError(str(error)) from error
+
+
+def _manifest(folder: Storage) -> Manifest:
+    try:
+        text = folder.read(contract.MANIFEST_FILE).decode()
+        return Manifest.from_json(text, f"{folder.uri}/{contract.MANIFEST_FILE}")
+    except ManifestError as error:
+        raise ArtifactError(str(error)) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(
+            f"{folder.uri} is not an artifact: {contract.MANIFEST_FILE} cannot be read ({one_line(error)})"
+        ) from error
+
+
+def _named(folder: Storage) -> Storage:
+    """Return the version that `<model folder>@<version or alias>` names."""
+    name, _, version = folder.name.rpartition("@")
     if not name or not version:
-        raise ArtifactError(f"{path} names no version of a model: write <model folder>@<version or alias>")
-    model = path.with_name(name)
-    if version.isdecimal() or not model.is_dir():
+        raise ArtifactError(f"{folder.uri} names no version of a model: write <model folder>@<version or alias>")
+    model = Storage(f"{folder.uri.rstrip('/').removesuffix(folder.name)}{name}")
+    if version.isdecimal() or model.kind() != "folder":
         return model / version
     found = newest_version(model) if version == aliases.LATEST else aliased_version(model, version)
     if found is None:
-        raise ArtifactError(f"{model} has no alias {version}: give it with zorse models promote")
+        raise ArtifactError(f"{model.uri} has no alias {version}: give it with zorse models promote")
     return found
 
 
-def _refuse_uri(path: Path) -> None:
-    if re.match(r"[a-z0-9]+:/", str(path)):
-        raise ArtifactError(f"{path} is no local folder: bring the model to one with zorse models pull first")
-
-
-def _is_artifact(path: Path) -> bool:
-    return (path / contract.MANIFEST_FILE).is_file()
+def _is_artifact(folder: Storage) -> bool:
+    return folder.exists(contract.MANIFEST_FILE)
 
 
 def _check_files(artifact: Artifact) -> None:

@@ -19,7 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving import endpoints
 from serving.config import ModelSettings
 from serving.errors import NotFoundError, ServingError, TooLargeError, UnauthorizedError
-from serving.schemas import ErrorBody, ModelSummary
+from serving.http import Http, allowed, error_response
+from serving.schemas import ErrorBody, ModelSummary, body_length
 from serving.service import ModelService
 
 Level = Literal["model_router", "server_router"]
@@ -42,14 +43,18 @@ class Guard:
         try:
             self._check(scope["path"], headers)
         except ServingError as error:
-            await _error_response(error)(scope, receive, send)
+            await error_response(error)(scope, receive, send)
             return
         received = 0
-        refusal: TooLargeError | None = None
+        refusal: ServingError | None = None
 
         async def limited() -> Message:
             nonlocal received, refusal
-            message = await receive()
+            try:
+                message = await receive()
+            except ServingError as error:  # a body that is not in its encoding
+                refusal = error
+                raise
             received += len(message.get("body", b""))
             if received > self._max_bytes:
                 refusal = TooLargeError(f"the request has more than the {self._max_bytes} bytes that the server takes")
@@ -64,11 +69,11 @@ class Guard:
         await self._app({**scope, "root_path": ""}, limited, unless_refused)
         # Whoever read the body may have taken the refusal for a body that cannot be parsed.
         if refusal is not None:
-            await _error_response(refusal)(scope, receive, send)
+            await error_response(refusal)(scope, receive, send)
 
     def _check(self, path: str, headers: Headers) -> None:
-        length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > self._max_bytes:
+        length = body_length(headers.get("content-length", "0"))
+        if length is not None and length > self._max_bytes:
             raise TooLargeError(f"the request has {length} bytes and the server takes {self._max_bytes}")
         if self._api_key is None or path.startswith("/v2/health/"):
             return
@@ -132,25 +137,25 @@ def _application(
         app.include_router(router, prefix=prefix, dependencies=[Depends(check) for check in checks])
     # The size of a form's overhead: the image in it has its own, exact limit.
     app.add_middleware(Guard, api_key=api_key, max_bytes=max_bytes + 2**16)
+    app.add_middleware(Http)  # outside of the guard, which counts the bytes of the decoded body
     return app
-
-
-def _error_response(error: ServingError) -> JSONResponse:
-    body = ErrorBody(error=str(error), code=error.code).model_dump()
-    return JSONResponse(body, status_code=error.status, headers=error.headers)
 
 
 async def _on_serving_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServingError)
-    return _error_response(error)
+    return error_response(error)
 
 
 async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     codes = {404: "not_found", 405: "method_not_allowed"}
     text = f"{error.detail}: {request.method} {request.url.path}"
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = allowed(headers.get("Allow", ""))
+        text += f" takes {headers['Allow']}"
     body = ErrorBody(error=text, code=codes.get(error.status_code, "bad_request"))
-    return JSONResponse(body.model_dump(), status_code=error.status_code, headers=error.headers)
+    return JSONResponse(body.model_dump(), status_code=error.status_code, headers=headers)
 
 
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from zorse_common.errors import one_line, printable
+
 if TYPE_CHECKING:
     from serving.schemas import ModelSummary
 
@@ -38,7 +40,7 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    repository: Annotated[Path, typer.Argument(help="The folder of artifacts: REPOSITORY/MODEL/VERSION/.")],
+    repository: Annotated[str, typer.Argument(help="The folder or URI of artifacts: REPOSITORY/MODEL/VERSION/.")],
     host: Annotated[str, typer.Option(help="The address to listen on; other than loopback needs a key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     alias: Annotated[
@@ -62,7 +64,7 @@ def serve(
     from serving.config import Batching, ServerSettings
 
     settings = ServerSettings(
-        repository=str(repository),
+        repository=repository,
         alias=alias,
         host=host,
         port=port,
@@ -100,28 +102,44 @@ def generate(
 
 def translate(
     model: _Model,
-    images: Annotated[list[Path], typer.Argument(help="The image files to translate.")],
-    out: Annotated[Path, typer.Option(help="The folder to write into; the names stay, as .png; no file is replaced.")],
+    images: Annotated[list[Path], typer.Argument(help="The image files, and folders of them, to translate.")],
+    out: Annotated[Path, typer.Option(help="The folder to write into; no file is replaced.")],
     device: _Device = DeviceName.AUTO,
     api_key: _Key = None,
 ) -> None:
-    """Translate image files; each result has its image's size and name."""
-    from serving.errors import ServingError
+    """Translate image files, and those below folders. Each result has its image's name, as .png.
+
+    Results that are there already stay as they are, so that the same command does what is missing. An image that cannot
+    be translated is named and left out; the exit code is then 1.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from zorse_common.errors import ZorseError
 
     targets = _targets(images, out)
-    opened = _open(model, device, api_key)
-    for path, target in zip(images, targets, strict=True):
+    missing = {path: target for path, target in targets.items() if not target.exists()}
+    done, failed, console = len(targets) - len(missing), 0, Console(stderr=True)
+    opened = _open(model, device, api_key) if missing else None
+    for path, target in track(missing.items(), "translating", console=console, disable=len(missing) < 2):
+        assert opened is not None
         try:
             _write(target, opened.translate_file(path))
-        except ServingError as error:
-            error.args = (f"{path}: {error}",)
-            raise
-        typer.echo(f"{path} → {target}")
+        except (ZorseError, OSError) as error:
+            failed += 1
+            typer.echo(f"error: {printable(path)}: {one_line(error)}", err=True)
+        else:
+            typer.echo(f"{printable(path)} → {printable(target)}")
+    if len(targets) > 1 or failed or done:
+        typer.echo(f"{len(missing) - failed} of {len(targets)} images translated, {done} were there, {failed} failed")
+    if failed:
+        raise typer.Exit(1)
 
 
 def verify(
-    artifact: Annotated[Path, typer.Argument(help="An artifact or model folder, or MODEL@ALIAS.")],
+    artifact: Annotated[str, typer.Argument(help="An artifact or model folder or URI, or MODEL@ALIAS.")],
     device: _Device = DeviceName.AUTO,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Prove an artifact again where it lies: its files, its fields and its golden sample."""
     from serving.engine import resolve_device
@@ -130,6 +148,14 @@ def verify(
     on = resolve_device(device.value)
     found = replay(artifact, on)
     manifest = found.artifact.manifest
+    if as_json:
+        from zorse_common.tables import print_json
+
+        seconds = {name: getattr(found, f"{name}_seconds") for name in ("start", "first", "second")}
+        proved = {"samples": found.samples, "buckets": found.buckets, "max_grey_diff": found.max_grey_diff}
+        facts = {"model": manifest.name, "version": manifest.version, "target": manifest.target, "device": on}
+        print_json(facts | proved | {"seconds": seconds})
+        return
     typer.echo(f"{manifest.name} version {manifest.version} ({manifest.target}) is what was proved")
     typer.echo(f"files: {len(manifest.files)} whole; fields: as the model's own")
     golden = f"{found.samples} inputs" if found.samples else "none, the artifact is of an older schema"
@@ -142,21 +168,30 @@ def verify(
     )
 
 
-def _targets(images: list[Path], out: Path) -> list[Path]:
-    """The file to write for each image, all of which are there: none exists, and no two are the same."""
+def _targets(images: list[Path], out: Path) -> dict[Path, Path]:
+    """Return the file to write for each image; images of a folder keep their place in it."""
     from serving.errors import ImageError, OutputError
+    from zorse_common.files import ImageFiles
 
-    sources: dict[Path, Path] = {}
+    targets: dict[Path, Path] = {}
     for path in images:
-        if not path.is_file():
+        if path.is_dir():
+            files = ImageFiles(str(path))
+            if not files.names:
+                raise ImageError(f"there are no image files in {path}")
+            targets |= {path / name: (out / name).with_suffix(".png") for name in files.names}
+        elif path.is_file():
+            targets[path] = out / f"{path.stem}.png"
+        else:
             raise ImageError(f"there is no image file at {path}")
-        target = out / f"{path.stem}.png"
+    sources: dict[Path, Path] = {}
+    for path, target in targets.items():
         if target in sources:
             raise OutputError(f"{sources[target]} and {path} would both become {target}: give each its own --out")
-        if target.exists():
-            raise OutputError(f"{target} exists and would be replaced: remove it or give another --out")
+        if target.exists() and any(target.samefile(source) for source in targets):
+            raise OutputError(f"{target} is one of the images and would be taken for its result: give another --out")
         sources[target] = path
-    return list(sources)
+    return targets
 
 
 class _Local:
@@ -183,8 +218,10 @@ class _Remote:
     def __init__(self, model: str, api_key: str | None) -> None:
         from serving.client import Client
 
-        url, _, self._name = model.rstrip("/").rpartition("/v2/models/")
-        if not url:
+        url, _, path = model.rstrip("/").rpartition("/v2/models/")
+        # What `zorse serve` prints ends in a verb.
+        self._name, _, verb = path.partition("/")
+        if not url or verb not in ("", "generate", "translate", "infer"):
             raise typer.BadParameter(f"{model} is not a model's URL: it should end in /v2/models/NAME")
         self._client = Client(url, api_key)
 
@@ -203,7 +240,10 @@ def _write(path: Path, image: Any) -> None:
     from serving.codec import encode
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode(image, _FORMATS[path.suffix.lower()]))
+    # Whole or not at all: a file that is there counts as done.
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(encode(image, _FORMATS[path.suffix.lower()]))
+    part.replace(path)
 
 
 def _announce(url: str, models: list[ModelSummary]) -> None:

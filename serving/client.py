@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 import numpy as np
@@ -16,9 +17,11 @@ from numpy.typing import NDArray
 
 from serving.errors import BadRequestError, ServerError
 from serving.schemas import HEADER_LENGTH, pack, unpack_outputs
+from zorse_common.errors import one_line
 from zorse_common.images import decode, encode, read_header
 
 T = TypeVar("T")
+_SETTINGS = frozenset({"ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"})
 
 
 class Client:
@@ -38,9 +41,15 @@ class Client:
     ) -> None:
         headers = {b"X-API-Key": api_key.encode()} if api_key else {}
         try:
-            self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, transport=transport)
+            # A loopback address never goes through a proxy, and needs no certificates, whatever the environment says.
+            trusted = not is_loopback(url)
+            self._http = httpx.Client(
+                base_url=url, headers=headers, timeout=timeout, transport=transport, trust_env=trusted
+            )
         except httpx.InvalidURL as error:
-            raise BadRequestError(f"{url} is not a URL: {error}") from error
+            raise BadRequestError(f"{url} is not a URL: {error}{_blamed()}") from error
+        except (OSError, ValueError, ImportError) as error:  # of settings in the environment
+            raise BadRequestError(f"no connection to {url} can be made ({one_line(error)}){_blamed()}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -87,7 +96,8 @@ class Client:
         try:
             response = self._http.request(method, path, **options)
         except httpx.RequestError as error:
-            raise ServerError(f"{self._http.base_url} does not answer: {error}", 0, "unreachable") from error
+            blamed = _blamed() if self._http.trust_env else ""
+            raise ServerError(f"{self._http.base_url} does not answer: {error}{blamed}", 0, "unreachable") from error
         if not response.is_success:
             raise _refusal(response, path)
         try:
@@ -95,6 +105,18 @@ class Client:
         except Exception as error:  # what bad bytes make the readers of JSON, ZIP and images raise has no common base
             text = f"{self._http.base_url} answers {path} as no zorse server does ({type(error).__name__}: {error})"
             raise ServerError(text, response.status_code, "protocol") from error
+
+
+def is_loopback(url: str) -> bool:
+    """Return whether the host of `url` is this machine's loopback."""
+    host = (urlsplit(url).hostname or "").lower()
+    return host == "localhost" or host == "::1" or bool(re.fullmatch(r"127(\.\d{1,3}){3}", host))
+
+
+def _blamed() -> str:
+    """Name the variables of the environment that say how to connect, if there are any."""
+    found = [name for name in os.environ if name.upper() in _SETTINGS]
+    return f"; check {', '.join(sorted(found))} of the environment" if found else ""
 
 
 def _path(model: str, verb: str) -> str:

@@ -29,6 +29,13 @@ class ImageError(ServingError):
     code = "bad_image"
 
 
+class UnsupportedMediaError(ServingError):
+    """The body is in a form that the server does not read."""
+
+    status = 415
+    code = "unsupported_media"
+
+
 class ImageSizeError(ServingError):
     """The image is larger than the model takes."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-import os
 import platform
 import shutil
 import tempfile
@@ -13,6 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
+
+from zorse_common.cache import cache_folder
 
 LARGEST = 2**30
 """Larger files are not kept: the work saved is small beside reading them."""
@@ -84,7 +85,7 @@ def _prune(folder: Path) -> None:
 
 
 def _folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zorse" / "graphs"
+    return cache_folder("graphs")
 
 
 def _processor() -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -33,7 +33,7 @@ class Replayed:
     second_seconds: float
 
 
-def verify(path: Path, device: Literal["cpu", "cuda"]) -> Replayed:
+def verify(path: str | os.PathLike[str], device: Literal["cpu", "cuda"]) -> Replayed:
     """Check every file and field of the artifact at `path`, and replay its golden sample and its buckets on `device`.
 
     Raises:

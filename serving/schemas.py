@@ -143,6 +143,11 @@ class InferRequest:
         return {output.name: output.parameters.get("binary_data", self._binary) is True for output in self._outputs}
 
 
+def body_length(text: str) -> int | None:
+    """Return the number of bytes that a header states, or None if it is none: Python reads no more than 4300 digits."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
+
+
 def parse_infer(content: bytes, header_length: str | None) -> InferRequest:
     """Parse the body of an inference request; `header_length` is the value of `HEADER_LENGTH`, if sent.
 
@@ -151,9 +156,10 @@ def parse_infer(content: bytes, header_length: str | None) -> InferRequest:
     """
     length = len(content)
     if header_length is not None:
-        if not header_length.isdecimal() or int(header_length) > len(content):
-            raise BadRequestError(f"{HEADER_LENGTH} is {header_length!r} and the body has {len(content)} bytes")
-        length = int(header_length)
+        stated = body_length(header_length)
+        if stated is None or stated > len(content):
+            raise BadRequestError(f"{HEADER_LENGTH} is {header_length[:40]!r} and the body has {len(content)} bytes")
+        length = stated
     try:
         body = _InferBody.model_validate_json(content[:length])
     except ValidationError as error:

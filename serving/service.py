@@ -10,7 +10,6 @@ import asyncio
 import dataclasses
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -193,13 +192,13 @@ class LocalModel:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: Device = "auto", threads: int | None = None) -> Self:
-        """The model at `path`: an artifact folder, or a model folder whose newest version is taken.
+        """Open the model at `path`, a path or URI: an artifact folder, a model folder (newest version) or MODEL@ALIAS.
 
         Raises:
             ArtifactError: there is no sound artifact.
             EngineError: it cannot be run on `device`.
         """
-        artifact = artifacts.load(Path(path))
+        artifact = artifacts.load(path)
         on, cores = resolve_device(device), threads or cpu_cores()
         return cls(artifact.manifest, start(artifact, on, cores))
 

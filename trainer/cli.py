@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zorse_common.tables import print_table
+from zorse_common.tables import print_json, print_table
 
 if TYPE_CHECKING:
     from trainer.config import RunConfig
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as run.workers=2.", show_default=False)]
 ConfigFile = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped config.", show_default=False)]
 
@@ -77,18 +78,24 @@ def images(
     """Write a config's held-out images as PNG files, to translate and to compare with."""
     from trainer.evaluate import write_held_out
 
-    written = write_held_out(_load(config, overrides or []), to, count)
-    typer.echo(f"{len(written)} images in {to}")
+    written, skipped = write_held_out(_load(config, overrides or []), to, count)
+    for line in skipped:
+        typer.echo(line, err=True)
+    typer.echo(f"{len(written)} images in {to}" + (f", {len(skipped)} files could not be read" if skipped else ""))
 
 
 def list_runs(
     folder: Annotated[str, typer.Argument(help="The folder or URI in which the runs' folders are.")] = "runs",
+    as_json: AsJson = False,
 ) -> None:
     """List the runs of a folder, the newest first."""
     from datetime import UTC, datetime
 
-    from trainer.history import duration, facts, find_runs
+    from trainer.history import duration, facts, find_runs, summary
 
+    if as_json:
+        print_json([summary(run) for run in find_runs(folder)])
+        return
     now = datetime.now(UTC)
     rows = [
         (
@@ -108,14 +115,19 @@ def list_runs(
 def show_run(
     run: Annotated[str, typer.Argument(help="The run's folder or URI.", show_default=False)],
     report: Annotated[bool, typer.Option("--report", help="Write report.html anew.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what a run did, its newest figures, its events and the config keys that are not at their defaults."""
-    from trainer.history import chosen, facts, find_run, moment
+    from trainer.history import chosen, facts, find_run, moment, summary
     from trainer.report import REPORT_FILE, write_report
 
     found = find_run(run)
     if report:
         write_report(found.storage)
+    if as_json:
+        events = [{"time": moment(e.time), "images": e.images, "event": e.message} for e in found.events]
+        print_json(summary(found) | {"events": events, "config": found.config})
+        return
     page = f"{found.storage.uri}/{REPORT_FILE}" if found.storage.exists(REPORT_FILE) else "none yet: --report writes it"
     why = {"reason": found.reason} if found.reason else {}
     print_table(("run", found.storage.uri), [("state", found.state), *(why | facts(found) | {"report": page}).items()])
@@ -127,14 +139,18 @@ def show_run(
 
 def compare_runs(
     runs: Annotated[list[str], typer.Argument(help="The runs' folders or URIs, two or more.", show_default=False)],
+    as_json: AsJson = False,
 ) -> None:
     """Show the config keys in which runs differ, and their figures side by side."""
-    from trainer.history import differing_keys, find_run, shown, side_by_side
+    from trainer.history import differing_keys, find_run, shown, side_by_side, summary
 
     if len(runs) < 2:
         raise typer.BadParameter("name two runs or more")
     found = [find_run(run) for run in runs]
     keys = differing_keys(found)
+    if as_json:
+        print_json({"config": keys, "runs": [summary(run) for run in found]})
+        return
     print_table(("key", *runs), [(key, *map(shown, values)) for key, values in keys.items()])
     print_table(("figure", *runs), [(name, *values) for name, values in side_by_side(found).items()])
 

@@ -284,8 +284,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {one_line(error)}") from error
     assert isinstance(data, dict)
-    config = validate(RunConfig, data, str(path))
-    return _tiny(config) if os.environ.get("ZORSE_SMOKE") else config
+    return validate(RunConfig, data, str(path))
 
 
 def _parse_override(override: str) -> DictConfig:
@@ -302,12 +301,6 @@ def _parse_override(override: str) -> DictConfig:
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(f"override {override!r} cannot be read: its value is not YAML") from error
     return parsed
-
-
-def _tiny(config: RunConfig) -> RunConfig:
-    """Two steps only (ZORSE_SMOKE=1), so that documentation can be run as it is written."""
-    total = min(config.run.total_images, 2 * config.batch.global_size)
-    return config.model_copy(update={"run": config.run.model_copy(update={"total_images": total})})
 
 
 def with_place(config: RunConfig, uri: str) -> RunConfig:

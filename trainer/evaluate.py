@@ -26,10 +26,11 @@ def evaluate(images: str, metric: MetricComponent, seed: int = 0) -> dict[str, A
     return scores
 
 
-def write_held_out(config: RunConfig, folder: Path, count: int) -> list[Path]:
+def write_held_out(config: RunConfig, folder: Path, count: int) -> tuple[list[Path], list[str]]:
     """Write up to `count` held-out images of each domain as `<folder>/<domain>/0000.png`.
 
-    Where the source knows true pairs, image n of one domain is the true translation of image n of the other.
+    Returns the files, and one line for each image that could not be read. Where the source knows true pairs, image n of
+    one domain is the true translation of image n of the other.
 
     Raises:
         trainer.errors.TrainerError: the source cannot be opened.
@@ -41,4 +42,4 @@ def write_held_out(config: RunConfig, folder: Path, count: int) -> list[Path]:
             path = folder / domain / f"{index:04d}.png"
             write_image(path, image)
             written.append(path)
-    return written
+    return written, source.skipped

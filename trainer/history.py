@@ -229,6 +229,22 @@ def facts(run: Run) -> dict[str, str]:
     return {name: words for name, words in found.items() if words}
 
 
+def summary(run: Run) -> dict[str, Any]:
+    """Return what the files tell of a run as plain data; what is not known is None."""
+    return {
+        "run": run.name,
+        "place": run.storage.uri,
+        "state": run.state,
+        "reason": run.reason,
+        "task": run.task,
+        "images_seen": run.images_seen,
+        "total_images": run.total_images,
+        "images_per_second": run.images_per_second,
+        "time": None if run.time is None else run.time.isoformat(),
+        "figures": run.figures,
+    }
+
+
 def chosen(config: dict[str, Any]) -> list[tuple[str, str, str]]:
     """The keys of a resolved `config` that differ from their default or have none: key, value, default.
 

@@ -11,12 +11,12 @@ MOST_L1_SHARE = 0.6
 MOST_GREY_DIFF = 1
 
 
-def missed_bars(summary: Mapping[str, Any], *, learned: bool = True) -> list[str]:
-    """One line for each bar that the demo's `summary` misses; without `learned`, save those of learning.
+def missed_bars(summary: Mapping[str, Any]) -> list[str]:
+    """Return one line for each bar that the demo's `summary` misses.
 
     A figure that is not a number misses its bar.
     """
-    bars = [*_exact(summary), *(_learned(summary) if learned else ())]
+    bars = [*_exact(summary), *_learned(summary)]
     return [line for cleared, line in bars if not cleared]
 
 

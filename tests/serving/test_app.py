@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
@@ -11,6 +11,7 @@ from serving import artifacts
 from serving.app import replica_resources
 from serving.deployment import GATEWAY
 from serving.errors import ArtifactError, StartError
+from serving.memory import available_memory, check_memory
 from tests.serving.tiny import generator_graph, generator_manifest, write
 
 
@@ -19,7 +20,7 @@ def test_all_replicas_find_a_gpu(gpus: int) -> None:
     for replicas in range(1, 40 * gpus):
         share = replica_resources("cuda", replicas, cpus=64, gpus=gpus)["num_gpus"]
         assert 0 < share <= 1
-        assert 100 // round(share * 100) * gpus >= replicas
+        assert math.floor(1 / share) * gpus >= replicas
 
 
 def test_three_replicas_on_two_gpus_take_half_a_gpu_each() -> None:
@@ -28,23 +29,32 @@ def test_three_replicas_on_two_gpus_take_half_a_gpu_each() -> None:
     assert replica_resources("cpu", 19, cpus=2, gpus=4) == {"num_cpus": 0.1}
 
 
-@pytest.mark.parametrize(
-    ("device", "replicas", "cpus", "gpus", "message"),
-    [
-        ("cpu", 20, 2, 0, "20 replicas were asked for and 2 CPU cores and 0 GPUs hold 19"),
-        ("cuda", 101, 64, 1, "101 replicas were asked for and 64 CPU cores and 1 GPUs hold 100"),
-        ("cuda", 40, 4, 8, "40 replicas were asked for and 4 CPU cores and 8 GPUs hold 39"),
-        ("cuda", 1, 4, 0, "Ray sees no GPU: ask for --device cpu"),
-    ],
-)
-def test_more_replicas_than_fit_are_refused(
-    device: Literal["cpu", "cuda"], replicas: int, cpus: int, gpus: int, message: str
-) -> None:
-    with pytest.raises(StartError, match=message):
-        replica_resources(device, replicas, cpus, gpus)
+@pytest.mark.parametrize("cpus", [1, 2, 7])
+def test_all_replicas_and_the_gateway_find_a_core(cpus: int) -> None:
+    for replicas in (1, 9, 19, 30, 100, 999):
+        share = replica_resources("cpu", replicas, cpus, 0)["num_cpus"]
+        assert 0 < share * (replicas + 1) <= cpus
+
+
+def test_cuda_without_a_gpu_is_refused() -> None:
+    with pytest.raises(StartError, match="Ray sees no GPU: ask for --device cpu"):
+        replica_resources("cuda", 1, 4, 0)
+
+
+def test_more_processes_than_the_memory_holds_are_refused_with_advice_that_helps() -> None:
+    thirty = [400_000] * 30
+    check_memory(1, thirty, available=19 * 2**30)
+    with pytest.raises(
+        StartError, match=r"30 models with 1 replicas .* 7.1 GiB .* 4.0 GiB are free: serve a repository"
+    ):
+        check_memory(1, thirty, available=4 * 2**30)
+    with pytest.raises(StartError, match=r"2 models with 9 replicas .* ask for fewer --replicas"):
+        check_memory(9, thirty[:2], available=4 * 2**30)
+    free = available_memory()
+    assert free is None or free > 0
 
 
 def test_no_model_can_take_the_gateways_name(tmp_path: Path) -> None:
     write(tmp_path, generator_graph(), generator_manifest(GATEWAY))
-    with pytest.raises(ArtifactError, match="cannot be a model's name"):
+    with pytest.raises(ArtifactError, match=rf"skipped {GATEWAY}: no model can have this name in a URL"):
         artifacts.find(tmp_path)

@@ -16,7 +16,9 @@ def test_find_takes_the_newest_version_by_number(tmp_path: Path) -> None:
     (tmp_path / "digits" / "draft").mkdir()
     (tmp_path / "notes").mkdir()
     (tmp_path / "README.md").write_text("")
-    assert artifacts.find(tmp_path) == {"digits": tmp_path / "digits" / "10"}
+    found = artifacts.find(tmp_path)
+    assert {name: folder.local for name, folder in found.models.items()} == {"digits": tmp_path / "digits" / "10"}
+    assert found.skipped == {}
 
 
 def test_load_takes_an_artifact_or_a_model_folder(repository: Path) -> None:
@@ -32,10 +34,17 @@ def test_a_repository_that_is_missing_or_empty(tmp_path: Path) -> None:
         artifacts.find(tmp_path)
 
 
-def test_a_name_that_cannot_stand_in_a_url(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_models_is_skipped_and_named(tmp_path: Path) -> None:
     write(tmp_path, generator_graph(), generator_manifest("my digits"))
-    with pytest.raises(ArtifactError, match="'my digits' in"):
+    with pytest.raises(ArtifactError, match=r"holds no artifact .*; skipped my digits: no model can have this name"):
         artifacts.find(tmp_path)
+    write(tmp_path, generator_graph(), generator_manifest("digits"))
+    write(tmp_path, generator_graph(), generator_manifest("letters"))
+    (tmp_path / "letters").rename(tmp_path / "renamed")
+    found = artifacts.find(tmp_path)
+    assert list(found.models) == ["digits"]
+    assert found.skipped["renamed"] == "it has the manifest of letters: undo the renaming of the folder"
+    assert set(found.skipped) == {"my digits", "renamed"}
 
 
 def test_an_artifact_that_is_missing(tmp_path: Path) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import typer
+from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
-from serving.cli import register
-from serving.errors import ImageError, OutputError, ServingError
+from serving.cli import _Remote, register
+from serving.errors import ImageError, OutputError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (18, 21, 3), dtype=np.uint8)
 
@@ -23,10 +25,14 @@ def horse(tmp_path: Path) -> Path:
     return path
 
 
-def run(*arguments: object) -> str:
+def invoke(*arguments: object) -> Result:
     app = typer.Typer()
     register(app)
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def run(*arguments: object) -> str:
+    result = invoke(*arguments)
     if result.exception is not None:
         raise result.exception
     return result.output
@@ -37,15 +43,36 @@ def test_translate_writes_each_image_under_its_name(repository: Path, horse: Pat
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new" / "out" / "horse.png")), 255 - PIXELS)
 
 
-def test_translate_replaces_no_file(repository: Path, horse: Path, tmp_path: Path) -> None:
+def test_translate_replaces_no_image(repository: Path, horse: Path, tmp_path: Path) -> None:
     before = horse.read_bytes()
-    other = tmp_path / "deep" / "other.png"
-    other.parent.mkdir()
-    other.write_bytes(before)
-    with pytest.raises(OutputError, match=r"horse\.png exists and would be replaced"):
-        run("translate", repository / "invert", other, horse, "--out", tmp_path, "--device", "cpu")
+    with pytest.raises(OutputError, match=r"horse\.png is one of the images and would be taken for its result"):
+        run("translate", repository / "invert", horse, "--out", tmp_path, "--device", "cpu")
     assert horse.read_bytes() == before
-    assert not (tmp_path / "other.png").exists()
+
+
+def test_translate_takes_folders_goes_on_after_a_bad_image_and_does_what_is_missing(
+    repository: Path, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for name in ("a.png", "deep/b.jpg", "deep/c.bmp"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(PIXELS).save(folder / name)
+    (folder / "bad.png").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("no image either")
+    command = ["translate", str(repository / "invert"), str(folder), "--out", str(out), "--device", "cpu"]
+    result = invoke(*command)
+    assert result.exit_code == 1
+    assert f"error: {folder / 'bad.png'}: the image is not a PNG" in result.stderr
+    assert result.stdout.endswith("3 of 4 images translated, 0 were there, 1 failed\n")
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*.*")) == ["a.png", "deep/b.png", "deep/c.png"]
+    kept = (out / "a.png").read_bytes()
+    (out / "deep" / "b.png").unlink()
+    Image.fromarray(PIXELS).save(folder / "bad.png")
+    result = invoke(*command)
+    assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, "2 of 4 images translated, 2 were there, 0 failed")
+    assert (out / "a.png").read_bytes() == kept
+    np.testing.assert_array_equal(np.asarray(Image.open(out / "bad.png")), 255 - PIXELS)
+    assert invoke(*command).stdout == "0 of 4 images translated, 4 were there, 0 failed\n"
 
 
 def test_translate_refuses_two_images_of_one_name_before_it_begins(
@@ -62,11 +89,17 @@ def test_translate_refuses_two_images_of_one_name_before_it_begins(
     assert not out.exists()
 
 
-def test_translate_names_the_file_that_fails(repository: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no image")
-    with pytest.raises(ServingError, match=r"broken\.png: the image is not a PNG"):
-        run("translate", repository / "invert", broken, "--out", tmp_path / "out", "--device", "cpu")
+@pytest.mark.parametrize("end", ["", "/", "/generate", "/generate/", "/translate", "/infer"])
+def test_the_urls_that_serve_prints_are_taken(end: str) -> None:
+    opened = _Remote(f"http://127.0.0.1:1/v2/models/digits{end}", None)
+    assert opened._name == "digits"
+    with pytest.raises(typer.BadParameter, match="is not a model's URL"):
+        _Remote("http://127.0.0.1:1/v2/models/digits/elsewhere", None)
+
+
+def test_verify_prints_json(repository: Path) -> None:
+    found = json.loads(run("verify", repository / "digits", "--device", "cpu", "--json"))
+    assert (found["model"], found["max_grey_diff"], found["device"]) == ("digits", 0, "cpu")
 
 
 @pytest.mark.parametrize(("name", "kind"), [("a.png", "PNG"), ("b.JPG", "JPEG"), ("c.jpeg", "JPEG")])

@@ -49,9 +49,3 @@ def test_figures_that_just_clear_the_bars_miss_none() -> None:
 @pytest.mark.parametrize(("keys", "value", "line"), MISSES)
 def test_a_missed_bar_is_named(keys: tuple[str | int, ...], value: Any, line: str) -> None:
     assert missed_bars(_with(keys, value)) == [line]
-
-
-@pytest.mark.parametrize(("keys", "value", "line"), MISSES)
-def test_a_short_run_need_not_have_learned(keys: tuple[str | int, ...], value: Any, line: str) -> None:
-    held = keys[0] in ("export", "serve")
-    assert missed_bars(_with(keys, value), learned=False) == ([line] if held else [])

@@ -1,0 +1,82 @@
+"""Models of an object store answer with the bytes of those of a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import zorse
+from serving import artifacts
+from serving.errors import ArtifactError
+from serving.replay import verify
+from tests.s3 import s3_server
+from zorse_common.storage import Storage
+
+REPOSITORY = "s3://models/repository"
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[str]:
+    """The repository of the other tests on S3, with an alias."""
+    with s3_server(tmp_path_factory.mktemp("s3"), "s3://models"):
+        place = Storage(REPOSITORY)
+        for name in Storage(repository).tree().sizes:
+            place.write(name, (repository / name).read_bytes())
+        place.write("digits/aliases.json", json.dumps({"stable": 1}).encode())
+        yield REPOSITORY
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "zorse" / "artifacts"
+
+
+@pytest.mark.parametrize("name", ["digits", "digits@stable", "digits@latest", "digits@1", "digits/1"])
+def test_a_model_at_a_uri_is_that_of_the_folder(uri: str, repository: Path, cache: Path, name: str) -> None:
+    images = zorse.load(f"{uri}/{name}").generate(4, seed=3)
+    np.testing.assert_array_equal(images, zorse.load(repository / "digits").generate(4, seed=3))
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_a_repository_at_a_uri_is_that_of_the_folder(uri: str, repository: Path, cache: Path) -> None:
+    there, here = artifacts.find(uri), artifacts.find(repository)
+    assert list(there.models) == list(here.models)
+    for name, folder in there.models.items():
+        fetched, local = artifacts.load(folder), artifacts.load(here.models[name])
+        assert fetched.manifest == local.manifest
+        assert fetched.model.read_bytes() == local.model.read_bytes()
+    assert list(artifacts.find(uri, "stable").models) == ["digits"]
+    assert verify(f"{uri}/invert", "cpu").max_grey_diff == 0
+    source = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(zorse.load(f"{uri}/invert").translate(source), 255 - source)
+
+
+def test_a_damaged_entry_of_the_cache_is_fetched_again(uri: str, cache: Path) -> None:
+    first = artifacts.load(f"{uri}/digits")
+    for damage in (b"", first.model.read_bytes()[:-1] + b"x"):
+        first.model.write_bytes(damage)
+        assert artifacts.load(f"{uri}/digits") == first
+    first.model.unlink()
+    assert artifacts.load(f"{uri}/digits") == first
+    assert [entry.name for entry in cache.iterdir()] == [first.path.name]
+
+
+def test_what_is_not_at_a_uri_or_is_changed_there_is_one_clear_line(uri: str, cache: Path) -> None:
+    with pytest.raises(ArtifactError, match="there is no artifact at s3://models/repository/nothing"):
+        artifacts.load(f"{uri}/nothing")
+    with pytest.raises(ArtifactError, match="has no alias canary"):
+        artifacts.load(f"{uri}/digits@canary")
+    with pytest.raises(ArtifactError, match="there is no model repository at s3://models/elsewhere"):
+        artifacts.find("s3://models/elsewhere")
+    damaged = Storage("s3://models/damaged")
+    for name in Storage(f"{uri}/digits/1").tree().sizes:
+        damaged.write(f"digits/1/{name}", (Storage(f"{uri}/digits/1")).read(name))
+    damaged.write("digits/1/model.onnx", b"other")
+    with pytest.raises(ArtifactError, match=r"damaged/digits/1/model.onnx is not the file .* \(digest mismatch\)"):
+        artifacts.load("s3://models/damaged/digits")
+    assert list(cache.iterdir()) == []

@@ -1,0 +1,132 @@
+"""HTTP as probes, proxies and curl use it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+
+import numpy as np
+import pytest
+
+from serving.client import Client, is_loopback
+from serving.config import Limits
+from serving.errors import ServerError
+from serving.schemas import HEADER_LENGTH, pack
+from tests.serving.apps import server, transport
+from zorse_common.images import decode, encode
+
+SOURCE = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+PATHS = ["/v2/health/live", "/v2/health/ready", "/v2", "/v2/models", "/v2/models/digits", "/v2/models/digits/ready"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_head_is_get_without_its_body(path: str) -> None:
+    with server() as client:
+        get, head = client.get(path), client.head(path)
+        assert (head.status_code, head.content) == (get.status_code, b"")
+        assert head.headers["content-length"] == str(len(get.content))
+        assert client.head("/v2/models/nothing").status_code == 404
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_options_names_what_a_route_takes(path: str) -> None:
+    with server() as client:
+        answer = client.options(path)
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert {"GET", "HEAD", "OPTIONS"} <= set(answer.headers["allow"].split(", "))
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_a_wrong_method_is_told_the_right_ones() -> None:
+    with server() as client:
+        answer = client.get("/v2/models/digits/generate")
+        assert (answer.status_code, answer.headers["allow"]) == (405, "OPTIONS, POST")
+        assert answer.json()["error"].endswith("takes OPTIONS, POST")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_slash_at_the_end_changes_nothing(path: str) -> None:
+    with server() as client:
+        assert client.get(f"{path}/", follow_redirects=False).content == client.get(path).content
+
+
+@pytest.mark.parametrize(("encoding", "pack_body"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+def test_a_compressed_body_is_decoded(encoding: str, pack_body: object) -> None:
+    assert callable(pack_body)
+    with server() as client:
+        headers = {"Content-Encoding": encoding}
+        answer = client.post("/v2/models/invert/translate", content=pack_body(encode(SOURCE)), headers=headers)
+        np.testing.assert_array_equal(decode(answer.content), 255 - SOURCE)
+        content, more = pack("inputs", {"source": SOURCE[None]}, {"source": True}, {})
+        answer = client.post("/v2/models/invert/infer", content=pack_body(content), headers=headers | more)
+        assert answer.status_code == 200
+
+
+def test_a_bomb_is_refused_before_it_is_inflated() -> None:
+    bomb = gzip.compress(bytes(64 * 2**20))
+    assert len(bomb) < 2**17
+    with server(limits=Limits(bytes=2**20)) as client:
+        answer = client.post("/v2/models/invert/translate", content=bomb, headers={"Content-Encoding": "gzip"})
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "status", "text"),
+    [
+        ("br", b"x", 415, "send it as it is, or in deflate, gzip, x-gzip"),
+        ("gzip", b"not gzip", 400, "the body is not in the encoding gzip"),
+        ("gzip", gzip.compress(b"x" * 999)[:-9], 400, "ends in the middle of its gzip encoding"),
+    ],
+)
+def test_an_encoding_that_cannot_be_read_is_one_clear_line(encoding: str, body: bytes, status: int, text: str) -> None:
+    with server() as client:
+        answer = client.post("/v2/models/invert/translate", content=body, headers={"Content-Encoding": encoding})
+    assert answer.status_code == status
+    assert text in answer.json()["error"]
+
+
+def test_json_that_curl_calls_a_form_is_taken_as_json() -> None:
+    with server() as client:
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        plain = client.post("/v2/models/digits/generate", json={"n": 4, "seed": 1})
+        curl = client.post("/v2/models/digits/generate", content=json.dumps({"n": 4, "seed": 1}), headers=headers)
+    assert plain.status_code == curl.status_code == 200
+    assert plain.content == curl.content
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "-1", "1e3", "²", " 5"])
+def test_a_length_that_is_none_is_a_bad_request(length: str) -> None:
+    with server() as client:
+        headers = {HEADER_LENGTH: length.encode()} if length.isascii() else {HEADER_LENGTH: length.encode("latin-1")}
+        answer = client.post("/v2/models/digits/infer", content=b"{}", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+
+
+PROXIES = {
+    "ALL_PROXY": "socks5://127.0.0.1:1",
+    "http_proxy": "http://127.0.0.1:1",
+    "no_proxy": "fd00::/8",
+    "SSL_CERT_FILE": "/nonexistent",
+}
+
+
+@pytest.mark.parametrize("name", PROXIES)
+def test_loopback_needs_neither_a_proxy_nor_certificates(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, PROXIES[name])
+    with Client("http://127.0.0.1:8000", transport=transport()) as client:
+        assert client.ready()
+    with Client("http://127.0.0.1:1") as client, pytest.raises(ServerError, match="does not answer") as caught:
+        client.models()
+    assert name not in str(caught.value)
+
+
+def test_elsewhere_the_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with Client("http://server.invalid") as client, pytest.raises(ServerError, match=r"check .*http_proxy of the env"):
+        client.models()
+
+
+def test_hosts_of_this_machine_are_known() -> None:
+    assert all(map(is_loopback, ("http://127.0.0.1:8000", "http://localhost", "http://[::1]:1", "https://127.1.2.3/x")))
+    assert not any(map(is_loopback, ("http://127.0.0.1.example.com", "http://10.0.0.1", "http://localhost.example")))
