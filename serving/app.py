@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import math
 import os
-import shutil
 import signal
 import socket
-import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Literal
 
 from serving import artifacts
-from serving.config import ModelSettings, ServerSettings
+from serving.config import DRAIN_SECONDS, ModelSettings, ServerSettings
 from serving.engine import cpu_cores, resolve_device
 from serving.errors import StartError
 from serving.memory import check_memory
+from serving.ports import haproxy_environment
 from serving.schemas import ModelSummary
+from zorse_common.own_ray import environment, ray_folder
+from zorse_common.signals import stop_requested
 
 _LARGEST_SHARE = 0.1
 """Of a core, what a replica reserves at most. Ray places by that and limits nothing: two cores hold many models."""
@@ -45,15 +48,16 @@ def running(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
     check_memory(settings.replicas, [artifact.model.stat().st_size for artifact in models.values()])
     summaries = [ModelSummary(name=n, version=a.manifest.version, kind=a.manifest.kind) for n, a in models.items()]
     plans = _plans(settings, {name: artifact.path for name, artifact in models.items()})
-    # Ray's sockets live in its folder and a socket's path may have 107 characters at most.
-    folder = tempfile.mkdtemp(prefix="zorse-", dir="/tmp")
-    try:
-        with _environment(_ray_environment(settings.high_throughput)):
-            _start(settings, plans, summaries, folder)
-            yield summaries
-    finally:
-        _stop()
-        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(ray_folder())
+        variables = _ray_environment(settings.high_throughput)
+        if settings.high_throughput:
+            replicas = settings.replicas * len(plans) + 1
+            variables |= stack.enter_context(haproxy_environment(folder, replicas))
+        stack.enter_context(environment(variables))
+        stack.callback(_stop)
+        _start(settings, plans, summaries, folder)
+        yield summaries
 
 
 class _StoppedError(BaseException):
@@ -61,27 +65,28 @@ class _StoppedError(BaseException):
 
 
 def serve_repository(settings: ServerSettings, announce: Callable[[list[ModelSummary]], None]) -> None:
-    """Serve until SIGINT or SIGTERM; `announce` is told once everything is ready. Raises as `running`."""
-    stop, ready = threading.Event(), threading.Event()
+    """Serve until SIGINT or SIGTERM; `announce` is told once everything is ready.
 
-    def ask(*_: object) -> None:
-        first = not stop.is_set()
-        stop.set()
-        if first and not ready.is_set():
+    Requests in flight are answered, and new ones refused, before this returns. A second signal ends at once.
+
+    Raises:
+        ArtifactError, StartError: as `running`.
+        KeyboardInterrupt: on the second signal.
+    """
+    ready = False
+
+    def abandon() -> None:
+        if not ready:
             raise _StoppedError
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with running(settings) as models:
-            ready.set()
+        with stop_requested(abandon) as stop, running(settings) as models:
+            ready = True
             announce(models)
             stop.wait()
     except (_StoppedError, SystemExit):
         # The latter by Ray's own handler, which stands while Ray starts.
         return
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _check_address(settings: ServerSettings) -> None:
@@ -126,28 +131,14 @@ def _ray_environment(high_throughput: bool) -> dict[str, str]:
     flag = str(int(high_throughput))
     return {
         "RAY_AUTH_MODE": "token",
-        "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_ENABLE_HA_PROXY": flag,
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": flag,
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
+        # HAProxy needs a moment to send what is new elsewhere; by default a stop takes half a minute.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.2",
         # Workers must find this package where it is not installed but run from a checkout.
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])),
     }
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _start(settings: ServerSettings, plans: list[ModelSettings], models: list[ModelSummary], folder: str) -> None:
@@ -232,11 +223,37 @@ def _reason(text: str) -> str:
 
 
 def _stop() -> None:
+    """Answer the requests in flight, then end Ray Serve and Ray, each within a time even where Ray is damaged."""
     import ray
+
+    if not ray.is_initialized():
+        return
+    # Ray prints that the controller, which it has just ended itself, has failed.
+    with redirect_stdout(io.StringIO()):
+        try:
+            _within(DRAIN_SECONDS + 10, _end_serve)
+        finally:
+            _within(10, ray.shutdown)
+
+
+def _end_serve() -> None:
     from ray import serve
 
-    if ray.is_initialized():
-        # Ray prints that the controller, which it has just ended itself, has failed.
-        with redirect_stdout(io.StringIO()):
-            serve.shutdown()
-            ray.shutdown()
+    # To shut Ray Serve down ends the proxy first, and what it has in flight with it.
+    for name in serve.status().applications:
+        serve.delete(name, _blocking=False)
+    while serve.status().applications:
+        time.sleep(0.1)
+    serve.shutdown()
+
+
+def _within(seconds: float, work: Callable[[], object]) -> None:
+    """Do `work` in a thread, and leave it there when it takes longer than `seconds`; what it raises is dropped."""
+
+    def attempt() -> None:
+        with contextlib.suppress(Exception):
+            work()
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(seconds)

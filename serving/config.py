@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from export.manifest import PROVED_BATCH
 
 Device = Literal["auto", "cpu", "cuda"]
+DRAIN_SECONDS = 20
+"""How long a model that goes has for the requests that it has taken."""
 
 
 class Settings(BaseModel):

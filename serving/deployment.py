@@ -11,7 +11,7 @@ from ray import serve
 from serving import artifacts
 from serving.asgi import gateway_app, model_app
 from serving.batching import Batcher
-from serving.config import ModelSettings
+from serving.config import DRAIN_SECONDS, ModelSettings
 from serving.replay import start
 from serving.schemas import ModelSummary
 from serving.service import ModelService, batching_of, warm_up
@@ -74,5 +74,6 @@ def _deployment(replica: type, name: str, replicas: int, resources: dict[str, fl
         max_ongoing_requests=_NO_QUEUE_LIMIT,
         # A graph that does not load will not load the second time either.
         max_constructor_retry_count=1,
-        graceful_shutdown_timeout_s=5,
+        graceful_shutdown_timeout_s=DRAIN_SECONDS,
+        graceful_shutdown_wait_loop_s=0.2,
     )

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from ray.autoscaler.sdk import request_resources
 import zorse_common
 from trainer.config import RunConfig
 from trainer.errors import LaunchError, Preempted
+from zorse_common.own_ray import environment, ray_folder
 
 
 @contextlib.contextmanager
@@ -32,17 +31,14 @@ def cluster(workers: int, address: str | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    address = cluster_address(address)
-    # Ray's sockets lie in its folder and a socket's path may have 107 characters at most.
-    folder = None if address else tempfile.mkdtemp(prefix="zorse-", dir="/tmp")
-    try:
+    with contextlib.ExitStack() as stack:
+        address, folder = cluster_address(address), None
+        if not address:
+            stack.enter_context(environment({}))
+            folder = stack.enter_context(ray_folder())
+        stack.callback(ray.shutdown)
         _connect(address, max(os.cpu_count() or 1, workers), folder)
         yield
-    finally:
-        ray.shutdown()
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _connect(address: str | None, cpus: int, folder: str | None) -> None:
@@ -55,7 +51,7 @@ def _connect(address: str | None, cpus: int, folder: str | None) -> None:
             packages = [str(Path(package).parent) for package in (__file__, zorse_common.__file__)]
             ray.init(address, runtime_env={"py_modules": packages}, **options)
         else:
-            ray.init(num_cpus=cpus, include_dashboard=False, _temp_dir=folder, **options)
+            ray.init("local", num_cpus=cpus, include_dashboard=False, _temp_dir=folder, **options)
     except SystemExit as error:
         # Ray's own answer to a SIGTERM while it starts.
         raise Preempted("the run was asked to stop before it started: go on with --resume") from error

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -21,6 +20,7 @@ from trainer.config import RunConfig
 from trainer.errors import LaunchError, Preempted, TrainerError, WatchdogError
 from trainer.hooks.base import Update, Verdict
 from zorse_common.errors import ZorseError
+from zorse_common.signals import stop_requested
 from zorse_common.storage import Storage
 
 POLL_SECONDS = 0.5
@@ -106,14 +106,14 @@ def launch(
 
     `config.run.dir` is a whole path or URI. `show` is called about twice a second with what the workers reported, after
     the events `news`. Ray is the one already connected, that at `address` (or of the environment's RAY_ADDRESS), or one
-    started here and ended afterwards. On SIGTERM or SIGINT the workers write a checkpoint and stop; a second
-    SIGINT aborts.
+    started here and ended afterwards. On SIGTERM or SIGINT the workers write a checkpoint and stop; on a second signal
+    the run is aborted.
 
     Raises:
         Preempted: the run was asked to stop and did.
         TrainerError: what a worker raised, or `LaunchError` when workers died too often or the cluster is too small.
     """
-    with _until_signal() as stop, cluster(config.run.most_workers, address):
+    with stop_requested() as stop, cluster(config.run.most_workers, address):
         # Beside the driver: a board on another node would be lost with it.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         board = ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
@@ -266,27 +266,6 @@ def _worker(arguments: dict[str, Any]) -> None:
         ray.get(board.fail.remote(error))
         raise
     ray.get(board.end.remote(verdict))
-
-
-@contextlib.contextmanager
-def _until_signal() -> Iterator[threading.Event]:
-    """An event that SIGTERM or the first SIGINT sets; the second SIGINT is a KeyboardInterrupt."""
-    stop = threading.Event()
-
-    def ask(number: int, frame: object) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _cause(error: Exception) -> TrainerError:

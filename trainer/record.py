@@ -88,6 +88,7 @@ class Record:
             return
         if isinstance(error, Preempted):
             self._state("preempted", str(error))
+            self._event(f"preempted: {error}")
         elif isinstance(error, ZorseError):
             self._state("failed", str(error))
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ import typer
 import export.cli
 import serving.cli
 import trainer.cli
+from zorse.process import run_behind
 from zorse_common.errors import ZorseError
 
 USER_ERRORS = (ZorseError, OSError, MemoryError)
@@ -53,11 +53,7 @@ def doctor() -> None:
 
 def main() -> None:
     """Run the command line."""
-    # Else SIGTERM leaves temporary files behind; commands that end in an order of their own replace this.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
-            signal.signal(number, lambda received, frame: sys.exit(128 + received))
-    guarded(app, sys.argv[1:])
+    run_behind(lambda: guarded(app, sys.argv[1:]))
 
 
 def guarded(command: Callable[..., Any], words: Sequence[str]) -> None:

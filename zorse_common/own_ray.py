@@ -1,0 +1,47 @@
+"""What each Ray that a command starts for itself has of its own: a folder and an environment."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+FOLDERS = Path("/tmp")
+"""Ray's sockets lie in its folder, and a socket's path may have 107 characters at most."""
+GCS_SECONDS = 10
+"""How long Ray's processes look for a lost head, which ends with the command and never comes back."""
+
+
+def folder_prefix(process: int) -> str:
+    """Return how the names of the folders of the process with this number begin."""
+    return f"zorse-{process}-"
+
+
+@contextlib.contextmanager
+def ray_folder() -> Iterator[str]:
+    """Yield the path of a new folder for a Ray, which is removed afterwards."""
+    folder = tempfile.mkdtemp(prefix=folder_prefix(os.getpid()), dir=FOLDERS)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set `variables` and those of every Ray of our own in `os.environ` while the block runs."""
+    common = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_rpc_server_reconnect_timeout_s": str(GCS_SECONDS)}
+    wanted = common | dict(variables)
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
