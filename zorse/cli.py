@@ -11,6 +11,7 @@ import typer
 import export.cli
 import serving.cli
 import trainer.cli
+from zorse.output import make_output_robust
 from zorse.process import run_behind
 from zorse_common.errors import ZorseError
 
@@ -43,11 +44,11 @@ def demo() -> None:
 
 
 @app.command()
-def doctor() -> None:
-    """Check versions, devices, providers and Ray, and say how to mend what is wrong."""
+def doctor(as_json: bool = typer.Option(False, "--json", help="Print JSON.")) -> None:
+    """Check versions, devices, providers and Ray, and say how to fix what is wrong."""
     from zorse import doctor
 
-    if not doctor.run():
+    if not doctor.run(as_json=as_json):
         raise typer.Exit(1)
 
 
@@ -58,6 +59,7 @@ def main() -> None:
 
 def guarded(command: Callable[..., Any], words: Sequence[str]) -> None:
     """Run `command` on `words`; a user's error is one line and its own exit code, or with `--debug` a stack trace."""
+    make_output_robust()
     try:
         command(args=[word for word in words if word != "--debug"])
     except USER_ERRORS as error:

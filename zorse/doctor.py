@@ -12,6 +12,8 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.markup import escape
 
+from zorse_common.tables import print_json
+
 _TWINS = {"onnxruntime-gpu": "onnxruntime", "onnxruntime": "onnxruntime-gpu"}
 """Two packages of one module: either will do, save that a GPU needs the first (see `check_providers`)."""
 
@@ -25,8 +27,12 @@ class Finding:
     mend: str = ""
 
 
-def run() -> bool:
-    """Print every finding; True when nothing is wrong."""
+def run(*, as_json: bool = False) -> bool:
+    """Print every finding, as lines or as JSON; return whether nothing is wrong."""
+    if as_json:
+        found = [finding for name, look, mend in _LOOKS for finding in findings(name, look, mend)]
+        print_json([{"name": f.name, "ok": not f.mend, "state": f.state, "fix": f.mend or None} for f in found])
+        return not any(finding.mend for finding in found)
     console = Console(highlight=False)
     well = True
     for name, look, mend in _LOOKS:

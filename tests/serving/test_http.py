@@ -76,7 +76,7 @@ def test_a_bomb_is_refused_before_it_is_inflated() -> None:
     [
         ("br", b"x", 415, "send it as it is, or in deflate, gzip, x-gzip"),
         ("gzip", b"not gzip", 400, "the body is not in the encoding gzip"),
-        ("gzip", gzip.compress(b"x" * 999)[:-9], 400, "ends in the middle of its gzip encoding"),
+        ("gzip", gzip.compress(b"x" * 999, mtime=0)[:-9], 400, "ends in the middle of its gzip encoding"),
     ],
 )
 def test_an_encoding_that_cannot_be_read_is_one_clear_line(encoding: str, body: bytes, status: int, text: str) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import typer
 
@@ -46,3 +51,21 @@ def test_debug_shows_the_stack_trace_wherever_it_stands(words: list[str]) -> Non
         guarded(app, words)
     with pytest.raises(SystemExit):
         guarded(app, [word for word in words if word != "--debug"])
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_output_replaces_what_the_terminal_does_not_have(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "größe→" / "run").mkdir(parents=True)
+    (tmp_path / "größe→" / "run" / "config.yaml").write_text("run: {dir: größe→, total_images: 1}\n", encoding="utf-8")
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "zorse", "runs", "show", str(tmp_path / "größe→" / "run")]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"?" in done.stdout
+
+
+def test_a_reader_that_has_gone_ends_the_command_quietly() -> None:
+    command = f"set -o pipefail; {sys.executable} -m zorse --help | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+    assert done.stderr == b""
+    assert done.returncode in (0, 1)  # click's own code for a closed pipe
