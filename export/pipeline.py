@@ -174,6 +174,8 @@ def _from_networks(
         domain = (entry.direction or "").partition("to")[0]
         choices.report(_found(model, wrapped.kind, wrapped.given, wrapped.made, wrapped.graph.network))
         place = choices.images and dataclasses.replace(choices.images, domain=domain)
+        if place and place.value_range is None:
+            place = dataclasses.replace(place, value_range=_trained_range(source.config))
         images = _real_images(model, wrapped.given, size, wrapped.edge, target, place, choices.report)
         checked.append((network, model, wrapped, size, images, trace(wrapped, model)))
     for network, model, wrapped, size, images, program in checked:
@@ -223,6 +225,12 @@ def _from_onnx(
     )
     _check_buckets(model, foreign.given, size, choices.buckets)
     yield candidate, _real_images(model, foreign.given, size, edge, target, choices.images, choices.report)
+
+
+def _trained_range(config: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return the value range that the run declared of its training images."""
+    low_high = config.get("data", {}).get("value_range")
+    return None if low_high is None else (low_high[0], low_high[1])
 
 
 def _found(model: str, kind: str, given: Port, made: Port, network: nn.Module | None) -> str:

@@ -104,6 +104,10 @@ def translate(
     model: _Model,
     images: Annotated[list[Path], typer.Argument(help="The image files, and folders of them, to translate.")],
     out: Annotated[Path, typer.Option(help="The folder to write into; no file is replaced.")],
+    value_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="BLACK WHITE", help="The values of these in images of more than 8 bits."),
+    ] = None,
     device: _Device = DeviceName.AUTO,
     api_key: _Key = None,
 ) -> None:
@@ -124,7 +128,7 @@ def translate(
     for path, target in track(missing.items(), "translating", console=console, disable=len(missing) < 2):
         assert opened is not None
         try:
-            _write(target, opened.translate_file(path))
+            _write(target, opened.translate_file(path, value_range))
         except (ZorseError, OSError) as error:
             failed += 1
             typer.echo(f"error: {printable(path)}: {one_line(error)}", err=True)
@@ -206,12 +210,13 @@ class _Local:
         channels(self._model.manifest)
         return self._model.generate(n, seed)
 
-    def translate_file(self, path: Path) -> Any:
+    def translate_file(self, path: Path, value_range: tuple[float, float] | None) -> Any:
         from serving.codec import decode
         from serving.config import Limits
         from serving.service import channels
 
-        return self._model.translate(decode(path.read_bytes(), channels(self._model.manifest), Limits()))
+        wanted = channels(self._model.manifest)
+        return self._model.translate(decode(path.read_bytes(), wanted, Limits(), value_range))
 
 
 class _Remote:
@@ -228,8 +233,8 @@ class _Remote:
     def generate(self, n: int, seed: int) -> Any:
         return self._client.generate(self._name, n, seed)
 
-    def translate_file(self, path: Path) -> Any:
-        return self._client.translate(self._name, path)
+    def translate_file(self, path: Path, value_range: tuple[float, float] | None) -> Any:
+        return self._client.translate(self._name, path, value_range)
 
 
 def _open(model: str, device: DeviceName, api_key: str | None) -> _Local | _Remote:

@@ -77,14 +77,24 @@ class Client:
         wanted = {"n": n, "seed": seed, "first": first, "layout": "zip"}
         return self._call(_read_zip, "POST", _path(model, "generate"), json=wanted)
 
-    def translate(self, model: str, image: NDArray[np.uint8] | bytes | str | os.PathLike[str]) -> NDArray[np.uint8]:
-        """An image (uint8 [h, w, c], the bytes of an image file, or its path) → uint8 [h, w, c] of the same size."""
+    def translate(
+        self,
+        model: str,
+        image: NDArray[np.uint8] | bytes | str | os.PathLike[str],
+        value_range: tuple[float, float] | None = None,
+    ) -> NDArray[np.uint8]:
+        """Translate an image (uint8 [h, w, c], the bytes of an image file, or its path): uint8 [h, w, c].
+
+        `value_range` are the values of black and white in a file of more than 8 bits.
+        """
         if isinstance(image, np.ndarray):
             data = _to_png(image)
         else:
             data = image if isinstance(image, bytes) else Path(image).read_bytes()
         headers = {"Content-Type": "application/octet-stream"}
-        return self._call(_read_image, "POST", _path(model, "translate"), content=data, headers=headers)
+        query = {} if value_range is None else dict(zip(("black", "white"), value_range, strict=True))
+        path = _path(model, "translate")
+        return self._call(_read_image, "POST", path, content=data, headers=headers, params=query)
 
     def infer(self, model: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The model's outputs by name for explicit inputs by name: uint8, float32 or int64 (KServe v2, binary)."""

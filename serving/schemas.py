@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,9 +50,23 @@ class _Request(BaseModel):
 
 
 class TranslateRequest(_Request):
-    """How the translated image is to come."""
+    """How the translated image is to come, and the values of black and white in a source of more than 8 bits."""
 
     format: Literal["png", "jpeg"] = "png"
+    black: float | None = None
+    white: float | None = None
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        is_half = (self.black is None) != (self.white is None)
+        if is_half or (self.black is not None and self.black == self.white):
+            raise PydanticCustomError("value_range", "give black and white together, and let them differ", {})
+        return self
+
+    @property
+    def value_range(self) -> tuple[float, float] | None:
+        """Black and white, or None where the file's own facts count."""
+        return None if self.black is None or self.white is None else (self.black, self.white)
 
 
 class GenerateRequest(_Request):

@@ -33,10 +33,11 @@ _IMAGE = {"content": {"image/png": {}, "image/jpeg": {}}, "description": "The im
 
 @model_router.post("/translate", response_class=Response, responses={200: _IMAGE}, openapi_extra=_BODY)
 async def translate(request: Request, query: Annotated[TranslateRequest, Query()]) -> Response:
-    """An image file (the raw body, or the form's `image`) → the translated image of the same size."""
+    """An image file (the raw body, or the form's `image`) → the translated image."""
     service: ModelService = request.app.state.service
     data = await _image_bytes(request)
-    source = await run_in_threadpool(codec.decode, data, channels(service.manifest), service.limits)
+    wanted = channels(service.manifest)
+    source = await run_in_threadpool(codec.decode, data, wanted, service.limits, query.value_range)
     image = (await service.translate(source[None]))[0]
     content = await run_in_threadpool(codec.encode, image, query.format)
     return Response(content, media_type=codec.MEDIA_TYPES[query.format])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from serving.client import Client, is_loopback
 from serving.config import Limits
@@ -130,3 +132,20 @@ def test_elsewhere_the_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_hosts_of_this_machine_are_known() -> None:
     assert all(map(is_loopback, ("http://127.0.0.1:8000", "http://localhost", "http://[::1]:1", "https://127.1.2.3/x")))
     assert not any(map(is_loopback, ("http://127.0.0.1.example.com", "http://10.0.0.1", "http://localhost.example")))
+
+
+def test_a_deep_image_is_taken_at_the_range_that_the_request_states() -> None:
+    values = np.linspace(0, 4095, 400).astype(np.uint16).reshape(20, 20)
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, "PNG")
+    with server() as client:
+        path = "/v2/models/invert/translate"
+        stated = client.post(path, content=stream.getvalue(), params={"black": 0, "white": 4095})
+        plain = client.post(path, content=stream.getvalue())
+        half = client.post(path, content=stream.getvalue(), params={"black": 0})
+    expected = 255 - np.rint(values / 4095 * 255).astype(int)
+    np.testing.assert_array_equal(decode(stated.content)[..., 0], expected)
+    assert decode(plain.content).min() >= 239
+    assert half.status_code == 422
+    with Client("http://server", transport=transport()) as asked:
+        np.testing.assert_array_equal(asked.translate("invert", stream.getvalue(), (0, 4095))[..., 0], expected)
