@@ -28,6 +28,7 @@ from tests.serving.tiny import write_repository
 
 Target = Literal["process", "group"]
 NEVER = 10**6
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _WHILE_WAITING_MS = 4000
 """How long the server lets a request wait for company: it is in flight for that long."""
 
@@ -47,6 +48,20 @@ class Outcome:
     """Until all that it had started had ended and its temporary files were gone."""
 
 
+@contextmanager
+def none_ignored() -> Iterator[None]:
+    """Have the programs that are started meanwhile not ignore the signals that stop them, as those of `&` do SIGINT."""
+    numbers = [number for number in STOPS if signal.getsignal(number) is signal.SIG_IGN]
+    for number in numbers:
+        # A new program gets the default action for what its parent handles.
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+
+
 class Started:
     """A running command, in a process group and a folder of its own."""
 
@@ -55,7 +70,7 @@ class Started:
         self._temporary = folder / "tmp"
         self._temporary.mkdir(parents=True)
         self._log = folder / "log"
-        with self._log.open("wb") as log:
+        with self._log.open("wb") as log, none_ignored():
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "zorse", *words],
                 stdout=log,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -30,7 +31,7 @@ RESULTS = {
     "demo, training": "-",
     "demo, serving": "-",
 }
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL)
+SIGNALS = (*commands.STOPS, signal.SIGKILL)
 
 
 def _code(name: str, number: signal.Signals) -> int:
@@ -65,7 +66,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Outcome]]:
     outcomes: list[Outcome] = []
     yield outcomes
     folder = tmp_path_factory.mktemp("table")
-    print(f"\n{write_table(outcomes, folder)}\nwritten to {folder}")
+    sys.stdout.write(f"\n{write_table(outcomes, folder)}\nwritten to {folder}\n")
 
 
 @pytest.mark.soak
