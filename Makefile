@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test check lint format bench clean
+.PHONY: install demo test soak check lint format bench clean
 
 install: $(INSTALLED)
 
@@ -17,6 +17,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+
+soak: install
+	$(BIN)/python -m pytest -m soak -s
 
 check: install
 	$(BIN)/ruff format --check .

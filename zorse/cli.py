@@ -11,6 +11,7 @@ import typer
 import export.cli
 import serving.cli
 import trainer.cli
+from zorse.home import provide_home
 from zorse.output import make_output_robust
 from zorse.process import run_behind
 from zorse_common.errors import ZorseError
@@ -54,7 +55,12 @@ def doctor(as_json: bool = typer.Option(False, "--json", help="Print JSON.")) ->
 
 def main() -> None:
     """Run the command line."""
-    run_behind(lambda: guarded(app, sys.argv[1:]))
+    run_behind(lambda: guarded(_command, sys.argv[1:]))
+
+
+def _command(args: Sequence[str]) -> None:
+    provide_home()
+    app(args=args)
 
 
 def guarded(command: Callable[..., Any], words: Sequence[str]) -> None:

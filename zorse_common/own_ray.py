@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -32,7 +33,8 @@ def ray_folder() -> Iterator[str]:
 
 @contextlib.contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set `variables` and those of every Ray of our own in `os.environ` while the block runs."""
+    """Set `variables` and those of every Ray of our own in `os.environ` while the block runs; there is a token then."""
+    _provide_token()
     common = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_rpc_server_reconnect_timeout_s": str(GCS_SECONDS)}
     wanted = common | dict(variables)
     before = {name: os.environ.get(name) for name in wanted}
@@ -45,3 +47,22 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _provide_token() -> None:
+    """Write the token with which Ray's processes know each other, unless there is one.
+
+    Ray would do so itself, in place: of two commands that start at once with a new home, one would read what the other
+    is writing, or lose its token to it.
+    """
+    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+        return
+    with contextlib.suppress(OSError, RuntimeError):  # Ray says what is wrong with the home folder
+        path = Path.home() / ".ray" / "auth_token"
+        if path.exists():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:
+            file.write(secrets.token_hex(32))
+            file.flush()
+            os.link(file.name, path)  # fails where another command was first

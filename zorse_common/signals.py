@@ -13,7 +13,9 @@ SAME_SECONDS = 1.0
 
 
 @contextlib.contextmanager
-def stop_requested(first: Callable[[], None] = lambda: None) -> Iterator[threading.Event]:
+def stop_requested(
+    first: Callable[[], None] = lambda: None, clock: Callable[[], float] = time.monotonic
+) -> Iterator[threading.Event]:
     """Yield an event that the first SIGTERM or SIGINT sets; a later one raises `KeyboardInterrupt`.
 
     `first` is called in the handler once the event is set. A signal within `SAME_SECONDS` of the first one is part of
@@ -26,10 +28,10 @@ def stop_requested(first: Callable[[], None] = lambda: None) -> Iterator[threadi
     def ask(number: int, frame: object) -> None:
         nonlocal since
         if not stop.is_set():
-            since = time.monotonic()
+            since = clock()
             stop.set()
             first()
-        elif time.monotonic() - since > SAME_SECONDS:
+        elif clock() - since > SAME_SECONDS:
             raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():

@@ -1,0 +1,80 @@
+"""A command that is told to stop does so in its order, whichever signal says so and to which processes it is sent."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import commands
+from tests.cluster.commands import Outcome, Result, Started, Target, outcome, write_table
+
+STOPPED = 128
+SCENES: dict[str, Callable[[Path], AbstractContextManager[tuple[Started, Result]]]] = {
+    "train": commands.train,
+    "serve": commands.serve,
+    "serve --high-throughput": partial(commands.serve, options=("--high-throughput", "--insecure")),
+    "export": commands.export,
+    "demo, training": partial(commands.demo, until="digits/metrics.jsonl"),
+    "demo, serving": partial(commands.demo, until="serve.log"),
+}
+RESULTS = {
+    "train": "preempted, 1 checkpoint",
+    "serve": "request answered 200",
+    "serve --high-throughput": "request answered 200",
+    "export": "0 files published",
+    "demo, training": "-",
+    "demo, serving": "-",
+}
+SIGNALS = (*commands.STOPS, signal.SIGKILL)
+
+
+def _code(name: str, number: signal.Signals) -> int:
+    """The exit code that the command must end with."""
+    if number is signal.SIGKILL:
+        return -signal.SIGKILL
+    if name in ("train", "demo, training"):
+        return 75
+    if name.startswith("serve"):
+        return 0
+    # A closed terminal is to a command as if it were terminated.
+    return STOPPED + (signal.SIGINT if number is signal.SIGINT else signal.SIGTERM)
+
+
+def _stopped(name: str, folder: Path, number: signal.Signals, to: Target) -> Outcome:
+    with SCENES[name](folder / "scene") as (command, result):
+        found = outcome(name, command, result, number, to)
+        assert (found.code, found.result) == (_code(name, number), RESULTS[name]), command.log
+        return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ["train", "serve", "export"])
+def test_a_signal_to_the_group_stops_a_command_in_its_order(name: str, tmp_path: Path) -> None:
+    _stopped(name, tmp_path, signal.SIGTERM, "group")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Outcome]]:
+    """The outcomes of all signals, written to `signals.md` and `signals.json` in the end."""
+    outcomes: list[Outcome] = []
+    yield outcomes
+    folder = tmp_path_factory.mktemp("table")
+    sys.stdout.write(f"\n{write_table(outcomes, folder)}\nwritten to {folder}\n")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("to", ["process", "group"])
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("name", SCENES)
+def test_every_signal_stops_every_command(
+    name: str, number: signal.Signals, to: Target, tmp_path: Path, table: list[Outcome]
+) -> None:
+    table.append(_stopped(name, tmp_path, number, to))

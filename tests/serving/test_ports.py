@@ -1,0 +1,44 @@
+"""The ports and paths of servers behind HAProxy."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from serving.ports import haproxy_environment
+
+LOWEST, HIGHEST = "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"
+
+
+def _ports(variables: dict[str, str]) -> set[int]:
+    """All ports that the variables name; Ray gives replicas those below the highest."""
+    fixed = {int(value) for name, value in variables.items() if name.endswith("_PORT") and "INGRESS" not in name}
+    assert len(fixed) == 4
+    return fixed | set(range(int(variables[LOWEST]), int(variables[HIGHEST])))
+
+
+@pytest.mark.parametrize("replicas", [1, 200])
+def test_servers_at_once_share_no_port(replicas: int) -> None:
+    with haproxy_environment("/tmp/a", replicas) as one, haproxy_environment("/tmp/b", replicas) as two:
+        first, second = _ports(one), _ports(two)
+        assert not first & second
+        assert len(first) >= 4 * replicas
+
+
+def test_a_port_in_use_is_not_taken() -> None:
+    with haproxy_environment("/tmp/a", 1) as variables:
+        port = min(_ports(variables))
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("", port - 1))  # the server's own, which no other server takes
+        with socket.socket() as other:
+            other.bind(("", port))
+
+
+def test_paths_lie_in_the_folder() -> None:
+    with haproxy_environment("/tmp/zorse-1-a", 1) as variables:
+        paths = {value for name, value in variables.items() if not name.endswith("_PORT")}
+    assert {path.rpartition("/")[0] for path in paths} == {"/tmp/zorse-1-a"}
+    # HAProxy takes 97 characters with Ray's folder of the node, a number of 56 digits.
+    longest = max(len(path) for name, path in variables.items() if name.endswith("SOCKET_PATH"))
+    assert longest + len("4194304-abcdefg") + 57 <= 97
