@@ -83,9 +83,9 @@ def _checkpoints(run: Storage) -> list[str]:
 
 
 def _events(run: Storage) -> list[str]:
-    """What happened to a run, without its scaling report."""
+    """What happened to a run, without what it found and its scaling report."""
     told = [json.loads(line)["event"] for line in run.read("events.jsonl").decode().splitlines()]
-    return [event for event in told if not event.startswith("scaling: ")]
+    return [event for event in told if not event.startswith(("scaling: ", "data: "))]
 
 
 def test_a_damaged_and_resumed_run_on_s3_is_the_undisturbed_one_on_the_disk(run: Storage, undisturbed: Path) -> None:
