@@ -49,7 +49,7 @@ def _running(
     code = before + PROGRAM.format(setup=setup)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "start_new_session": True}
     with none_ignored():
-        front = subprocess.Popen([sys.executable, "-c", code, str(said)], **pipes)  # type: ignore[call-overload]
+        front = subprocess.Popen([sys.executable, "-c", code, str(said)], **pipes)
     try:
         worker = psutil.Process(int(front.stdout.readline()))
         yield front, worker
@@ -101,7 +101,7 @@ def test_what_killed_work_leaves_is_ended_and_removed(tmp_path: Path) -> None:
     # Ray's workers have process groups of their own.
     setup = 'print(subprocess.Popen(["sleep", "1000"], process_group=0).pid, flush=True)'
     with _running(tmp_path / "said", setup=setup) as (front, other):
-        worker = psutil.Process(int(front.stdout.readline()))  # type: ignore[union-attr]
+        worker = psutil.Process(int(front.stdout.readline()))
         folder = FOLDERS / f"{folder_prefix(worker.pid)}test"
         (folder / "inner").mkdir(parents=True)
         worker.kill()

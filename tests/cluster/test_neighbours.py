@@ -1,0 +1,101 @@
+"""Several commands and other Rays on one machine at once disturb nobody."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from tests.cluster.commands import Started, started
+from tests.cluster.toys import toy
+from tests.serving.tiny import generator_graph, generator_manifest, write
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
+
+OTHER = """
+import ray
+while True:
+    ray.init("local", num_cpus=1, log_to_driver=False, configure_logging=False)
+    assert ray.get(ray.remote(lambda: 1).remote()) == 1
+    ray.shutdown()
+"""
+
+
+@contextmanager
+def _others(home: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Two programs that start and stop Rays of their own, in Ray's usual folder, again and again."""
+    others = [
+        subprocess.Popen([sys.executable, "-W", "ignore", "-c", OTHER], env=os.environ | {"HOME": str(home)})
+        for _ in range(2)
+    ]
+    try:
+        yield others
+    finally:
+        for other in others:
+            other.send_signal(signal.SIGTERM)
+        for other in others:
+            other.wait()
+
+
+def test_runs_train_beside_each_other_and_beside_other_rays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # None of them finds a token there, and all make one.
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    with ExitStack() as stack:
+        others = stack.enter_context(_others(tmp_path / "home"))
+        runs: list[Started] = []
+        for name in ("one", "two", "three"):
+            file = tmp_path / f"{name}.yaml"
+            file.write_text(yaml.safe_dump(toy("gan", tmp_path / f"run-{name}", total_images=64, workers=1)))
+            runs.append(stack.enter_context(started(tmp_path / name, "train", str(file))))
+        for run in runs:
+            assert run.process.wait() == 0, run.log
+        assert [other.poll() for other in others] == [None, None]
+    states = [json.loads((tmp_path / f"run-{name}" / "run.json").read_text())["state"] for name in ("one", "two")]
+    assert states == ["finished", "finished"]
+
+
+@pytest.mark.parametrize("options", [(), ("--high-throughput", "--insecure")], ids=["default", "high-throughput"])
+def test_servers_answer_with_their_own_models_alone(options: tuple[str, ...], tmp_path: Path) -> None:
+    names = ("one", "two")
+    with ExitStack() as stack:
+        servers: dict[str, tuple[Started, int]] = {}
+        for name in names:
+            write(tmp_path / f"repository-{name}", generator_graph(), generator_manifest(name))
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            words = ("serve", str(tmp_path / f"repository-{name}"), "--port", str(port), *options)
+            servers[name] = stack.enter_context(started(tmp_path / name, *words)), port
+        seen: dict[tuple[str, str], set[int | None]] = {}
+
+        def ask() -> None:
+            for name, (_, port) in servers.items():
+                for model in names:
+                    seen.setdefault((name, model), set()).add(_status(port, model))
+
+        for name, (server, _) in servers.items():
+            server.wait_until(lambda name=name: ask() or 200 in seen.get((name, name), ()))
+        one, two = servers["one"], servers["two"]
+        one[0].send(signal.SIGTERM, "group")
+        one[0].wait_until(lambda: ask() or one[0].process.poll() is not None, running=False)
+        assert one[0].process.returncode == 0
+        assert _status(two[1], "two") == 200
+        assert 200 not in seen["one", "two"] | seen["two", "one"]
+
+
+def _status(port: int, model: str) -> int | None:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/v2/models/{model}", timeout=5).status_code
+    except httpx.TransportError:
+        return None
