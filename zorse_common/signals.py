@@ -16,11 +16,11 @@ SAME_SECONDS = 1.0
 def stop_requested(
     first: Callable[[], None] = lambda: None, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[threading.Event]:
-    """Yield an event that the first SIGTERM or SIGINT sets; a later one raises `KeyboardInterrupt`.
+    """Yield an event that the first SIGTERM or SIGINT sets; a later SIGINT raises `KeyboardInterrupt`.
 
-    `first` is called in the handler once the event is set. A signal within `SAME_SECONDS` of the first one is part of
-    the same request. The handlers from before stand again afterwards. Only the main thread can handle signals:
-    elsewhere nothing sets the event.
+    Another SIGTERM changes nothing: supervisors repeat it while they wait. `first` is called in the handler once the
+    event is set. A SIGINT within `SAME_SECONDS` of the first signal is part of the same request. The handlers from
+    before stand again afterwards. Only the main thread can handle signals: elsewhere nothing sets the event.
     """
     stop = threading.Event()
     since = 0.0
@@ -31,7 +31,7 @@ def stop_requested(
             since = clock()
             stop.set()
             first()
-        elif clock() - since > SAME_SECONDS:
+        elif number == signal.SIGINT and clock() - since > SAME_SECONDS:
             raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():

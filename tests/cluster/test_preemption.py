@@ -25,7 +25,7 @@ def _train(file: Path, *words: str) -> subprocess.Popen[str]:
 
 
 def _wait_for_lines(metrics: Path, count: int, process: subprocess.Popen[str]) -> None:
-    for _ in range(600):
+    for _ in range(2400):
         assert process.poll() is None, process.communicate()
         if metrics.exists() and len(metrics.read_text().splitlines()) >= count:
             return
