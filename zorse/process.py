@@ -35,16 +35,17 @@ def run_behind(command: Callable[[], None]) -> None:
     stops = [number for number in _STOPS if signal.getsignal(number) is not signal.SIG_IGN]
     front = os.getpid()
     # A signal in between waits until there is a handler for it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, stops)
+    awaited = [*stops, signal.SIGTSTP, signal.SIGCONT]
+    signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
     worker = os.fork()
     if worker:
         _forward_to(worker, stops)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, stops)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, awaited)
         sys.exit(_wait(worker))
     os.setsid()
     _end_with(front)
     _handle(stops)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, stops)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, awaited)
     command()
 
 
