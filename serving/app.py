@@ -67,11 +67,11 @@ class _StoppedError(BaseException):
 def serve_repository(settings: ServerSettings, announce: Callable[[list[ModelSummary]], None]) -> None:
     """Serve until SIGINT or SIGTERM; `announce` is told once everything is ready.
 
-    Requests in flight are answered, and new ones refused, before this returns. A second signal ends at once.
+    Requests in flight are answered, and new ones refused, before this returns. A second Ctrl-C ends at once.
 
     Raises:
         ArtifactError, StartError: as `running`.
-        KeyboardInterrupt: on the second signal.
+        KeyboardInterrupt: on the second Ctrl-C.
     """
     ready = False
 

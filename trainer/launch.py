@@ -106,7 +106,7 @@ def launch(
 
     `config.run.dir` is a whole path or URI. `show` is called about twice a second with what the workers reported, after
     the events `news`. Ray is the one already connected, that at `address` (or of the environment's RAY_ADDRESS), or one
-    started here and ended afterwards. On SIGTERM or SIGINT the workers write a checkpoint and stop; on a second signal
+    started here and ended afterwards. On SIGTERM or SIGINT the workers write a checkpoint and stop; on a second SIGINT
     the run is aborted.
 
     Raises:
