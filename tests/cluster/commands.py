@@ -65,7 +65,7 @@ def none_ignored() -> Iterator[None]:
 class Started:
     """A running command, in a process group and a folder of its own."""
 
-    def __init__(self, folder: Path, *words: str, smoke: bool = False) -> None:
+    def __init__(self, folder: Path, *words: str) -> None:
         self.folder = folder
         self._temporary = folder / "tmp"
         self._temporary.mkdir(parents=True)
@@ -76,15 +76,15 @@ class Started:
                 stdout=log,
                 stderr=log,
                 cwd=folder,
-                env=os.environ | self._environment(smoke),
+                env=os.environ | self._environment(),
                 start_new_session=True,
             )
         self._sessions: set[int] = set()
 
-    def _environment(self, smoke: bool) -> dict[str, str]:
+    def _environment(self) -> dict[str, str]:
         # What torch has compiled is meant to stay.
         places = {"TMPDIR": str(self._temporary), "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "compiled")}
-        return places | ({"ZORSE_SMOKE": "1"} if smoke else {})
+        return places
 
     @property
     def log(self) -> str:
@@ -129,9 +129,9 @@ class Started:
 
 
 @contextmanager
-def started(folder: Path, *words: str, smoke: bool = False) -> Iterator[Started]:
-    """Run `zorse` with `words`, `smoke` for two steps of training at most, and end it afterwards."""
-    command = Started(folder, *words, smoke=smoke)
+def started(folder: Path, *words: str) -> Iterator[Started]:
+    """Run `zorse` with `words`, and end it afterwards."""
+    command = Started(folder, *words)
     try:
         yield command
     finally:
@@ -198,7 +198,7 @@ def export(folder: Path) -> Iterator[tuple[Started, Result]]:
 def demo(folder: Path, until: str) -> Iterator[tuple[Started, Result]]:
     """The demo, once the file `until` of its folder holds something."""
     # To train well takes minutes; the stage that is stopped is long enough without.
-    with started(folder, "demo", smoke=until != "digits/metrics.jsonl") as command:
+    with started(folder, "demo") as command:
         file = folder / "runs" / "demo" / until
         command.wait_until(lambda: file.exists() and file.stat().st_size > 0)
         yield command, lambda: "-"
