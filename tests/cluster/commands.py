@@ -83,8 +83,7 @@ class Started:
 
     def _environment(self) -> dict[str, str]:
         # What torch has compiled is meant to stay.
-        places = {"TMPDIR": str(self._temporary), "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "compiled")}
-        return places
+        return {"TMPDIR": str(self._temporary), "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "compiled")}
 
     @property
     def log(self) -> str:
