@@ -12,8 +12,6 @@ from pathlib import Path
 
 FOLDERS = Path("/tmp")
 """Ray's sockets lie in its folder, and a socket's path may have 107 characters at most."""
-GCS_SECONDS = 10
-"""How long Ray's processes look for a lost head, which ends with the command and never comes back."""
 
 
 def folder_prefix(process: int) -> str:
@@ -35,8 +33,7 @@ def ray_folder() -> Iterator[str]:
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Set `variables` and those of every Ray of our own in `os.environ` while the block runs; there is a token then."""
     _provide_token()
-    common = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_rpc_server_reconnect_timeout_s": str(GCS_SECONDS)}
-    wanted = common | dict(variables)
+    wanted = {"RAY_USAGE_STATS_ENABLED": "0", **variables}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
