@@ -61,11 +61,16 @@ def test_a_signal_to_the_group_stops_a_command_in_its_order(name: str, tmp_path:
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Outcome]]:
-    """The outcomes of all signals, written to `signals.md` and `signals.json` in the end."""
+def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Outcome], None]]:
+    """Add an outcome to `signals.md` and `signals.json`, whose text and place are told in the end."""
     outcomes: list[Outcome] = []
-    yield outcomes
     folder = tmp_path_factory.mktemp("table")
+
+    def add(found: Outcome) -> None:
+        outcomes.append(found)
+        write_table(outcomes, folder)
+
+    yield add
     sys.stdout.write(f"\n{write_table(outcomes, folder)}\nwritten to {folder}\n")
 
 
@@ -75,6 +80,6 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Outcome]]:
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 @pytest.mark.parametrize("name", SCENES)
 def test_every_signal_stops_every_command(
-    name: str, number: signal.Signals, to: Target, tmp_path: Path, table: list[Outcome]
+    name: str, number: signal.Signals, to: Target, tmp_path: Path, table: Callable[[Outcome], None]
 ) -> None:
-    table.append(_stopped(name, tmp_path, number, to))
+    table(_stopped(name, tmp_path, number, to))
