@@ -51,27 +51,23 @@ def list_models(repository: Place, as_json: AsJson = False) -> None:
     from export.errors import ExportError, RepositoryError
     from export.repository import Repository
 
-    found = Repository(repository)
+    opened = Repository(repository)
+    models = opened.read_models()
     rows, broken = [], []
-    for model in found.models():
+    for model, manifests in models.found.items():
         names: dict[int, str] = {}
         # What is broken hides nothing else.
         try:
-            names = _names(found, model)
+            names = _names(opened, model)
         except ExportError as error:
             broken.append(str(error))
-        for version in reversed(found.versions(model)):
-            try:
-                rows.append(_row(found.manifest(model, version), names.get(version, "")))
-            except ExportError as error:
-                broken.append(str(error))
+        rows += [_row(manifests[version], names.get(version, "")) for version in sorted(manifests, reverse=True)]
     titles = ("model", "version", "aliases", "task", "kind", "target", "size", "images seen")
     if as_json:
         print_json([dict(zip(titles, row, strict=True)) for row in rows])
     else:
         print_table(titles, rows)
-    for folder in found.misnamed():
-        typer.echo(f"skipped {folder!r}: no model can have this name, rename the folder", err=True)
+    broken += [f"skipped {folder}: {reason}" for folder, reason in models.skipped.items()]
     if broken:
         raise RepositoryError("; ".join(broken))
     if not rows and not as_json:

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from export import uploads
-from export.aliases import ALIASES_FILE, LATEST, is_alias, parse_aliases
+from export import layout, uploads
+from export.aliases import ALIASES_FILE, LATEST, is_alias
 from export.errors import RepositoryError
-from export.manifest import MANIFEST_FILE, NAME, VERSION, Manifest
+from export.manifest import Manifest
 from export.triton import triton_config
 from export.uploads import TRITON_FILE, Progress, Upload
 from zorse_common.errors import StorageError, first_sentence
@@ -40,38 +40,32 @@ class Repository:
         if kind == "file":
             raise RepositoryError(f"repository {place} is not a folder: give another place")
 
-    def models(self) -> list[str]:
-        """The names of the models that have a version, sorted.
+    def read_models(self) -> layout.Models:
+        """Read all models and versions; what is none is skipped with a reason.
 
         Raises:
             RepositoryError: there is no repository.
         """
-        inside: dict[str, dict[str, float]] = {}
-        with self._told("read"):
-            if self._folder.kind() == "nothing":
-                raise RepositoryError(f"there is no model repository at {self.place}: export a model into it first")
-            for path, changed in self._folder.entries().items():
-                model, _, rest = path.partition("/")
-                inside.setdefault(model, {})[rest] = changed
-        return sorted(name for name, entries in inside.items() if NAME.fullmatch(name) and uploads.published(entries))
+        return layout.models(self._folder)
 
-    def misnamed(self) -> list[str]:
-        """Return the names of folders with artifacts that no model can have, which every command skips, sorted."""
-        with self._told("read"):
-            folders = [name for name in self._folder.folders() if not NAME.fullmatch(name)]
-            return [name for name in folders if uploads.published((self._folder / name).entries())]
+    def models(self) -> list[str]:
+        """Return the names of the models that have a readable version, sorted.
+
+        Raises:
+            RepositoryError: there is no repository.
+        """
+        return list(self.read_models().found)
 
     def versions(self, model: str) -> list[int]:
-        """The published versions of `model`, in order; none where there is no such model.
+        """Return the published versions of `model` in order; none if there is no such model.
 
         Raises:
             RepositoryError: no model can have this name.
         """
-        with self._told("read"):
-            return uploads.published(self._model(model).entries())
+        return layout.versions(self._folder, model)
 
     def latest(self, model: str) -> int:
-        """The newest version of `model`.
+        """Return the newest version of `model`.
 
         Raises:
             RepositoryError: there is no such model.
@@ -79,46 +73,30 @@ class Repository:
         return self.resolve(model)[1]
 
     def aliases(self, model: str) -> dict[str, int]:
-        """The aliases of `model`, and the version that each names.
+        """Return the aliases of `model`, and the version that each names.
 
         Raises:
             ManifestError: they break the contract.
         """
-        with self._told("read"):
-            folder = self._model(model)
-            text = folder.read(ALIASES_FILE).decode(errors="replace") if folder.exists(ALIASES_FILE) else "{}"
-        return parse_aliases(text, f"{self.place}/{model}/{ALIASES_FILE}")
+        return layout.aliases(self._folder, model)
 
     def resolve(self, name: str) -> tuple[str, int]:
-        """The model and version that `name` means: `model`, `model@latest`, `model@<version>` or `model@<alias>`.
+        """Return the model and version that `name` means, see `layout.resolve`.
 
         Raises:
             ManifestError: an alias is wanted, and the aliases break the contract.
             RepositoryError: there is no such model, version or alias.
         """
-        model, at, which = name.partition("@")
-        versions = self.versions(model)
-        if not versions:
-            raise RepositoryError(f"{self.place} has no model {model}: it has {', '.join(self.models()) or 'none'}")
-        if not at or which == LATEST:
-            return model, versions[-1]
-        aliases = {} if VERSION.fullmatch(which) else self.aliases(model)
-        version = next((number for number in versions if str(number) == which), aliases.get(which))
-        if version not in versions:
-            named = (f"{alias} ({number})" for alias, number in sorted(aliases.items()))
-            raise RepositoryError(
-                f"{self.place} has no {name}: {model} has {', '.join([*map(str, versions), *named, LATEST])}"
-            )
-        return model, version
+        return layout.resolve(self._folder, name)
 
     def manifest(self, model: str, version: int) -> Manifest:
-        """The manifest of a version.
+        """Read the manifest of a version.
 
         Raises:
             ManifestError: it breaks the contract.
             RepositoryError: there is no such version, or it has the manifest of another one.
         """
-        return self._read_manifest(model, version)[0]
+        return layout.manifest(self._folder, model, version)[0]
 
     def add(self, staged: Path, manifest: Manifest) -> int:
         """Make the files of the local folder `staged` the next version of `manifest.name`, and return its number.
@@ -212,7 +190,7 @@ class Repository:
         """
         if alias is not None:
             _check_alias(alias)
-        manifest, content = self._read_manifest(model, version)
+        manifest, content = layout.manifest(self._folder, model, version)
         upload = Upload(self._model(model) / str(version), manifest.files, lambda _: content, progress or _silent)
         with other._told("written"):
             folder = other._model(model)
@@ -225,24 +203,7 @@ class Repository:
         return version
 
     def _model(self, name: str) -> Storage:
-        if not NAME.fullmatch(name):
-            raise RepositoryError(
-                f"model name {name!r} may hold letters, digits, '.', '_' and '-' only, and starts with a letter or "
-                "digit"
-            )
-        return self._folder / name
-
-    def _read_manifest(self, model: str, version: int) -> tuple[Manifest, bytes]:
-        self.resolve(f"{model}@{version}")
-        where = f"{self.place}/{model}/{version}/{MANIFEST_FILE}"
-        with self._told("read"):
-            content = self._model(model).read(f"{version}/{MANIFEST_FILE}")
-        manifest = Manifest.from_json(content.decode(errors="replace"), where)
-        if (manifest.name, manifest.version) != (model, version):
-            raise RepositoryError(
-                f"{where} is the manifest of {manifest.name}@{manifest.version}: undo the renaming or export again"
-            )
-        return manifest, content
+        return layout.model_folder(self._folder, name)
 
     def _configure_triton(self, model: str, version: int) -> None:
         """Have the model's `config.pbtxt` describe `version` where that is the newest one, which Triton serves."""

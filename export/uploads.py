@@ -20,6 +20,7 @@ from pathlib import Path
 
 from export.aliases import ALIASES_FILE
 from export.errors import RepositoryError
+from export.layout import published
 from export.manifest import MANIFEST_FILE, NAME, VERSION, FileEntry
 from zorse_common.storage import Storage
 
@@ -43,12 +44,6 @@ class Upload:
     files: dict[str, FileEntry]
     manifest: Callable[[int], bytes]
     progress: Progress
-
-
-def published(entries: dict[str, float]) -> list[int]:
-    """The published versions among the `entries` of a model's folder, in order."""
-    found = [path.removesuffix(f"/{MANIFEST_FILE}") for path in entries if path.endswith(f"/{MANIFEST_FILE}")]
-    return sorted(int(name) for name in found if VERSION.fullmatch(name))
 
 
 def is_published(model: Storage, version: int, manifest: bytes) -> bool:
@@ -179,9 +174,9 @@ def withdraw(model: Storage, version: int) -> None:
         model.write(f"{version}/{_MARK}deleted", b"files without a manifest are being deleted\n")
         model.remove(f"{version}/{MANIFEST_FILE}")
         model.remove(str(version))
-    entries = model.entries()
-    if published(entries):
+    if published(model):
         return
+    entries = model.entries()
     if model.local:
         for name in (ALIASES_FILE, TRITON_FILE):
             (model.local / name).unlink(missing_ok=True)

@@ -1,0 +1,104 @@
+"""The reader of repositories: what a model is, what is skipped, and the reason that is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from export import layout
+from export.aliases import ALIASES_FILE
+from export.errors import RepositoryError
+from export.repository import Repository
+from tests.export.artifacts import add
+from tests.export.test_models_cli import cells, run
+from zorse_common.storage import Storage
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A repository with `digits` 1 and 2."""
+    repository = Repository(str(tmp_path / "models"))
+    for _ in range(2):
+        add(repository, tmp_path)
+    return tmp_path / "models"
+
+
+def _found(place: Path) -> dict[str, list[int]]:
+    return {model: list(manifests) for model, manifests in layout.models(Storage(place)).found.items()}
+
+
+def test_manifests_are_read_by_model_and_version(place: Path) -> None:
+    models = layout.models(Storage(place))
+    assert models.skipped == {}
+    assert {name: list(found) for name, found in models.found.items()} == {"digits": [1, 2]}
+    assert models.found["digits"][2] == Repository(str(place)).manifest("digits", 2)
+
+
+def test_a_renamed_model_is_skipped_and_named(place: Path) -> None:
+    (place / "digits").rename(place / "letters")
+    models = layout.models(Storage(place))
+    assert models.found == {}
+    assert models.skipped.keys() == {"letters/1", "letters/2"}
+    assert models.skipped["letters/2"].endswith("is the manifest of digits@2: undo the renaming or export again")
+    with pytest.raises(RepositoryError, match="is the manifest of digits@2"):
+        layout.manifest(Storage(place), *layout.resolve(Storage(place), "letters"))
+
+
+def test_a_version_with_another_number_is_skipped_and_hides_no_other(place: Path) -> None:
+    (place / "digits" / "2").rename(place / "digits" / "7")
+    assert _found(place) == {"digits": [1]}
+    assert "is the manifest of digits@2" in layout.models(Storage(place)).skipped["digits/7"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "folder", "reason"),
+    [
+        ("digits", "my model", "my model", "may hold letters, digits"),
+        ("digits/2", "digits/02", "digits/02", "versions are called 1, 2, 3"),
+        ("digits/2", "digits/copy of 2", "digits/copy of 2", "versions are called 1, 2, 3"),
+    ],
+)
+def test_a_folder_with_a_bad_name_is_skipped_and_named(
+    place: Path, old: str, new: str, folder: str, reason: str
+) -> None:
+    (place / old).rename(place / new)
+    models = layout.models(Storage(place))
+    assert list(models.skipped) == [folder]
+    assert reason in models.skipped[folder]
+
+
+def test_other_folders_and_hidden_ones_are_ignored(place: Path) -> None:
+    (place / "notes" / "1").mkdir(parents=True)
+    (place / "digits" / "1").rename(place / "digits" / ".removed")
+    (place / ".trash").symlink_to(place / "digits", target_is_directory=True)
+    models = layout.models(Storage(place))
+    assert models.skipped == {}
+    assert _found(place) == {"digits": [2]}
+
+
+def test_links_to_folders_are_followed(place: Path, tmp_path: Path) -> None:
+    (place / "digits").rename(tmp_path / "elsewhere")
+    (place / "digits").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert _found(place) == {"digits": [1, 2]}
+    assert layout.resolve(Storage(place), "digits") == ("digits", 2)
+
+
+def test_names_of_versions_are_resolved(place: Path) -> None:
+    (place / "digits" / ALIASES_FILE).write_text('{"stable": 1, "gone": 9}')
+    names = ["digits", "digits@latest", "digits@1", "digits@stable"]
+    assert [layout.resolve(Storage(place), name)[1] for name in names] == [2, 2, 1, 1]
+    for name in ("digits@gone", "digits@3", "digits@beta"):
+        with pytest.raises(RepositoryError, match=r"has no digits@\w+: digits has 1, 2, .*latest"):
+            layout.resolve(Storage(place), name)
+    with pytest.raises(RepositoryError, match="has no model other: it has digits"):
+        layout.resolve(Storage(place), "other")
+
+
+def test_list_prints_the_others_and_ends_with_the_skipped(place: Path, tmp_path: Path) -> None:
+    add(Repository(str(place)), tmp_path, name="letters")
+    (place / "letters").rename(place / "renamed")
+    result = run("list", str(place))
+    assert [line[:2] for line in cells(result.stdout)[1:]] == [["digits", "2"], ["digits", "1"]]
+    assert isinstance(result.exception, RepositoryError)
+    assert str(result.exception).startswith("skipped renamed/1: ")
