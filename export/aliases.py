@@ -6,7 +6,6 @@ Beside a model's versions lies `aliases.json`, where it has any: a JSON object s
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from export.errors import ManifestError
 from export.typed import parse_json
@@ -34,22 +33,6 @@ def parse_aliases(text: str, where: str = ALIASES_FILE) -> dict[str, int]:
             f"{where} is not a JSON object of aliases and version numbers: mend it, or remove it and promote anew"
         )
     return data
-
-
-def read_aliases(model: Path) -> dict[str, int]:
-    """The aliases of the model whose folder is `model`, and the version that each names; none where there is no file.
-
-    Raises:
-        ManifestError: the file cannot be read or breaks the contract.
-    """
-    path = model / ALIASES_FILE
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path} cannot be read ({error})") from error
-    return parse_aliases(text, str(path))
 
 
 def is_alias(name: str) -> bool:

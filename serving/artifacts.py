@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export import aliases
+from export import aliases, layout
 from export import manifest as contract
-from export.errors import ManifestError
+from export.errors import ExportError
 from export.manifest import Manifest
 from serving.artifact_cache import fetch
 from serving.errors import ArtifactError
@@ -44,87 +46,50 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Found:
-    """The folder of one version of each model of a repository, by the model's name, and why other folders are none."""
+    """The folder of one version of each model of a repository, by the model's name.
+
+    The keys of `skipped` are `<model>` or `<model>/<version>`, its values the reasons.
+    """
 
     models: dict[str, Storage]
     skipped: dict[str, str]
 
 
-def newest_version(model: Storage) -> Storage | None:
-    """Return the folder with the highest number in `model` that holds a manifest, or None."""
-    numbers = sorted((int(name) for name in model.folders() if contract.VERSION.fullmatch(name)), reverse=True)
-    return next((model / str(number) for number in numbers if _is_artifact(model / str(number))), None)
-
-
-def aliased_version(model: Storage, alias: str) -> Storage | None:
-    """Return the folder of the version of `model` that `alias` names, or None if there is no such alias.
-
-    Raises:
-        ArtifactError: the aliases break the contract, or the version is not there.
-    """
-    if not model.exists(aliases.ALIASES_FILE):
-        return None
-    try:
-        text = model.read(aliases.ALIASES_FILE).decode(errors="replace")
-        version = aliases.parse_aliases(text, f"{model.uri}/{aliases.ALIASES_FILE}").get(alias)
-    except ManifestError as error:
-        raise ArtifactError(str(error)) from error
-    if version is None:
-        return None
-    if not _is_artifact(model / str(version)):
-        raise ArtifactError(f"{alias} of {model.uri} is version {version}, which is not there: promote another one")
-    return model / str(version)
-
-
 def find(repository: str | os.PathLike[str], alias: str | None = None) -> Found:
     """Return one artifact folder of every model in `repository`, a path or URI, sorted by name.
 
-    It is the newest version, or the one that `alias` names; models without that alias are left out. A folder whose name
-    no model can have, or that has the manifest of another model, is skipped.
+    It is the newest version, or the one that `alias` names. Models without that alias are left out. A model whose
+    version breaks the contract is skipped: an older version never takes its place.
 
     Raises:
-        ArtifactError: there is no such folder, or it holds no such artifact.
+        ArtifactError: there is no such folder, it holds no such artifact, or the version of an alias is not there.
     """
-    alias = None if alias == aliases.LATEST else alias
     place = _storage(repository)
-    if place.kind() != "folder":
-        raise ArtifactError(f"there is no model repository at {place.uri}: export a model into it first")
-    found = Found({}, {})
-    for name in place.folders():
-        model = place / name
-        version = newest_version(model) if alias is None else aliased_version(model, alias)
-        if version is None:
-            continue
-        if reason := _misplaced(name, version):
-            found.skipped[name] = reason
-        else:
-            found.models[name] = version
+    with _contract_errors(place):
+        read = layout.models(place)
+        found = Found({}, read.skipped)
+        for model, manifests in read.found.items():
+            if alias in (None, aliases.LATEST):
+                version = layout.versions(place, model)[-1]
+            elif alias in layout.aliases(place, model):
+                version = layout.resolve(place, f"{model}@{alias}")[1]
+            else:
+                continue
+            if version in manifests:
+                found.models[model] = place / model / str(version)
     if not found.models:
         raise ArtifactError(f"{place.uri} holds no {_wanted(alias)}{_said(found.skipped)}")
     return found
 
 
 def _wanted(alias: str | None) -> str:
-    if alias is not None:
+    if alias not in (None, aliases.LATEST):
         return f"model with the alias {alias}: give it with zorse models promote"
     return f"artifact (<model>/<version>/{contract.MANIFEST_FILE}): export a model into it first"
 
 
 def _said(skipped: dict[str, str]) -> str:
     return "".join(f"; skipped {name}: {reason}" for name, reason in skipped.items())
-
-
-def _misplaced(name: str, version: Storage) -> str | None:
-    """Return why the model folder `name` with this `version` is not a model of that name; None if it is."""
-    if not contract.NAME.fullmatch(name):
-        return "no model can have this name in a URL: rename the folder with letters, digits, '.', '_' and '-'"
-    try:
-        manifest = _manifest(version)
-    except ArtifactError:
-        return None  # whoever loads it says what is wrong
-    if manifest.name != name:
-        return f"it has the manifest of {manifest.name}: undo the renaming of the folder"
-    return None
 
 
 def load(place: str | os.PathLike[str] | Storage) -> Artifact:
@@ -136,22 +101,26 @@ def load(place: str | os.PathLike[str] | Storage) -> Artifact:
         ArtifactError: there is none, its manifest breaks the contract, or a file is not the one that was proved.
     """
     folder = place if isinstance(place, Storage) else _storage(place)
-    if folder.kind() != "folder" and "@" in folder.name:
-        folder = _named(folder)
-    if folder.kind() != "folder":
-        raise ArtifactError(
-            f"there is no artifact at {folder.uri}: give an artifact folder or a model folder of a repository"
-        )
-    if not _is_artifact(folder):
-        newest = newest_version(folder)
-        if newest is None:
-            raise ArtifactError(
-                f"{folder.uri} is not an artifact: it has no {contract.MANIFEST_FILE} and no version folder"
-            )
-        folder = newest
-    artifact = Artifact(fetch(folder), _manifest(folder))
+    with _contract_errors(folder):
+        if not folder.exists(contract.MANIFEST_FILE):
+            folder = _version_folder(folder)
+        content = folder.read(contract.MANIFEST_FILE).decode(errors="replace")
+        manifest = Manifest.from_json(content, f"{folder.uri}/{contract.MANIFEST_FILE}")
+    artifact = Artifact(fetch(folder), manifest)
     _check_files(artifact)
     return artifact
+
+
+def _version_folder(model: Storage) -> Storage:
+    """Return the folder of the version that a model folder means, or a model folder with `@` and a version or alias."""
+    repository, name = model.parent, model.name.partition("@")[0]
+    if not layout.versions(repository, name):
+        raise ArtifactError(
+            f"there is no artifact at {model.uri}: give an artifact folder or a model folder of a repository"
+        )
+    name, version = layout.resolve(repository, model.name)
+    layout.manifest(repository, name, version)  # refuses a renamed folder
+    return repository / name / str(version)
 
 
 def _storage(place: str | os.PathLike[str]) -> Storage:
@@ -161,34 +130,15 @@ def _storage(place: str | os.PathLike[str]) -> Storage:
         raise ArtifactError(str(error)) from error
 
 
-def _manifest(folder: Storage) -> Manifest:
+@contextlib.contextmanager
+def _contract_errors(place: Storage) -> Iterator[None]:
+    """Turn the errors of reading a repository into this stage's own."""
     try:
-        text = folder.read(contract.MANIFEST_FILE).decode()
-        return Manifest.from_json(text, f"{folder.uri}/{contract.MANIFEST_FILE}")
-    except ManifestError as error:
+        yield
+    except (ExportError, StorageError) as error:
         raise ArtifactError(str(error)) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(
-            f"{folder.uri} is not an artifact: {contract.MANIFEST_FILE} cannot be read ({one_line(error)})"
-        ) from error
-
-
-def _named(folder: Storage) -> Storage:
-    """Return the version that `<model folder>@<version or alias>` names."""
-    name, _, version = folder.name.rpartition("@")
-    if not name or not version:
-        raise ArtifactError(f"{folder.uri} names no version of a model: write <model folder>@<version or alias>")
-    model = Storage(f"{folder.uri.rstrip('/').removesuffix(folder.name)}{name}")
-    if version.isdecimal() or model.kind() != "folder":
-        return model / version
-    found = newest_version(model) if version == aliases.LATEST else aliased_version(model, version)
-    if found is None:
-        raise ArtifactError(f"{model.uri} has no alias {version}: give it with zorse models promote")
-    return found
-
-
-def _is_artifact(folder: Storage) -> bool:
-    return folder.exists(contract.MANIFEST_FILE)
+    except OSError as error:
+        raise ArtifactError(f"{place.uri} cannot be read: {one_line(error)}") from error
 
 
 def _check_files(artifact: Artifact) -> None:

@@ -67,6 +67,11 @@ class Storage:
         """The last part of the folder's path."""
         return self.uri.rstrip("/").rsplit("/", 1)[-1]
 
+    @property
+    def parent(self) -> Self:
+        """The folder that this one is in."""
+        return type(self)(self.uri.rstrip("/").removesuffix(f"/{self.name}") or "/")
+
     def write(self, name: str, content: bytes) -> None:
         """Write the file `name` whole or not at all, and make the folders above it."""
         if self.local is None:

@@ -32,6 +32,8 @@ _SPEAKS_FOR_NOTHING = re.compile(
     re.IGNORECASE,
 )
 _DIRECTIONS = {"A": "AtoB", "B": "BtoA"}
+# `G_A` and `net_G_B`, or `AtoB` and `B2A`; the letter is that of the domain that goes in.
+_DIRECTED = re.compile(r"(?:^|[^A-Za-z]|net)G_([AB])(?![A-Za-z0-9])|(?<![A-Za-z])([AB])(?:to|2)(?!\2)[AB](?![A-Za-z])")
 _ALONE = "load it where it was made and save the generator's `state_dict()` alone"
 
 
@@ -52,9 +54,9 @@ class Checkpoint:
 
     @property
     def direction(self) -> str | None:
-        """What `G_A` and `G_B` in the file's name stand for: "AtoB" or "BtoA"; other names tell nothing."""
-        found = re.search(r"(?:^|[^A-Za-z]|net)G_([AB])(?![A-Za-z0-9])", self.path.stem)
-        return _DIRECTIONS[found[1]] if found else None
+        """Return "AtoB" or "BtoA" if the file's name says one of them, as `G_A` or `BtoA`, and not both; else None."""
+        letters = {match[1] or match[2] for match in _DIRECTED.finditer(self.path.stem)}
+        return _DIRECTIONS[letters.pop()] if len(letters) == 1 else None
 
     def snapshot(
         self, task: str, model: dict[str, Any], weights: dict[str, Tensor], size: int, direction: str | None

@@ -36,21 +36,33 @@ def test_a_repository_that_is_missing_or_empty(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_models_is_skipped_and_named(tmp_path: Path) -> None:
     write(tmp_path, generator_graph(), generator_manifest("my digits"))
-    with pytest.raises(ArtifactError, match=r"holds no artifact .*; skipped my digits: no model can have this name"):
+    with pytest.raises(ArtifactError, match=r"holds no artifact .*; skipped my digits: a model's name may hold"):
         artifacts.find(tmp_path)
     write(tmp_path, generator_graph(), generator_manifest("digits"))
     write(tmp_path, generator_graph(), generator_manifest("letters"))
     (tmp_path / "letters").rename(tmp_path / "renamed")
     found = artifacts.find(tmp_path)
     assert list(found.models) == ["digits"]
-    assert found.skipped["renamed"] == "it has the manifest of letters: undo the renaming of the folder"
-    assert set(found.skipped) == {"my digits", "renamed"}
+    assert found.skipped["renamed/1"].endswith("is the manifest of letters@1: undo the renaming or export again")
+    assert set(found.skipped) == {"my digits", "renamed/1"}
+    for name in ("renamed", "renamed@1"):
+        with pytest.raises(ArtifactError, match="is the manifest of letters@1"):
+            artifacts.load(tmp_path / name)
+
+
+def test_an_older_version_never_takes_the_place_of_a_broken_one(tmp_path: Path) -> None:
+    write(tmp_path, generator_graph(), generator_manifest())
+    folder = write(tmp_path, generator_graph(), generator_manifest(version=2))
+    (folder / "manifest.json").write_text("{")
+    write(tmp_path, generator_graph(), generator_manifest("letters"))
+    found = artifacts.find(tmp_path)
+    assert (list(found.models), list(found.skipped)) == (["letters"], ["digits/2"])
 
 
 def test_an_artifact_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="there is no artifact at"):
         artifacts.load(tmp_path / "none")
-    with pytest.raises(ArtifactError, match=r"it has no manifest\.json and no version folder"):
+    with pytest.raises(ArtifactError, match="there is no artifact at .*: give an artifact folder"):
         artifacts.load(tmp_path)
 
 
