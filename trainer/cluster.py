@@ -20,6 +20,15 @@ from trainer.config import RunConfig
 from trainer.errors import LaunchError, Preempted
 from zorse_common.own_ray import environment, ray_folder
 
+_ALONE = {
+    # No node of a Ray on this machine alone is ever drained.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Ray Train asks the dashboard whether its controller lives. There is none: without an address Ray looks for one of
+    # any Ray on the machine, and waits for it at the end of every run.
+    "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:1",
+}
+"""Variables of a Ray of our own: what Ray Train need not do there."""
+
 
 @contextlib.contextmanager
 def cluster(workers: int, address: str | None = None) -> Iterator[None]:
@@ -34,7 +43,7 @@ def cluster(workers: int, address: str | None = None) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         address, folder = cluster_address(address), None
         if not address:
-            stack.enter_context(environment({}))
+            stack.enter_context(environment(_ALONE))
             folder = stack.enter_context(ray_folder())
         stack.callback(ray.shutdown)
         _connect(address, max(os.cpu_count() or 1, workers), folder)
