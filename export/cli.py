@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from export import models_cli
+from export.models_cli import AsJson
 from export.typed import parse_json
-from zorse_common.tables import print_table
+from zorse_common.tables import print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -110,6 +111,7 @@ def export(
     metrics: Annotated[
         Path | None, typer.Option(help="A JSON file of figures for the manifest, as `zorse evaluate` prints.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Turn generators into ONNX artifacts, each proved against its source before any is published."""
     # Here, since importing torch takes a second that `zorse --help` need not wait for.
@@ -125,7 +127,7 @@ def export(
     if described != (None, None, LayoutName.NCHW, "0", "1", 1):
         numbers = (_numbers("--mean", mean), _numbers("--std", std))
         declared = Declared(input_range, output_range, layout.value, *numbers, size_multiple)
-    console = Console()
+    console = Console(stderr=as_json)
     artifacts = run(
         place,
         to,
@@ -145,7 +147,7 @@ def export(
         metrics=_figures(metrics) if metrics else None,
         report=lambda line: console.print(line, highlight=False),
     )
-    _print_proofs(artifacts)
+    _print_proofs(artifacts, as_json)
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -175,25 +177,41 @@ def _figures(path: Path) -> Mapping[str, float]:
         raise typer.BadParameter(f"--metrics {path} is not a JSON object of figures ({error})") from error
 
 
-def _print_proofs(artifacts: list[str]) -> None:
+def _print_proofs(artifacts: list[str], as_json: bool) -> None:
     from export.repository import Repository
 
-    rows = []
+    proofs: list[dict[str, Any]] = []
     for artifact in artifacts:
         repository, model, version = artifact.rsplit("/", 2)
         manifest = Repository(repository).manifest(model, int(version))
-        proof = manifest.proof
-        rows.append(
-            (
-                model,
-                version,
-                manifest.target,
-                str(manifest.nodes),
-                f"{sum(entry.nbytes for entry in manifest.files.values()) / 2**20:.1f} MiB",
-                f"{proof.max_grey_diff:g}",
-                f"{proof.p999_grey_diff:g}",
-                "identical" if proof.psnr is None else f"{proof.psnr:.1f} dB",
-            )
+        proofs.append(
+            {
+                "place": artifact,
+                "model": model,
+                "version": int(version),
+                "target": manifest.target,
+                "nodes": manifest.nodes,
+                "bytes": sum(entry.nbytes for entry in manifest.files.values()),
+                "max_grey_diff": manifest.proof.max_grey_diff,
+                "p999_grey_diff": manifest.proof.p999_grey_diff,
+                "psnr": manifest.proof.psnr,
+            }
         )
+    if as_json:
+        print_json(proofs)
+        return
     titles = ("model", "version", "target", "nodes", "size", "max grey difference", "99.9 % within", "PSNR")
+    rows = [
+        (
+            proof["model"],
+            str(proof["version"]),
+            proof["target"],
+            str(proof["nodes"]),
+            f"{proof['bytes'] / 2**20:.1f} MiB",
+            f"{proof['max_grey_diff']:g}",
+            f"{proof['p999_grey_diff']:g}",
+            "identical" if proof["psnr"] is None else f"{proof['psnr']:.1f} dB",
+        )
+        for proof in proofs
+    ]
     print_table(titles, rows)

@@ -27,7 +27,7 @@ _CONTAINERS = ("state_dict", "model_state_dict", "model", "netG", "generator")
 _LEADING = re.compile(r"(module|net_?G(_[AB])?|generator|G(_[AB])?)\.")
 _ANYWHERE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _SPEAKS_FOR_NOTHING = re.compile(
-    r"(((latest|\d+)_)?net_?G(_[AB])?(_epoch_\d+)?|generator|model|weights|checkpoint|state_dict)"
+    r"(((latest|\d+)_)?net_?G(_[AB])?(_epoch_\d+)?|generator|model|weights|checkpoint|state_dict|[AB](to|2)[AB])"
     r"([ _-]*(\(\d+\)|copy|kopie))*",
     re.IGNORECASE,
 )

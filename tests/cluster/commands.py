@@ -25,6 +25,7 @@ import yaml
 from tests.cluster.toys import toy
 from tests.e2e.test_path import painter
 from tests.serving.tiny import write_repository
+from trainer.config import find_config
 
 Target = Literal["process", "group"]
 NEVER = 10**6
@@ -194,9 +195,15 @@ def export(folder: Path) -> Iterator[tuple[Started, Result]]:
 
 
 @contextmanager
-def demo(folder: Path, until: str) -> Iterator[tuple[Started, Result]]:
-    """The demo, once the file `until` of its folder holds something."""
-    # To train well takes minutes; the stage that is stopped is long enough without.
+def demo(folder: Path, until: str, images: int | None = None) -> Iterator[tuple[Started, Result]]:
+    """The demo, once the file `until` of its folder holds something; it trains on `images` if that is given."""
+    if images is not None:
+        folder.mkdir()
+        for name in ("digits", "stripes"):
+            config = yaml.safe_load(find_config(name).read_text(encoding="utf-8"))
+            config["run"]["total_images"] = images
+            # A file of the working folder goes before the shipped config of that name.
+            (folder / name).write_text(yaml.safe_dump(config), encoding="utf-8")
     with started(folder, "demo") as command:
         file = folder / "runs" / "demo" / until
         command.wait_until(lambda: file.exists() and file.stat().st_size > 0)

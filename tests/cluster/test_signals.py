@@ -21,7 +21,7 @@ SCENES: dict[str, Callable[[Path], AbstractContextManager[tuple[Started, Result]
     "serve --high-throughput": partial(commands.serve, options=("--high-throughput", "--insecure")),
     "export": commands.export,
     "demo, training": partial(commands.demo, until="digits/metrics.jsonl"),
-    "demo, serving": partial(commands.demo, until="serve.log"),
+    "demo, serving": partial(commands.demo, until="serve.log", images=640),
 }
 RESULTS = {
     "train": "preempted, 1 checkpoint",

@@ -74,15 +74,20 @@ def test_a_run_under_a_killer_ends_as_one_that_was_left_alone(tmp_path: Path, ta
 
 
 def test_workers_that_die_too_often_are_one_clear_error(tmp_path: Path) -> None:
+    niceness = set()
+
     class Slayer(Killer):
         def __call__(self, update: Update) -> None:
             if update.seen:
                 for worker in workers():
+                    niceness.add(worker.nice())
                     worker.kill()
 
     run = config(toy("gan", tmp_path / "run", total_images=100_000, max_failures=0))
     with pytest.raises(LaunchError, match=r"^training failed: worker \d: .*"):
         train(run, show=Slayer(100))
+    # A worker has the priority of the command itself, which Ray's default would take from it.
+    assert niceness == {psutil.Process().nice()}
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "failed"
 
 

@@ -175,6 +175,9 @@ def test_other_ways_to_save_are_read(tmp_path: Path) -> None:
         ("one/latest_net_G_B (1).pth", "one", "cyclegan", "BtoA"),
         ("one/latest_net_G_A - copy.pth", "one", "cyclegan", "AtoB"),
         ("one/netG_B_epoch_10.pth", "one", "cyclegan", "BtoA"),
+        ("one/apples_A2B.pth", "apples_A2B", "cyclegan", "AtoB"),
+        ("one/BtoA.pth", "one", "cyclegan", "BtoA"),
+        ("one/AtoB_or_BtoA.pth", "AtoB_or_BtoA", "cyclegan", None),
         ("one/THING_A.pth", "THING_A", "cyclegan", None),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -38,12 +39,15 @@ def test_the_command_publishes_and_prints_what_was_proved(
     (tmp_path / "figures.json").write_text('{"fid": 12.5}', encoding="utf-8")
     arguments = ["export", translator, "--to", str(repository), "--images", str(pictures), "--name", "stripes"]
     arguments += ["--max-size", "32", "--bucket", "2x16x24x3", "--opset", "19", "--licence", "CC0"]
-    arguments += ["--metrics", str(tmp_path / "figures.json")]
+    arguments += ["--metrics", str(tmp_path / "figures.json"), "--json"]
     result = CliRunner(env={"COLUMNS": "120"}).invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    assert "stripes-AtoB: converting G to onnx" in result.output
-    assert "stripes-AtoB: proving it against torch" in result.output
+    assert "stripes-AtoB: converting G to onnx" in result.stderr
+    assert "stripes-AtoB: proving it against torch" in result.stderr
     manifest = read_manifest(repository / "stripes-AtoB" / "1")
+    (printed,) = json.loads(result.stdout)
+    assert (printed["model"], printed["version"], printed["nodes"]) == ("stripes-AtoB", 1, manifest.nodes)
+    assert (printed["place"], printed["psnr"]) == (f"{repository}/stripes-AtoB/1", manifest.proof.psnr)
     assert manifest.opset == 19
     assert manifest.buckets == ((2, 16, 24, 3),)
     assert (manifest.licence, manifest.metrics) == ("CC0", {"fid": 12.5})

@@ -62,7 +62,7 @@ def test_an_older_version_never_takes_the_place_of_a_broken_one(tmp_path: Path) 
 def test_an_artifact_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="there is no artifact at"):
         artifacts.load(tmp_path / "none")
-    with pytest.raises(ArtifactError, match="there is no artifact at .*: give an artifact folder"):
+    with pytest.raises(ArtifactError, match=r"there is no artifact at .*: give an artifact folder"):
         artifacts.load(tmp_path)
 
 

@@ -69,7 +69,7 @@ def test_a_damaged_entry_of_the_cache_is_fetched_again(uri: str, cache: Path) ->
 def test_what_is_not_at_a_uri_or_is_changed_there_is_one_clear_line(uri: str, cache: Path) -> None:
     with pytest.raises(ArtifactError, match="there is no artifact at s3://models/repository/nothing"):
         artifacts.load(f"{uri}/nothing")
-    with pytest.raises(ArtifactError, match="has no digits@canary: digits has 1, .*latest"):
+    with pytest.raises(ArtifactError, match=r"has no digits@canary: digits has 1, .*latest"):
         artifacts.load(f"{uri}/digits@canary")
     with pytest.raises(ArtifactError, match="there is no model repository at s3://models/elsewhere"):
         artifacts.find("s3://models/elsewhere")
