@@ -41,15 +41,18 @@ def train(
     address: Annotated[
         str | None, typer.Option(help="A running Ray cluster: auto, or host:port of its head.", show_default=False)
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what --dry-run finds as JSON.")] = False,
 ) -> None:
     """Train a GAN or a CycleGAN on the workers of a Ray cluster.
 
     SIGTERM or Ctrl-C stops the run after a checkpoint, with exit code 75: the same command with --resume goes on.
     """
+    if as_json and not dry_run:
+        raise typer.BadParameter("--json goes with --dry-run; what a run did is told by zorse runs show --json")
     run = _load(config, [*(overrides or []), *(["run.allow_new_data=true"] if allow_new_data else [])])
     _show_differences(run, config)
     if dry_run:
-        _show_dry_run(run)
+        _show_dry_run(run, as_json)
     else:
         _train(run, resume, address)
 
@@ -176,7 +179,9 @@ def _show_differences(config: RunConfig, name: str) -> None:
         console.print(line, style="dim" if line.endswith("(default)") else "yellow", markup=False)
 
 
-def _show_dry_run(config: RunConfig) -> None:
+def _show_dry_run(config: RunConfig, as_json: bool) -> None:
+    from dataclasses import asdict
+
     from rich.console import Console
     from rich.table import Table
 
@@ -185,6 +190,9 @@ def _show_dry_run(config: RunConfig) -> None:
 
     check_fit(config)
     found = dry_run(config)
+    if as_json:
+        print_json(asdict(found))
+        return
     table = Table("network", "architecture", "parameters")
     for network in found.networks:
         table.add_row(network.name, network.architecture, f"{network.parameters:,}")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from trainer import registry
+from trainer.cli import register
 from trainer.config import find_config, load_config
 from trainer.dryrun import dry_run
 from trainer.tasks.build import check_fit
@@ -31,3 +35,15 @@ def test_a_shipped_config_builds_and_takes_a_step(path: Path) -> None:
 def test_a_shipped_config_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_config("digits") == find_config("configs/train/digits.yaml")
+
+
+def test_a_dry_run_prints_json() -> None:
+    app = typer.Typer()
+    register(app)
+    dry = ["train", "digits", "--dry-run", "--json"]
+    found = json.loads(CliRunner().invoke(app, dry, catch_exceptions=False).stdout)
+    assert [network["name"] for network in found["networks"]] == ["G", "D"]
+    assert found["image_shape"] == [16, 1, 32, 32]
+    refused = CliRunner().invoke(app, ["train", "digits", "--json"])
+    assert refused.exit_code == 2
+    assert "goes with --dry-run" in refused.output
