@@ -36,6 +36,7 @@ class Jobs:
             "RAY_AUTH_TOKEN": self._token,
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",
         }
         self._log = folder / "cluster.log"
         # Ports that Ray chooses itself are nobody else's; that of Ray Client's server it does not.

@@ -14,6 +14,7 @@ from tests.cluster.toys import config, events, newest_tensors, toy
 from tests.trainer.fitting import Job, fit_ranks
 from trainer.hooks.base import Update
 from trainer.run import train
+from zorse_common.own_ray import environment
 
 pytestmark = pytest.mark.slow
 
@@ -23,14 +24,15 @@ TOTAL = 1600
 @pytest.fixture
 def two_nodes() -> Iterator[Cluster]:
     """A cluster of two nodes with a CPU each, to which this process is connected."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    cluster.add_node(num_cpus=1)
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    try:
-        yield cluster
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    with environment({}):
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        try:
+            yield cluster
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
 
 
 @pytest.mark.timeout(400)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ TOTAL = 1200
 
 def _train(file: Path, *words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "zorse", "train", str(file), *words]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def _wait_for_lines(metrics: Path, count: int, process: subprocess.Popen[str]) -> None:
@@ -43,7 +44,8 @@ def test_a_preempted_run_says_so_and_goes_on(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(data))
     process = _train(file)
     _wait_for_lines(folder / "metrics.jsonl", 3, process)
-    process.send_signal(signal.SIGTERM)
+    # To the whole process group, as Slurm, supervisors and `timeout` send it.
+    os.killpg(process.pid, signal.SIGTERM)
     _, stderr = process.communicate(timeout=200)
     assert process.returncode == 75
     assert stderr.splitlines()[-1].startswith("error: the run stopped as it was asked to and wrote a checkpoint")

@@ -55,7 +55,7 @@ def _stopped(name: str, folder: Path, number: signal.Signals, to: Target) -> Out
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["train", "serve", "export"])
+@pytest.mark.parametrize("name", ["serve", "export"])  # for training see test_preemption.py
 def test_a_signal_to_the_group_stops_a_command_in_its_order(name: str, tmp_path: Path) -> None:
     _stopped(name, tmp_path, signal.SIGTERM, "group")
 

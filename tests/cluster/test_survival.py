@@ -20,7 +20,7 @@ from trainer.run import train
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TOTAL = {"gan": 2400, "cyclegan": 480}
-KILLS = 3
+KILLS = 2
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,7 +55,7 @@ def starts(told: Sequence[str]) -> list[int]:
     return [int(event.split()[3]) for event in told if event.startswith("training from image ")]
 
 
-@pytest.mark.parametrize("task", ["gan", "cyclegan"])
+@pytest.mark.parametrize("task", ["gan", pytest.param("cyclegan", marks=pytest.mark.soak)])
 def test_a_run_under_a_killer_ends_as_one_that_was_left_alone(tmp_path: Path, task: str) -> None:
     undisturbed, disturbed = (toy(task, tmp_path / name, total_images=TOTAL[task]) for name in ("alone", "disturbed"))
     # Without Ray, which must make no difference either.

@@ -23,6 +23,7 @@ from PIL import Image
 import zorse
 from export.original import Declared
 from serving.replay import verify
+from trainer.cluster import cluster
 from trainer.errors import DataError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
@@ -80,13 +81,20 @@ def painter() -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs, trained by the command line, their three artifacts, and that of a foreign model."""
+def one_ray() -> Iterator[None]:
+    """One Ray for all runs here."""
+    with cluster(workers=2):
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, one_ray: None) -> Path:
+    """Two runs, their three artifacts, and that of a foreign model."""
     folder = tmp_path_factory.mktemp("path")
     for name, data, task in (("digits", "digits", GAN), ("stripes", "stripes", CYCLEGAN)):
         config = folder / f"{name}.yaml"
         config.write_text(TOY.format(run=folder / "runs" / name, data=data, task=task))
-        subprocess.run([sys.executable, "-m", "zorse", "train", str(config)], check=True)
+        zorse.train(str(config))
         zorse.export(str(folder / "runs" / name), str(folder / "repository"))
     onnx.save(painter(), folder / "painter.onnx")
     declared = Declared(input_range=(0, 255))
@@ -146,7 +154,9 @@ def test_a_taken_run_folder_is_refused(folder: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_an_error_in_a_worker_is_the_users_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_a_worker_is_the_users_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_ray: None
+) -> None:
     monkeypatch.chdir(tmp_path)
     for domain in "AB":
         for number in range(4):
