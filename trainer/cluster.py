@@ -20,7 +20,7 @@ from trainer.config import RunConfig
 from trainer.errors import LaunchError, Preempted
 from zorse_common.own_ray import environment, ray_folder
 
-_ALONE = {
+ALONE = {
     # No node of a Ray on this machine alone is ever drained.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Ray Train asks the dashboard whether its controller lives. There is none: without an address Ray looks for one of
@@ -43,7 +43,7 @@ def cluster(workers: int, address: str | None = None) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         address, folder = cluster_address(address), None
         if not address:
-            stack.enter_context(environment(_ALONE))
+            stack.enter_context(environment(ALONE))
             folder = stack.enter_context(ray_folder())
         stack.callback(ray.shutdown)
         _connect(address, max(os.cpu_count() or 1, workers), folder)

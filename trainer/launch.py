@@ -26,8 +26,8 @@ from zorse_common.storage import Storage
 POLL_SECONDS = 0.5
 STOP_SECONDS = 90.0
 """How long a stopping run waits for workers that say nothing: less than the deployment examples leave it."""
-LAST_SECONDS = 15.0
-"""How long a failed run waits for Ray to come to its end by itself."""
+LAST_SECONDS = 60.0
+"""How long a failed run waits for Ray Train to end, which takes seconds; Ray may not be shut down before."""
 _RAY_FOLDER = ".ray-train"
 """Ray Train's own folder in the run's; it is also how Ray finds out that every node sees the run's storage."""
 

@@ -20,7 +20,8 @@ import yaml
 
 from tests.cluster.toys import BATCH, events, toy
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+# The suite's short version is test_preemption.py: what `ray job stop` sends is a SIGTERM.
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
 
 RAY = str(Path(sys.executable).with_name("ray"))
 

@@ -12,6 +12,7 @@ from ray.cluster_utils import Cluster
 
 from tests.cluster.toys import config, events, newest_tensors, toy
 from tests.trainer.fitting import Job, fit_ranks
+from trainer.cluster import ALONE
 from trainer.hooks.base import Update
 from trainer.run import train
 from zorse_common.own_ray import environment
@@ -24,7 +25,7 @@ TOTAL = 1600
 @pytest.fixture
 def two_nodes() -> Iterator[Cluster]:
     """A cluster of two nodes with a CPU each, to which this process is connected."""
-    with environment({}):
+    with environment(ALONE):
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
         cluster.add_node(num_cpus=1)
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")

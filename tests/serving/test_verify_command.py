@@ -84,5 +84,5 @@ def test_a_model_folder_and_a_version_name_an_artifact(digits: Path) -> None:
     (digits.parent / "aliases.json").write_text('{"stable": 1}')
     for words, version in ((digits.parent, 2), (f"{digits.parent}@stable", 1), (f"{digits.parent}@2", 2)):
         assert verify(words, "--device", "cpu").startswith(f"digits version {version} (onnx) is what was proved\n")
-    with pytest.raises(ArtifactError, match=r"digits has no alias beta"):
+    with pytest.raises(ArtifactError, match=r"has no digits@beta: digits has 1, 2, stable \(1\), latest"):
         verify(f"{digits.parent}@beta", "--device", "cpu")
