@@ -145,7 +145,7 @@ def export(
         provider=provider.value,
         licence=licence,
         metrics=_figures(metrics) if metrics else None,
-        report=lambda line: console.print(line, highlight=False),
+        report=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
     )
     _print_proofs(artifacts, as_json)
 

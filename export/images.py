@@ -15,7 +15,7 @@ from export.errors import ImageSetError
 from export.manifest import Tensor
 from export.sizes import SizeLimits
 from zorse_common.errors import one_line, printable
-from zorse_common.files import FileSet, ImageFiles, evenly_spaced
+from zorse_common.files import FileSet, ImageFiles, evenly_spaced, is_hidden
 from zorse_common.image_facts import collection_facts, unused_facts
 from zorse_common.images import MODES, to_array
 from zorse_common.splits import split_folders
@@ -58,13 +58,13 @@ def load_images(
     channels = int(port.shape[-1])
     if port.dtype != "uint8" or channels not in MODES:
         files = FileSet(where.place)
-        chosen = evenly_spaced(
-            _of_domain(where, [name for name in files.sizes if name.endswith(".npy")], ".npy"), count
-        )
+        arrays = [name for name in files.sizes if name.lower().endswith(".npy") and not is_hidden(name)]
+        chosen = evenly_spaced(_of_domain(where, arrays, ".npy"), count)
         return [_array(f"{where.place}/{name}", files.read(name), port, limits) for name in chosen]
     images = ImageFiles(where.place, value_range=where.value_range)
     names = _of_domain(where, images.names, "image")
-    for fact in (*collection_facts(images, names, where.place, RANGE_KEY), *unused_facts(images, images.names, "")):
+    unused = unused_facts(images, names, "of another domain or split")
+    for fact in (*collection_facts(images, names, where.place, RANGE_KEY), *unused):
         report(fact)
     return [_decode(images, name, channels, limits, edge) for name in evenly_spaced(names, count)]
 
@@ -72,11 +72,17 @@ def load_images(
 def _of_domain(where: ImagePlace, names: Sequence[str], kind: str) -> Sequence[str]:
     if not names:
         raise ImageSetError(f"{where.place} holds no {kind} files")
-    if where.domain:
-        folders = (f"test{where.domain}", where.domain, f"train{where.domain}")
-        found = split_folders(where.place, names, folders)
-        return next((found[folder] for folder in folders if found[folder]), names)
-    return names
+    if not where.domain:
+        return names
+    folders = {domain: (f"test{domain}", domain, f"train{domain}") for domain in sorted({"A", "B", where.domain})}
+    found = split_folders(where.place, names, tuple(folder for group in folders.values() for folder in group))
+    own = next((found[folder] for folder in folders[where.domain] if found[folder]), None)
+    if own is None and any(found.values()):
+        raise ImageSetError(
+            f"{where.place} has images of another domain and none in {', '.join(folders[where.domain])}: give images "
+            f"of domain {where.domain}"
+        )
+    return names if own is None else own
 
 
 def _array(where: str, content: bytes, port: Tensor, limits: SizeLimits) -> NDArray[Any]:

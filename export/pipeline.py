@@ -156,6 +156,8 @@ def _imported(origin: str, path: Path, direction: str | None) -> Snapshot:
     if direction is None:
         return snapshot
     ((network, entry),) = snapshot.networks.items()
+    if snapshot.task == "gan":
+        raise ImporterError(f"{path} is a generator, which translates nothing: leave --direction out")
     if entry.direction not in (None, direction):
         raise ImporterError(f"{path} is {entry.direction} by its name: leave --direction out or rename the file")
     return dataclasses.replace(snapshot, networks={network: dataclasses.replace(entry, direction=direction)})
@@ -206,6 +208,8 @@ def _from_onnx(
     file = load_onnx(path)
     maximum = choices.max_size or DEFAULT_MAX_SIZE
     foreign = wrap_onnx(file.model, declared or Declared(), name=model, opset=choices.opset, max_size=maximum)
+    if foreign.kind == "generator" and choices.direction is not None:
+        raise ImporterError(f"{path} is a generator, which translates nothing: leave --direction out")
     size = foreign.size and foreign.size.from_edge(target.smallest)
     choices.report(_found(model, foreign.kind, foreign.given, foreign.made, None))
     edge = DEFAULT_MAX_SIZE // 2 if size else int(foreign.made.shape[1])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Sequence
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -120,7 +123,12 @@ def translate(
     from rich.progress import track
 
     from zorse_common.errors import ZorseError
+    from zorse_common.images import check_range
 
+    try:
+        check_range(value_range)
+    except ValueError as error:
+        raise typer.BadParameter(f"--value-range: {error}") from error
     targets = _targets(images, out)
     missing = {path: target for path, target in targets.items() if not target.exists()}
     done, failed, console = len(targets) - len(missing), 0, Console(stderr=True)
@@ -175,7 +183,7 @@ def verify(
 def _targets(images: list[Path], out: Path) -> dict[Path, Path]:
     """Return the file to write for each image; images of a folder keep their place in it."""
     from serving.errors import ImageError, OutputError
-    from zorse_common.files import ImageFiles
+    from zorse_common.files import ImageFiles, left_out_line
 
     targets: dict[Path, Path] = {}
     for path in images:
@@ -183,19 +191,29 @@ def _targets(images: list[Path], out: Path) -> dict[Path, Path]:
             files = ImageFiles(str(path))
             if not files.names:
                 raise ImageError(f"there are no image files in {path}")
-            targets |= {path / name: (out / name).with_suffix(".png") for name in files.names}
+            targets |= {path / name: out / result for name, result in _png_names(files.names).items()}
+            if line := left_out_line(files.left_out):
+                typer.echo(f"{path}: {line}", err=True)
         elif path.is_file():
             targets[path] = out / f"{path.stem}.png"
         else:
             raise ImageError(f"there is no image file at {path}")
     sources: dict[Path, Path] = {}
+    given = {os.path.realpath(path) for path in targets}
     for path, target in targets.items():
         if target in sources:
             raise OutputError(f"{sources[target]} and {path} would both become {target}: give each its own --out")
-        if target.exists() and any(target.samefile(source) for source in targets):
+        if target.exists() and os.path.realpath(target) in given:
             raise OutputError(f"{target} is one of the images and would be taken for its result: give another --out")
         sources[target] = path
     return targets
+
+
+def _png_names(names: Sequence[str]) -> dict[str, str]:
+    """Return the name of the result of each image, which keeps the image's ending where others have the same stem."""
+    stems = {name: str(PurePosixPath(name).with_suffix("")) for name in names}
+    count = Counter(stems.values())
+    return {name: f"{stem if count[stem] == 1 else name}.png" for name, stem in stems.items()}
 
 
 class _Local:

@@ -44,11 +44,15 @@ def available_memory() -> int | None:
     return min((value for value in (free, group) if value is not None), default=None)
 
 
-def _group_free() -> int | None:
+def _group_free(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
     """Return what the control group of a container leaves, None without a limit."""
-    folder = Path("/sys/fs/cgroup")
     try:
         limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        return None if limit == "max" else max(0, int(limit) - int(used))
+        if limit == "max":
+            return None
+        # Files that were read lie in the group's memory until something else needs it.
+        lines = (folder / "memory.stat").read_text().splitlines()
+        cached = next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
+        return max(0, int(limit) - int(used) + cached)
     except (OSError, ValueError):
         return None

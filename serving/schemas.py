@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 from export.manifest import Kind
 from serving.errors import BadRequestError
 from zorse_common.errors import nearest_hint
+from zorse_common.images import check_range
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 DATATYPES: dict[str, np.dtype[Any]] = {
@@ -58,9 +59,9 @@ class TranslateRequest(_Request):
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:
-        is_half = (self.black is None) != (self.white is None)
-        if is_half or (self.black is not None and self.black == self.white):
-            raise PydanticCustomError("value_range", "give black and white together, and let them differ", {})
+        if (self.black is None) != (self.white is None):
+            raise PydanticCustomError("value_range", "give black and white together", {})
+        check_range(self.value_range)
         return self
 
     @property

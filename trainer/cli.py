@@ -182,9 +182,6 @@ def _show_differences(config: RunConfig, name: str) -> None:
 def _show_dry_run(config: RunConfig, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from rich.console import Console
-    from rich.table import Table
-
     from trainer.dryrun import dry_run
     from trainer.tasks.build import check_fit
 
@@ -193,17 +190,14 @@ def _show_dry_run(config: RunConfig, as_json: bool) -> None:
     if as_json:
         print_json(asdict(found))
         return
-    table = Table("network", "architecture", "parameters")
-    for network in found.networks:
-        table.add_row(network.name, network.architecture, f"{network.parameters:,}")
-    console = Console()
-    console.print(table)
-    console.print(f"batch of a worker: {list(found.image_shape)}, {config.run.workers} workers")
-    console.print(
+    rows = [(network.name, network.architecture, f"{network.parameters:,}") for network in found.networks]
+    print_table(("network", "architecture", "parameters"), rows)
+    typer.echo(f"batch of a worker: {list(found.image_shape)}, {config.run.workers} workers")
+    typer.echo(
         f"memory of a worker: about {found.state_bytes / 2**20:.0f} MiB of weights, gradients, moments and averages "
         f"and {found.activation_bytes / 2**20:.0f} MiB of activations"
     )
-    console.print("one step on zeros: " + ", ".join(f"{name} {value:.3f}" for name, value in found.losses.items()))
+    typer.echo("one step on zeros: " + ", ".join(f"{name} {value:.3f}" for name, value in found.losses.items()))
 
 
 def _train(config: RunConfig, resume: bool, address: str | None) -> None:

@@ -43,7 +43,19 @@ _DERIVED_KEYS = frozenset(
         "sparse_gradients",
         "disable_allgather",
         "zero_force_ds_cpu_optimizer",
+        "communication_data_type",
+        "seq_parallel_communication_data_type",
+        "dataloader_drop_last",
+        "compression_training",
+        "quantize_training",
+        "progressive_layer_drop",
+        "curriculum_learning",
+        "data_efficiency",
+        "elasticity",
     }
+)
+_DERIVED_ZERO_KEYS = frozenset(
+    {"zero_quantized_weights", "zero_quantized_nontrainable_weights", "zero_quantized_gradients"}
 )
 
 _PACKAGE = Path(__file__).parent
@@ -238,6 +250,8 @@ class RunConfig(Section):
         for key in sorted(_DERIVED_KEYS & section.keys()):
             raise ValueError(f"deepspeed.{key} is set by zorse: use batch.*, precision or the task's optimizers")
         zero = section.get("zero_optimization", {})
+        for key in sorted(_DERIVED_ZERO_KEYS & (zero.keys() if isinstance(zero, dict) else set())):
+            raise ValueError(f"deepspeed.zero_optimization.{key} is set by zorse: it would round what a step computes")
         stage = zero.get("stage", 0) if isinstance(zero, dict) else zero
         if stage not in (0, 1, 2):
             raise ValueError(

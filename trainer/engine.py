@@ -23,7 +23,6 @@ deepspeed.ops.__compatible_ops__ = {}
 
 
 NUMERICS: dict[str, Any] = {
-    "gradient_clipping": 0.0,  # DeepSpeed 0.19.8 clips to 1.0 by default; ours is the optimizer's `clip_norm`
     "prescale_gradients": False,
     "gradient_predivide_factor": 1.0,
     "gradient_allreduce_op": "mean",
@@ -75,6 +74,7 @@ def engine_config(config: RunConfig, optimizer: OptimizerSection) -> dict[str, A
         NUMERICS
         | section
         | {
+            # DeepSpeed 0.19.8 clips to 1.0 by default.
             "gradient_clipping": optimizer.clip_norm or 0.0,
             "train_micro_batch_size_per_gpu": config.micro_size,
             "gradient_accumulation_steps": config.batch.accumulation,

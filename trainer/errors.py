@@ -1,6 +1,11 @@
 """The errors of the trainer: each message is one line that says what is wrong, where, and what to do."""
 
+import re
+
 from zorse_common.errors import ZorseError
+
+_OUT_OF_MEMORY = re.compile(r"out of memory|allocate memory|CU(BLAS|DNN)_STATUS_ALLOC_FAILED", re.IGNORECASE)
+"""What torch, CUDA, cuBLAS, cuDNN and NCCL say when memory is exhausted; only torch has a type of error for it."""
 
 
 class TrainerError(ZorseError):
@@ -40,4 +45,4 @@ class LaunchError(TrainerError):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether torch raised `error` because the memory of the GPU or of the machine is exhausted."""
-    return type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None

@@ -78,6 +78,8 @@ def train(
     except OSError as error:
         raise StorageError(f"{storage.uri} cannot be written ({error}): check run.storage and run.dir") from error
     with Record(storage, show or (lambda update: None)) as record:
+        # At once, since the next resume would not find them: the config is written.
+        record.update(Update(events=tuple(news)))
         launch(with_place(RunConfig.model_validate(resolved), storage.uri), record.update, news, address)
     return storage.uri
 
@@ -129,9 +131,11 @@ def clipping_news(written: dict[str, Any], resolved: dict[str, Any]) -> list[str
     if not changed:
         return []
     keys = " ".join(f"task.{name}.clip_norm={DEEPSPEED_CLIP_NORM:g}" for name in changed)
+    norms = {sections[name]["clip_norm"] for name in changed}
+    now = "they are not" if norms == {None} else "they are as clip_norm says"
     return [
         f"until now this run's gradients were clipped to a norm of {DEEPSPEED_CLIP_NORM:g}, which was DeepSpeed's "
-        f"default, and from now on they are not: resume with {keys} to go on as before"
+        f"default, and from now on {now}: resume with {keys} to go on as before"
     ]
 
 

@@ -14,9 +14,9 @@ import trainer.cli
 from zorse.home import provide_home
 from zorse.output import make_output_robust
 from zorse.process import run_behind
-from zorse_common.errors import ZorseError
+from zorse_common.errors import FetchError, ZorseError
 
-USER_ERRORS = (ZorseError, OSError, MemoryError)
+USER_ERRORS = (ZorseError, FetchError, OSError, MemoryError)
 
 app = typer.Typer(
     help="Train GANs and CycleGANs, export them as proved ONNX artifacts, and serve them.",

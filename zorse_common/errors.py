@@ -19,6 +19,10 @@ class StorageError(ZorseError):
     """A path or URI cannot be opened."""
 
 
+class FetchError(RuntimeError):
+    """An object store failed, which says nothing about the file: trying again may help, so workers are started anew."""
+
+
 def nearest_hint(name: str, known: Iterable[str]) -> str:
     """Return " (did you mean …?)" with the name of `known` nearest to `name`, or "" if none is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

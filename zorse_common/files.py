@@ -13,13 +13,14 @@ from typing import TypeVar
 
 from PIL import Image as Pillow
 
-from zorse_common.errors import ZorseError, one_line, printable
+from zorse_common.errors import FetchError, ZorseError, one_line, printable
 from zorse_common.images import (
     MAX_PIXELS,
     SNIFFED_BYTES,
     SUFFIXES,
     ImageError,
     Pixels,
+    check_range,
     decode_image,
     encode,
     image_format,
@@ -45,10 +46,6 @@ UNREADABLE = (
 
 class FilesError(ZorseError):
     """A folder or zip is missing or damaged, or holds too few files that can be used."""
-
-
-class FetchError(RuntimeError):
-    """An object store failed, which says nothing about the file: trying again may help."""
 
 
 class FileSet:
@@ -132,8 +129,12 @@ class ImageFiles:
         """List the files; `value_range` and `max_pixels` are those of `decode_image`.
 
         Raises:
-            FilesError: as `FileSet`.
+            FilesError: as `FileSet`, or `value_range` is none.
         """
+        try:
+            check_range(value_range)
+        except ValueError as error:
+            raise FilesError(f"{root}: {error}") from error
         self.root = root
         self.unreadable: dict[str, str] = {}
         """Why each file that was opened in vain cannot be read, in the order they were met."""
@@ -177,13 +178,13 @@ class ImageFiles:
             return None
 
     def _is_taken(self, name: str) -> bool:
-        path = PurePosixPath(name)
-        if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
+        if is_hidden(name):
             self.left_out[name] = "hidden"
             return False
-        if path.suffix.lower() in SUFFIXES:
+        suffix = PurePosixPath(name).suffix.lower()
+        if suffix in SUFFIXES:
             return True
-        key = path.suffix.lower() if "://" in self.root else name
+        key = suffix if "://" in self.root else name
         if key not in self._sniffed:
             self._sniffed[key] = self._starts_like_an_image(name)
         if not self._sniffed[key]:
@@ -195,6 +196,11 @@ class ImageFiles:
             return image_format(self._files.read(name, SNIFFED_BYTES)) is not None
         except (FetchError, *UNREADABLE):
             return False
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or a folder on its way is hidden, or is one of those that macOS adds to archives."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
 
 def read_images(root: str) -> dict[str, Pixels]:

@@ -27,7 +27,8 @@ def collection_facts(files: ImageFiles, names: Sequence[str], what: str, key: st
     if not names:
         return []
     headers = _headers(files, evenly_spaced(names, PROBED))
-    deep = [name for name, header in headers.items() if header.bits > 8]
+    # Colours of 16 bits keep their high byte, whatever the value range is.
+    deep = [name for name, header in headers.items() if header.bits > 8 and header.channels == 1]
     text = f"{what}: {len(names)} images"
     if headers:
         (first, *_, last) = 2 * sorted((header.width, header.height) for header in headers.values())

@@ -7,6 +7,7 @@ decoded. What is decoded is 8-bit and upright.
 from __future__ import annotations
 
 import io
+import math
 import struct
 import warnings
 from dataclasses import dataclass
@@ -189,6 +190,18 @@ def encode(image: Pixels, file_format: FileFormat = "png") -> bytes:
     return stream.getvalue()
 
 
+def check_range(value_range: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Return the values of black and white, where they can be.
+
+    Raises:
+        ValueError: one is not finite, or they are equal.
+    """
+    if value_range is not None and (not all(map(math.isfinite, value_range)) or value_range[0] == value_range[1]):
+        low, high = value_range
+        raise ValueError(f"black {low:g} and white {high:g} are no value range: give two different finite numbers")
+    return value_range
+
+
 def to_array(image: Pillow.Image) -> Pixels:
     """Return a Pillow image of mode L, RGB or RGBA as uint8 [height, width, channels]."""
     array = np.array(image, dtype=np.uint8)
@@ -217,7 +230,8 @@ def _bits(image: Pillow.Image) -> int:
         return 16 if image.format == "PPM" or _tag(image, _BITS, 32) == 16 else 32
     rawmode = next((tile[3] for tile in getattr(image, "tile", [])), None)
     rawmode = rawmode[0] if isinstance(rawmode, tuple) else rawmode
-    return 16 if image.mode.startswith("I;") or "16" in str(rawmode) else 8
+    # BGR;16 has 16 bits for all three channels.
+    return 16 if image.mode.startswith("I;") or ("16" in str(rawmode) and rawmode != "BGR;16") else 8
 
 
 def _tag(image: Pillow.Image, number: int, default: int) -> int:

@@ -224,13 +224,22 @@ def _local_entries(root: Path, prefix: str = "") -> Iterator[tuple[str, float]]:
 
 
 def _local_tree(root: Path) -> Tree:
-    tree, linked = Tree(), {root.resolve()}
+    tree, top, linked = Tree(), root.resolve(), set[Path]()
 
-    def is_read(target: Path) -> bool:
-        """Whether a folder's files are listed anyway, or listing them would come back to a listed folder."""
-        return any(target == seen or target in seen.parents or seen in target.parents for seen in linked)
+    def is_read(target: Path, walked: tuple[Path, ...]) -> bool:
+        """Return whether a link from the last of the `walked` folders leads to files that are listed anyway.
 
-    def walk(folder: Path, prefix: str) -> None:
+        It does if it leads back into the walk or to a folder that a link led to before. A visible folder inside the
+        root is listed under its own name; the link counts beside it, as another name for the same images.
+        """
+        if any(target == folder or target in folder.parents for folder in walked):
+            return True
+        if any(target == seen or target in seen.parents or seen in target.parents for seen in linked):
+            return True
+        visible = top in target.parents and not any(part.startswith(".") for part in target.relative_to(top).parts)
+        return visible and target.parent != walked[-1]
+
+    def walk(folder: Path, prefix: str, links: tuple[Path, ...] = ()) -> None:
         try:
             with os.scandir(folder) as scanned:
                 entries = sorted(scanned, key=lambda entry: entry.name)
@@ -244,14 +253,14 @@ def _local_tree(root: Path) -> Tree:
             if entry.is_symlink() and not Path(entry.path).exists():
                 tree.skipped[name] = "a link that leads nowhere"
             elif entry.is_symlink() and entry.is_dir():
-                target = Path(entry.path).resolve()
-                if is_read(target):
+                target, walked = Path(entry.path).resolve(), (*links, folder.resolve())
+                if is_read(target, walked):
                     tree.skipped[name] = "a link to a folder that is read already"
                 else:
                     linked.add(target)
-                    walk(Path(entry.path), f"{name}/")
+                    walk(Path(entry.path), f"{name}/", walked)
             elif entry.is_dir():
-                walk(Path(entry.path), f"{name}/")
+                walk(Path(entry.path), f"{name}/", links)
             elif entry.is_file():
                 tree.sizes[name] = entry.stat().st_size
             else:

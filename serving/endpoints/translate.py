@@ -28,7 +28,10 @@ _BODY: dict[str, Any] = {
         },
     }
 }
-_IMAGE = {"content": {"image/png": {}, "image/jpeg": {}}, "description": "The image, of the same size."}
+_IMAGE = {
+    "content": {"image/png": {}, "image/jpeg": {}},
+    "description": "The image, of the same size or scaled by the model's factor.",
+}
 
 
 @model_router.post("/translate", response_class=Response, responses={200: _IMAGE}, openapi_extra=_BODY)

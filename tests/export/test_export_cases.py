@@ -91,6 +91,8 @@ def test_a_generator_needs_no_input_range(tmp_path: Path) -> None:
     assert read_manifest(Path(artifact)).kind == "generator"
     with pytest.raises(ImporterError, match="give its --input-range, or of a generator its --output-range"):
         export(str(path), str(tmp_path / "r2"))
+    with pytest.raises(ImporterError, match="is a generator, which translates nothing: leave --direction out"):
+        export(str(path), str(tmp_path / "r2"), declared=Declared(output_range=(-1, 1)), direction="AtoB")
 
 
 def test_norms_that_are_written_out_are_recognised() -> None:

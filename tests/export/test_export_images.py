@@ -213,3 +213,23 @@ def test_the_suffixes_that_count_are_told(tmp_path: Path) -> None:
         load_images(ImagePlace(str(tmp_path)), WORDS, LIMITS, 32)
     with pytest.raises(ImageSetError, match="holds no image files"):
         load_images(ImagePlace(str(tmp_path)), RGB, LIMITS, 32)
+
+
+def test_hidden_arrays_are_left_out_and_endings_are_of_any_case(tmp_path: Path) -> None:
+    np.save(tmp_path / "one.npy", np.zeros((16, 16, 3), np.float32))
+    (tmp_path / "one.npy").rename(tmp_path / "one.NPY")
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "__MACOSX" / "._one.npy").write_bytes(b"a fork of macOS")
+    assert len(load_images(ImagePlace(str(tmp_path)), _port(3, "float32", (-1, 1)), LIMITS, 32)) == 1
+
+
+def test_images_of_another_domain_are_named_or_where_there_are_no_others_refused(folder: Path) -> None:
+    for name in ("testA/1.png", "trainB/2.png"):
+        (folder / name).parent.mkdir()
+        Image.new("RGB", (16, 16), 9).save(folder / name)
+    told: list[str] = []
+    assert len(load_images(ImagePlace(str(folder), "A"), RGB, LIMITS, 32, report=told.append)) == 1
+    assert "3 of another domain or split (b.png, deep/a.png, trainB/2.png)" in told[-1]
+    (folder / "testA" / "1.png").unlink()
+    with pytest.raises(ImageSetError, match="has images of another domain and none in testA, A, trainA: give images"):
+        load_images(ImagePlace(str(folder), "A"), RGB, LIMITS, 32)

@@ -11,7 +11,7 @@ from serving import artifacts
 from serving.app import replica_resources
 from serving.deployment import GATEWAY
 from serving.errors import ArtifactError, StartError
-from serving.memory import available_memory, check_memory
+from serving.memory import _group_free, available_memory, check_memory
 from tests.serving.tiny import generator_graph, generator_manifest, write
 
 
@@ -52,6 +52,16 @@ def test_more_processes_than_the_memory_holds_are_refused_with_advice_that_helps
         check_memory(9, thirty[:2], available=4 * 2**30)
     free = available_memory()
     assert free is None or free > 0
+
+
+def test_files_that_a_container_has_read_are_free_memory(tmp_path: Path) -> None:
+    for name, content in (
+        ("memory.max", "1000"),
+        ("memory.current", "900"),
+        ("memory.stat", "anon 1\ninactive_file 600\n"),
+    ):
+        (tmp_path / name).write_text(content)
+    assert _group_free(tmp_path) == 700
 
 
 def test_no_model_can_take_the_gateways_name(tmp_path: Path) -> None:

@@ -75,6 +75,21 @@ def test_translate_takes_folders_goes_on_after_a_bad_image_and_does_what_is_miss
     assert invoke(*command).stdout == "0 of 4 images translated, 4 were there, 0 failed\n"
 
 
+def test_translate_keeps_the_endings_of_a_folders_images_that_have_one_stem(repository: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "images", tmp_path / "out"
+    folder.mkdir()
+    for name in ("a.png", "a.jpg", "b.png"):
+        Image.fromarray(PIXELS).save(folder / name)
+    (folder / "notes.txt").write_text("no image")
+    result = invoke("translate", repository / "invert", folder, "--out", out, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in out.iterdir()) == ["a.jpg.png", "a.png.png", "b.png"]
+    assert f"{folder}: left out 1 files: 1 no image (notes.txt)" in result.stderr
+    refused = invoke("translate", repository / "invert", folder, "--out", out, "--value-range", "5", "5")
+    assert refused.exit_code == 2
+    assert "are no value range" in " ".join(refused.output.replace("│", " ").split())
+
+
 def test_translate_refuses_two_images_of_one_name_before_it_begins(
     repository: Path, horse: Path, tmp_path: Path
 ) -> None:

@@ -76,9 +76,20 @@ def test_fewer_images_than_a_batch_are_refused() -> None:
         ({"zero_optimization": None}, "use 0, 1 or 2"),
         ({"bf16": {"enabled": True}}, "deepspeed.bf16 is set by zorse"),
         ({"train_batch_size": 4}, "deepspeed.train_batch_size is set by zorse"),
+        ({"communication_data_type": "fp16"}, "deepspeed.communication_data_type is set by zorse"),
+        ({"compression_training": {}}, "deepspeed.compression_training is set by zorse"),
+        ({"zero_optimization": {"stage": 2, "zero_quantized_gradients": True}}, "zero_quantized_gradients is set by"),
     ],
 )
 def test_deepspeed_keys_that_break_promises_are_refused(section: dict[str, object], message: str) -> None:
     plain = _digits().model_dump() | {"deepspeed": section}
     with pytest.raises(ConfigError, match=message):
         validate(RunConfig, plain, "run.yaml")
+
+
+def test_every_number_that_the_engine_states_is_out_of_a_runs_reach() -> None:
+    from trainer.engine import NUMERICS
+
+    for key, value in NUMERICS.items():
+        with pytest.raises(ConfigError, match=rf"deepspeed\.{key} is set by zorse"):
+            validate(RunConfig, _digits().model_dump() | {"deepspeed": {key: value}}, "run.yaml")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import os
 import re
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from PIL import Image
 
 from trainer import registry
 from trainer.config import DataComponent
-from trainer.errors import DataError
+from trainer.errors import ConfigError, DataError
 from zorse_common.files import FilesError, ImageFiles
 
 
@@ -84,6 +86,16 @@ def test_links_are_followed_once_and_never_in_a_circle(tmp_path: Path) -> None:
         "left out 3 files: 2 a link to a folder that is read already (trainA/linked, trainA/up); "
         "1 a link that leads nowhere (trainB/gone)"
     )
+
+
+def test_links_to_folders_beside_them_and_hidden_ones_give_them_their_names(tmp_path: Path) -> None:
+    _fill(tmp_path, "horses/0.png", "horses/1.png", ".store/zebras/2.png", "cows/3.png")
+    (tmp_path / "trainA").symlink_to("horses")
+    (tmp_path / "trainB").symlink_to(".store/zebras")
+    # From elsewhere in the tree a link adds nothing to what its target is listed as.
+    (tmp_path / "horses" / "others").symlink_to(tmp_path / "cows")
+    source = _source("unpaired", tmp_path)
+    assert (source.count("A"), source.count("B")) == (2, 1)
 
 
 def test_images_are_known_by_their_bytes_where_the_ending_tells_nothing(tmp_path: Path) -> None:
@@ -197,3 +209,30 @@ def test_files_of_an_object_store_are_sniffed_once_for_each_ending(tmp_path: Pat
     assert local.names == remote.names == ["0.img", "1.img", "2.img"]
     assert set(remote.left_out) == {"0.log", "1.log", "2.log"}
     assert re.fullmatch("no image", remote.left_out["2.log"])
+
+
+def test_colours_of_16_bits_keep_their_high_byte_and_need_no_range(tmp_path: Path) -> None:
+    # Pillow writes no colours of 16 bits. A row is a filter's number, 0, and big-endian samples.
+    row = b"\0" + np.repeat(np.arange(0, 4096, 256), 3).astype(">u2").tobytes()
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", 16, 16, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(row * 16)),
+        (b"IEND", b""),
+    )
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+    for number in range(2):
+        (tmp_path / f"{number}.png").write_bytes(content)
+    source = _source("folder", tmp_path, channels=3)
+    assert source.found == ["training: 2 images of 16×16 pixels (2 16-bit PNG)"]
+    assert source.image("image", 0)[0, :, 1].tolist() == list(range(16))
+
+
+@pytest.mark.parametrize("value_range", [[5, 5], [0, float("inf")]])
+def test_a_value_range_of_equal_or_infinite_numbers_is_refused(tmp_path: Path, value_range: list[float]) -> None:
+    _fill(tmp_path, "0.png")
+    with pytest.raises(ConfigError, match="are no value range: give two different finite numbers"):
+        _source("folder", tmp_path, value_range=value_range)
+    with pytest.raises(FilesError, match="are no value range"):
+        ImageFiles(str(tmp_path), value_range=(value_range[0], value_range[1]))

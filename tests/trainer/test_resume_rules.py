@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from tests.trainer.fitting import Listener
-from trainer import registry
+from trainer import registry, run
 from trainer.config import RunConfig, Section, find_config, load_config
 from trainer.data.digits import Digits
-from trainer.errors import ConfigError, is_out_of_memory
+from trainer.errors import ConfigError, LaunchError, is_out_of_memory
+from trainer.hooks.base import Update
 from trainer.registry import register
 from trainer.run import clipping_news
 
@@ -44,6 +47,27 @@ def test_a_resume_that_clips_as_before_or_never_did_says_nothing() -> None:
     assert clipping_news(_resolved(), _resolved()) == []
     (news,) = clipping_news(_from_before(), _resolved(keys[0]))
     assert "resume with task.discriminator_optimizer.clip_norm=1 to" in news
+    (news,) = clipping_news(_from_before(), _resolved(keys[0], "task.discriminator_optimizer.clip_norm=0.5"))
+    assert "from now on they are as clip_norm says" in news
+
+
+def test_what_a_resume_changes_is_kept_though_the_run_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise LaunchError("Ray does not start here")
+
+    monkeypatch.setattr(run, "launch", fail)
+    (tmp_path / "checkpoints" / "8").mkdir(parents=True)
+    written = _from_before()
+    written["run"]["dir"] = str(tmp_path)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(written))
+    shown: list[Update] = []
+    config = load_config(find_config("digits"), [f"run.dir={tmp_path}"])
+    with pytest.raises(LaunchError):
+        run.train(config, resume=True, show=shown.append)
+    assert any("gradients were clipped" in event for event in shown[-1].events)
+    assert "gradients were clipped" in (tmp_path / "events.jsonl").read_text()
 
 
 @register("data", "larger_than_memory")
@@ -69,5 +93,11 @@ def test_exhausted_memory_is_an_error_of_the_config_and_no_lost_worker(monkeypat
 
 
 def test_other_errors_of_torch_are_not_taken_for_exhausted_memory() -> None:
-    assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))
+    for text in (
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "NCCL error: unhandled cuda error\nLast error:\nCuda failure 2 'out of memory'",
+    ):
+        assert is_out_of_memory(RuntimeError(text))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

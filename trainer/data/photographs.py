@@ -17,7 +17,7 @@ from trainer.data.sampler import position_to_index
 from trainer.errors import DataError
 from zorse_common.errors import printable
 from zorse_common.files import ImageFiles, evenly_spaced, some_of
-from zorse_common.images import to_array
+from zorse_common.images import check_range, to_array
 from zorse_common.random import Stream, counter_rng
 
 RANGE_KEY = "data.value_range"
@@ -43,7 +43,7 @@ class PhotographsConfig(Section):
     root: Annotated[Place, AfterValidator(_absolute)]
     size: int = Field(ge=8, le=4096)
     channels: Literal[1, 3] = 3
-    value_range: tuple[float, float] | None = None
+    value_range: Annotated[tuple[float, float] | None, AfterValidator(check_range)] = None
     max_unreadable: int = Field(default=10, ge=0)
 
 
