@@ -22,6 +22,7 @@ from serving.errors import NotFoundError, ServingError, TooLargeError, Unauthori
 from serving.http import Http, allowed, error_response
 from serving.schemas import ErrorBody, ModelSummary, body_length
 from serving.service import ModelService
+from zorse_common.errors import printable
 
 Level = Literal["model_router", "server_router"]
 
@@ -161,8 +162,9 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return JSONResponse(ErrorBody(error=f"{where}: {first['msg']}", code="bad_request").model_dump(), status_code=422)
+    # What a client sends may hold characters that no answer can.
+    text = printable(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+    return JSONResponse(ErrorBody(error=text, code="bad_request").model_dump(), status_code=422)
 
 
 async def _on_crash(request: Request, error: Exception) -> JSONResponse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
@@ -189,9 +190,13 @@ def _targets(images: list[Path], out: Path) -> dict[Path, Path]:
     for path in images:
         if path.is_dir():
             files = ImageFiles(str(path))
-            if not files.names:
+            if path.resolve() == out.resolve():
+                raise OutputError(f"the results in {out} would be taken for images the next time: give another --out")
+            # Results of another time are no images.
+            names = [name for name in files.names if out.resolve() not in (path / name).resolve().parents]
+            if not names:
                 raise ImageError(f"there are no image files in {path}")
-            targets |= {path / name: out / result for name, result in _png_names(files.names).items()}
+            targets |= {path / name: out / result for name, result in _png_names(names).items()}
             if line := left_out_line(files.left_out):
                 typer.echo(f"{path}: {line}", err=True)
         elif path.is_file():
@@ -210,10 +215,15 @@ def _targets(images: list[Path], out: Path) -> dict[Path, Path]:
 
 
 def _png_names(names: Sequence[str]) -> dict[str, str]:
-    """Return the name of the result of each image, which keeps the image's ending where others have the same stem."""
-    stems = {name: str(PurePosixPath(name).with_suffix("")) for name in names}
-    count = Counter(stems.values())
-    return {name: f"{stem if count[stem] == 1 else name}.png" for name, stem in stems.items()}
+    """Return the name of the result of each image, which keeps the image's ending where two would be the same."""
+    whole: set[str] = set()
+    while True:
+        results = {name: f"{name if name in whole else PurePosixPath(name).with_suffix('')}.png" for name in names}
+        count = Counter(results.values())
+        same = {name for name in names if count[results[name]] > 1} - whole
+        if not same:
+            return results
+        whole |= same
 
 
 class _Local:
@@ -264,9 +274,10 @@ def _write(path: Path, image: Any) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     # Whole or not at all: a file that is there counts as done.
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(encode(image, _FORMATS[path.suffix.lower()]))
-    part.replace(path)
+    with tempfile.TemporaryDirectory(prefix=".zorse-", dir=path.parent) as folder:
+        part = Path(folder) / "part"
+        part.write_bytes(encode(image, _FORMATS[path.suffix.lower()]))
+        part.replace(path)
 
 
 def _announce(url: str, models: list[ModelSummary]) -> None:

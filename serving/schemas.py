@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from export.manifest import Kind
 from serving.errors import BadRequestError
-from zorse_common.errors import nearest_hint
+from zorse_common.errors import nearest_hint, printable
 from zorse_common.images import check_range
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -46,7 +46,9 @@ class _Request(BaseModel):
         unknown = [key for key in given if key not in known] if isinstance(given, dict) else []
         if unknown:
             hint = nearest_hint(unknown[0], known) or f" (known: {', '.join(known)})"
-            raise PydanticCustomError("unknown_key", "unknown key {key}{hint}", {"key": unknown[0], "hint": hint})
+            raise PydanticCustomError(
+                "unknown_key", "unknown key {key}{hint}", {"key": printable(unknown[0]), "hint": hint}
+            )
         return given
 
 

@@ -65,10 +65,10 @@ def evaluate(
     """Score a folder of images and print the figures as JSON."""
     from omegaconf import OmegaConf
 
-    from trainer.config import MetricComponent
+    from trainer.config import MetricComponent, parse_overrides
     from trainer.evaluate import evaluate as score
 
-    section = OmegaConf.to_container(OmegaConf.from_dotlist([*(keys or []), f"type={metric}"]))
+    section = OmegaConf.to_container(parse_overrides([*(keys or []), f"type={metric}"]))
     typer.echo(json.dumps(score(images, MetricComponent.model_validate(section)), indent=2))
 
 

@@ -68,6 +68,10 @@ _PLACES = frozenset({"run.dir", "run.storage", "data.root"})
 
 
 def _expand_user(place: str) -> str:
+    try:
+        place.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("its name is not UTF-8, which Ray and YAML need: rename the folder") from error
     return place if "://" in place else os.path.expanduser(place)  # noqa: PTH111  (pathlib would drop a trailing slash)
 
 
@@ -289,7 +293,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: unreadable file, malformed override, unknown key or illegal value.
     """
-    changes = OmegaConf.merge(OmegaConf.create(), *map(_parse_override, overrides))
+    changes = parse_overrides(overrides)
     try:
         written = OmegaConf.load(path)
         if not isinstance(written, DictConfig):
@@ -299,6 +303,17 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path} cannot be read: {one_line(error)}") from error
     assert isinstance(data, dict)
     return validate(RunConfig, data, str(path))
+
+
+def parse_overrides(overrides: Sequence[str]) -> DictConfig:
+    """Parse texts of the form `key.sub=value`, of which later ones win.
+
+    Raises:
+        ConfigError: one is malformed.
+    """
+    merged = OmegaConf.merge(OmegaConf.create(), *map(_parse_override, overrides))
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def _parse_override(override: str) -> DictConfig:
@@ -334,10 +349,10 @@ def validate(schema: type[S], data: dict[Any, Any], where: str) -> S:
         raise ConfigError(f"{where}: " + "; ".join(_explain(schema, item) for item in error.errors())) from error
 
 
-def differences(config: dict[str, Any], base: dict[str, Any], prefix: str = "") -> list[str]:
+def differences(config: dict[Any, Any], base: dict[Any, Any], prefix: str = "") -> list[str]:
     """One line `key: old -> new` for each leaf of `config` that differs from `base`."""
     lines: list[str] = []
-    for key in sorted({*config, *base}):
+    for key in sorted({*config, *base}, key=str):
         new, old, name = config.get(key), base.get(key), f"{prefix}{key}"
         if isinstance(new, dict) and isinstance(old, dict | None):
             lines += differences(new, old or {}, f"{name}.")

@@ -42,5 +42,14 @@ def first_sentence(error: BaseException) -> str:
 
 
 def printable(name: str | PurePath) -> str:
-    """Return a file name as text that any file and terminal can hold: bytes that are not UTF-8 become `\\xNN`."""
-    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """Return a file name as one line that any file and terminal can hold.
+
+    Bytes that are not UTF-8 become `\\xNN`, and control characters their escapes such as `\\n`.
+    """
+    return "".join(character if character.isprintable() else _escaped(character) for character in str(name))
+
+
+def _escaped(character: str) -> str:
+    # os.fsdecode makes U+DC80 … U+DCFF of bytes that are not UTF-8.
+    code = ord(character)
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()

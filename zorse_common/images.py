@@ -11,7 +11,7 @@ import math
 import struct
 import warnings
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,8 +146,9 @@ def decode_image(
 
     Greys of more than 8 bits are mapped from `value_range` (black, white) to 0..255, rounded, and cut to it. Without
     a `value_range` it is what the file says (TIFF's smallest and largest sample value, 12-bit samples, PGM's
-    maximum), or else from 0 to the largest number that the file's integers can hold. Colours of 16 bits keep their
-    high byte, as Pillow reads no more. `value_range` does not apply to them nor to 8-bit files.
+    maximum), or else from 0 to the largest number that the file's integers can hold. Colours of 16 bits, and greys of
+    16 bits with alpha, keep their high byte, as Pillow reads no more. `value_range` does not apply to them nor to 8-bit
+    files.
 
     Raises:
         ImageTooLargeError: it has more than `max_pixels` pixels; nothing was decoded.
@@ -159,6 +160,8 @@ def decode_image(
                 f"the image has {image.width}×{image.height} pixels and the limit is {max_pixels}: scale it down"
             )
         try:
+            value_range = _in_decoded_values(image, value_range)
+            _scale_transparency(image)
             image.load()
             upright = _upright(image, _to_8_bits(image, value_range))
             grey = upright.mode in ("1", "L", "LA", "La")
@@ -228,10 +231,40 @@ def _bits(image: Pillow.Image) -> int:
     """Return the bits of one channel in the file; Pillow's modes hide those of 16-bit colours."""
     if image.mode in ("I", "F"):
         return 16 if image.format == "PPM" or _tag(image, _BITS, 32) == 16 else 32
-    rawmode = next((tile[3] for tile in getattr(image, "tile", [])), None)
-    rawmode = rawmode[0] if isinstance(rawmode, tuple) else rawmode
     # BGR;16 has 16 bits for all three channels.
-    return 16 if image.mode.startswith("I;") or ("16" in str(rawmode) and rawmode != "BGR;16") else 8
+    rawmode = _rawmode(image)
+    return 16 if image.mode.startswith("I;") or ("16" in rawmode and rawmode != "BGR;16") else 8
+
+
+def _tile_arguments(image: Pillow.Image) -> Any:
+    """Return what Pillow hands to the decoder of an image that is not loaded yet, or None."""
+    return next((tile[3] for tile in getattr(image, "tile", [])), None)
+
+
+def _rawmode(image: Pillow.Image) -> str:
+    """Return the layout of the file's pixels as Pillow names it, such as "RGB;16B", or "" where it names none."""
+    arguments = _tile_arguments(image)
+    return str((arguments[0] if isinstance(arguments, tuple) else arguments) or "")
+
+
+def _in_decoded_values(image: Pillow.Image, value_range: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Return a value range of the file in the values that Pillow makes: those of a PGM it stretches to 0..65535."""
+    if value_range is None or image.format != "PPM" or image.mode != "I":
+        return value_range
+    arguments = _tile_arguments(image)
+    maximum = arguments[-1] if isinstance(arguments, tuple) and isinstance(arguments[-1], int) else 65535
+    return value_range[0] * 65535 / maximum, value_range[1] * 65535 / maximum
+
+
+def _scale_transparency(image: Pillow.Image) -> None:
+    """Bring the transparent value of a PNG, which has the depth of the file, to the 8 bits of the decoded pixels."""
+    value, rawmode = image.info.get("transparency"), _rawmode(image)
+    if image.format != "PNG" or value is None:
+        return
+    if isinstance(value, tuple) and rawmode == "RGB;16B":
+        image.info["transparency"] = tuple(sample >> 8 for sample in value)
+    elif isinstance(value, int) and rawmode in ("L;2", "L;4"):
+        image.info["transparency"] = value * 255 // (2 ** int(rawmode[-1]) - 1)
 
 
 def _tag(image: Pillow.Image, number: int, default: int) -> int:

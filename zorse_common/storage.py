@@ -234,7 +234,7 @@ def _local_tree(root: Path) -> Tree:
         """
         if any(target == folder or target in folder.parents for folder in walked):
             return True
-        if any(target == seen or target in seen.parents or seen in target.parents for seen in linked):
+        if any(target == seen or seen in target.parents for seen in linked):
             return True
         visible = top in target.parents and not any(part.startswith(".") for part in target.relative_to(top).parts)
         return visible and target.parent != walked[-1]
@@ -259,6 +259,8 @@ def _local_tree(root: Path) -> Tree:
                 else:
                     linked.add(target)
                     walk(Path(entry.path), f"{name}/", walked)
+            elif entry.is_dir() and links and Path(entry.path).resolve() in linked:
+                tree.skipped[name] = "a folder that is read already, through a link"
             elif entry.is_dir():
                 walk(Path(entry.path), f"{name}/", links)
             elif entry.is_file():

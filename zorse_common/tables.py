@@ -15,7 +15,7 @@ def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """
     if not rows:
         return
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():
         _print_folded(titles, rows)
         return
     lines = [tuple(" ".join(cell.splitlines()) for cell in row) for row in (titles, *rows)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -111,3 +112,29 @@ def test_an_array_that_is_no_image_is_not_encoded() -> None:
     for shape in ((4, 4), (4, 4, 2), (1, 4, 4, 3)):
         with pytest.raises(ImageError, match="cannot be written as png"):
             encode(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("kind", [b"P5", b"P2"])
+def test_a_value_range_is_in_the_values_of_a_pgm_whatever_its_maximum(kind: bytes) -> None:
+    values = [0, 1024, 2048, 4095]
+    numbers = np.array(values, ">u2").tobytes() if kind == b"P5" else " ".join(map(str, values)).encode()
+    file = kind + b"\n4 1\n4095\n" + numbers
+    assert decode(file)[0, :, 0].tolist() == [0, 64, 128, 255]
+    assert decode(file, value_range=(0, 4095))[0, :, 0].tolist() == [0, 64, 128, 255]
+    assert decode(file, value_range=(1024, 2048))[0, :, 0].tolist() == [0, 0, 255, 255]
+
+
+def _png(kind: int, bits: int, row: bytes, transparent: bytes, width: int) -> bytes:
+    """A PNG file of one row, written by hand as Pillow cannot write it."""
+    header = struct.pack(">IIBBBBB", width, 1, bits, kind, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"tRNS", transparent), (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b""))
+    parts = (struct.pack(">I", len(d)) + name + d + struct.pack(">I", zlib.crc32(name + d)) for name, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_a_transparent_value_has_the_depth_of_the_file() -> None:
+    colours16 = np.repeat([0, 16384, 32768, 65520], 3).astype(">u2").tobytes()
+    file = _png(2, 16, colours16, struct.pack(">HHH", 16384, 16384, 16384), 4)
+    assert decode(file, 3)[0, :, 0].tolist() == [0, 255, 128, 255]
+    assert decode(_png(0, 4, bytes([0x05, 0xAF]), struct.pack(">H", 10), 4), 1)[0, :, 0].tolist() == [0, 85, 255, 255]
+    assert decode(_png(0, 2, bytes([0b00011011]), struct.pack(">H", 1), 4), 1)[0, :, 0].tolist() == [0, 255, 170, 255]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.s3 import s3_server
-from zorse_common.errors import StorageError
+from zorse_common.errors import StorageError, printable
 from zorse_common.storage import Storage
 
 
@@ -77,3 +77,21 @@ def test_a_failed_write_leaves_the_file_that_was_there(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"a\.part"):
         folder.write("a", b"new")
     assert folder.read("a") == b"old"
+
+
+def test_links_to_a_folder_and_to_one_inside_it_list_each_file_once(tmp_path: Path) -> None:
+    for names in (("a", "b"), ("b", "a")):
+        root = tmp_path / names[0]
+        (root / "ext" / "sub").mkdir(parents=True)
+        (root / "links").mkdir()
+        for file in ("one", "sub/two"):
+            (root / "ext" / file).touch()
+        (root / "links" / names[0]).symlink_to("../ext/sub")
+        (root / "links" / names[1]).symlink_to("../ext")
+        found = Storage(root / "links").tree()
+        assert sorted(name.rsplit("/", 1)[-1] for name in found.sizes) == ["one", "two"]
+        assert len(found.skipped) == 1
+
+
+def test_names_are_printed_on_one_line() -> None:
+    assert printable("Mu\udcf1oz\nà\ud800") == r"Mu\xf1oz\nà\ud800"

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from trainer import registry
 from trainer.cli import register
-from trainer.config import find_config, load_config
+from trainer.config import differences, find_config, load_config
 from trainer.dryrun import dry_run
+from trainer.errors import ConfigError
 from trainer.tasks.build import check_fit
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
@@ -47,3 +48,15 @@ def test_a_dry_run_prints_json() -> None:
     refused = CliRunner().invoke(app, ["train", "digits", "--json"])
     assert refused.exit_code == 2
     assert "goes with --dry-run" in refused.output
+
+
+def test_a_metric_whose_keys_are_not_yaml_is_one_clear_error() -> None:
+    app = typer.Typer()
+    register(app)
+    found = CliRunner().invoke(app, ["evaluate", "images", "paired_l1", "root=[1"]).exception
+    assert isinstance(found, ConfigError)
+    assert str(found) == "override 'root=[1' cannot be read: its value is not YAML"
+
+
+def test_differences_of_keys_of_several_types_are_told() -> None:
+    assert differences({1: 2, "stage": 0}, {"stage": 1}) == ["1: 2 (default)", "stage: 1 -> 0"]

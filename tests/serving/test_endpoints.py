@@ -191,6 +191,13 @@ def test_generate_refusals(body: dict[str, Any], status: int, code: str) -> None
     assert response.json().keys() == {"error", "code"}
 
 
+def test_a_key_that_no_answer_can_hold_is_refused_by_its_escape() -> None:
+    headers = {"Content-Type": "application/json"}
+    response = server().post("/v2/models/digits/generate", content=b'{"\\ud800": 1}', headers=headers)
+    assert response.status_code == 422
+    assert r"unknown key \ud800" in response.json()["error"]
+
+
 def test_verbs_that_the_model_does_not_have() -> None:
     client = server()
     for path, content in (("invert/generate", b""), ("digits/translate", PHOTO)):

@@ -78,13 +78,22 @@ def test_translate_takes_folders_goes_on_after_a_bad_image_and_does_what_is_miss
 def test_translate_keeps_the_endings_of_a_folders_images_that_have_one_stem(repository: Path, tmp_path: Path) -> None:
     folder, out = tmp_path / "images", tmp_path / "out"
     folder.mkdir()
-    for name in ("a.png", "a.jpg", "b.png"):
+    for name in ("a.png", "a.jpg", "a.jpg.gif", "b.png"):
         Image.fromarray(PIXELS).save(folder / name)
     (folder / "notes.txt").write_text("no image")
     result = invoke("translate", repository / "invert", folder, "--out", out, "--device", "cpu")
     assert result.exit_code == 0, result.output
-    assert sorted(path.name for path in out.iterdir()) == ["a.jpg.png", "a.png.png", "b.png"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "a.jpg.gif.png",
+        "a.jpg.png",
+        "a.png.png",
+        "b.png",
+    ]
     assert f"{folder}: left out 1 files: 1 no image (notes.txt)" in result.stderr
+    with pytest.raises(OutputError, match="would be taken for images the next time: give another --out"):
+        run("translate", repository / "invert", folder, "--out", folder, "--device", "cpu")
+    for said in ("4 of 4 images translated, 0 were there", "0 of 4 images translated, 4 were there"):
+        assert said in run("translate", repository / "invert", folder, "--out", folder / "out", "--device", "cpu")
     refused = invoke("translate", repository / "invert", folder, "--out", out, "--value-range", "5", "5")
     assert refused.exit_code == 2
     assert "are no value range" in " ".join(refused.output.replace("│", " ").split())

@@ -8,6 +8,7 @@ import pytest
 
 from trainer import registry
 from trainer.config import find_config, load_config
+from trainer.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -26,3 +27,11 @@ def test_a_tilde_is_the_users_home(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert (config.run.dir, config.run.storage) == ("/home/somebody/runs/faces", "s3://~/x")
     assert registry.resolve(config.data).root == "/home/somebody/faces.zip"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("key", ["run.dir", "data.root"])
+def test_a_place_that_is_not_utf8_is_refused_by_its_key(key: str) -> None:
+    name = "dcgan" if key == "data.root" else "digits"
+    with pytest.raises(ConfigError, match=r"its name is not UTF-8, .*: rename the folder") as found:
+        registry.resolved(load_config(find_config(name), [f"{key}=r\udce9x"]))
+    assert key.split(".")[-1] in str(found.value)
