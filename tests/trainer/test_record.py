@@ -8,7 +8,6 @@ import platform
 import subprocess
 import sys
 import threading
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -101,11 +100,16 @@ def test_how_the_record_is_left_is_how_the_run_ended(
 
 
 class Watched(Storage):
-    """Counts what is written, so that a test can wait for it."""
+    """Counts what is read and written, so that a test can wait for it."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.writes = threading.Semaphore(0)
+        self.reads, self.writes = threading.Semaphore(0), threading.Semaphore(0)
+
+    def read(self, name: str) -> bytes:
+        content = super().read(name)
+        self.reads.release()
+        return content
 
     def write(self, name: str, content: bytes) -> None:
         super().write(name, content)
@@ -121,7 +125,8 @@ def _wait_for(counted: threading.Semaphore, times: int) -> None:
 
 
 def test_of_two_drivers_at_once_one_gives_way(tmp_path: Path) -> None:
-    one, two = (Record(Storage(tmp_path), lambda update: None, beat_seconds=0.01) for _ in range(2))
+    storage = Watched(tmp_path)
+    one, two = (Record(storage, lambda update: None, beat_seconds=0.01) for _ in range(2))
 
     def train() -> None:
         with one, two:
@@ -129,7 +134,7 @@ def test_of_two_drivers_at_once_one_gives_way(tmp_path: Path) -> None:
             for _ in range(3000):
                 one.update(Update())
                 two.update(Update())
-                time.sleep(0.01)
+                _wait_for(storage.reads, 1)
 
     with pytest.raises(LaunchError, match="another driver trains in"):
         train()
