@@ -37,26 +37,43 @@ def models(repository: Storage) -> Models:
     Raises:
         RepositoryError: there is no repository, or it cannot be read.
     """
-    result = Models()
+    numbers, skipped = published_models(repository)
+    result = Models(skipped=skipped)
+    for model, found in numbers.items():
+        for version in found:
+            try:
+                result.found.setdefault(model, {})[version] = read(repository, model, version)[0]
+            except ExportError as error:
+                skipped[f"{model}/{version}"] = str(error)
+    result.found = {model: manifests for model, manifests in result.found.items() if manifests}
+    return result
+
+
+def published_models(repository: Storage) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """Return the published versions of each model, and why other folders are skipped. No manifest is read.
+
+    Names and versions are in order. Keys of the reasons are `<model>` or `<model>/<version>`.
+
+    Raises:
+        RepositoryError: there is no repository, or it cannot be read.
+    """
+    found: dict[str, list[int]] = {}
+    skipped: dict[str, str] = {}
     with _reading(repository):
         if repository.kind() == "nothing":
             raise RepositoryError(f"there is no model repository at {repository.uri}: export a model into it first")
-        listed = _listed(repository, result.skipped)
+        listed = _listed(repository, skipped)
     for model, folders in sorted(listed.items()):
         if not NAME.fullmatch(model):
-            result.skipped[printable(model)] = f"a model's name {_NAME_RULE}: rename the folder"
+            skipped[printable(model)] = f"a model's name {_NAME_RULE}: rename the folder"
             continue
-        for name in folders:
-            if not VERSION.fullmatch(name):
-                result.skipped[printable(f"{model}/{name}")] = "versions are called 1, 2, 3, …: rename the folder"
-        for version in numbered(folders):
-            try:
-                found = _read(repository, model, version)[0]
-            except ExportError as error:
-                result.skipped[f"{model}/{version}"] = str(error)
-            else:
-                result.found.setdefault(model, {})[version] = found
-    return result
+        misnamed = [name for name in folders if not VERSION.fullmatch(name)]
+        skipped |= {
+            printable(f"{model}/{name}"): "versions are called 1, 2, 3, …: rename the folder" for name in misnamed
+        }
+        if numbers := numbered(folders):
+            found[model] = numbers
+    return found, skipped
 
 
 def versions(repository: Storage, model: str) -> list[int]:
@@ -95,7 +112,7 @@ def resolve(repository: Storage, name: str) -> tuple[str, int]:
     model, at, which = name.partition("@")
     found = versions(repository, model)
     if not found:
-        known = ", ".join(models(repository).found) or "none"
+        known = ", ".join(published_models(repository)[0]) or "none"
         raise RepositoryError(f"{repository.uri} has no model {model}: it has {known}")
     if not at or which == LATEST:
         return model, found[-1]
@@ -117,7 +134,25 @@ def manifest(repository: Storage, model: str, version: int) -> tuple[Manifest, b
         RepositoryError: there is no such version, or it has the manifest of another one.
     """
     resolve(repository, f"{model}@{version}")
-    return _read(repository, model, version)
+    return read(repository, model, version)
+
+
+def read(repository: Storage, model: str, version: int) -> tuple[Manifest, bytes]:
+    """Read the manifest of a version that is known to be published; also return the content of its file.
+
+    Raises:
+        ManifestError: it breaks the contract.
+        RepositoryError: it cannot be read, or is the manifest of another version.
+    """
+    where = f"{repository.uri}/{model}/{version}/{MANIFEST_FILE}"
+    with _reading(repository):
+        content = (repository / model).read(f"{version}/{MANIFEST_FILE}")
+    found = Manifest.from_json(content.decode(errors="replace"), where)
+    if (found.name, found.version) != (model, version):
+        raise RepositoryError(
+            f"{where} is the manifest of {found.name}@{found.version}: undo the renaming or export again"
+        )
+    return found, content
 
 
 def model_folder(repository: Storage, model: str) -> Storage:
@@ -143,18 +178,6 @@ def published(model: Storage) -> list[int]:
 def numbered(folders: list[str]) -> list[int]:
     """Return the numbers among the names of folders, in order."""
     return sorted(int(name) for name in folders if VERSION.fullmatch(name))
-
-
-def _read(repository: Storage, model: str, version: int) -> tuple[Manifest, bytes]:
-    where = f"{repository.uri}/{model}/{version}/{MANIFEST_FILE}"
-    with _reading(repository):
-        content = (repository / model).read(f"{version}/{MANIFEST_FILE}")
-    found = Manifest.from_json(content.decode(errors="replace"), where)
-    if (found.name, found.version) != (model, version):
-        raise RepositoryError(
-            f"{where} is the manifest of {found.name}@{found.version}: undo the renaming or export again"
-        )
-    return found, content
 
 
 def _listed(repository: Storage, skipped: dict[str, str]) -> dict[str, list[str]]:

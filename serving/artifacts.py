@@ -66,16 +66,20 @@ def find(repository: str | os.PathLike[str], alias: str | None = None) -> Found:
     """
     place = _storage(repository)
     with _contract_errors(place):
-        read = layout.models(place)
-        found = Found({}, read.skipped)
-        for model, manifests in read.found.items():
+        published, skipped = layout.published_models(place)
+        found = Found({}, skipped)
+        for model, versions in published.items():
             if alias in (None, aliases.LATEST):
-                version = layout.versions(place, model)[-1]
+                version = versions[-1]
             elif alias in layout.aliases(place, model):
                 version = layout.resolve(place, f"{model}@{alias}")[1]
             else:
                 continue
-            if version in manifests:
+            try:
+                layout.read(place, model, version)
+            except ExportError as error:
+                skipped[f"{model}/{version}"] = str(error)
+            else:
                 found.models[model] = place / model / str(version)
     if not found.models:
         raise ArtifactError(f"{place.uri} holds no {_wanted(alias)}{_said(found.skipped)}")
