@@ -63,7 +63,10 @@ class TranslateRequest(_Request):
     def _both_or_none(self) -> Self:
         if (self.black is None) != (self.white is None):
             raise PydanticCustomError("value_range", "give black and white together", {})
-        check_range(self.value_range)
+        try:
+            check_range(self.value_range)
+        except ValueError as error:
+            raise PydanticCustomError("value_range", "{why}", {"why": str(error)}) from error
         return self
 
     @property

@@ -67,7 +67,7 @@ _PLACES = frozenset({"run.dir", "run.storage", "data.root"})
 """Keys whose value on the command line is a path or URI, taken as it is written."""
 
 
-def _expand_user(place: str) -> str:
+def _checked_place(place: str) -> str:
     try:
         place.encode()
     except UnicodeEncodeError as error:
@@ -75,7 +75,7 @@ def _expand_user(place: str) -> str:
     return place if "://" in place else os.path.expanduser(place)  # noqa: PTH111  (pathlib would drop a trailing slash)
 
 
-Place = Annotated[str, AfterValidator(_expand_user)]
+Place = Annotated[str, AfterValidator(_checked_place)]
 """A local path, in which `~` is the user's home, or a URI."""
 
 

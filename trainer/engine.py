@@ -42,7 +42,10 @@ NUMERICS: dict[str, Any] = {
     "zero_force_ds_cpu_optimizer": False,
     "dataloader_drop_last": False,
 }
-"""Every setting of DeepSpeed that changes numbers, so that none is left to a default that a new version may change."""
+"""DeepSpeed's settings that change numbers, so that none is left to a default that a new version may change.
+
+`engine_config` adds `gradient_clipping`, which is the optimizer's `clip_norm`.
+"""
 
 ZERO_NUMERICS: dict[str, Any] = {
     "contiguous_gradients": True,

@@ -129,7 +129,7 @@ class ImageFiles:
         """List the files; `value_range` and `max_pixels` are those of `decode_image`.
 
         Raises:
-            FilesError: as `FileSet`, or `value_range` is none.
+            FilesError: as `FileSet`, or the numbers of `value_range` are equal or not finite.
         """
         try:
             check_range(value_range)

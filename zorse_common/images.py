@@ -194,10 +194,10 @@ def encode(image: Pixels, file_format: FileFormat = "png") -> bytes:
 
 
 def check_range(value_range: tuple[float, float] | None) -> tuple[float, float] | None:
-    """Return the values of black and white, where they can be.
+    """Return `value_range`, the values of black and white, if it is None or two different finite numbers.
 
     Raises:
-        ValueError: one is not finite, or they are equal.
+        ValueError: a number is not finite, or the two are equal.
     """
     if value_range is not None and (not all(map(math.isfinite, value_range)) or value_range[0] == value_range[1]):
         low, high = value_range
