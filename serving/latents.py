@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from zorse_common.random import Stream, normal
+from zorse_common.random import normal
 
 
 def latents(seed: int, first: int, n: int, dim: int) -> NDArray[np.float32]:
@@ -13,4 +13,4 @@ def latents(seed: int, first: int, n: int, dim: int) -> NDArray[np.float32]:
 
     `seed` is in [0, 2⁶³) and `first + n` at most 2⁶³.
     """
-    return normal(seed, Stream.SERVED_LATENT, range(first, first + n), dim)
+    return normal(seed, "latent/served", range(first, first + n), dim)

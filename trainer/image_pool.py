@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from zorse_common.random import Stream, counter_rng
+from zorse_common.random import counter_rng
 
 
 class ImagePool:
@@ -17,9 +17,9 @@ class ImagePool:
     does the same whatever the number of workers, and a slot's part moves with the slot.
     """
 
-    def __init__(self, size: int, global_size: int, seed: int, salt: int) -> None:
-        """`salt`, 0 or 1, tells the two pools of a run apart."""
-        self._size, self._global_size, self._seed, self._salt = size, global_size, seed, salt
+    def __init__(self, size: int, global_size: int, seed: int, pool_id: str) -> None:
+        """`pool_id`, such as a domain's name, tells the pools of a run apart."""
+        self._size, self._global_size, self._seed, self._stream = size, global_size, seed, f"pool/{pool_id}"
         self._slots: dict[int, list[Tensor]] = {}
 
     def exchange(self, images: Tensor, numbers: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class ImagePool:
         if len(held) < capacity:
             held.append(image.clone())
             return image
-        draw = counter_rng(self._seed, Stream.POOL, 2 * number + self._salt)
+        draw = counter_rng(self._seed, self._stream, number)
         if not held or draw.random() < 0.5:
             return image
         index = int(draw.integers(len(held)))

@@ -1,42 +1,40 @@
 """Counter-based random numbers: every draw is a pure function of (seed, stream, number), never of earlier draws.
 
-The generator is Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+A stream is named by a string that says what its draws are for, such as "order/A" or "latent/generator"; two streams of
+one seed are independent. The generator is Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC
+2011).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
-from enum import IntEnum
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-class Stream(IntEnum):
-    """What a draw is for. Two streams of one seed are independent."""
-
-    SERVED_LATENT = 0
-    ORDER_A = 1
-    ORDER_B = 2
-    AUGMENT_A = 3
-    AUGMENT_B = 4
-    LATENT_GENERATOR = 5
-    LATENT_DISCRIMINATOR = 6
-    POOL = 7
-    MADE_IMAGE = 8
-    SAMPLES = 9
-    SPLIT = 10
-    METRIC = 11
-
-
-def counter_rng(seed: int, stream: Stream, number: int) -> np.random.Generator:
+def counter_rng(seed: int, stream: str, number: int) -> np.random.Generator:
     """Return the generator of item `number` (0 ≤ number < 2⁶⁴) of `stream` under `seed` (0 ≤ seed < 2¹²⁸)."""
-    # Philox counts its own blocks in word 0: number and stream sit in words the draws never reach.
-    counter = np.array([0, 0, number, int(stream)], dtype=np.uint64)
+    # Philox counts its own blocks in word 0: number and stream are in words that the draws never reach.
+    counter = np.array([0, 0, number, _stream_word(stream)], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=seed, counter=counter))
 
 
-def normal(seed: int, stream: Stream, numbers: Iterable[int], dim: int) -> NDArray[np.float32]:
+def normal(seed: int, stream: str, numbers: Iterable[int], dim: int) -> NDArray[np.float32]:
     """Return one row of independent standard normal values for each of `numbers`: float32 [n, dim]."""
     rows = [counter_rng(seed, stream, int(number)).standard_normal(dim, dtype=np.float32) for number in numbers]
     return np.stack(rows) if rows else np.empty((0, dim), dtype=np.float32)
+
+
+def integers(seed: int, stream: str, numbers: Iterable[int], high: int) -> NDArray[np.int64]:
+    """Return one integer in [0, high), each equally likely, for each of `numbers`: int64 [n]."""
+    draws = [counter_rng(seed, stream, int(number)).integers(high) for number in numbers]
+    return np.array(draws, dtype=np.int64)
+
+
+@lru_cache(maxsize=256)
+def _stream_word(stream: str) -> int:
+    """Return the first 8 bytes of the SHA-256 of the stream's name as an integer."""
+    return int.from_bytes(hashlib.sha256(stream.encode()).digest()[:8])

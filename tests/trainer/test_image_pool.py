@@ -19,7 +19,7 @@ def _show(pool: ImagePool, numbers: range) -> list[int]:
 
 
 def test_while_there_is_room_images_are_kept_and_shown() -> None:
-    pool = ImagePool(size=6, global_size=4, seed=0, salt=0)
+    pool = ImagePool(size=6, global_size=4, seed=0, pool_id="A")
     assert _show(pool, range(4)) == [0, 1, 2, 3]
     assert _show(pool, range(4, 6)) == [4, 5]
     # Six places among four slots: two for slots 0 and 1.
@@ -29,7 +29,7 @@ def test_while_there_is_room_images_are_kept_and_shown() -> None:
 
 
 def test_a_full_pool_swaps_about_half_of_the_time_for_each_image_once() -> None:
-    pool = ImagePool(size=10, global_size=5, seed=0, salt=0)
+    pool = ImagePool(size=10, global_size=5, seed=0, pool_id="A")
     shown = _show(pool, range(2010))
     swapped = [(new, old) for new, old in enumerate(shown) if new != old]
     assert len(swapped) / 2000 == pytest.approx(0.5, abs=0.05)
@@ -41,13 +41,13 @@ def test_a_full_pool_swaps_about_half_of_the_time_for_each_image_once() -> None:
 
 
 def test_a_pool_of_size_0_shows_what_was_made() -> None:
-    pool = ImagePool(size=0, global_size=4, seed=0, salt=0)
+    pool = ImagePool(size=0, global_size=4, seed=0, pool_id="A")
     assert _show(pool, range(40)) == list(range(40))
     assert pool.state() == {}
 
 
 def test_shown_images_are_detached_and_kept_ones_are_copies() -> None:
-    pool = ImagePool(size=2, global_size=2, seed=0, salt=0)
+    pool = ImagePool(size=2, global_size=2, seed=0, pool_id="A")
     for first in range(0, 20, 2):
         made = _images(range(first, first + 2)).requires_grad_()
         assert not pool.exchange(made, torch.tensor([first, first + 1])).requires_grad
@@ -59,10 +59,10 @@ def test_shown_images_are_detached_and_kept_ones_are_copies() -> None:
 
 
 def test_slots_go_on_from_their_state_wherever_they_are_loaded() -> None:
-    whole = ImagePool(size=10, global_size=4, seed=3, salt=1)
+    whole = ImagePool(size=10, global_size=4, seed=3, pool_id="B")
     _show(whole, range(40))
     state = whole.state()
-    parts = [ImagePool(size=10, global_size=4, seed=3, salt=1) for _ in range(2)]
+    parts = [ImagePool(size=10, global_size=4, seed=3, pool_id="B") for _ in range(2)]
     for rank, part in enumerate(parts):
         _show(part, range(4))
         part.load(state, range(2 * rank, 2 * rank + 2))
@@ -78,21 +78,21 @@ def test_slots_go_on_from_their_state_wherever_they_are_loaded() -> None:
 
 
 def test_images_beyond_the_tenth_keep_their_places() -> None:
-    pool = ImagePool(size=12, global_size=1, seed=0, salt=0)
+    pool = ImagePool(size=12, global_size=1, seed=0, pool_id="A")
     _show(pool, range(12))
-    other = ImagePool(size=12, global_size=1, seed=0, salt=0)
+    other = ImagePool(size=12, global_size=1, seed=0, pool_id="A")
     other.load(dict(sorted(pool.state().items())), [0])
     assert {key: int(image) for key, image in other.state().items()} == {f"0.{number}": number for number in range(12)}
 
 
-def test_seed_and_salt_change_the_swaps() -> None:
-    def swaps(seed: int, salt: int, reseeded: int | None = None) -> tuple[int, ...]:
-        pool = ImagePool(size=4, global_size=2, seed=seed, salt=salt)
+def test_seed_and_pool_id_change_the_swaps() -> None:
+    def swaps(seed: int, pool_id: str, reseeded: int | None = None) -> tuple[int, ...]:
+        pool = ImagePool(size=4, global_size=2, seed=seed, pool_id=pool_id)
         if reseeded is not None:
             pool.reseed(reseeded)
         return tuple(_show(pool, range(60)))
 
-    runs = {draw: swaps(*draw) for draw in ((0, 0), (0, 1), (1, 0), (1, 1))}
+    runs = {draw: swaps(*draw) for draw in ((0, "A"), (0, "B"), (1, "A"), (1, "B"))}
     assert len(set(runs.values())) == 4
-    assert swaps(0, 0) == runs[0, 0]
-    assert swaps(0, 1, reseeded=1) == runs[1, 1]
+    assert swaps(0, "A") == runs[0, "A"]
+    assert swaps(0, "B", reseeded=1) == runs[1, "B"]

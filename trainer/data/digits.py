@@ -16,7 +16,7 @@ from trainer.config import Section
 from trainer.data.base import Image
 from trainer.data.sampler import position_to_index
 from trainer.registry import register
-from zorse_common.random import Stream, counter_rng
+from zorse_common.random import counter_rng
 
 CLASSES = 10
 _FILE = Path(__file__).parent / "bundled" / "mnist_5k.npz"
@@ -58,7 +58,7 @@ class Digits:
     def image(self, domain: str, number: int) -> Image:
         """The digit at position `number` of the run: uint8 [size, size, 1]."""
         images, _ = _half("train")
-        return self._resized(images[position_to_index(self._seed, Stream.ORDER_A, number, len(images))])
+        return self._resized(images[position_to_index(self._seed, "order/image", number, len(images))])
 
     def held_out(self, domain: str, count: int) -> list[Image]:
         """The first `count` held-out digits, of all classes in turn."""
@@ -87,7 +87,7 @@ def _half(name: Literal["train", "held_out"]) -> tuple[NDArray[np.uint8], NDArra
     # The file is ordered by class: each class is shuffled and halved by itself.
     halves = []
     for digit in range(CLASSES):
-        shuffled = counter_rng(_SPLIT_SEED, Stream.SPLIT, digit).permutation(np.flatnonzero(labels == digit))
+        shuffled = counter_rng(_SPLIT_SEED, "split/digits", digit).permutation(np.flatnonzero(labels == digit))
         middle = len(shuffled) // 2
         halves.append(shuffled[:middle] if name == "train" else shuffled[middle:])
     chosen = np.stack(halves, axis=1).flatten()

@@ -18,7 +18,7 @@ from trainer.errors import DataError
 from zorse_common.errors import printable
 from zorse_common.files import ImageFiles, evenly_spaced, some_of
 from zorse_common.images import check_range, to_array
-from zorse_common.random import Stream, counter_rng
+from zorse_common.random import counter_rng
 
 RANGE_KEY = "data.value_range"
 """What states the values of black and white in files of more than 8 bits."""
@@ -51,8 +51,8 @@ class PhotographsConfig(Section):
 class Order:
     """The streams of random numbers of one collection: one for the order of its images, one for their augmentation."""
 
-    order: Stream = Stream.ORDER_A
-    augment: Stream = Stream.AUGMENT_A
+    order: str = "order/image"
+    augment: str = "augment/image"
 
 
 class Photographs:

@@ -14,7 +14,7 @@ from trainer.config import Section
 from trainer.data.base import Image
 from trainer.data.sampler import position_to_index
 from trainer.registry import register
-from zorse_common.random import Stream, counter_rng
+from zorse_common.random import counter_rng
 
 _SIZE = 32
 _SCENES_SEED = 0  # the images are one data set: a run's seed only orders them
@@ -24,9 +24,7 @@ _Y, _X = np.mgrid[:_SIZE, :_SIZE].astype(np.float32) + np.float32(0.5)
 # Diagonal stripes two pixels wide, at fixed image coordinates: what is under a stripe shows beside it.
 _BANDS = (np.add.outer(np.arange(_SIZE), np.arange(_SIZE)) % 4) < 2
 
-# One kind of scene for each domain's training images, and one for the held-out pairs.
-_KINDS = {"A": 0, "B": 1, "pairs": 2}
-_ORDERS = {"A": Stream.ORDER_A, "B": Stream.ORDER_B}
+_ORDERS = {"A": "order/A", "B": "order/B"}
 
 
 @register("data", "stripes")
@@ -83,7 +81,7 @@ class Stripes:
 @lru_cache(maxsize=16384)
 def _scene(kind: str, index: int) -> tuple[Image, Image]:
     """Scene `index` of `kind`, plain and striped."""
-    draw = counter_rng(_SCENES_SEED, Stream.MADE_IMAGE, index * len(_KINDS) + _KINDS[kind])
+    draw = counter_rng(_SCENES_SEED, f"scene/{kind}", index)
     body = _body(draw)
     plain = _background(draw)
     plain[body] = _coat(draw)

@@ -15,10 +15,9 @@ from trainer.errors import DataError
 from trainer.registry import register
 from zorse_common.files import ImageFiles
 from zorse_common.image_facts import collection_facts, digest_of, unused_facts
-from zorse_common.random import Stream
 from zorse_common.splits import split_folders
 
-_ORDERS = {"A": Order(Stream.ORDER_A, Stream.AUGMENT_A), "B": Order(Stream.ORDER_B, Stream.AUGMENT_B)}
+_ORDERS = {"A": Order("order/A", "augment/A"), "B": Order("order/B", "augment/B")}
 
 
 @register("data", "unpaired")

@@ -61,7 +61,7 @@ class CycleGan:
         optimizers = (config.generator_optimizer, config.discriminator_optimizer)
         self._optimizers = {phase.networks: section for phase, section in zip(self.phases, optimizers, strict=True)}
         self._pools = {
-            domain: ImagePool(config.pool_size, global_size, seed, salt) for salt, domain in enumerate(self.domains)
+            domain: ImagePool(config.pool_size, global_size, seed, domain) for domain in self.domains
         }
 
     def optimizer(self, networks: tuple[str, ...]) -> OptimizerSection:

@@ -15,7 +15,7 @@ from trainer.losses.base import AdversarialLoss
 from trainer.models.base import Generator
 from trainer.registry import register
 from trainer.tasks.base import Batch, Losses, OptimizerSection, Phase
-from zorse_common.random import Stream, normal
+from zorse_common.random import normal
 
 SAMPLE_COLUMNS = 8
 
@@ -62,19 +62,19 @@ class Gan:
         generator, discriminator = self.networks["G"], self.networks["D"]
         if phase.name == "discriminator":
             with torch.no_grad():
-                fake = generator(self._latents(Stream.LATENT_DISCRIMINATOR, batch))
+                fake = generator(self._latents("latent/discriminator", batch))
             on_real, on_fake = discriminator(batch.images["image"]).float(), discriminator(fake).float()
             loss = self._loss.discriminator(on_real, on_fake)
             beliefs = {"D(real)": self._loss.belief(on_real), "D(fake)": self._loss.belief(on_fake)}
             logged = {name: belief.detach().mean() for name, belief in beliefs.items()}
             return Losses(loss, {"D loss": loss.detach(), **logged})
-        fake = generator(self._latents(Stream.LATENT_GENERATOR, batch))
+        fake = generator(self._latents("latent/generator", batch))
         loss = self._loss.generator(discriminator(fake).float())
         return Losses(loss, {"G loss": loss.detach()})
 
     def samples(self, generators: nn.ModuleDict, images: dict[str, Tensor], count: int) -> Tensor:
         """Decoded fixed codes."""
-        latents = torch.from_numpy(normal(self._seed, Stream.SAMPLES, torch.arange(count).numpy(), self._latent_dim))
+        latents = torch.from_numpy(normal(self._seed, "latent/samples", torch.arange(count).numpy(), self._latent_dim))
         made: Tensor = generators["G"](latents.to(next(generators.parameters()).device))
         return made
 
@@ -97,6 +97,6 @@ class Gan:
         """Draw latents from another seed; those of `samples` stay."""
         self._noise_seed = seed
 
-    def _latents(self, stream: Stream, batch: Batch) -> Tensor:
+    def _latents(self, stream: str, batch: Batch) -> Tensor:
         latents = torch.from_numpy(normal(self._noise_seed, stream, batch.numbers.numpy(), self._latent_dim))
         return latents.to(batch.images["image"].device)
