@@ -38,11 +38,6 @@ class Artifact:
         """The ONNX file."""
         return self.path / contract.MODEL_FILE
 
-    @property
-    def digest(self) -> str:
-        """The SHA-256 of the ONNX file."""
-        return self.manifest.files[contract.MODEL_FILE].sha256
-
 
 @dataclass(frozen=True)
 class Found:

@@ -13,7 +13,6 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from serving import graph_cache
 from serving.batching import Tensors
 from serving.config import Device
 from serving.errors import EngineError
@@ -51,11 +50,8 @@ class OrtEngine:
         threads: int,
         *,
         axes: Mapping[str, int] = MappingProxyType({}),
-        digest: str | None = None,
     ) -> None:
         """Load `model`, with `threads` CPU threads per call and the free `axes` ("batch", …) fixed.
-
-        With the file's `digest` its optimised form is kept for the next process.
 
         Raises:
             EngineError: the graph cannot be loaded, or CUDA was asked for and its work would be done on the CPU.
@@ -64,18 +60,8 @@ class OrtEngine:
 
         if device == "cuda":
             _require_cuda()
-
-        def load(path: Path, keep: Path | None) -> Any:
-            options = _options(threads, axes)
-            if keep is not None:
-                options.optimized_model_filepath = str(keep)
-            return onnxruntime.InferenceSession(str(path), options, providers=_wanted(device))
-
         try:
-            if digest is None:
-                self._session = load(model, None)
-            else:
-                self._session = graph_cache.start(model, _kept_key(digest, device, axes), load)
+            self._session = onnxruntime.InferenceSession(str(model), _options(threads, axes), providers=_wanted(device))
         except _ort_errors() as error:
             raise EngineError(f"onnxruntime cannot load {model}: {error}") from error
         self._session.disable_fallback()
@@ -184,17 +170,6 @@ def _wanted(device: Literal["cpu", "cuda"]) -> list[str | tuple[str, dict[str, s
     # Nodes without a CUDA kernel (shape arithmetic) need the CPU beside it.
     cuda = (_PROVIDERS["cuda"], {"use_tf32": "0"})
     return [cuda, _PROVIDERS["cpu"]] if device == "cuda" else [_PROVIDERS["cpu"]]
-
-
-def forget_kept(digest: str, device: Literal["cpu", "cuda"]) -> bool:
-    """Remove what is kept of the graph with this digest and free axes, and say whether there was anything."""
-    return graph_cache.forget(_kept_key(digest, device, {}))
-
-
-def _kept_key(digest: str, device: str, axes: Mapping[str, int]) -> str:
-    import onnxruntime
-
-    return f"{digest} {onnxruntime.__version__} {device} {sorted(axes.items())}"
 
 
 def _require_cuda() -> None:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from export.manifest import GOLDEN_FILE, GREY_LEVELS, Manifest, facts_of
 from serving import artifacts
 from serving.artifacts import Artifact, Pair
-from serving.engine import Engine, OrtEngine, cpu_cores, forget_kept, import_runtime
-from serving.errors import ArtifactError, EngineError
+from serving.engine import Engine, OrtEngine, cpu_cores, import_runtime
+from serving.errors import ArtifactError
 
 IMAGE = "image"
 
@@ -68,26 +68,17 @@ def replay(engine: Engine, artifact: Artifact, samples: list[Pair]) -> float:
 
 
 def start(artifact: Artifact, device: Literal["cpu", "cuda"], threads: int) -> OrtEngine:
-    """An engine that was seen to make the artifact's golden sample; a kept graph that does not is forgotten.
+    """Open the artifact's graph, and check its fields and its golden sample.
 
     Raises:
         ArtifactError: a field is not the model's, or an image is not what was proved.
         EngineError: the graph does not run on `device`.
     """
     samples = artifacts.golden(artifact)
-
-    def started() -> OrtEngine:
-        engine = OrtEngine(artifact.model, device, threads, digest=artifact.digest)
-        check_fields(artifact, engine)
-        replay(engine, artifact, samples)
-        return engine
-
-    try:
-        return started()
-    except (ArtifactError, EngineError):
-        if not forget_kept(artifact.digest, device):
-            raise
-        return started()
+    engine = OrtEngine(artifact.model, device, threads)
+    check_fields(artifact, engine)
+    replay(engine, artifact, samples)
+    return engine
 
 
 def check_fields(artifact: Artifact, engine: OrtEngine) -> None:
