@@ -60,9 +60,7 @@ class CycleGan:
         self._loss: AdversarialLoss = registry.build(config.loss)
         optimizers = (config.generator_optimizer, config.discriminator_optimizer)
         self._optimizers = {phase.networks: section for phase, section in zip(self.phases, optimizers, strict=True)}
-        self._pools = {
-            domain: ImagePool(config.pool_size, global_size, seed, domain) for domain in self.domains
-        }
+        self._pools = {domain: ImagePool(config.pool_size, global_size, seed, domain) for domain in self.domains}
 
     def optimizer(self, networks: tuple[str, ...]) -> OptimizerSection:
         """Return the optimiser of the two generators or of the two discriminators."""
