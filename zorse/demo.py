@@ -25,6 +25,7 @@ from serving.errors import ServingError, StartError
 from trainer.cluster import cluster
 from trainer.config import MetricComponent, RunConfig, find_config, load_config
 from trainer.data.base import to_tensor
+from trainer.data.digits import CLASSES
 from trainer.evaluate import evaluate, write_held_out
 from trainer.hooks.samples import grid_png
 from trainer.progress import ProgressBar
@@ -194,7 +195,7 @@ def _score_digits(untrained: Path) -> dict[str, Any]:
         "fd_trained": trained["frechet_distance"],
         "fd_real_split": trained["frechet_distance_real_split"],
         "classes_covered": counted["classes_covered"],
-        "class_shares": counted["class_shares"],
+        "class_shares": [counted[f"class_share_{digit}"] for digit in range(CLASSES)],
         "mean_confidence": counted["mean_confidence"],
     }
 

@@ -177,6 +177,18 @@ class ImageFiles:
             self.unreadable[name] = one_line(error)
             return None
 
+    def pixels(self, name: str) -> Pixels:
+        """Return one image: uint8 [h, w, 1] of a grey file, [h, w, 3] of others.
+
+        Raises:
+            FilesError: it cannot be decoded; the message names it.
+            FetchError: an object store failed.
+        """
+        image = self.open(name)
+        if image is None:
+            raise FilesError(f"{self.root}: {printable(name)} cannot be read ({self.unreadable[name]})")
+        return to_array(image)
+
     def _is_taken(self, name: str) -> bool:
         if is_hidden(name):
             self.left_out[name] = "hidden"
@@ -212,13 +224,7 @@ def read_images(root: str) -> dict[str, Pixels]:
     files = ImageFiles(root)
     if not files.names:
         raise FilesError(f"{root} holds no images")
-    images = {}
-    for name in files.names:
-        image = files.open(name)
-        if image is None:
-            raise FilesError(f"{root}: {printable(name)} cannot be read ({files.unreadable[name]})")
-        images[name] = to_array(image)
-    return images
+    return {name: files.pixels(name) for name in files.names}
 
 
 def write_image(path: Path, image: Pixels) -> None:
