@@ -1,4 +1,4 @@
-"""Names for versions of a model, in the standard library alone: a part of the artifact contract.
+"""Names for versions of a model, a part of the artifact contract that depends on pydantic alone.
 
 Beside a model's versions lies `aliases.json`, where it has any: a JSON object such as {"stable": 3}.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 
+from pydantic_core import from_json
+
 from export.errors import ManifestError
-from export.typed import parse_json
 
 ALIASES_FILE = "aliases.json"
 LATEST = "latest"
@@ -23,7 +24,7 @@ def parse_aliases(text: str, where: str = ALIASES_FILE) -> dict[str, int]:
         ManifestError: it is not JSON, or not an object of good names and version numbers.
     """
     try:
-        data = parse_json(text)
+        data = from_json(text)
     except ValueError as error:
         raise ManifestError(
             f"{where} is not JSON ({error}): mend it, or remove it and promote versions anew"

@@ -17,11 +17,10 @@ from export.manifest import (
     GOLDEN_FILE,
     MODEL_FILE,
     NAME,
-    SCHEMA_VERSION,
     WEIGHTS_FILE,
     Manifest,
-    facts,
     file_entry,
+    model_properties,
 )
 from export.targets.base import Target
 from export.verify import Compared
@@ -48,18 +47,15 @@ def write_model(model: onnx.ModelProto, candidate: Candidate, target: Target, fo
     Raises:
         UnsupportedGraphError: it breaks ONNX's rules.
     """
-    said = facts(
+    properties = model_properties(
         name=candidate.name,
         task=candidate.statement.task,
-        kind=candidate.kind,
         target=target.name,
         direction=candidate.statement.direction,
-        source=candidate.source,
-        made=candidate.made,
-        scale=candidate.scale,
+        provenance=candidate.provenance,
+        interface=candidate.interface,
     )
-    props = {f"zorse.{key}": value for key, value in (said | {"schema_version": str(SCHEMA_VERSION)}).items()}
-    onnx.helper.set_model_props(model, props)
+    onnx.helper.set_model_props(model, {f"zorse.{key}": value for key, value in properties.items()})
     folder.mkdir()
     graph.save(model, folder)
     graph.check(folder)
@@ -85,21 +81,16 @@ def describe(
         name=candidate.name,
         version=0,
         task=candidate.statement.task,
-        kind=candidate.kind,
         target=target.name,
         opset=next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
-        inputs=(candidate.given,),
-        outputs=(candidate.made,),
+        interface=candidate.interface,
         files={name: file_entry(folder / name) for name in names},
         nodes=len(model.graph.node),
         graph_digest=graph.graph_digest(model),
         weights_digest=graph.weights_digest(model),
-        source=candidate.source,
+        provenance=candidate.provenance,
         proof=compared.proof,
         direction=candidate.statement.direction,
-        size=candidate.size,
-        latent=candidate.latent,
-        scale=candidate.scale,
         buckets=buckets,
         metrics=dict(candidate.statement.metrics or {}),
         licence=candidate.statement.licence,

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.manifest import GREY_LEVELS, PROVED_BATCH, Kind, Latent, Source
-from export.manifest import Tensor as Port
-from export.sizes import SizeLimits
+from export.interface import Interface, Kind, Latent, SizeLimits
+from export.interface import TensorSpec as Port
+from export.manifest import GREY_LEVELS, PROVED_BATCH, Provenance
 
 Shape = tuple[int, ...]
 
@@ -52,7 +52,7 @@ class Statement:
 class Candidate:
     """What wants to become an artifact: its ports, its limits, its model in float32 and what that is held against.
 
-    `edge` is the training images' edge in pixels, `source` where the weights came from. A translator's images are
+    `edge` is the training images' edge in pixels, `provenance` where the weights came from. A translator's images are
     `scale` times as high and as wide as what it is given.
     """
 
@@ -64,10 +64,15 @@ class Candidate:
     reference: Reference
     edge: int
     statement: Statement
-    source: Source
+    provenance: Provenance
     size: SizeLimits | None = None
     latent: Latent | None = None
     scale: int = 1
+
+    @property
+    def interface(self) -> Interface:
+        """The kind, inputs and outputs."""
+        return Interface(self.kind, (self.given,), (self.made,), self.size, self.latent, scale=self.scale)
 
 
 def probes(candidate: Candidate, images: Sequence[NDArray[Any]] = (), seed: int = 0) -> Iterator[NDArray[Any]]:

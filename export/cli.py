@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic_core import from_json
 
 from export import models_cli
 from export.models_cli import AsJson
-from export.typed import parse_json
 from zorse_common.tables import print_json, print_table
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
 
 def _figures(path: Path) -> Mapping[str, float]:
     try:
-        found = parse_json(path.read_text(encoding="utf-8"))
+        found = from_json(path.read_text(encoding="utf-8"))
         figures = {str(name): float(value) for name, value in found.items() if type(value) in (int, float)}
         if not all(map(math.isfinite, figures.values())):
             raise ValueError("a figure is not finite")

@@ -18,9 +18,9 @@ from onnx import TensorProto, helper, inliner, numpy_helper, version_converter
 from export import original as originals
 from export.errors import ImporterError
 from export.graph import DEFAULT_OPSET, RANDOM, graphs
-from export.manifest import GREY_LEVELS, Kind, Latent, Tensor
+from export.interface import DEFAULT_MAX_SIZE, Kind, Latent, SizeLimits, TensorSpec
+from export.manifest import GREY_LEVELS
 from export.original import Declared, Original
-from export.sizes import DEFAULT_MAX_SIZE, SizeLimits
 from zorse_common.errors import first_sentence
 
 _OLDEST_OPSET, _PREFIX, _PORTS = 7, "zorse_", frozenset({"source", "latent", "image"})
@@ -42,8 +42,8 @@ class Foreign:
     original: Original
     model: onnx.ModelProto
     kind: Kind
-    given: Tensor
-    made: Tensor
+    given: TensorSpec
+    made: TensorSpec
     size: SizeLimits | None
     latent: Latent | None
     scale: int
@@ -133,22 +133,26 @@ def _upgraded(model: onnx.ModelProto, version: int, opset: int, name: str) -> on
     return converted
 
 
-def _ports(original: Original, batch: int | str, given: NDArray[Any], made: NDArray[Any]) -> tuple[Tensor, Tensor]:
+def _ports(
+    original: Original, batch: int | str, given: NDArray[Any], made: NDArray[Any]
+) -> tuple[TensorSpec, TensorSpec]:
     """The two ports of the wrapped model, which makes such as `made` of such as `given`, as many as `batch` says."""
     if original.kind == "generator":
-        code = Tensor("latent", "float32", (batch, given.shape[-1]), "independent standard normal numbers")
-        return code, Tensor("image", "uint8", (batch, *made.shape[1:]), "the generated image", (0, GREY_LEVELS))
+        code = TensorSpec("latent", "float32", (batch, given.shape[-1]), "independent standard normal numbers")
+        return code, TensorSpec("image", "uint8", (batch, *made.shape[1:]), "the generated image", (0, GREY_LEVELS))
     axes = zip(original.edges, ("height", "width"), strict=True)
     edges = tuple(edge if isinstance(edge, int) else axis for edge, axis in axes)
-    source = Tensor("source", "uint8", (batch, *edges, given.shape[-1]), "the image to translate", (0, GREY_LEVELS))
+    source = TensorSpec("source", "uint8", (batch, *edges, given.shape[-1]), "the image to translate", (0, GREY_LEVELS))
     scale = made.shape[1] // given.shape[1]
     scaled = tuple(
         edge * scale if isinstance(edge, int) else edge if scale == 1 else f"{edge}_x{scale}" for edge in edges
     )
-    return source, Tensor("image", "uint8", (batch, *scaled, made.shape[-1]), "the translated image", (0, GREY_LEVELS))
+    return source, TensorSpec(
+        "image", "uint8", (batch, *scaled, made.shape[-1]), "the translated image", (0, GREY_LEVELS)
+    )
 
 
-def _surround(model: onnx.ModelProto, original: Original, given: Tensor, made: Tensor) -> onnx.ModelProto:
+def _surround(model: onnx.ModelProto, original: Original, given: TensorSpec, made: TensorSpec) -> onnx.ModelProto:
     """The graph of `model` between nodes of ours; the shapes that the file gives its values are left out."""
     graph = onnx.GraphProto()
     graph.CopyFrom(model.graph)

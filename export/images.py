@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from export.errors import ImageSetError
-from export.manifest import Tensor
-from export.sizes import SizeLimits
+from export.interface import SizeLimits, TensorSpec
 from zorse_common.errors import one_line, printable
 from zorse_common.files import FileSet, ImageFiles, evenly_spaced, is_hidden
 from zorse_common.image_facts import collection_facts, unused_facts
@@ -39,7 +38,7 @@ class ImagePlace:
 
 def load_images(
     where: ImagePlace,
-    port: Tensor,
+    port: TensorSpec,
     limits: SizeLimits,
     edge: int,
     count: int = 8,
@@ -85,7 +84,7 @@ def _of_domain(where: ImagePlace, names: Sequence[str], kind: str) -> Sequence[s
     return names if own is None else own
 
 
-def _array(where: str, content: bytes, port: Tensor, limits: SizeLimits) -> NDArray[Any]:
+def _array(where: str, content: bytes, port: TensorSpec, limits: SizeLimits) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
@@ -97,8 +96,9 @@ def _array(where: str, content: bytes, port: Tensor, limits: SizeLimits) -> NDAr
             f"{where} is {array.dtype} {list(array.shape)} and must be {port.dtype} [height, width, {port.shape[-1]}]"
         )
     assert port.value_range is not None
-    if array.size and not (port.value_range[0] <= array.min() and array.max() <= port.value_range[1]):
-        raise ImageSetError(f"{where} has values outside {list(port.value_range)}: give the right --value-range")
+    low, high = port.value_range
+    if array.size and not (low <= array.min() and array.max() <= high):
+        raise ImageSetError(f"{where} has values outside {low:g}..{high:g}: give the right --value-range")
     height, width = (
         min(edge, axis.maximum) // axis.multiple * axis.multiple
         for edge, axis in zip(array.shape, (limits.height, limits.width), strict=False)

@@ -1,7 +1,7 @@
-"""The artifact contract between export and serving, in the standard library alone.
+"""The artifact contract between export and serving, which depends on pydantic alone.
 
 An artifact is a folder `<repository>/<model>/<version>/` with `model.onnx` (and `model.onnx.data`, the weights of a
-model above 2 GB), `golden.npz` (inputs and what the model made of them when it was proved) and `manifest.json`. The
+model above 2 GB), `golden.npz` (inputs, and the outputs that the model had when it was proved) and `manifest.json`. The
 manifest is written last: a folder without one is not an artifact.
 """
 
@@ -11,60 +11,36 @@ import dataclasses
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails, from_json
 
 from export.errors import ManifestError
-from export.manifest_1 import from_version_1
-from export.sizes import SizeLimits
-from export.typed import build, parse_json
+from export.interface import STRICT, Interface
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 1
 MODEL_FILE, WEIGHTS_FILE, GOLDEN_FILE = "model.onnx", "model.onnx.data", "golden.npz"
 MANIFEST_FILE = "manifest.json"
-DType = Literal["uint8", "uint16", "float32", "int64"]
-Kind = Literal["generator", "translator"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-"""What models, and files of artifacts, can be called."""
+"""The names that models, and files of artifacts, may have."""
 VERSION = re.compile(r"[1-9][0-9]*")
 """The names of the folders of versions."""
 PROVED_BATCH = 16
-"""The largest batch that a proof tries, and as many images as servers put together by default."""
+"""The largest batch that a proof tries, and the largest that servers run by default."""
 GREY_LEVELS = 255
-"""Differences between images are counted in steps of this part of their value range, whatever their dtype."""
+"""The value range of an image of any dtype, in grey levels. Differences between images are counted in these."""
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """One input or output of the graph.
-
-    `shape` holds ints for fixed axes and names ("batch", "height", "width") for dynamic ones.
-    `value_range` is the closed interval of legal values, or None where the tensor is unbounded.
-    """
-
-    name: str
-    dtype: DType
-    shape: tuple[int | str, ...]
-    meaning: str
-    value_range: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True)
-class Latent:
-    """The distribution a generator's codes are drawn from: `dim` independent standard normal numbers."""
-
-    dim: int
-    distribution: Literal["normal"] = "normal"
-
-
-@dataclass(frozen=True)
-class Source:
+@dataclass(frozen=True, config=STRICT)
+class Provenance:
     """Where the weights came from.
 
-    `format` is "snapshot" or the importer's name, `digest` the SHA-256 of the file with the weights and `network` which
-    of its networks this is. A snapshot also has the images seen, whether its weights are the EMA ones, its resolved
-    `config` with that one's digest, and the git revision that trained it where there was one.
+    `format` is "snapshot" or the importer's name, `digest` the SHA-256 of the file with the weights, and `network` the
+    name of the network in it. A snapshot also has the number of images seen in training, whether its weights are the
+    EMA ones, its resolved `config` with the digest of that, and the git revision that trained it if there was one.
     """
 
     format: str
@@ -72,12 +48,12 @@ class Source:
     network: str
     images_seen: int | None = None
     ema: bool = False
-    config: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = Field(default_factory=dict)
     config_digest: str | None = None
     revision: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Cycle:
     """The mean absolute difference, in grey levels, between images and their translations there and back."""
 
@@ -85,14 +61,14 @@ class Cycle:
     onnxruntime: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Proof:
-    """What the comparison of onnxruntime against the `reference` measured, over every shape and image tried.
+    """The measured differences between onnxruntime and the `reference`, over every shape and image tried.
 
-    Differences are in grey levels: the largest, and the one that 99.9 % of the values stay within; `tolerance` is what
-    the largest was allowed to be, `replay_tolerance` what it may be between devices. `psnr` in dB is None where all
-    images were identical. `reference` names what was compared with, such as "torch 2.13.0". `cycle` is that of a
-    CycleGAN's pair.
+    Differences are in grey levels. `max_grey_diff` is the largest one; 99.9 % of the values are within
+    `p999_grey_diff`. The largest one was allowed to be `tolerance`; between devices it may be `replay_tolerance`.
+    `psnr` in dB is None if all images were identical. `reference` names the implementation that was compared with, such
+    as "torch 2.13.0". `cycle` is measured for the two translators of a CycleGAN.
     """
 
     tolerance: float
@@ -107,7 +83,7 @@ class Proof:
     cycle: Cycle | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class FileEntry:
     """One file of the artifact."""
 
@@ -115,151 +91,132 @@ class FileEntry:
     nbytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Manifest:
-    """Everything a server must know of one artifact.
+    """Everything that a server must know of one artifact.
 
-    `kind` is "generator" (a `latent` goes in) or "translator" (a `source` image goes in). `direction` is the
-    domain pair of a translator, such as "AtoB". `files` are the other files of the folder. `nodes` counts the graph's
-    operators, `graph_digest` is of the model without its weights and `weights_digest` of those alone. `buckets` are
-    input shapes for which the model was also proved with its axes fixed. `labels` names the classes of a conditional
-    generator, `metrics` are figures of an evaluation, and `licence` says what may be done with the model. The images
-    of a translator are `scale` times as high and as wide as its source.
+    `direction` is the domain pair of a translator, such as "AtoB". `files` are the other files of the folder. `nodes`
+    counts the graph's operators, `graph_digest` is of the model without its weights and `weights_digest` of the weights
+    alone. `buckets` are shapes of the first input for which the model was also proved with its axes fixed. `metrics`
+    are figures of an evaluation, and `licence` says what may be done with the model.
     """
 
     name: str
-    version: int
+    version: Annotated[int, Field(ge=0)]
     task: str
-    kind: Kind
     target: str
     opset: int
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    interface: Interface
     files: dict[str, FileEntry]
     nodes: int
     graph_digest: str
     weights_digest: str
-    source: Source
+    provenance: Provenance
     proof: Proof
     direction: str | None = None
-    size: SizeLimits | None = None
-    latent: Latent | None = None
-    labels: tuple[str, ...] | None = None
     buckets: tuple[tuple[int, ...], ...] = ()
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
     licence: str | None = None
-    scale: int = 1
     zorse_version: str = ""
     created: str = ""
     schema_version: int = SCHEMA_VERSION
 
+    def __post_init__(self) -> None:
+        """Raises ValueError if a file's name is not allowed, or there is no model or golden sample."""
+        for name in self.files:
+            if not NAME.fullmatch(name) or name == MANIFEST_FILE:
+                raise ValueError(f"a file is called {name!r}")
+        for name in (MODEL_FILE, GOLDEN_FILE):
+            if name not in self.files:
+                raise ValueError(f"files has no {name}")
+
     def to_json(self) -> str:
-        """The manifest as indented JSON with a stable key order, and a `seal`: the digest of each field."""
-        fields = json.loads(json.dumps(dataclasses.asdict(self)))
-        return json.dumps(fields | {"seal": _seal(fields)}, indent=2, sort_keys=True) + "\n"
+        """Return the manifest as indented JSON with sorted keys and the `digest` of all its fields."""
+        fields = dataclasses.asdict(self)
+        return json.dumps(fields | {"digest": fields_digest(fields)}, indent=2, sort_keys=True) + "\n"
 
     @staticmethod
     def from_json(text: str, where: str = MANIFEST_FILE) -> Manifest:
-        """Parse `text`, of this schema or an older one.
+        """Parse `text`; `where` names it in messages.
 
         Raises:
-            ManifestError: it is not JSON, is of another schema version, a field is missing, unknown or changed after it
-                was written, or a value is none that a server could use.
+            ManifestError: it is not JSON, is of another schema version, was changed after it was written, a field is
+                missing or unknown, or a value is not legal.
         """
         try:
-            data = parse_json(text)
+            data = from_json(text)
         except ValueError as error:
             raise ManifestError(f"{where} is not JSON ({error}): export the model again") from error
         if not isinstance(data, dict):
             raise ManifestError(f"{where} is not a JSON object: export the model again")
         version = data.get("schema_version")
-        if version not in (1, SCHEMA_VERSION):
+        if type(version) is not int or version != SCHEMA_VERSION:
             raise ManifestError(
-                f"{where} has schema version {version!r} and this zorse reads 1 to {SCHEMA_VERSION}: "
+                f"{where} has schema version {version!r} and this zorse reads {SCHEMA_VERSION}: "
                 "export the model again or install the zorse that wrote it"
             )
-        if version == SCHEMA_VERSION:
-            _check_seal(data, where)
+        if data.pop("digest", None) != fields_digest(data):
+            raise ManifestError(f"{where} was changed after it was written: restore it or export the model again")
         try:
-            manifest = build(Manifest, from_version_1(data) if version == 1 else data)
-            _check(manifest)
-        except (TypeError, KeyError, ValueError) as error:
-            raise ManifestError(f"{where} breaks the artifact contract ({error}): export the model again") from error
-        return manifest
+            return _MANIFEST.validate_json(json.dumps(data))
+        except ValidationError as error:
+            reason = _reason(error.errors()[0])
+            raise ManifestError(f"{where} breaks the artifact contract ({reason}): export the model again") from error
 
 
-def _seal(fields: dict[str, Any]) -> dict[str, str]:
-    return {name: digest(json.dumps(value, sort_keys=True).encode())[:16] for name, value in fields.items()}
+_MANIFEST = TypeAdapter(Manifest)
 
 
-def _check_seal(data: dict[str, Any], where: str) -> None:
-    seal = data.pop("seal", None)
-    now = _seal(data)
-    if not isinstance(seal, dict):
-        raise ManifestError(f"{where} has no seal: it was changed after it was written, export the model again")
-    changed = sorted(name for name in {*seal, *now} if seal.get(name) != now.get(name))
-    if changed:
-        raise ManifestError(
-            f"{where} was changed after it was written ({', '.join(changed)}): restore it or export the model again"
-        )
+def fields_digest(fields: dict[str, Any]) -> str:
+    """Return the digest of `fields` as JSON with sorted keys and without spaces."""
+    return digest(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode())
 
 
-def _check(manifest: Manifest) -> None:
-    """What types do not say; raises ValueError."""
-    if manifest.version < 0:
-        raise ValueError(f"version is {manifest.version}")
-    if not manifest.inputs or not manifest.outputs:
-        raise ValueError("there are no inputs or no outputs")
-    for name in manifest.files:
-        if not NAME.fullmatch(name):
-            raise ValueError(f"a file is called {name!r}")
-    if MODEL_FILE not in manifest.files:
-        raise ValueError(f"files has no {MODEL_FILE}")
-    for edge in (manifest.size.height, manifest.size.width) if manifest.size else ():
-        if edge.multiple < 1 or edge.minimum < 1 or not edge.minimum <= edge.legal(edge.minimum) <= edge.maximum:
-            raise ValueError(f"size is {edge}")
-    for tensor in (*manifest.inputs, *manifest.outputs):
-        if tensor.value_range and not tensor.value_range[0] < tensor.value_range[1]:
-            raise ValueError(f"the value range of {tensor.name} is {tensor.value_range}")
-    if manifest.scale < 1 or (manifest.scale > 1 and manifest.kind != "translator"):
-        raise ValueError(f"scale is {manifest.scale}")
-    if manifest.latent is not None and manifest.latent.dim < 1:
-        raise ValueError(f"latent is {manifest.latent}")
+def _reason(error: ErrorDetails) -> str:
+    """Return which field is wrong and why, such as "interface.inputs[0].dtype is 'uint7': input should be …"."""
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).lstrip(".")
+    message = error["msg"][:1].lower() + error["msg"][1:]
+    if error["type"] == "missing":
+        return f"{field} is missing"
+    if error["type"] == "unexpected_keyword_argument":
+        return f"{field} is unknown"
+    if error["type"] == "value_error":
+        return ": ".join([*filter(None, [field]), message.removeprefix("value error, ")])
+    value = repr(error["input"])
+    return f"{field} is {value if len(value) < 80 else f'{value[:77]}...'}: {message}"
 
 
-def facts(
-    *, name: str, task: str, kind: Kind, target: str, direction: str | None, source: Source, made: Tensor, scale: int
+def model_properties(
+    *, name: str, task: str, target: str, direction: str | None, provenance: Provenance, interface: Interface
 ) -> dict[str, str]:
-    """What a model's file says of itself in its metadata, each key after `zorse.`; what it does not have is left out.
-
-    `made` is its output.
-    """
+    """Return the metadata of a model's ONNX file, without the keys' prefix `zorse.`; what is unknown is left out."""
+    value_range = interface.outputs[0].value_range
     known = {
         "name": name,
         "task": task,
-        "kind": kind,
+        "kind": interface.kind,
         "target": target,
         "direction": direction,
-        "network": source.network,
-        "source_digest": source.digest,
-        "images_seen": source.images_seen,
-        "scale": scale if scale > 1 else None,
-        "value_range": "{:g}..{:g}".format(*made.value_range) if made.value_range else None,
+        "network": provenance.network,
+        "source_digest": provenance.digest,
+        "images_seen": provenance.images_seen,
+        "labels": json.dumps(interface.labels) if interface.labels is not None else None,
+        "scale": interface.scale if interface.scale > 1 else None,
+        "value_range": "{:g}..{:g}".format(*value_range) if value_range else None,
+        "schema_version": SCHEMA_VERSION,
     }
     return {key: str(value) for key, value in known.items() if value is not None}
 
 
-def facts_of(manifest: Manifest) -> dict[str, str]:
-    """What the model's file should say of itself."""
-    return facts(
+def expected_properties(manifest: Manifest) -> dict[str, str]:
+    """Return the metadata that the ONNX file of the artifact should have, see `model_properties`."""
+    return model_properties(
         name=manifest.name,
         task=manifest.task,
-        kind=manifest.kind,
         target=manifest.target,
         direction=manifest.direction,
-        source=manifest.source,
-        made=manifest.outputs[0],
-        scale=manifest.scale,
+        provenance=manifest.provenance,
+        interface=manifest.interface,
     )
 
 

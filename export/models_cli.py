@@ -10,9 +10,9 @@ import typer
 from zorse_common.tables import print_json, print_table
 
 if TYPE_CHECKING:
-    from export.manifest import Manifest, Proof, Source
+    from export.interface import AxisLimits
+    from export.manifest import Manifest, Proof, Provenance
     from export.repository import Repository
-    from export.sizes import EdgeLimits
 
 Place = Annotated[str, typer.Argument(metavar="REPO", help="The repository's folder or URI.", show_default=False)]
 Name = Annotated[
@@ -89,12 +89,12 @@ def show(repository: Place, model: Name, as_json: AsJson = False) -> None:
         ("tensor", "way", "dtype", "shape", "values", "meaning"),
         [
             (tensor.name, way, tensor.dtype, _shape(tensor.shape), _interval(tensor.value_range), tensor.meaning)
-            for way, tensors in (("in", manifest.inputs), ("out", manifest.outputs))
+            for way, tensors in (("in", manifest.interface.inputs), ("out", manifest.interface.outputs))
             for tensor in tensors
         ],
     )
     print_table(("proof", ""), _proof(manifest.proof, manifest.buckets))
-    print_table(("source", ""), _source(manifest.source))
+    print_table(("provenance", ""), _provenance(manifest.provenance))
     files = [(name, _bytes(entry.nbytes), entry.sha256) for name, entry in sorted(manifest.files.items())]
     print_table(("file", "size", "SHA-256"), files)
     print_table(("figure", "value"), [(name, f"{value:.4g}") for name, value in manifest.metrics.items()])
@@ -193,23 +193,24 @@ def _names(repository: Repository, model: str) -> dict[int, str]:
 
 def _row(manifest: Manifest, names: str) -> tuple[str, ...]:
     size = sum(entry.nbytes for entry in manifest.files.values())
-    seen = _count(manifest.source.images_seen)
-    kind = (manifest.task, manifest.kind, manifest.target)
+    seen = _count(manifest.provenance.images_seen)
+    kind = (manifest.task, manifest.interface.kind, manifest.target)
     return (manifest.name, str(manifest.version), names, *kind, _bytes(size), seen)
 
 
 def _facts(manifest: Manifest, names: str) -> list[tuple[str, str]]:
-    size, latent = manifest.size, manifest.latent
+    interface = manifest.interface
+    size, latent = interface.size, interface.latent
     facts = {
         "aliases": names,
         "task": manifest.task,
-        "kind": manifest.kind,
+        "kind": manifest.interface.kind,
         "direction": manifest.direction,
         "heights": size and _limits(size.height),
         "widths": size and _limits(size.width),
-        "scale": f"{manifest.scale} times the source's height and width" if manifest.scale > 1 else None,
+        "scale": f"{interface.scale} times the source's height and width" if interface.scale > 1 else None,
         "latent": latent and f"{latent.dim} {latent.distribution} numbers",
-        "labels": manifest.labels and ", ".join(manifest.labels),
+        "labels": interface.labels and ", ".join(interface.labels),
         "target": manifest.target,
         "opset": str(manifest.opset),
         "nodes": _count(manifest.nodes),
@@ -239,20 +240,20 @@ def _proof(proof: Proof, buckets: tuple[tuple[int, ...], ...]) -> list[tuple[str
     return [(name, value) for name, value in facts.items() if value]
 
 
-def _source(source: Source) -> list[tuple[str, str]]:
+def _provenance(provenance: Provenance) -> list[tuple[str, str]]:
     facts = {
-        "format": source.format,
-        "network": source.network,
-        "images seen": _count(source.images_seen),
-        "weights": "moving average" if source.ema else "as trained",
-        "digest": source.digest,
-        "config digest": source.config_digest,
-        "revision": source.revision,
+        "format": provenance.format,
+        "network": provenance.network,
+        "images seen": _count(provenance.images_seen),
+        "weights": "moving average" if provenance.ema else "as trained",
+        "digest": provenance.digest,
+        "config digest": provenance.config_digest,
+        "revision": provenance.revision,
     }
     return [(name, value) for name, value in facts.items() if value]
 
 
-def _limits(edge: EdgeLimits) -> str:
+def _limits(edge: AxisLimits) -> str:
     return f"multiples of {edge.multiple} from {edge.legal(0)} to {edge.legal(edge.maximum)}"
 
 

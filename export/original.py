@@ -17,8 +17,8 @@ from onnx import external_data_helper
 
 from export.errors import ImporterError
 from export.graph import graphs, with_outputs
-from export.manifest import GREY_LEVELS, Kind
-from export.sizes import EdgeLimits, SizeLimits
+from export.interface import AxisLimits, Kind, SizeLimits
+from export.manifest import GREY_LEVELS
 from zorse_common.errors import first_sentence
 
 MOST_CHANNELS, _USUAL_EDGE = 64, 48
@@ -280,7 +280,7 @@ def _pictures(original: Original, max_size: int) -> tuple[SizeLimits, NDArray[np
     smallest, maximum = multiple, max_size // multiple * multiple
     while True:
         edges = (
-            EdgeLimits(axis, axis, axis) if isinstance(axis, int) else EdgeLimits(multiple, smallest, maximum)
+            AxisLimits(axis, axis, axis) if isinstance(axis, int) else AxisLimits(multiple, smallest, maximum)
             for axis in original.edges
         )
         limits = SizeLimits(*edges)

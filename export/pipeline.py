@@ -25,13 +25,13 @@ from export.foreign import wrap_onnx
 from export.graph import DEFAULT_OPSET, OPSETS
 from export.images import ImagePlace, load_images
 from export.importers import base as importers
+from export.interface import DEFAULT_MAX_SIZE, SizeLimits
+from export.interface import TensorSpec as Port
 from export.lint import trace
-from export.manifest import Manifest, Source
-from export.manifest import Tensor as Port
+from export.manifest import Manifest, Provenance
 from export.original import Declared, load_onnx
 from export.reference import OriginalReference, TorchReference
 from export.repository import Repository
-from export.sizes import DEFAULT_MAX_SIZE, SizeLimits
 from export.targets import base as targets
 from export.targets.base import Target
 from export.verify import cycle, expect, verify
@@ -171,7 +171,7 @@ def _from_networks(
     for network, entry in source.networks.items():
         model = model_name(name or source.name, entry.direction)
         wrapped = wrap(source.build(network), model, edge=source.size, pixels=choices.pixels, max_size=choices.max_size)
-        size = wrapped.size and wrapped.size.from_edge(target.smallest)
+        size = wrapped.size and wrapped.size.at_least(target.smallest)
         _check_buckets(model, wrapped.given, size, choices.buckets)
         domain = (entry.direction or "").partition("to")[0]
         choices.report(_found(model, wrapped.kind, wrapped.given, wrapped.made, wrapped.graph.network))
@@ -191,7 +191,7 @@ def _from_networks(
             reference=TorchReference(wrapped),
             edge=wrapped.edge,
             statement=Statement(source.task, source.networks[network].direction, choices.licence, choices.metrics),
-            source=_source(source, network, origin),
+            provenance=_provenance(source, network, origin),
             size=size,
             latent=wrapped.latent,
         )
@@ -210,7 +210,7 @@ def _from_onnx(
     foreign = wrap_onnx(file.model, declared or Declared(), name=model, opset=choices.opset, max_size=maximum)
     if foreign.kind == "generator" and choices.direction is not None:
         raise ImporterError(f"{path} is a generator, which translates nothing: leave --direction out")
-    size = foreign.size and foreign.size.from_edge(target.smallest)
+    size = foreign.size and foreign.size.at_least(target.smallest)
     choices.report(_found(model, foreign.kind, foreign.given, foreign.made, None))
     edge = DEFAULT_MAX_SIZE // 2 if size else int(foreign.made.shape[1])
     candidate = Candidate(
@@ -222,7 +222,7 @@ def _from_onnx(
         reference=OriginalReference(foreign.original),
         edge=edge,
         statement=Statement("foreign", choices.direction, choices.licence, choices.metrics),
-        source=Source(ONNX, file.digest, model),
+        provenance=Provenance(ONNX, file.digest, model),
         size=size,
         latent=foreign.latent,
         scale=foreign.scale,
@@ -370,11 +370,11 @@ def _publish(repository: Repository, proved: list[_Proved]) -> list[str]:
     return [f"{repository.place.rstrip('/')}/{model}/{version}" for model, version in done]
 
 
-def _source(source: Snapshot, network: str, origin: str) -> Source:
+def _provenance(source: Snapshot, network: str, origin: str) -> Provenance:
     if origin != SNAPSHOT:
-        return Source(origin, source.digest, network)
+        return Provenance(origin, source.digest, network)
     config = source.config
-    return Source(
+    return Provenance(
         origin,
         source.digest,
         network,

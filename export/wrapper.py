@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from export.errors import UnsupportedGraphError
-from export.manifest import DType, Kind, Latent
-from export.manifest import Tensor as Port
-from export.sizes import DEFAULT_MAX_SIZE, EdgeLimits, SizeLimits
+from export.interface import DEFAULT_MAX_SIZE, AxisLimits, DType, Kind, Latent, SizeLimits
+from export.interface import TensorSpec as Port
 from trainer.models.base import Generator, Translator
 
 _DTYPES = {"uint8": torch.uint8, "uint16": torch.uint16, "float32": torch.float32}
@@ -152,16 +151,16 @@ def _axes(edge: int | None, channels: int) -> tuple[int | str, ...]:
 
 def _limits(network: Translator, name: str, maximum: int) -> SizeLimits:
     multiple = network.size_multiple
-    limits = SizeLimits.square(multiple, network.minimum_size, maximum // multiple * multiple)
-    if limits.height.legal(0) < network.minimum_size:
+    largest = maximum // multiple * multiple
+    if largest < network.minimum_size:
         raise UnsupportedGraphError(
             f"{name} needs images of {network.minimum_size} pixels a side and {maximum} is the most that was asked "
             "for: give a larger --max-size"
         )
-    return limits
+    return SizeLimits.square(multiple, network.minimum_size, largest)
 
 
-def _example(network: Translator, limits: EdgeLimits, pixels: Pixels) -> Tensor:
+def _example(network: Translator, limits: AxisLimits, pixels: Pixels) -> Tensor:
     # Height and width differ from each other and from 1, or the exporter would take them for constants or for one axis.
     height = limits.legal(32)
     width = max(limits.legal(height + limits.multiple), height + limits.multiple)

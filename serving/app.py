@@ -46,7 +46,9 @@ def running(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
         logging.getLogger(__name__).warning("skipped %s of %s: %s", name, settings.repository, reason)
     models = {name: artifacts.load(folder) for name, folder in found.models.items()}
     check_memory(settings.replicas, [artifact.model.stat().st_size for artifact in models.values()])
-    summaries = [ModelSummary(name=n, version=a.manifest.version, kind=a.manifest.kind) for n, a in models.items()]
+    summaries = [
+        ModelSummary(name=n, version=a.manifest.version, kind=a.manifest.interface.kind) for n, a in models.items()
+    ]
     plans = _plans(settings, {name: artifact.path for name, artifact in models.items()})
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(ray_folder())

@@ -154,13 +154,11 @@ def _check_files(artifact: Artifact) -> None:
 
 
 def golden(artifact: Artifact) -> list[Pair]:
-    """Inputs, and what the model made of them when it was proved; none for artifacts of the first schema.
+    """Inputs, and what the model made of them when it was proved.
 
     Raises:
         ArtifactError: the file breaks the contract.
     """
-    if contract.GOLDEN_FILE not in artifact.manifest.files:
-        return []
     path = artifact.path / contract.GOLDEN_FILE
     try:
         # An open file, so that one that is no archive of arrays is closed too.

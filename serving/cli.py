@@ -171,7 +171,7 @@ def verify(
         return
     typer.echo(f"{manifest.name} version {manifest.version} ({manifest.target}) is what was proved")
     typer.echo(f"files: {len(manifest.files)} whole; fields: as the model's own")
-    golden = f"{found.samples} inputs" if found.samples else "none, the artifact is of an older schema"
+    golden = f"{found.samples} inputs"
     typer.echo(
         f"golden sample: {golden}; buckets: {found.buckets}; at most {found.max_grey_diff:g} grey levels apart on {on}"
     )

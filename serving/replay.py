@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from export.manifest import GOLDEN_FILE, GREY_LEVELS, Manifest, facts_of
+from export.manifest import GREY_LEVELS, Manifest, expected_properties
 from serving import artifacts
 from serving.artifacts import Artifact, Pair
 from serving.engine import Engine, OrtEngine, cpu_cores, import_runtime
@@ -46,8 +46,8 @@ def verify(path: str | os.PathLike[str], device: Literal["cpu", "cuda"]) -> Repl
     seconds, engine = _timed(lambda: OrtEngine(artifact.model, device, cpu_cores()))
     check_fields(artifact, engine)
     samples = artifacts.golden(artifact)
-    feeds = {manifest.inputs[0].name: samples[0][0]} if samples else None
-    first, second = (_timed(lambda: engine.run(feeds))[0] if feeds else 0.0 for _ in range(2))
+    feeds = {manifest.interface.inputs[0].name: samples[0][0]}
+    first, second = (_timed(lambda: engine.run(feeds))[0] for _ in range(2))
     worst = replay(engine, artifact, samples)
     for shape in manifest.buckets:
         worst = max(worst, _replay_bucket(artifact, engine, device, shape))
@@ -89,20 +89,15 @@ def check_fields(artifact: Artifact, engine: OrtEngine) -> None:
     """
     manifest = artifact.manifest
     said = {key.removeprefix("zorse."): value for key, value in engine.metadata.items() if key.startswith("zorse.")}
-    # A model of the first schema is silent also on what it has.
-    described = said.pop("schema_version", "1") != "1"
-    should = facts_of(manifest)
-    keys = said.keys() | should.keys() if described else said.keys() & should.keys()
-    wrong = sorted(key for key in keys if said.get(key) != should.get(key))
+    should = expected_properties(manifest)
+    wrong = sorted(key for key in said.keys() | should.keys() if said.get(key) != should.get(key))
     for side, ports, tensors in (
-        ("inputs", engine.inputs, manifest.inputs),
-        ("outputs", engine.outputs, manifest.outputs),
+        ("inputs", engine.inputs, manifest.interface.inputs),
+        ("outputs", engine.outputs, manifest.interface.outputs),
     ):
         ranges = {tensor.value_range for tensor in tensors if tensor.dtype == "uint8"}
         if ports != [(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors] or ranges - {(0, GREY_LEVELS)}:
             wrong.append(side)
-    if described and GOLDEN_FILE not in manifest.files:
-        wrong.append("files")
     wrong += _wrong_limits(manifest)
     if wrong:
         raise ArtifactError(
@@ -112,10 +107,10 @@ def check_fields(artifact: Artifact, engine: OrtEngine) -> None:
 
 def _wrong_limits(manifest: Manifest) -> Iterator[str]:
     """Which of size and latent is not that of the first input."""
-    axes, size, latent = manifest.inputs[0].shape[1:], manifest.size, manifest.latent
-    if (axes if manifest.kind == "generator" else None) != (latent and (latent.dim,)):
+    axes, size, latent = manifest.interface.inputs[0].shape[1:], manifest.interface.size, manifest.interface.latent
+    if (axes if manifest.interface.kind == "generator" else None) != (latent and (latent.dim,)):
         yield "latent"
-    if (size is not None) != (manifest.kind == "translator"):
+    if (size is not None) != (manifest.interface.kind == "translator"):
         yield "size"
     elif size is not None:
         edges = zip(axes, (size.height, size.width), strict=False)
@@ -128,7 +123,7 @@ def _replay_bucket(
 ) -> float:
     """With its axes fixed the graph makes the images that it makes with free ones."""
     manifest = artifact.manifest
-    port = manifest.inputs[0]
+    port = manifest.interface.inputs[0]
     if len(shape) != len(port.shape) or not all(isinstance(edge, int) and edge > 0 for edge in shape):
         raise ArtifactError(f"{artifact.path}: the bucket {'x'.join(map(str, shape))} is no shape of {port.name}")
     axes = {name: edge for name, edge in zip(port.shape, shape, strict=True) if isinstance(name, str)}
@@ -144,7 +139,7 @@ def _replay_bucket(
 
 
 def _run(engine: Engine, manifest: Manifest, given: NDArray[Any]) -> NDArray[Any]:
-    made: NDArray[Any] = engine.run({manifest.inputs[0].name: given})[IMAGE]
+    made: NDArray[Any] = engine.run({manifest.interface.inputs[0].name: given})[IMAGE]
     return made
 
 
@@ -154,7 +149,7 @@ def _difference(artifact: Artifact, expected: NDArray[Any], actual: NDArray[Any]
             f"{artifact.path}: the model makes {actual.dtype} {list(actual.shape)} and {expected.dtype} "
             f"{list(expected.shape)} was proved: export it again"
         )
-    low, high = artifact.manifest.outputs[0].value_range or (0.0, float(GREY_LEVELS))
+    low, high = artifact.manifest.interface.outputs[0].value_range or (0.0, float(GREY_LEVELS))
     apart = np.abs(actual.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0)
     # A NaN is as far from an image as can be.
     return float(np.nan_to_num(apart * (GREY_LEVELS / (high - low)), nan=GREY_LEVELS))

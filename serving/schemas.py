@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from export.manifest import Kind
+from export.interface import Kind
 from serving.errors import BadRequestError
 from zorse_common.errors import nearest_hint, printable
 from zorse_common.images import check_range

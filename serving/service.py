@@ -15,7 +15,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from export.manifest import Manifest, Tensor
+from export.interface import TensorSpec
+from export.manifest import Manifest
 from serving import artifacts
 from serving.batching import Submit, Tensors, bucket, capacity, chunks, merge, rows
 from serving.config import Batching, Device, Limits
@@ -36,12 +37,14 @@ def latent_feeds(manifest: Manifest, n: int, seed: int, first: int = 0) -> Tenso
         UnsupportedError: the model is no generator, or needs more than a latent.
         BadRequestError: a number is out of range.
     """
-    if manifest.latent is None or [tensor.name for tensor in manifest.inputs] != [LATENT]:
-        names = ", ".join(tensor.name for tensor in manifest.inputs)
-        raise UnsupportedError(f"{manifest.name} is a {manifest.kind} with the inputs {names}: it does not generate")
+    if manifest.interface.latent is None or [tensor.name for tensor in manifest.interface.inputs] != [LATENT]:
+        names = ", ".join(tensor.name for tensor in manifest.interface.inputs)
+        raise UnsupportedError(
+            f"{manifest.name} is a {manifest.interface.kind} with the inputs {names}: it does not generate"
+        )
     if n < 1 or not 0 <= seed <= MAX_SEED or not 0 <= first <= MAX_SEED - n:
         raise BadRequestError(f"n={n}, seed={seed}, first={first} is out of range: n ≥ 1 and 0 ≤ seed, first < 2⁶³")
-    return {LATENT: latents(seed, first, n, manifest.latent.dim)}
+    return {LATENT: latents(seed, first, n, manifest.interface.latent.dim)}
 
 
 def source_feeds(manifest: Manifest, images: NDArray[np.uint8]) -> Tensors:
@@ -52,16 +55,18 @@ def source_feeds(manifest: Manifest, images: NDArray[np.uint8]) -> Tensors:
         ImageSizeError: the images are larger than the model takes.
         BadRequestError: not uint8 of the model's channels.
     """
-    if manifest.size is None or [tensor.name for tensor in manifest.inputs] != [SOURCE]:
-        names = ", ".join(tensor.name for tensor in manifest.inputs)
-        raise UnsupportedError(f"{manifest.name} is a {manifest.kind} with the inputs {names}: it does not translate")
-    tensor = manifest.inputs[0]
+    if manifest.interface.size is None or [tensor.name for tensor in manifest.interface.inputs] != [SOURCE]:
+        names = ", ".join(tensor.name for tensor in manifest.interface.inputs)
+        raise UnsupportedError(
+            f"{manifest.name} is a {manifest.interface.kind} with the inputs {names}: it does not translate"
+        )
+    tensor = manifest.interface.inputs[0]
     # Any height and width may be padded to those that the graph takes.
     check_tensor(dataclasses.replace(tensor, shape=("batch", "height", "width", tensor.shape[-1])), images)
     height, width = images.shape[1:3]
-    most_high, most_wide = manifest.size.largest
+    most_high, most_wide = manifest.interface.size.largest
     if height > most_high or width > most_wide:
-        fixed = manifest.size.smallest == manifest.size.largest
+        fixed = manifest.interface.size.smallest == manifest.interface.size.largest
         remedy = (
             "scale or cut it to that, or export the network with open axes"
             if fixed
@@ -70,7 +75,7 @@ def source_feeds(manifest: Manifest, images: NDArray[np.uint8]) -> Tensors:
         raise ImageSizeError(
             f"{width}×{height} is larger than the {most_wide}×{most_high} pixels that {manifest.name} takes: {remedy}"
         )
-    padded_height, padded_width = manifest.size.legal(height, width)
+    padded_height, padded_width = manifest.interface.size.legal(height, width)
     down, right = padded_height - height, padded_width - width
     if down or right:
         images = np.pad(images, ((0, 0), (0, down), (0, right), (0, 0)), mode="reflect")
@@ -83,7 +88,7 @@ def check_feeds(manifest: Manifest, feeds: Tensors) -> None:
     Raises:
         BadRequestError: an input is missing, unknown, or of another dtype or shape, or the batch sizes differ.
     """
-    wanted = {tensor.name: tensor for tensor in manifest.inputs}
+    wanted = {tensor.name: tensor for tensor in manifest.interface.inputs}
     if feeds.keys() != wanted.keys():
         raise BadRequestError(
             f"{manifest.name} takes the inputs {', '.join(sorted(wanted))} and got {', '.join(sorted(feeds)) or 'none'}"
@@ -95,7 +100,7 @@ def check_feeds(manifest: Manifest, feeds: Tensors) -> None:
         raise BadRequestError("the inputs have different batch sizes: give every input the same first axis")
 
 
-def check_tensor(tensor: Tensor, array: NDArray[Any]) -> None:
+def check_tensor(tensor: TensorSpec, array: NDArray[Any]) -> None:
     """Compare one array with its declaration.
 
     Raises:
@@ -123,7 +128,7 @@ def channels(manifest: Manifest) -> int:
     Raises:
         UnsupportedError: its images are not of 8 bits, as files are.
     """
-    tensor = manifest.inputs[0] if manifest.kind == "translator" else manifest.outputs[0]
+    tensor = manifest.interface.inputs[0] if manifest.interface.kind == "translator" else manifest.interface.outputs[0]
     if tensor.dtype != "uint8":
         raise UnsupportedError(f"the images of {manifest.name} are {tensor.dtype}, which no image file has: use infer")
     return int(tensor.shape[-1])
@@ -131,18 +136,20 @@ def channels(manifest: Manifest) -> int:
 
 def batching_of(manifest: Manifest, batching: Batching) -> Batching:
     """`batching`, cut to the batch that the graph has where it has a fixed one."""
-    batch = manifest.inputs[0].shape[0]
+    batch = manifest.interface.inputs[0].shape[0]
     return batching.model_copy(update={"max_size": batch}) if isinstance(batch, int) else batching
 
 
 def warm_up(engine: Engine, manifest: Manifest) -> None:
     """Run the smallest request once, so that the first user does not pay for the graph's set-up."""
-    if manifest.latent is not None and len(manifest.inputs) == 1:
+    if manifest.interface.latent is not None and len(manifest.interface.inputs) == 1:
         engine.run(latent_feeds(manifest, 1, 0))
-    elif manifest.size is not None and len(manifest.inputs) == 1:
-        source = manifest.inputs[0]
+    elif manifest.interface.size is not None and len(manifest.interface.inputs) == 1:
+        source = manifest.interface.inputs[0]
         # Zero is no legal value of every range.
-        darkest = np.full((1, *manifest.size.smallest, int(source.shape[-1])), (source.value_range or (0,))[0])
+        darkest = np.full(
+            (1, *manifest.interface.size.smallest, int(source.shape[-1])), (source.value_range or (0,))[0]
+        )
         engine.run(source_feeds(manifest, darkest.astype(source.dtype)))
 
 
@@ -168,11 +175,11 @@ class ModelService:
         """uint8 [n, h, w, c] → uint8 of `scale` times the height and width. Raises as `source_feeds`."""
         self._check_count(images.shape[0] if images.ndim else 0)
         feeds = await asyncio.to_thread(source_feeds, self.manifest, images)
-        return _crop(_image(await self._submit(feeds)), images, self.manifest.scale)
+        return _crop(_image(await self._submit(feeds)), images, self.manifest.interface.scale)
 
     async def infer(self, feeds: Tensors) -> Mapping[str, NDArray[Any]]:
         """The outputs by name for explicit inputs; a translator's images are padded and cropped as in `translate`."""
-        if feeds.keys() == {SOURCE} and [tensor.name for tensor in self.manifest.inputs] == [SOURCE]:
+        if feeds.keys() == {SOURCE} and [tensor.name for tensor in self.manifest.interface.inputs] == [SOURCE]:
             return {IMAGE: await self.translate(feeds[SOURCE])}
         await asyncio.to_thread(check_feeds, self.manifest, feeds)
         self._check_count(rows(feeds))
@@ -211,7 +218,7 @@ class LocalModel:
         if images.ndim == 3:
             image: NDArray[np.uint8] = self.translate(images[None])[0]
             return image
-        return _crop(_image(self._run(source_feeds(self.manifest, images))), images, self.manifest.scale)
+        return _crop(_image(self._run(source_feeds(self.manifest, images))), images, self.manifest.interface.scale)
 
     def _run(self, feeds: Tensors) -> Tensors:
         size = capacity(bucket(feeds), batching_of(self.manifest, _LOCAL_BATCHING))

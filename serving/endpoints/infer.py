@@ -29,7 +29,7 @@ async def infer(request: Request) -> Response:
     """Run the model on explicit tensors (KServe v2; binary tensors with `Inference-Header-Content-Length`)."""
     service: ModelService = request.app.state.service
     parsed = await run_in_threadpool(parse_infer, await request.body(), request.headers.get(HEADER_LENGTH))
-    wanted = parsed.wanted([output.name for output in service.manifest.outputs])
+    wanted = parsed.wanted([output.name for output in service.manifest.interface.outputs])
     outputs = await service.infer(parsed.inputs)
     extra = {"model_name": request.app.state.name, "model_version": str(service.manifest.version)}
     if parsed.id is not None:

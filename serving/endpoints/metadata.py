@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, Request
 
-from export.manifest import Tensor
+from export.interface import TensorSpec
 from serving.errors import NotFoundError
 from serving.schemas import ModelMetadata, ModelSummary, ServerMetadata, TensorMetadata, datatype
 
@@ -48,12 +48,12 @@ async def model(request: Request) -> ModelMetadata:
     return ModelMetadata(
         name=request.app.state.name,
         versions=[str(manifest.version)],
-        kind=manifest.kind,
-        inputs=[_tensor(tensor) for tensor in manifest.inputs],
-        outputs=[_tensor(tensor) for tensor in manifest.outputs],
+        kind=manifest.interface.kind,
+        inputs=[_tensor(tensor) for tensor in manifest.interface.inputs],
+        outputs=[_tensor(tensor) for tensor in manifest.interface.outputs],
     )
 
 
-def _tensor(tensor: Tensor) -> TensorMetadata:
+def _tensor(tensor: TensorSpec) -> TensorMetadata:
     shape: list[Any] = [axis if isinstance(axis, int) else -1 for axis in tensor.shape]
     return TensorMetadata(name=tensor.name, datatype=datatype(np.empty(0, tensor.dtype)), shape=shape)

@@ -14,8 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from export.images import ImagePlace, load_images
-from export.manifest import Tensor
-from export.sizes import SizeLimits
+from export.interface import SizeLimits, TensorSpec
 from serving.cli import register
 from tests.common.image_files import SIDE, bad, every, good
 from tests.serving.apps import server
@@ -27,7 +26,7 @@ from zorse_common.images import decode
 
 Pixels = NDArray[np.uint8]
 FILES = {name: content for name, content, _ in every()}
-PORT = Tensor("source", "uint8", ("batch", "height", "width", 3), "the image", (0, 255))
+PORT = TensorSpec("source", "uint8", ("batch", "height", "width", 3), "the image", (0, 255))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import venv
@@ -11,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from export.manifest import Manifest, Tensor
+from export.interface import TensorSpec
+from export.manifest import Manifest
 from export.triton import triton_config
-from tests.serving.tiny import REALS, WORDS, Axes, generator_manifest, inverter_manifest
+from tests.serving.tiny import REALS, WORDS, Axes, generator_manifest, inverter_manifest, with_interface
 
 pytestmark = pytest.mark.slow
 
@@ -46,9 +46,9 @@ json.dump([read(text) for text in json.load(sys.stdin)], sys.stdout)
 """
 
 SQUARE: Axes = (1, 256, 256, 3)
-LABELLED = dataclasses.replace(
+LABELLED = with_interface(
     generator_manifest("labelled"),
-    inputs=(*generator_manifest().inputs, Tensor("label", "int64", ("batch",), "class", (0, 9))),
+    inputs=(*generator_manifest().interface.inputs, TensorSpec("label", "int64", ("batch",), "class", (0, 9))),
 )
 MANIFESTS = {
     "generator": generator_manifest(),
@@ -91,7 +91,7 @@ def parsed(client: Path) -> dict[str, dict[str, Any]]:
     return dict(zip(texts, read, strict=True))
 
 
-def expected(tensor: Tensor, batched: bool) -> list[Any]:
+def expected(tensor: TensorSpec, batched: bool) -> list[Any]:
     dtype = {"uint8": "TYPE_UINT8", "uint16": "TYPE_UINT16", "float32": "TYPE_FP32", "int64": "TYPE_INT64"}
     axes = tensor.shape[1:] if batched else tensor.shape
     return [tensor.name, dtype[tensor.dtype], [axis if isinstance(axis, int) else -1 for axis in axes]]
@@ -100,7 +100,7 @@ def expected(tensor: Tensor, batched: bool) -> list[Any]:
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_the_configuration_agrees_with_the_manifest(parsed: dict[str, dict[str, Any]], name: str) -> None:
     manifest: Manifest = MANIFESTS[name]
-    batched = manifest.inputs[0].shape[0] == "batch"
+    batched = manifest.interface.inputs[0].shape[0] == "batch"
     config = dict(parsed[name])
     assert (config.pop("max_batch_size") > 0) == batched
     assert set(config.pop("other")) <= {
@@ -114,8 +114,8 @@ def test_the_configuration_agrees_with_the_manifest(parsed: dict[str, dict[str, 
     assert config == {
         "name": manifest.name,
         "platform": "onnxruntime_onnx",
-        "input": [expected(tensor, batched) for tensor in manifest.inputs],
-        "output": [expected(tensor, batched) for tensor in manifest.outputs],
+        "input": [expected(tensor, batched) for tensor in manifest.interface.inputs],
+        "output": [expected(tensor, batched) for tensor in manifest.interface.outputs],
         "dynamic_batching": batched,
     }
 

@@ -6,7 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from export.manifest import FileEntry, Latent, Manifest, Proof, Source, Tensor, digest
+from export.interface import Interface, Latent, TensorSpec
+from export.manifest import FileEntry, Manifest, Proof, Provenance, digest
 from export.repository import Repository
 from export.triton import triton_config
 
@@ -41,18 +42,20 @@ def manifest(staged: Path, *, files: dict[str, bytes] | None = None, **fields: A
         name="digits",
         version=0,
         task="gan",
-        kind="generator",
         target="onnx",
         opset=20,
         nodes=12,
-        inputs=(Tensor("latent", "float32", ("batch", 8), "the code"),),
-        outputs=(Tensor("image", "uint8", ("batch", 16, 16, 1), "the image", (0.0, 255.0)),),
+        interface=Interface(
+            "generator",
+            inputs=(TensorSpec("latent", "float32", ("batch", 8), "the code"),),
+            outputs=(TensorSpec("image", "uint8", ("batch", 16, 16, 1), "the image", (0.0, 255.0)),),
+            latent=Latent(8),
+        ),
         files={name: FileEntry(digest(content), len(content)) for name, content in contents.items()},
         graph_digest="aa",
         weights_digest="bb",
-        source=Source("snapshot", "cc", "generator", 1280, True),
+        provenance=Provenance("snapshot", "cc", "generator", 1280, True),
         proof=Proof(1.0, 1.0, 1.0, 0.0, 61.5, ((1, 8), (3, 8)), 0, "1.31.1", "torch 2.13.0"),
-        latent=Latent(8),
         metrics={"fid": 12.5},
         licence="CC0",
     )

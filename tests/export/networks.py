@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from export.candidate import Candidate, Statement
 from export.convert import convert
 from export.lint import trace
-from export.manifest import Source
+from export.manifest import Provenance
 from export.reference import TorchReference
 from export.targets.base import Target
 from export.wrapper import Wrapped, wrap
@@ -114,7 +114,7 @@ def candidate(wrapped: Wrapped, model: Any, target: Target | None = None) -> Can
         reference=TorchReference(wrapped),
         edge=wrapped.edge,
         statement=Statement("gan", licence="CC0"),
-        source=Source("snapshot", "cc", "G", 7),
-        size=wrapped.size and wrapped.size.from_edge(target.smallest if target else 1),
+        provenance=Provenance("snapshot", "cc", "G", 7),
+        size=wrapped.size and wrapped.size.at_least(target.smallest if target else 1),
         latent=wrapped.latent,
     )

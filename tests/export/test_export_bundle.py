@@ -14,7 +14,8 @@ import pytest
 from export import graph
 from export.bundle import model_name
 from export.errors import RepositoryError
-from export.manifest import GOLDEN_FILE, MODEL_FILE, WEIGHTS_FILE, Manifest, Tensor, file_entry, read_manifest
+from export.interface import TensorSpec
+from export.manifest import GOLDEN_FILE, MODEL_FILE, WEIGHTS_FILE, Manifest, file_entry, read_manifest
 from export.pipeline import prove
 from export.repository import Repository
 from export.targets import base as targets
@@ -119,16 +120,17 @@ def test_triton_finds_the_configuration_of_a_generator(generator: Path) -> None:
     ],
 )
 def test_triton_is_told_axes_and_types(dtype: Any, shape: tuple[int | str, ...], declared: str) -> None:
-    text = triton_config(dataclasses.replace(GOLDEN, inputs=(Tensor("source", dtype, shape, "an image"),)))
+    interface = dataclasses.replace(GOLDEN.interface, inputs=(TensorSpec("source", dtype, shape, "an image"),))
+    text = triton_config(dataclasses.replace(GOLDEN, interface=interface))
     assert f'input [ {{ name: "source" {declared} }} ]' in text
     assert "max_batch_size: 16\n" in text
 
 
 def test_triton_is_told_that_a_fixed_batch_is_no_batch() -> None:
-    tensor = Tensor("source", "uint8", (1, 256, "width", 3), "an image")
-    text = triton_config(
-        dataclasses.replace(GOLDEN, inputs=(tensor,), outputs=(dataclasses.replace(tensor, name="y"),))
-    )
+    tensor = TensorSpec("source", "uint8", (1, 256, "width", 3), "an image")
+    output = dataclasses.replace(tensor, name="y")
+    interface = dataclasses.replace(GOLDEN.interface, inputs=(tensor,), outputs=(output,))
+    text = triton_config(dataclasses.replace(GOLDEN, interface=interface))
     assert "max_batch_size: 0\n" in text
     assert 'input [ { name: "source" data_type: TYPE_UINT8 dims: [ 1, 256, -1, 3 ] } ]' in text
     assert 'output [ { name: "y" data_type: TYPE_UINT8 dims: [ 1, 256, -1, 3 ] } ]' in text

@@ -51,8 +51,8 @@ def test_a_translator_that_scales_is_proved_and_served(tmp_path: Path, scale: in
     place = _scaler(tmp_path / "scaler.onnx", scale, dtype)
     (artifact,) = export(place, str(tmp_path / "r"), declared=Declared((0, 1)), max_size=64)
     manifest = read_manifest(Path(artifact))
-    assert (manifest.scale, manifest.kind, manifest.proof.max_grey_diff) == (scale, "translator", 0)
-    assert manifest.outputs[0].shape == ("batch", f"height_x{scale}", f"width_x{scale}", 3)
+    assert (manifest.interface.scale, manifest.interface.kind, manifest.proof.max_grey_diff) == (scale, "translator", 0)
+    assert manifest.interface.outputs[0].shape == ("batch", f"height_x{scale}", f"width_x{scale}", 3)
     source = np.random.default_rng(0).integers(0, 256, (17, 23, 3), dtype=np.uint8)
     model = LocalModel.load(artifact, "cpu", threads=1)
     expected = source.repeat(scale, 0).repeat(scale, 1)
@@ -88,7 +88,7 @@ def test_a_generator_needs_no_input_range(tmp_path: Path) -> None:
     path = tmp_path / "generator.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     (artifact,) = export(str(path), str(tmp_path / "r"), declared=Declared(output_range=(-1, 1)))
-    assert read_manifest(Path(artifact)).kind == "generator"
+    assert read_manifest(Path(artifact)).interface.kind == "generator"
     with pytest.raises(ImporterError, match="give its --input-range, or of a generator its --output-range"):
         export(str(path), str(tmp_path / "r2"))
     with pytest.raises(ImporterError, match="is a generator, which translates nothing: leave --direction out"):

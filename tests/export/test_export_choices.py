@@ -14,10 +14,10 @@ from PIL import Image
 
 from export.errors import ExportError, ImporterError, RefusedError, UnsupportedGraphError
 from export.images import ImagePlace, load_images
-from export.manifest import Tensor, read_manifest
+from export.interface import SizeLimits, TensorSpec
+from export.manifest import read_manifest
 from export.original import Declared
 from export.pipeline import export
-from export.sizes import SizeLimits
 from export.targets import base as targets
 from export.wrapper import Pixels
 
@@ -125,7 +125,7 @@ def test_a_translator_must_keep_every_size_that_it_is_proved_for(tmp_path: Path)
     assert not (tmp_path / "r").exists()
     declared = Declared((0, 1), size_multiple=4)
     (artifact,) = export(steps, str(tmp_path / "r"), origin="onnx", declared=declared, max_size=128)
-    assert read_manifest(Path(artifact)).size == SizeLimits.square(4, 4, 128)
+    assert read_manifest(Path(artifact)).interface.size == SizeLimits.square(4, 4, 128)
 
 
 def test_a_foreign_proof_that_fails_needs_no_names(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_what_has_no_layers_has_no_integers(colours: str, tmp_path: Path) -> Non
 
 
 def test_each_direction_has_its_own_images(tmp_path: Path) -> None:
-    port = Tensor("source", "uint8", ("batch", "height", "width", 1), "the image", (0, 255))
+    port = TensorSpec("source", "uint8", ("batch", "height", "width", 1), "the image", (0, 255))
     for folder, level in (("testA", 10), ("testB", 20), ("trainA", 30)):
         (tmp_path / folder).mkdir()
         for number in range(20):

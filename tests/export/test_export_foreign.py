@@ -15,9 +15,8 @@ from onnx import TensorProto, checker, helper, numpy_helper
 
 from export.errors import ImporterError
 from export.foreign import Foreign, wrap_onnx
-from export.manifest import Latent
+from export.interface import AxisLimits, Latent, SizeLimits
 from export.original import Declared, Original, load_onnx
-from export.sizes import EdgeLimits, SizeLimits
 
 Axes = tuple[int | str, ...]
 OPEN: Axes = ("n", 3, "h", "w")
@@ -237,7 +236,7 @@ def test_one_edge_may_be_fixed() -> None:
     axes = (1, 3, "h", 24)
     foreign = wrap_onnx(_painter(0, 255, axes), dataclasses.replace(BYTES, size_multiple=4), max_size=30, name="strip")
     assert foreign.given.shape == foreign.made.shape == ("batch", "height", 24, 3)
-    assert foreign.size == SizeLimits(EdgeLimits(4, 4, 28), EdgeLimits(24, 24, 24))
+    assert foreign.size == SizeLimits(AxisLimits(4, 4, 28), AxisLimits(24, 24, 24))
     _check(_painter(0, 255, axes), BYTES, foreign, _pixels(2, 12, 24, 3))
 
 

@@ -51,8 +51,8 @@ def test_the_command_publishes_and_prints_what_was_proved(
     assert manifest.opset == 19
     assert manifest.buckets == ((2, 16, 24, 3),)
     assert (manifest.licence, manifest.metrics) == ("CC0", {"fid": 12.5})
-    assert manifest.size is not None
-    assert manifest.size.largest == (32, 32)
+    assert manifest.interface.size is not None
+    assert manifest.interface.size.largest == (32, 32)
     assert manifest.proof.real_images == 3
 
 
@@ -75,11 +75,15 @@ def test_the_pair_is_published_with_all_that_was_said_of_it(pair: list[Path], cy
     snapshot = read_snapshot(cyclegan)
     for artifact, network, direction in zip(pair, ("A2B", "B2A"), ("AtoB", "BtoA"), strict=True):
         manifest = read_manifest(artifact)
-        assert (manifest.direction, manifest.source.network) == (direction, network)
-        assert (manifest.source.format, manifest.source.digest) == ("snapshot", snapshot.digest)
-        assert (manifest.source.images_seen, manifest.source.ema, manifest.source.revision) == (640, True, "0123abc")
-        assert manifest.source.config == snapshot.config
-        assert manifest.source.config_digest
+        assert (manifest.direction, manifest.provenance.network) == (direction, network)
+        assert (manifest.provenance.format, manifest.provenance.digest) == ("snapshot", snapshot.digest)
+        assert (manifest.provenance.images_seen, manifest.provenance.ema, manifest.provenance.revision) == (
+            640,
+            True,
+            "0123abc",
+        )
+        assert manifest.provenance.config == snapshot.config
+        assert manifest.provenance.config_digest
         assert (manifest.licence, manifest.metrics) == ("CC0", {"fid": 12.5})
         assert manifest.proof.max_grey_diff <= 1
         assert manifest.proof.real_images == 3
@@ -120,11 +124,16 @@ def test_a_translator_alone_has_no_cycle(translator: str, tmp_path: Path) -> Non
 
 def test_a_generator_s_manifest_says_its_latent(generator: Path) -> None:
     manifest = read_manifest(generator)
-    assert (manifest.name, manifest.kind, manifest.direction, manifest.size) == ("toy", "generator", None, None)
-    assert manifest.latent is not None
-    assert manifest.latent.dim == 8
-    assert manifest.inputs[0].shape == ("batch", 8)
-    assert manifest.outputs[0].shape == ("batch", 16, 16, 3)
+    assert (manifest.name, manifest.interface.kind, manifest.direction, manifest.interface.size) == (
+        "toy",
+        "generator",
+        None,
+        None,
+    )
+    assert manifest.interface.latent is not None
+    assert manifest.interface.latent.dim == 8
+    assert manifest.interface.inputs[0].shape == ("batch", 8)
+    assert manifest.interface.outputs[0].shape == ("batch", 16, 16, 3)
     assert manifest.created.endswith("+00:00")
 
 

@@ -15,10 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.errors import ExportError, ImporterError, UnsupportedGraphError
 from export.graph import OPSETS
+from export.interface import SizeLimits
 from export.manifest import MODEL_FILE, Manifest, digest, read_manifest
 from export.original import Declared
 from export.pipeline import export
-from export.sizes import SizeLimits
 from export.wrapper import Pixels
 from tests.export.networks import LARGEST, smooth
 from tests.export.published import resnet, run_resnet
@@ -47,7 +47,7 @@ def test_a_translator_of_other_pixels(pixels: Pixels, translator: str, tmp_path:
     manifest, artifact = _exported(
         translator, tmp_path, pixels=pixels, max_size=LARGEST, images=str(tmp_path / "arrays")
     )
-    for port in (*manifest.inputs, *manifest.outputs):
+    for port in (*manifest.interface.inputs, *manifest.interface.outputs):
         assert (port.dtype, port.value_range) == (pixels.dtype, (pixels.low, pixels.high))
     assert manifest.proof.real_images == 2
     assert (1, 24, 32, 3) in manifest.proof.shapes
@@ -65,8 +65,8 @@ def test_a_translator_of_other_pixels(pixels: Pixels, translator: str, tmp_path:
 
 def test_a_generator_of_other_pixels(gan: str, generator: Path, tmp_path: Path) -> None:
     manifest, artifact = _exported(gan, tmp_path, pixels=WORDS)
-    assert (manifest.inputs[0].dtype, manifest.inputs[0].value_range) == ("float32", None)
-    assert (manifest.outputs[0].dtype, manifest.outputs[0].value_range) == ("uint16", (0, 4095))
+    assert (manifest.interface.inputs[0].dtype, manifest.interface.inputs[0].value_range) == ("float32", None)
+    assert (manifest.interface.outputs[0].dtype, manifest.interface.outputs[0].value_range) == ("uint16", (0, 4095))
     codes = np.random.default_rng(0).standard_normal((2, 8), dtype=np.float32)
     words, levels = _run(artifact, codes), _run(generator, codes)
     assert words.max() > 255
@@ -79,9 +79,9 @@ def test_the_other_targets_go_through_the_same_pipeline(
 ) -> None:
     manifest, artifact = _exported(translator, tmp_path, target=target, images=str(pictures), max_size=LARGEST)
     assert manifest.target == target
-    assert manifest.size is not None
+    assert manifest.interface.size is not None
     smallest = {"onnx-fp16": 16, "onnx-int8": 32}[target]
-    assert manifest.size.smallest == (smallest, smallest)
+    assert manifest.interface.size.smallest == (smallest, smallest)
     assert all(min(shape[1:3]) >= smallest for shape in manifest.proof.shapes if shape != (1, 24, 32, 3))
     source = np.round(smooth(2, 32, 40, seed=5) * 255).astype(np.uint8)
     with torch.no_grad():
@@ -109,8 +109,8 @@ def test_an_operator_set_that_is_not_offered_is_refused(opset: int, gan: str, tm
 
 def test_the_largest_size_is_declared_and_proved(translator: str, tmp_path: Path) -> None:
     manifest, _ = _exported(translator, tmp_path, max_size=51)
-    assert manifest.size is not None
-    assert manifest.size.largest == (48, 48)
+    assert manifest.interface.size is not None
+    assert manifest.interface.size.largest == (48, 48)
     assert (1, 48, 48, 3) in manifest.proof.shapes
     assert max(shape[1] for shape in manifest.proof.shapes) == 48
 
@@ -168,15 +168,15 @@ def _foreign(path: Path, *middle: onnx.NodeProto) -> Path:
 def test_an_old_foreign_model_of_one_size(target: str, tmp_path: Path) -> None:
     path = _foreign(tmp_path / "painter.onnx")
     manifest, artifact = _exported(path, tmp_path, origin="onnx", declared=Declared((0, 255)), target=target)
-    assert (manifest.name, manifest.task, manifest.kind, manifest.target) == (
+    assert (manifest.name, manifest.task, manifest.interface.kind, manifest.target) == (
         "painter",
         "foreign",
         "translator",
         target,
     )
-    assert (manifest.source.format, manifest.source.digest) == ("onnx", digest(path.read_bytes()))
-    assert manifest.size == SizeLimits.square(256, 256, 256)
-    assert manifest.inputs[0].shape == manifest.outputs[0].shape == ("batch", 256, 256, 3)
+    assert (manifest.provenance.format, manifest.provenance.digest) == ("onnx", digest(path.read_bytes()))
+    assert manifest.interface.size == SizeLimits.square(256, 256, 256)
+    assert manifest.interface.inputs[0].shape == manifest.interface.outputs[0].shape == ("batch", 256, 256, 3)
     assert manifest.opset == 20
     assert manifest.proof.reference.startswith("the original in onnxruntime")
     assert manifest.proof.max_grey_diff <= (1 if target == "onnx" else 2)
@@ -216,10 +216,10 @@ def test_a_published_checkpoint_becomes_an_artifact(tmp_path: Path) -> None:
         tmp_path / "horses" / "latest_net_G_A.pth", tmp_path, origin="pytorch-cyclegan", max_size=LARGEST
     )
     assert (manifest.name, manifest.direction, manifest.task) == ("horses-AtoB", "AtoB", "cyclegan")
-    assert manifest.source.format == "pytorch-cyclegan"
-    assert manifest.source.digest == digest((tmp_path / "horses" / "latest_net_G_A.pth").read_bytes())
-    assert manifest.source.config == {}
-    assert (manifest.inputs[0].shape[-1], manifest.outputs[0].shape[-1]) == (3, 2)
+    assert manifest.provenance.format == "pytorch-cyclegan"
+    assert manifest.provenance.digest == digest((tmp_path / "horses" / "latest_net_G_A.pth").read_bytes())
+    assert manifest.provenance.config == {}
+    assert (manifest.interface.inputs[0].shape[-1], manifest.interface.outputs[0].shape[-1]) == (3, 2)
     source = np.round(smooth(1, 32, 24) * 255).astype(np.uint8)
     given = torch.from_numpy(source.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1)
     expected = (run_resnet(state, "batch", given)[-1].numpy().transpose(0, 2, 3, 1) + 1) * 127.5

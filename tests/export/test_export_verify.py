@@ -20,9 +20,9 @@ from export import graph
 from export.candidate import Candidate, probes
 from export.convert import convert
 from export.errors import ProofError, RefusedError
+from export.interface import SizeLimits
 from export.lint import trace
 from export.manifest import MODEL_FILE
-from export.sizes import SizeLimits
 from export.targets import base as targets
 from export.verify import Compared, cycle, expect, verify
 from export.wrapper import Wrapped, wrap

@@ -13,11 +13,12 @@ from typer.testing import CliRunner
 from export import models_cli
 from export.aliases import ALIASES_FILE
 from export.errors import ExportError, ManifestError, RepositoryError
-from export.manifest import MANIFEST_FILE, Cycle, Latent, Tensor
+from export.interface import Interface, SizeLimits, TensorSpec
+from export.manifest import MANIFEST_FILE, Cycle
 from export.repository import Repository
-from export.sizes import SizeLimits
 from tests.export.artifacts import add, manifest, stage, tree
 
+SHAPE = ("batch", "height", "width", 3)
 app = typer.Typer()
 models_cli.register(app)
 
@@ -33,18 +34,20 @@ def repository(tmp_path: Path) -> Repository:
     """Two versions of `digits`, the first of them `stable`, and one of the translator `invert`."""
     repository = Repository(str(tmp_path / "models"))
     for seen in (1280, 256000):
-        source = dataclasses.replace(manifest(stage(tmp_path / "staged")).source, images_seen=seen)
-        add(repository, tmp_path, source=source)
+        provenance = dataclasses.replace(manifest(stage(tmp_path / "staged")).provenance, images_seen=seen)
+        add(repository, tmp_path, provenance=provenance)
     add(
         repository,
         tmp_path,
         name="invert",
         task="cyclegan",
-        kind="translator",
         direction="AtoB",
-        inputs=(Tensor("source", "uint8", ("batch", "height", "width", 3), "[the image]", (0.0, 255.0)),),
-        size=SizeLimits.square(4, 14, 510),
-        latent=None,
+        interface=Interface(
+            "translator",
+            inputs=(TensorSpec("source", "uint8", SHAPE, "[the image]", (0.0, 255.0)),),
+            outputs=(TensorSpec("image", "uint8", SHAPE, "the translated image", (0.0, 255.0)),),
+            size=SizeLimits.square(4, 14, 510),
+        ),
         licence=None,
         metrics={},
         buckets=((8, 256, 256, 3),),
@@ -140,7 +143,7 @@ def test_a_translator_is_shown_with_its_sizes_and_its_texts_as_they_are(reposito
 
 def test_the_cycle_and_identical_images_are_shown(repository: Repository, tmp_path: Path) -> None:
     proof = dataclasses.replace(manifest(stage(tmp_path / "staged")).proof, psnr=None, cycle=Cycle(4.25, 4.5))
-    add(repository, tmp_path, name="pair", proof=proof, latent=Latent(8))
+    add(repository, tmp_path, name="pair", proof=proof)
     lines = cells(done("show", repository.place, "pair"))
     assert ["PSNR", "identical"] in lines
     assert ["there and back", "4.50 grey levels, 4.25 with torch 2.13.0"] in lines

@@ -34,7 +34,7 @@ def transport(
         settings = ModelSettings(name=manifest.name, artifact="", limits=limits or Limits(), api_key=api_key)
         service = ModelService(manifest, submit or FakeEngine().submit, settings.limits)
         apps[f"/v2/models/{manifest.name}"] = model_app(service, settings)
-    summaries = [ModelSummary(name=m.name, version=m.version, kind=m.kind) for m in manifests]
+    summaries = [ModelSummary(name=m.name, version=m.version, kind=m.interface.kind) for m in manifests]
     apps[""] = gateway_app(summaries, lambda: list(not_ready), api_key)
     return InProcess(apps)
 

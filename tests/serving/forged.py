@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from export import manifest as contract
+from export.interface import Interface
 from serving.config import ModelSettings
 from serving.deployment import ModelReplica
 from tests.serving.tiny import (
@@ -19,6 +20,7 @@ from tests.serving.tiny import (
     inverter_graph,
     inverter_manifest,
     seal,
+    with_interface,
 )
 
 MODELS = {
@@ -31,8 +33,10 @@ MODELS = {
 
 
 def forge(folder: Path, **fields: Any) -> None:
-    """Change fields of the manifest, and make its digests and its seal fit."""
-    seal(folder, dataclasses.replace(contract.read_manifest(folder), **fields))
+    """Change fields of the manifest or of its interface, and make its digests fit."""
+    manifest = contract.read_manifest(folder)
+    inner = {name: fields.pop(name) for name in list(fields) if name in Interface.__dataclass_fields__}
+    seal(folder, dataclasses.replace(with_interface(manifest, **inner), **fields))
 
 
 def flip(path: Path, position: int, bit: int) -> None:

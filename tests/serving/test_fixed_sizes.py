@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export.sizes import EdgeLimits, SizeLimits
+from export.interface import AxisLimits, SizeLimits
 from serving import artifacts, codec
 from serving.batching import Batcher, Tensors
 from serving.config import Batching, Limits, ModelSettings
@@ -28,6 +27,7 @@ from tests.serving.tiny import (
     generator_manifest,
     inverter_graph,
     inverter_manifest,
+    with_interface,
     write,
 )
 
@@ -191,8 +191,8 @@ def test_a_replica_of_a_fixed_size_starts(folders: dict[Axes, Path], axes: Axes)
 
 
 def test_heights_and_widths_have_limits_of_their_own() -> None:
-    limits = SizeLimits(EdgeLimits(4, 4, 28), EdgeLimits(24, 24, 24))
-    manifest = dataclasses.replace(inverter_manifest(), size=limits)
+    limits = SizeLimits(AxisLimits(4, 4, 28), AxisLimits(24, 24, 24))
+    manifest = with_interface(inverter_manifest(), size=limits)
     assert source_feeds(manifest, noise(1, 27, 3, 3))["source"].shape == (1, 28, 24, 3)
     with pytest.raises(ImageSizeError, match="24×29 is larger than the 24×28 pixels"):
         source_feeds(manifest, noise(1, 29, 24, 3))

@@ -48,10 +48,10 @@ class Models:
         self._engines = {}
         for manifest, graph in ((self.generator, generator_graph(pixels)), (self.inverter, inverter_graph(pixels))):
             path = write(folder / pixels.dtype, graph, manifest) / "model.onnx"
-            self._engines[manifest.inputs[0].name] = OrtEngine(path, "cpu", 1)
+            self._engines[manifest.interface.inputs[0].name] = OrtEngine(path, "cpu", 1)
 
     def engine(self, manifest: Manifest) -> OrtEngine:
-        return self._engines[manifest.inputs[0].name]
+        return self._engines[manifest.interface.inputs[0].name]
 
     async def submit(self, tensors: Tensors) -> Tensors:
         (name,) = tensors

@@ -34,7 +34,6 @@ def test_buckets_are_replayed(tmp_path: Path, name: str, buckets: tuple[tuple[in
         ("digits", (0, 6)),
         ("digits", (-2, 6)),
         ("invert", (1, 32, 48, 4)),
-        ("invert", (1, 32.5, 48, 3)),
         ("invert at one size", (1, 48, 32, 3)),
         ("invert at one size", (2, 32, 48, 3)),
     ],
@@ -44,7 +43,7 @@ def test_a_bucket_that_the_graph_cannot_take(tmp_path: Path, name: str, bucket: 
     folder = write(tmp_path, graph, dataclasses.replace(manifest, buckets=(bucket,)))
     with pytest.raises(
         (ArtifactError, EngineError),
-        match=r"the bucket .* is no shape of|onnxruntime failed: .*nvalid|buckets\[0\]\[1\] is",
+        match=r"the bucket .* is no shape of|onnxruntime failed: .*nvalid",
     ):
         verify(folder, "cpu")
 

@@ -1,21 +1,19 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from export.manifest import Tensor
-from export.sizes import SizeLimits
+from export.interface import SizeLimits, TensorSpec
 from serving.config import Limits
 from serving.errors import BadRequestError, ImageSizeError, TooLargeError, UnsupportedError
 from serving.latents import latents
 from serving.service import LocalModel, ModelService, check_feeds, latent_feeds, source_feeds, warm_up
 from tests.serving.fakes import FakeEngine, Traced
-from tests.serving.tiny import LATENT_DIM, MAXIMUM, generator_manifest, inverter_manifest
+from tests.serving.tiny import LATENT_DIM, MAXIMUM, generator_manifest, inverter_manifest, with_interface
 
 GENERATOR, INVERTER = generator_manifest(), inverter_manifest()
 RNG = np.random.default_rng(0)
@@ -58,7 +56,7 @@ def test_too_large_for_the_model(size: tuple[int, int]) -> None:
 
 
 def test_padding_never_leaves_the_models_maximum() -> None:
-    odd = dataclasses.replace(INVERTER, size=SizeLimits.square(multiple=8, minimum=3, maximum=30))
+    odd = with_interface(INVERTER, size=SizeLimits.square(multiple=8, minimum=3, maximum=30))
     assert source_feeds(odd, noise(1, 24, 1, 3))["source"].shape == (1, 24, 8, 3)
     with pytest.raises(ImageSizeError, match="24×24 pixels"):
         source_feeds(odd, noise(1, 25, 8, 3))
@@ -92,8 +90,8 @@ def test_check_feeds(feeds: dict[str, np.ndarray], message: str) -> None:
 
 
 def test_check_feeds_of_several_inputs() -> None:
-    label = Tensor("label", "int64", ("batch",), "class", (0, 9))
-    conditional = dataclasses.replace(GENERATOR, inputs=(*GENERATOR.inputs, label))
+    label = TensorSpec("label", "int64", ("batch",), "class", (0, 9))
+    conditional = with_interface(GENERATOR, inputs=(*GENERATOR.interface.inputs, label))
     check_feeds(conditional, {"latent": LATENT, "label": np.array([0, 9])})
     with pytest.raises(BadRequestError, match="different batch sizes"):
         check_feeds(conditional, {"latent": LATENT, "label": np.array([0])})
@@ -140,7 +138,7 @@ def test_the_local_model_runs_many_images_in_parts() -> None:
 
 def test_the_local_model_runs_large_images_one_by_one() -> None:
     engine = FakeEngine()
-    large = dataclasses.replace(INVERTER, size=SizeLimits.square(4, 16, 1024))
+    large = with_interface(INVERTER, size=SizeLimits.square(4, 16, 1024))
     images = noise(3, 1024, 1024, 3)
     np.testing.assert_array_equal(LocalModel(large, engine).translate(images), 255 - images)
     assert engine.shapes == [(1, 1024, 1024, 3)] * 3

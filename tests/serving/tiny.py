@@ -11,23 +11,20 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from export.interface import AxisLimits, DType, Interface, Latent, SizeLimits, TensorSpec
 from export.manifest import (
     GOLDEN_FILE,
     GREY_LEVELS,
     MANIFEST_FILE,
     MODEL_FILE,
-    SCHEMA_VERSION,
     WEIGHTS_FILE,
-    DType,
-    Latent,
+    FileEntry,
     Manifest,
     Proof,
-    Source,
-    Tensor,
-    facts_of,
+    Provenance,
+    expected_properties,
     file_entry,
 )
-from export.sizes import EdgeLimits, SizeLimits
 from serving.engine import OrtEngine
 
 LATENT_DIM, SIDE = 6, 8
@@ -93,10 +90,12 @@ def generator_manifest(
     return _manifest(
         name,
         version,
-        kind="generator",
-        inputs=(Tensor("latent", "float32", (batch, LATENT_DIM), "code"),),
-        outputs=(Tensor("image", pixels.dtype, (batch, SIDE, SIDE, 3), "image", (pixels.low, pixels.high)),),
-        latent=Latent(LATENT_DIM),
+        Interface(
+            "generator",
+            inputs=(TensorSpec("latent", "float32", (batch, LATENT_DIM), "code"),),
+            outputs=(TensorSpec("image", pixels.dtype, (batch, SIDE, SIDE, 3), "image", (pixels.low, pixels.high)),),
+            latent=Latent(LATENT_DIM),
+        ),
     )
 
 
@@ -105,12 +104,19 @@ def inverter_manifest(name: str = "invert", version: int = 1, pixels: Pixels = B
     return _manifest(
         name,
         version,
-        kind="translator",
-        inputs=(Tensor("source", pixels.dtype, axes, "image", (pixels.low, pixels.high)),),
-        outputs=(Tensor("image", pixels.dtype, axes, "image", (pixels.low, pixels.high)),),
-        size=SizeLimits(*(_edge(axis) for axis in axes[1:3])),
+        Interface(
+            "translator",
+            inputs=(TensorSpec("source", pixels.dtype, axes, "image", (pixels.low, pixels.high)),),
+            outputs=(TensorSpec("image", pixels.dtype, axes, "image", (pixels.low, pixels.high)),),
+            size=SizeLimits(*(_edge(axis) for axis in axes[1:3])),
+        ),
         direction="AtoB",
     )
+
+
+def with_interface(manifest: Manifest, **fields: Any) -> Manifest:
+    """`manifest` with other fields in its interface."""
+    return dataclasses.replace(manifest, interface=dataclasses.replace(manifest.interface, **fields))
 
 
 def write(repository: Path, graph: onnx.ModelProto, manifest: Manifest, *, weights_apart: bool = False) -> Path:
@@ -119,12 +125,12 @@ def write(repository: Path, graph: onnx.ModelProto, manifest: Manifest, *, weigh
     folder.mkdir(parents=True)
     described = onnx.ModelProto()
     described.CopyFrom(graph)
-    said = facts_of(manifest) | {"schema_version": str(SCHEMA_VERSION)}
+    said = expected_properties(manifest)
     helper.set_model_props(described, {f"zorse.{key}": fact for key, fact in said.items()})
     path = folder / MODEL_FILE
     onnx.save(described, path, save_as_external_data=weights_apart, location=WEIGHTS_FILE, size_threshold=1024)
     given = sample(manifest)
-    made = OrtEngine(path, "cpu", 1).run({manifest.inputs[0].name: given})["image"]
+    made = OrtEngine(path, "cpu", 1).run({manifest.interface.inputs[0].name: given})["image"]
     np.savez(folder / GOLDEN_FILE, allow_pickle=False, input_0=given, output_0=made)
     seal(folder, manifest)
     return folder
@@ -139,7 +145,7 @@ def seal(folder: Path, manifest: Manifest) -> None:
 
 def sample(manifest: Manifest, seed: int = 0) -> NDArray[Any]:
     """A seeded input of the model: two codes or images, or as many as it takes."""
-    port, random = manifest.inputs[0], np.random.default_rng(seed)
+    port, random = manifest.interface.inputs[0], np.random.default_rng(seed)
     free = {"batch": 2, "height": 2 * MINIMUM, "width": MINIMUM}
     shape = [free[axis] if isinstance(axis, str) else axis for axis in port.shape]
     if port.value_range is None:
@@ -170,22 +176,23 @@ def _onnx_type(dtype: str) -> int:
     return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
 
 
-def _edge(axis: int | str) -> EdgeLimits:
-    return EdgeLimits(axis, axis, axis) if isinstance(axis, int) else EdgeLimits(MULTIPLE, MINIMUM, MAXIMUM)
+def _edge(axis: int | str) -> AxisLimits:
+    return AxisLimits(axis, axis, axis) if isinstance(axis, int) else AxisLimits(MULTIPLE, MINIMUM, MAXIMUM)
 
 
-def _manifest(name: str, version: int, **fields: Any) -> Manifest:
+def _manifest(name: str, version: int, interface: Interface, **fields: Any) -> Manifest:
     return Manifest(
         name=name,
         version=version,
+        interface=interface,
         task="gan",
         target="onnx",
         opset=20,
-        files={},
+        files=dict.fromkeys((MODEL_FILE, GOLDEN_FILE), FileEntry("", 0)),
         nodes=0,
         graph_digest="",
         weights_digest="",
-        source=Source("snapshot", "cafe", "generator", 1280),
+        provenance=Provenance("snapshot", "cafe", "generator", 1280),
         proof=Proof(1, 1, 0, 0, None, (), 0, "", ""),
         **fields,
     )
