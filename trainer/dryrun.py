@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from trainer import registry
 from trainer.config import RunConfig
 from trainer.errors import ConfigError, is_out_of_memory
 from trainer.tasks.base import Batch, only_trainable
-from trainer.tasks.build import build_task
+from trainer.tasks.build import build_task, data_spec
 
 COPIES = {"adam": 4, "sgd": 2}
 """Tensors kept for each weight: itself, its gradient and, with Adam, two moments."""
@@ -31,7 +30,7 @@ class DryRun:
     """Sizes of a run on each worker, in bytes, and the losses of one step on black images."""
 
     networks: list[NetworkSize]
-    image_shape: tuple[int, int, int, int]
+    image_shape: tuple[int, ...]
     state_bytes: int
     activation_bytes: int
     losses: dict[str, float]
@@ -55,11 +54,12 @@ def dry_run(config: RunConfig) -> DryRun:
 
 def _dry_run(config: RunConfig) -> DryRun:
     task = build_task(config)
-    data = registry.component("data", config.data.type)
-    section = registry.resolve(config.data)
-    channels, size = getattr(section, "channels", 1), getattr(section, "size", 0)
-    shape = (config.micro_size, channels, size, size)
-    batch = Batch(torch.arange(config.micro_size), {domain: torch.zeros(shape) for domain in data.domains})
+    images = {
+        name: torch.zeros(config.micro_size, image.channels, image.size or 0, image.size or 0)
+        for name, image in data_spec(config).domains.items()
+    }
+    shape = next(iter(images.values())).shape
+    batch = Batch(torch.arange(config.micro_size), images)
     losses: dict[str, float] = {}
     activations = 0
     weights_of: dict[tuple[str, ...], int] = {}
@@ -80,7 +80,8 @@ def _dry_run(config: RunConfig) -> DryRun:
         NetworkSize(name, type(network).__name__, sum(p.numel() for p in network.parameters()))
         for name, network in task.networks.items()
     ]
-    return DryRun(networks, shape, sum(weights_of.values()) + sum(p.numel() * 4 for p in averaged), activations, losses)
+    state_bytes = sum(weights_of.values()) + sum(p.numel() * 4 for p in averaged)
+    return DryRun(networks, tuple(shape), state_bytes, activations, losses)
 
 
 class _Saved:

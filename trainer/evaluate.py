@@ -60,17 +60,17 @@ def _batches(files: ImageFiles) -> Iterator[Images]:
 def write_held_out(config: RunConfig, folder: Path, count: int) -> tuple[list[Path], list[str]]:
     """Write up to `count` held-out images of each domain as `<folder>/<domain>/0000.png`.
 
-    Returns the files, and one line for each image that could not be read. Where the source knows true pairs, image n of
-    one domain is the true translation of image n of the other.
+    Returns the files, and one line for each image that could not be read. Where the dataset knows true pairs, image n
+    of one domain is the true translation of image n of the other.
 
     Raises:
-        trainer.errors.TrainerError: the source cannot be opened.
+        trainer.errors.TrainerError: the dataset cannot be opened.
     """
-    source = registry.build(config.data, seed=config.run.seed)
+    dataset = registry.build(config.data, seed=config.run.seed)
     written = []
-    for domain in source.domains:
-        for index, image in enumerate(source.held_out(domain, count)):
+    for domain in dataset.spec.domains:
+        for index, image in enumerate(dataset.held_out(domain, count)):
             path = folder / domain / f"{index:04d}.png"
             write_image(path, image)
             written.append(path)
-    return written, source.skipped
+    return written, dataset.skipped

@@ -1,30 +1,48 @@
-"""Brings each worker its part of every step, decoded ahead in threads."""
+"""Gives each worker its part of every step, with the images decoded ahead in threads."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from trainer.config import BatchSection
-from trainer.data.base import Source, to_tensor
+from trainer.data.base import Dataset, Example
+from trainer.data.tensors import normalize, stack
 from trainer.tasks.base import Batch
 
 AHEAD = 3
-"""Steps that are decoded ahead."""
-MOST_THREADS = 16
+"""The least number of steps that are decoded ahead."""
+
+Prepare = Callable[[NDArray[np.int64]], dict[str, NDArray[Any]]]
+"""Draws what a task needs beside the images: example numbers, int64 [b] -> arrays [b, …] by name.
+
+It is a pure function of the numbers and is called in the loader's threads.
+"""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Worker number `rank` (0 to count - 1) of the `count` workers of a run."""
+
+    rank: int = 0
+    count: int = 1
 
 
 def parts_of_step(seen: int, batch: BatchSection, workers: int, rank: int) -> list[range]:
-    """The image numbers of worker `rank` in each micro-batch of the step that starts at `seen`.
+    """Return the example numbers of worker `rank` in each micro-batch of the step that starts at number `seen`.
 
-    The step is cut into micro-batches and each of those among the workers, as evenly as whole images allow: so
-    a micro-batch holds the same images whatever the number of workers.
+    The step is divided into micro-batches, and each micro-batch among the workers, as evenly as whole examples allow.
+    So a micro-batch consists of the same examples whatever the number of workers.
     """
     micro_batches = (
         _part(range(seen, seen + batch.global_size), batch.accumulation, i) for i in range(batch.accumulation)
@@ -36,47 +54,113 @@ def _part(numbers: range, parts: int, index: int) -> range:
     return numbers[index * len(numbers) // parts : (index + 1) * len(numbers) // parts]
 
 
+def draw_nothing(numbers: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """Return no draws: the `Prepare` of a task that needs images alone."""
+    return {}
+
+
 class Loader:
     """Endless steps of batches for one worker; a step is `accumulation` micro-batches."""
 
-    def __init__(self, source: Source, batch: BatchSection, *, workers: int, rank: int, device: torch.device) -> None:
-        self._source, self._sizes, self._device = source, batch, device
-        self._workers, self._rank = workers, rank
+    def __init__(
+        self,
+        dataset: Dataset,
+        prepare: Prepare,
+        batch: BatchSection,
+        worker: Worker,
+        *,
+        device: torch.device,
+        threads: int | None = None,
+    ) -> None:
+        """`threads` is the number of decoder threads, by default the number of CPUs that this process may use."""
+        self._dataset, self._prepare, self._sizes = dataset, prepare, batch
+        self._worker, self._device = worker, device
+        self._threads = threads or usable_cpus()
 
     def steps(self, seen: int) -> Generator[list[Batch], None, None]:
-        """The steps from image number `seen` on.
+        """Yield the micro-batches of each step from example number `seen` on, on the loader's device.
 
         Raises:
-            trainer.errors.DataError: too many images could not be read.
+            trainer.errors.DataError: too many images cannot be read.
         """
-        # Images are decoded side by side, and put together to steps in a thread of its own.
-        threads = min(MOST_THREADS, os.cpu_count() or 1)
-        with ThreadPoolExecutor(threads, "decoder") as decoders, ThreadPoolExecutor(1, "assembler") as assembler:
+        # The decoders work on all steps ahead at the same time. One more thread, the assembler, puts their examples
+        # together to batches in order.
+        with (
+            ThreadPoolExecutor(self._threads, "decoder") as decoders,
+            ThreadPoolExecutor(1, "assembler") as assembler,
+        ):
             queue: deque[Future[list[Batch]]] = deque()
             try:
                 while True:
-                    while len(queue) < AHEAD:
-                        queue.append(assembler.submit(self._step, seen, decoders))
+                    while len(queue) < self._steps_ahead:
+                        parts = parts_of_step(seen, self._sizes, self._worker.count, self._worker.rank)
+                        pending = [self._submit(numbers, decoders) for numbers in parts]
+                        queue.append(assembler.submit(self._assemble, pending))
                         seen += self._sizes.global_size
                     yield [self._to_device(batch) for batch in queue.popleft().result()]
             finally:
-                for future in queue:
-                    future.cancel()
+                assembler.shutdown(wait=False, cancel_futures=True)
+                decoders.shutdown(wait=False, cancel_futures=True)
 
-    def _step(self, seen: int, decoders: Executor) -> list[Batch]:
-        parts = parts_of_step(seen, self._sizes, self._workers, self._rank)
-        return [self._batch(numbers, decoders) for numbers in parts]
+    @property
+    def _steps_ahead(self) -> int:
+        """Steps decoded ahead: at least `AHEAD`, and so many that each thread has an example to decode."""
+        examples = max(1, self._sizes.global_size // self._worker.count)
+        return max(AHEAD, -(-self._threads // examples) + 1)
 
-    def _batch(self, numbers: range, decoders: Executor) -> Batch:
-        decoding = {
-            domain: decoders.map(partial(self._source.image, domain), numbers) for domain in self._source.domains
-        }
-        images = {domain: to_tensor(list(decoded)) for domain, decoded in decoding.items()}
-        if self._device.type == "cuda":
-            images = {domain: tensor.pin_memory() for domain, tensor in images.items()}
-        even_share = self._sizes.global_size / (self._workers * self._sizes.accumulation)
-        return Batch(torch.tensor(list(numbers)), images, weight=len(numbers) / even_share)
+    def _submit(self, numbers: range, decoders: Executor) -> _Pending:
+        array = np.arange(numbers.start, numbers.stop, dtype=np.int64)
+        draws = decoders.submit(self._prepare, array)
+        return _Pending(array, [decoders.submit(self._dataset.example, number) for number in numbers], draws)
+
+    def _assemble(self, pending: list[_Pending]) -> list[Batch]:
+        """Wait for the examples of one step and return its micro-batches: images still uint8 [b, c, h, w], on the CPU.
+
+        For a CUDA device the memory is pinned, so that the copies to it need not block.
+        """
+        return [self._batch(part) for part in pending]
+
+    def _batch(self, pending: _Pending) -> Batch:
+        examples = [future.result() for future in pending.examples]
+        images = {domain: stack([e.images[domain] for e in examples]) for domain in self._dataset.spec.domains}
+        labels = None
+        if self._dataset.spec.classes is not None:
+            labels = torch.tensor([example.label for example in examples], dtype=torch.int64)
+        draws = {name: torch.from_numpy(array) for name, array in pending.draws.result().items()}
+        even_share = self._sizes.global_size / (self._worker.count * self._sizes.accumulation)
+        weight = len(examples) / even_share
+        return _map_tensors(Batch(torch.from_numpy(pending.numbers), images, labels, draws, weight), self._pinned)
+
+    def _pinned(self, tensor: Tensor) -> Tensor:
+        return tensor.pin_memory() if self._device.type == "cuda" else tensor
 
     def _to_device(self, batch: Batch) -> Batch:
-        images = {domain: tensor.to(self._device, non_blocking=True) for domain, tensor in batch.images.items()}
-        return dataclasses.replace(batch, images=images)
+        moved = _map_tensors(batch, lambda tensor: tensor.to(self._device, non_blocking=True))
+        # A quarter of the bytes cross the bus, as the images are still uint8.
+        return dataclasses.replace(moved, images={name: normalize(image) for name, image in moved.images.items()})
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """One worker's part of a micro-batch while its examples are decoded. `numbers` is int64 [b]."""
+
+    numbers: NDArray[np.int64]
+    examples: list[Future[Example]]
+    draws: Future[dict[str, NDArray[Any]]]
+
+
+def usable_cpus() -> int:
+    """Return the number of CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _map_tensors(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
+    """Return `batch` with `function` applied to its images, labels and draws."""
+    return dataclasses.replace(
+        batch,
+        images={name: function(tensor) for name, tensor in batch.images.items()},
+        labels=None if batch.labels is None else function(batch.labels),
+        draws={name: function(tensor) for name, tensor in batch.draws.items()},
+    )

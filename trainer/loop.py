@@ -26,11 +26,11 @@ from trainer.hooks.skipped import Skipped
 from trainer.hooks.snapshots import Snapshots
 from trainer.hooks.tensorboard import TensorBoard
 from trainer.hooks.watchdog import Watchdog
-from trainer.loader import Loader, parts_of_step
+from trainer.loader import Loader, Worker, draw_nothing, parts_of_step
 from trainer.ranks import Ranks
 from trainer.snapshot import forget_snapshots_after
 from trainer.state import State
-from trainer.tasks.build import build_source, build_task
+from trainer.tasks.build import build_dataset, build_task
 from zorse_common.storage import Storage
 
 
@@ -83,14 +83,14 @@ def _fit(config: RunConfig, reporter: Reporter, device: torch.device) -> Verdict
 
 def prepare(config: RunConfig, reporter: Reporter, device: torch.device) -> Training:
     """Build this rank's part of the run and take over the newest good checkpoint, if there is one. Raises as `fit`."""
-    task, source = build_task(config), build_source(config)
+    task, dataset = build_task(config), build_dataset(config)
     players = Players(task, config, device)
     generators = nn.ModuleDict({name: task.networks[name] for name in task.generators})
     ema = Ema(generators, config.ema.half_life_images) if config.ema else None
     state, storage = State(task, players, ema), Storage(config.run.dir)
     shown = ema.networks if ema else generators
     files = BackgroundWriter(storage, reporter.event)
-    training = Training(config, task, source, shown, state, storage, files, reporter, Ranks(), device)
+    training = Training(config, task, dataset, shown, state, storage, files, reporter, Ranks(), device)
     _report_data(training)
     _restore(training, Checkpoints(storage))
     _tell_where(training)
@@ -99,7 +99,7 @@ def prepare(config: RunConfig, reporter: Reporter, device: torch.device) -> Trai
 
 def _report_data(training: Training) -> None:
     if training.is_main:
-        for fact in training.source.found:
+        for fact in training.source.facts:
             training.reporter.event(f"data: {fact}")
 
 
@@ -167,7 +167,8 @@ def _train(training: Training, hooks: list[Hook]) -> None:
     """Take steps until all images were seen or the ranks agree to end."""
     config, state, ranks = training.config, training.state, training.ranks
     means = _Means()
-    loader = Loader(training.source, config.batch, workers=ranks.count, rank=ranks.rank, device=training.device)
+    worker = Worker(ranks.rank, ranks.count)
+    loader = Loader(training.source, draw_nothing, config.batch, worker, device=training.device)
     with contextlib.closing(loader.steps(state.seen)) as steps:
         while training.verdict is Verdict.GO_ON and not training.finished:
             asked = time.monotonic()

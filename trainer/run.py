@@ -17,7 +17,7 @@ from trainer.history import CONFIG_FILE
 from trainer.hooks.base import Update
 from trainer.launch import launch
 from trainer.record import Record, claim
-from trainer.tasks.build import build_source, check_fit
+from trainer.tasks.build import build_dataset, check_fit
 from zorse_common.errors import StorageError
 from zorse_common.storage import Storage
 
@@ -69,7 +69,7 @@ def train(
     check_fit(run)
     if cluster_address(address) is None:
         # On a cluster the images may lie where only the workers see them, who look themselves.
-        build_source(run)
+        build_dataset(run)
     storage = Storage(run.run.place)
     claim(storage, wait=resume)
     news = _open(storage, resolved, resume)

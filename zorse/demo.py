@@ -24,8 +24,8 @@ from serving.client import Client
 from serving.errors import ServingError, StartError
 from trainer.cluster import cluster
 from trainer.config import MetricComponent, RunConfig, find_config, load_config
-from trainer.data.base import to_tensor
 from trainer.data.digits import CLASSES
+from trainer.data.tensors import to_tensor
 from trainer.evaluate import evaluate, write_held_out
 from trainer.hooks.samples import grid_png
 from trainer.progress import ProgressBar

@@ -43,7 +43,7 @@ def client() -> Iterator[httpx.Client]:
 
 def _trained(path: Path) -> Pixels:
     section = {"type": "folder", "root": str(path.parent), "size": SIDE, "max_unreadable": 0}
-    image: Pixels = registry.build(DataComponent.model_validate(section), seed=0).image("image", 0)
+    image: Pixels = registry.build(DataComponent.model_validate(section), seed=0).example(0).images["image"]
     return image
 
 

@@ -83,10 +83,11 @@ def _task(config: RunConfig) -> Task:
 
 
 def _batches(config: RunConfig) -> list[list[Batch]]:
-    from trainer.loader import Loader
-    from trainer.tasks.build import build_source
+    from trainer.loader import Loader, Worker, draw_nothing
+    from trainer.tasks.build import build_dataset
 
-    steps = Loader(build_source(config), config.batch, workers=1, rank=0, device=torch.device("cpu")).steps(0)
+    loader = Loader(build_dataset(config), draw_nothing, config.batch, Worker(), device=torch.device("cpu"))
+    steps = loader.steps(0)
     taken = [next(steps) for _ in range(STEPS)]
     steps.close()
     return taken

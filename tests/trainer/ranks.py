@@ -65,10 +65,10 @@ def _train(configs: dict[str, dict[str, Any]], folder: str) -> None:
 
 def _steps(config: RunConfig, rank: int) -> dict[str, Any]:
     from trainer.engine import Players
-    from trainer.loader import Loader
-    from trainer.tasks.build import build_source, build_task
+    from trainer.loader import Loader, Worker, draw_nothing
+    from trainer.tasks.build import build_dataset, build_task
 
-    task, source = build_task(config), build_source(config)
+    task, dataset = build_task(config), build_dataset(config)
     players = Players(task, config, torch.device("cpu"))
     start = {name: parameter.detach().clone() for name, parameter in task.networks.named_parameters()}
     names = {id(parameter): name for name, parameter in task.networks.named_parameters()}
@@ -80,7 +80,9 @@ def _steps(config: RunConfig, rank: int) -> dict[str, Any]:
                 gradients.setdefault(names[id(parameter)], parameter.grad.clone())
 
     handle = register_optimizer_step_pre_hook(remember)
-    loader = Loader(source, config.batch, workers=config.run.workers, rank=rank, device=torch.device("cpu"))
+    workers = config.run.workers
+    assert isinstance(workers, int)
+    loader = Loader(dataset, draw_nothing, config.batch, Worker(rank, workers), device=torch.device("cpu"))
     steps = loader.steps(0)
     for step in range(STEPS):
         batches = next(steps)

@@ -9,7 +9,7 @@ import pytest
 from trainer import registry
 from trainer.config import RunConfig, find_config, load_config, validate
 from trainer.errors import ConfigError
-from trainer.tasks.build import build_source, check_fit
+from trainer.tasks.build import build_dataset, check_fit
 
 
 def _digits(*overrides: str) -> RunConfig:
@@ -66,7 +66,7 @@ def test_a_file_that_is_no_config_is_refused(tmp_path: Path, content: str) -> No
 
 def test_fewer_images_than_a_batch_are_refused() -> None:
     with pytest.raises(Exception, match=r"are fewer than batch\.global_size"):
-        build_source(_digits("batch.global_size=8000"))
+        build_dataset(_digits("batch.global_size=8000"))
 
 
 @pytest.mark.parametrize(

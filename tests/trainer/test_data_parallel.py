@@ -11,7 +11,7 @@ import torch
 from tests.trainer.ranks import train_ranks
 from tests.trainer.textures import write_textures
 from trainer.config import BatchSection, DataComponent
-from trainer.loader import Loader, parts_of_step
+from trainer.loader import Loader, Worker, draw_nothing, parts_of_step
 from trainer.registry import build
 
 
@@ -120,11 +120,11 @@ def test_a_micro_batch_is_the_same_images_for_any_number_of_ranks(workers: int, 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_two_ranks_load_exactly_what_one_loads(accumulation: int) -> None:
-    source = build(DataComponent(type="stripes"), seed=3)
+    dataset = build(DataComponent(type="stripes"), seed=3)
 
     def images(workers: int, rank: int) -> list[torch.Tensor]:
         sizes = BatchSection(global_size=8, accumulation=accumulation)
-        loader = Loader(source, sizes, workers=workers, rank=rank, device=torch.device("cpu"))
+        loader = Loader(dataset, draw_nothing, sizes, Worker(rank, workers), device=torch.device("cpu"))
         steps = loader.steps(0)
         batches = [batch for _ in range(3) for batch in next(steps)]
         steps.close()

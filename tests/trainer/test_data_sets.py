@@ -82,7 +82,7 @@ def test_links_are_followed_once_and_never_in_a_circle(tmp_path: Path) -> None:
     (root / "trainB" / "gone").symlink_to(tmp_path / "nothing")
     source = _source("unpaired", root)
     assert (source.count("A"), source.count("B")) == (3, 2)
-    assert source.found[-1] == (
+    assert source.facts[-1] == (
         "left out 3 files: 2 a link to a folder that is read already (trainA/linked, trainA/up); "
         "1 a link that leads nowhere (trainB/gone)"
     )
@@ -108,9 +108,9 @@ def test_images_are_known_by_their_bytes_where_the_ending_tells_nothing(tmp_path
     source = _source("folder", tmp_path)
     assert source.count("image") == 7
     assert len(source.held_out("image", 8)) == 0
-    assert {source.image("image", number).shape for number in range(7)} == {(16, 16, 1)}
+    assert {source.example(number).images["image"].shape for number in range(7)} == {(16, 16, 1)}
     assert source.skipped == []
-    assert source.found == [
+    assert source.facts == [
         "training: 7 images of 20×16 pixels (4 8-bit JPEG, 1 8-bit PPM, 1 8-bit TGA, 1 8-bit PNG)",
         "left out 2 files: 2 no image (LICENSE, notes.txt)",
     ]
@@ -124,8 +124,8 @@ def test_a_zip_with_backslashes_is_read_as_one_with_slashes(tmp_path: Path) -> N
         archive.writestr(zipfile.ZipInfo("__MACOSX\\animals\\trainA\\._0.png"), _png(_picture()))
     source = _source("unpaired", tmp_path / "windows.zip")
     assert [source.count("A"), source.count("B"), len(source.held_out("A", 8))] == [2, 2, 2]
-    assert source.image("A", 0).shape == (16, 16, 1)
-    assert source.found[-1] == "left out 1 files: 1 hidden (__MACOSX/animals/trainA/._0.png)"
+    assert source.example(0).images["A"].shape == (16, 16, 1)
+    assert source.facts[-1] == "left out 1 files: 1 hidden (__MACOSX/animals/trainA/._0.png)"
 
 
 def test_a_name_that_is_not_utf8_is_read(tmp_path: Path) -> None:
@@ -135,9 +135,9 @@ def test_a_name_that_is_not_utf8_is_read(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")).write_bytes(b"torn")
     source = _source("folder", tmp_path)
     assert source.count("image") == 3
-    assert len({source.image("image", number).tobytes() for number in range(3)}) == 2
+    assert len({source.example(number).images["image"].tobytes() for number in range(3)}) == 2
     assert [line.split(":")[0] for line in source.skipped] == [r"skipped \xff.png"]
-    "".join(source.skipped + source.found + [source.digest]).encode()
+    "".join(source.skipped + source.facts + [source.digest]).encode()
 
 
 @pytest.mark.parametrize(
@@ -150,9 +150,9 @@ def test_a_value_range_that_does_not_fit_is_refused_and_a_stated_one_is_used(
     _fill(tmp_path, *names, top=top, dtype=dtype)
     message = rf"trainA: images of more than 8 bits \(such as trainA/0.{suffix}\) use under 1/16 .* data.value_range"
     with pytest.raises(FilesError, match=message):
-        _ = _source("unpaired", tmp_path).found
+        _ = _source("unpaired", tmp_path).facts
     source = _source("unpaired", tmp_path, value_range=[0, top])
-    assert source.found[1] == f"trainA: greys of more than 8 bits are taken at [0, {top}] (data.value_range)"
+    assert source.facts[1] == f"trainA: greys of more than 8 bits are taken at [0, {top}] (data.value_range)"
     expected = np.asarray(_picture(0).resize((16, 16), Image.Resampling.BICUBIC), dtype=int)
     assert np.abs(source.held_out("A", 1)[0][..., 0].astype(int) - expected).max() <= 1
 
@@ -160,12 +160,12 @@ def test_a_value_range_that_does_not_fit_is_refused_and_a_stated_one_is_used(
 def test_full_range_greys_of_16_bits_need_no_statement(tmp_path: Path) -> None:
     _fill(tmp_path, "0.png", "1.png", top=65535, dtype="uint16")
     source = _source("folder", tmp_path)
-    assert source.found == [
+    assert source.facts == [
         "training: 2 images of 20×16 pixels (2 16-bit PNG)",
         "training: greys of more than 8 bits are taken at the range that each file states or can hold "
         "(data.value_range)",
     ]
-    assert source.image("image", 0).max() > 200
+    assert source.example(0).images["image"].max() > 200
 
 
 def test_held_out_images_are_spread_evenly(tmp_path: Path) -> None:
@@ -184,9 +184,9 @@ def test_a_folder_is_resized_and_cut_in_the_middle_and_flipped_only_where_asked(
     Image.fromarray(half).save(tmp_path / "half.png")
     source = _source("folder", tmp_path, channels=3)
     middle = np.asarray(Image.fromarray(half).resize((32, 16), Image.Resampling.BICUBIC).crop((8, 0, 24, 16)))
-    assert {source.image("image", number).tobytes() for number in range(20)} == {middle.tobytes()}
+    assert {source.example(number).images["image"].tobytes() for number in range(20)} == {middle.tobytes()}
     flipped = _source("folder", tmp_path, channels=3, flip=True)
-    shown = {flipped.image("image", number).tobytes() for number in range(20)}
+    shown = {flipped.example(number).images["image"].tobytes() for number in range(20)}
     assert shown == {middle.tobytes(), middle[:, ::-1].tobytes()}
 
 
@@ -225,8 +225,8 @@ def test_colours_of_16_bits_keep_their_high_byte_and_need_no_range(tmp_path: Pat
     for number in range(2):
         (tmp_path / f"{number}.png").write_bytes(content)
     source = _source("folder", tmp_path, channels=3)
-    assert source.found == ["training: 2 images of 16×16 pixels (2 16-bit PNG)"]
-    assert source.image("image", 0)[0, :, 1].tolist() == list(range(16))
+    assert source.facts == ["training: 2 images of 16×16 pixels (2 16-bit PNG)"]
+    assert source.example(0).images["image"][0, :, 1].tolist() == list(range(16))
 
 
 @pytest.mark.parametrize("value_range", [[5, 5], [0, float("inf")]])

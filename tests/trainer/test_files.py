@@ -51,11 +51,11 @@ def test_images_of_any_size_and_mode_become_equal(tmp_path: Path) -> None:
     for name, size, mode in (("a.png", (40, 30), "RGB"), ("b.png", (8, 90), "L"), ("c.jpg", (17, 17), "CMYK")):
         _write(tmp_path / name, size, mode)
     source = registry.build(_folder(tmp_path), seed=0)
-    images = [source.image("image", number) for number in range(9)]
+    images = [source.example(number).images["image"] for number in range(9)]
     assert {(image.shape, image.dtype.name) for image in images} == {((16, 16, 3), "uint8")}
-    assert all(np.array_equal(image, source.image("image", number)) for number, image in enumerate(images))
+    assert all(np.array_equal(image, source.example(number).images["image"]) for number, image in enumerate(images))
     grey = registry.build(_folder(tmp_path, channels=1), seed=0)
-    assert grey.image("image", 0).shape == (16, 16, 1)
+    assert grey.example(0).images["image"].shape == (16, 16, 1)
 
 
 def test_pixels_of_any_mode_become_grey_or_colour_of_eight_bits(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_palette_does_not_change_how_an_image_is_resized(tmp_path: Path) -> No
         (tmp_path / mode).mkdir()
         (tmp_path / mode / "image.png").write_bytes(_png(checks, mode))
         sources.append(registry.build(_folder(tmp_path / mode), seed=0))
-    assert np.array_equal(*(source.image("image", 0) for source in sources))
+    assert np.array_equal(*(source.example(0).images["image"] for source in sources))
 
 
 def test_a_zip_gives_what_the_folder_gives_by_path_or_uri(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_zip_gives_what_the_folder_gives_by_path_or_uri(tmp_path: Path) -> Non
         assert [source.count(domain) for source in sources] == [3, 3, 3, 3]
         assert len(sources[0].held_out(domain, 8)) == 3
         for number in range(6):
-            first, *others = (source.image(domain, number) for source in sources)
+            first, *others = (source.example(number).images[domain] for source in sources)
             assert all(np.array_equal(first, other) for other in others)
 
 
@@ -126,14 +126,14 @@ def test_unreadable_images_are_named_and_skipped_up_to_the_limit(tmp_path: Path)
     (tmp_path / "torn.png").write_bytes((tmp_path / "good0.png").read_bytes()[:60])
     (tmp_path / "text.jpg").write_text("not an image")
     source = registry.build(_folder(tmp_path, max_unreadable=2), seed=0)
-    assert len([source.image("image", number) for number in range(12)]) == 12
+    assert len([source.example(number).images["image"] for number in range(12)]) == 12
     assert set(source.skipped) == {
         f"skipped torn.png: {TORN}",
         f"skipped text.jpg: {NO_IMAGE}",
     }
     strict = registry.build(_folder(tmp_path, max_unreadable=1), seed=0)
     with pytest.raises(DataError, match=r"2 images cannot be read \(.*\.(png|jpg).*data.max_unreadable \(1\)"):
-        [strict.image("image", number) for number in range(12)]
+        [strict.example(number).images["image"] for number in range(12)]
 
 
 def test_every_way_in_which_a_file_can_be_damaged_is_met(tmp_path: Path) -> None:
@@ -216,10 +216,10 @@ def test_skipped_files_of_all_domains_are_told_in_the_order_they_were_met(tmp_pa
         _write(tmp_path / folder / "good.png")
         (tmp_path / folder / "bad.png").touch()
     source = registry.build(_unpaired(tmp_path), seed=0)
-    for domain in "BA":
-        assert [source.image(domain, number).shape for number in range(2)] == [(16, 16, 3)] * 2
+    for number in range(2):
+        assert {image.shape for image in source.example(number).images.values()} == {(16, 16, 3)}
     assert len(source.held_out("A", 8)) == 1
-    assert source.skipped == [f"skipped {folder}/bad.png: {EMPTY}" for folder in ("trainB", "trainA", "testA")]
+    assert source.skipped == [f"skipped {folder}/bad.png: {EMPTY}" for folder in ("trainA", "trainB", "testA")]
 
 
 def test_where_nothing_can_be_read_the_message_says_so(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_where_nothing_can_be_read_the_message_says_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         source.held_out("A", 8)
     with pytest.raises(DataError, match="none of the 2 images can be read"):
-        source.image("A", 0)
+        source.example(0).images["A"]
 
 
 def test_missing_and_empty_places_are_one_clear_line(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from trainer import registry
 from trainer.config import DataComponent
 from trainer.data.digits import Digits
-from trainer.data.sampler import position_to_index
+from trainer.data.sampler import sample_index
 from trainer.data.stripes import Stripes
 
 PAIRS = 200
@@ -60,7 +60,7 @@ def test_each_image_has_exactly_one_true_answer(pairs: list[tuple[NDArray[np.uin
 
 def test_no_scene_is_in_two_sets(pairs: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> None:
     source = _stripes(images=500)
-    plain, striped = ([source.image(domain, number) for number in range(500)] for domain in "AB")
+    plain, striped = ([source.example(number).images[domain] for number in range(500)] for domain in "AB")
     scenes = [*map(_striped, plain), *striped, *(image for _, image in pairs)]
     assert len({scene.tobytes() for scene in scenes}) == 500 + 500 + PAIRS
 
@@ -70,7 +70,7 @@ def _striped(plain: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def test_a_runs_seed_only_orders_the_scenes() -> None:
-    runs = [[_stripes(seed).image("A", number).tobytes() for number in range(50)] for seed in (0, 1)]
+    runs = [[_stripes(seed).example(number).images["A"].tobytes() for number in range(50)] for seed in (0, 1)]
     assert runs[0] != runs[1]
     assert sorted(runs[0]) == sorted(runs[1])
     first, second = (_stripes(seed).held_out("B", 3) for seed in (0, 1))
@@ -88,8 +88,9 @@ def test_a_runs_seed_only_orders_the_scenes() -> None:
 )
 def test_images_are_of_eight_bits(section: DataComponent, shape: tuple[int, ...]) -> None:
     source = registry.build(section, seed=0)
-    for domain in source.domains:
-        images = [source.image(domain, 0), source.image(domain, source.count(domain)), *source.held_out(domain, 3)]
+    for domain in source.spec.domains:
+        examples = [source.example(number) for number in (0, source.count(domain))]
+        images = [*(example.images[domain] for example in examples), *source.held_out(domain, 3)]
         assert [(image.shape, image.dtype.name) for image in images] == [(shape, "uint8")] * 5
 
 
@@ -104,13 +105,13 @@ def test_digits_are_halved_by_class_the_same_way_in_every_run() -> None:
     other = Digits(Digits.Config(), seed=1)
     assert np.array_equal(other.labelled("train")[0], train)
     assert np.array_equal(other.labelled("held_out")[0], held_out)
-    assert {other.image("image", number).tobytes() for number in range(2500)} == halves[0]
+    assert {other.example(number).images["image"].tobytes() for number in range(2500)} == halves[0]
     assert np.array_equal(np.stack(other.held_out("image", 2500)), held_out)
 
 
 def test_every_image_is_seen_once_in_every_epoch() -> None:
     def epoch(seed: int, stream: str, index: int) -> tuple[int, ...]:
-        return tuple(position_to_index(seed, stream, number, 11) for number in range(11 * index, 11 * (index + 1)))
+        return tuple(sample_index(seed, stream, number, 11) for number in range(11 * index, 11 * (index + 1)))
 
     orders = [epoch(*draw) for draw in itertools.product((0, 1), ("order/A", "order/B"), (0, 1, 10**12))]
     assert all(sorted(order) == list(range(11)) for order in orders)

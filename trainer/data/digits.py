@@ -1,4 +1,4 @@
-"""Handwritten digits that travel with zorse: 5,000 images of MNIST (LeCun et al. 1998)."""
+"""Handwritten digits that are bundled with zorse: 5,000 images of MNIST (LeCun et al. 1998)."""
 
 from __future__ import annotations
 
@@ -12,79 +12,81 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from pydantic import Field
 
-from trainer.config import Section
-from trainer.data.base import Image
-from trainer.data.sampler import position_to_index
+from trainer.data.base import DataConfig, DataSpec, Example, Image, ImageSpec
+from trainer.data.sampler import sample_index
 from trainer.registry import register
 from zorse_common.random import counter_rng
 
 CLASSES = 10
 _FILE = Path(__file__).parent / "bundled" / "mnist_5k.npz"
-_SPLIT_SEED = 0  # one split for every run, or the held-out half would leak into training
-_PADDED = 32
+_SPLIT_SEED = 0  # fixed, or a run with another seed would train on images that this one holds out
+_PADDED_SIZE = 32
 
 
 @register("data", "digits")
 class Digits:
-    """White digits on black, never mirrored: half of each class for training, half held out."""
+    """White digits on black with their labels, never mirrored: half of each class for training, half held out."""
 
-    class Config(Section):
-        """At `size` 32 the 28 x 28 digits stand in a black frame; other sizes are resized from that."""
+    class Config(DataConfig):
+        """The 28 x 28 digits are padded with black to 32 x 32, and then resized to `size` if that is another."""
 
         size: int = Field(default=32, ge=8, le=256)
         channels: Literal[1] = 1
 
-    domains = ("image",)
+        def spec(self) -> DataSpec:
+            """Return one domain, "image", and ten classes."""
+            return DataSpec({"image": ImageSpec(self.size, self.channels)}, classes=CLASSES)
 
     def __init__(self, config: Config, *, seed: int) -> None:
-        self.size, self.channels = config.size, config.channels
-        self._seed = seed
+        self.spec = config.spec()
+        self._size, self._seed = config.size, seed
         self.digest = hashlib.sha256(_FILE.read_bytes()).hexdigest()
 
     @property
-    def found(self) -> list[str]:
-        """What the bundled file holds."""
+    def facts(self) -> list[str]:
+        """One line: how many digits the bundled file has."""
         return [f"training: {self.count('image')} bundled digits, and as many held out"]
 
     @property
     def skipped(self) -> list[str]:
-        """The bundled file is read whole."""
+        """Always empty: the bundled file is read as a whole."""
         return []
 
     def count(self, domain: str) -> int:
-        """How many digits training has."""
+        """Return the number of training digits."""
         return len(_half("train")[0])
 
-    def image(self, domain: str, number: int) -> Image:
-        """The digit at position `number` of the run: uint8 [size, size, 1]."""
-        images, _ = _half("train")
-        return self._resized(images[position_to_index(self._seed, "order/image", number, len(images))])
+    def example(self, number: int) -> Example:
+        """Return training example `number`: a digit, uint8 [size, size, 1], and its label, 0 to 9."""
+        images, labels = _half("train")
+        index = sample_index(self._seed, "order/image", number, len(images))
+        return Example({"image": self._resized(images[index])}, int(labels[index]))
 
     def held_out(self, domain: str, count: int) -> list[Image]:
-        """The first `count` held-out digits, of all classes in turn."""
+        """Return the first `count` held-out digits; every ten in a row have each class once."""
         return [self._resized(image) for image in _half("held_out")[0][:count]]
 
     def labelled(self, half: Literal["train", "held_out"]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """One half whole: images uint8 [n, size, size, 1] and labels uint8 [n]."""
+        """Return all digits of one half: images uint8 [2500, size, size, 1] and labels uint8 [2500]."""
         images, labels = _half(half)
         return np.stack([self._resized(image) for image in images]), labels
 
     def _resized(self, image: Image) -> Image:
-        if self.size == _PADDED:
+        if self._size == _PADDED_SIZE:
             return image
-        resized = Pillow.fromarray(image[..., 0]).resize((self.size, self.size), Pillow.Resampling.BICUBIC)
+        resized = Pillow.fromarray(image[..., 0]).resize((self._size, self._size), Pillow.Resampling.BICUBIC)
         return np.asarray(resized, dtype=np.uint8)[..., None]
 
 
 @cache
 def _half(name: Literal["train", "held_out"]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Images uint8 [2500, 32, 32, 1] and labels uint8 [2500]; every ten in a row hold each class once."""
+    """Return images uint8 [2500, 32, 32, 1] and labels uint8 [2500]; every ten in a row have each class once."""
     with np.load(_FILE) as file:
         images, labels = file["images"], file["labels"]
-    margin = (_PADDED - images.shape[1]) // 2
+    margin = (_PADDED_SIZE - images.shape[1]) // 2
     images = np.pad(images, ((0, 0), (margin, margin), (margin, margin)))[..., None]
     images.flags.writeable = False
-    # The file is ordered by class: each class is shuffled and halved by itself.
+    # The file is ordered by class. Each class is shuffled and halved separately.
     halves = []
     for digit in range(CLASSES):
         shuffled = counter_rng(_SPLIT_SEED, "split/digits", digit).permutation(np.flatnonzero(labels == digit))

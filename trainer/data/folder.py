@@ -6,10 +6,10 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
-from PIL import Image as Pillow
 
-from trainer.data.base import Image
-from trainer.data.photographs import RANGE_KEY, Photographs, PhotographsConfig, centre_crop, mirrored
+from trainer.data.augmented_files import RANGE_KEY, AugmentedFiles, DomainFiles, ImageFilesConfig, mirror_half
+from trainer.data.base import DataSpec, Example, Image, ImageSpec
+from trainer.data.resized_files import ResizedFiles, crop_centre
 from trainer.errors import DataError
 from trainer.registry import register
 from zorse_common.files import ImageFiles, some_of
@@ -21,63 +21,71 @@ _TRAIN, _HELD_OUT = "train", ("test", "val")
 
 @register("data", "folder")
 class Folder:
-    """All images below `root`; if it has a folder `train`, those of `train`, and those of `test` or `val` are held out.
+    """All images below `root`; if it has a folder `train`, those of `train`, with those of `test` or `val` held out.
 
-    An image's shorter side is resized to `size` and the middle cut out, as for the DCGAN of Radford et al. 2016.
+    An image's shorter side is resized to `size` and the centre cropped, as for the DCGAN of Radford et al. 2016.
     """
 
-    class Config(PhotographsConfig):
+    class Config(ImageFilesConfig):
         """`flip` mirrors half of the images. `splits` none takes all images, whatever their folders are called."""
 
         flip: bool = False
         splits: Literal["auto", "none"] = "auto"
 
-    domains = ("image",)
+        def spec(self) -> DataSpec:
+            """Return one domain, "image"."""
+            return DataSpec({"image": ImageSpec(self.size, self.channels)})
 
     def __init__(self, config: Config, *, seed: int) -> None:
         """List the files.
 
         Raises:
             FilesError: `root` is missing or damaged.
-            DataError: it holds no images, or a folder `train` beside images of other folders.
+            DataError: `root` holds no images, or a folder `train` beside images of other folders.
         """
-        self.size, self.channels, self._config = config.size, config.channels, config
+        self.spec, self._config = config.spec(), config
         self._files = ImageFiles(config.root, value_range=config.value_range)
         if not self._files.names:
             raise DataError(f"data.root {config.root} holds no images")
-        train, held_out = self._split(config)
-        self._training = Photographs(config, self._files, train, seed)
-        self._held_out = Photographs(config, self._files, held_out, seed)
-        self.digest = digest_of(self._files, train)
-        self._crop = partial(centre_crop, size=config.size)
+        self._train_names, self._held_out_names = self._split(config)
+        resized = ResizedFiles(self._files, partial(crop_centre, size=config.size))
+        self._training, self._held_out = (
+            AugmentedFiles(
+                resized,
+                {"image": DomainFiles(names, config.channels)},
+                seed=seed,
+                stream="image",
+                max_unreadable=config.max_unreadable,
+            )
+            for names in (self._train_names, self._held_out_names)
+        )
+        self.digest = digest_of(self._files, self._train_names)
 
     def _split(self, config: Config) -> tuple[list[str], list[str]]:
-        """Return the names of the training images and of those held out."""
+        """Return the names of the training images and those of the held-out images."""
         names = self._files.names
         if config.splits == "none":
             return names, []
-        found = split_folders(config.root, names, (_TRAIN, *_HELD_OUT))
-        train = found[_TRAIN]
+        folders = split_folders(config.root, names, (_TRAIN, *_HELD_OUT))
+        train = folders[_TRAIN]
         if not train:
             return names, []
-        others = set(names).difference(*found.values())
+        others = set(names).difference(*folders.values())
         if others:
             raise DataError(
                 f"data.root {config.root} has {len(train)} images in {_TRAIN}/ and {len(others)} elsewhere "
                 f"({some_of(top_folders(others))}), and it is not clear whether {_TRAIN}/ is a split: set "
                 f"data.splits=none to train on all of them, or data.root to the folder {_TRAIN} for its images alone"
             )
-        return train, next((found[folder] for folder in _HELD_OUT if found[folder]), [])
+        return train, next((folders[folder] for folder in _HELD_OUT if folders[folder]), [])
 
     @property
-    def found(self) -> list[str]:
-        """What was found and left out, one fact a line."""
-        files = self._files
-        train, held_out = self._training.names, self._held_out.names
+    def facts(self) -> list[str]:
+        """One line for each collection, and one for the files that are not used."""
         return [
-            *collection_facts(files, train, "training", RANGE_KEY),
-            *collection_facts(files, held_out, "held out", RANGE_KEY),
-            *unused_facts(files, [*train, *held_out], "in no split that is used"),
+            *collection_facts(self._files, self._train_names, "training", RANGE_KEY),
+            *collection_facts(self._files, self._held_out_names, "held out", RANGE_KEY),
+            *unused_facts(self._files, [*self._train_names, *self._held_out_names], "in no split that is used"),
         ]
 
     @property
@@ -86,17 +94,16 @@ class Folder:
         return self._files.skipped
 
     def count(self, domain: str) -> int:
-        """Return how many training images there are."""
+        """Return the number of training images."""
         return len(self._training)
 
-    def image(self, domain: str, number: int) -> Image:
-        """Return the augmented training image at position `number` of the run."""
-        return self._training.training(number, self._augment)
+    def example(self, number: int) -> Example:
+        """Return training example `number`: one image, uint8 [size, size, channels]."""
+        return Example(self._training.training(number, self._augment))
 
     def held_out(self, domain: str, count: int) -> list[Image]:
         """Return `count` evenly spaced images of `test` or `val`; none if there is no such folder."""
-        return self._held_out.evenly_spaced(count, self._crop)
+        return [images[domain] for images in self._held_out.evenly_spaced(count)]
 
-    def _augment(self, image: Pillow.Image, draw: np.random.Generator) -> Pillow.Image:
-        cut = self._crop(image)
-        return mirrored(cut, draw) if self._config.flip else cut
+    def _augment(self, image: Image, draw: np.random.Generator) -> Image:
+        return mirror_half(image, draw) if self._config.flip else image

@@ -1,4 +1,4 @@
-"""The order in which a run sees its images: a pure function of (seed, stream, position)."""
+"""The order in which a run draws its images: a pure function of (seed, stream, number)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from numpy.typing import NDArray
 from zorse_common.random import counter_rng
 
 
-def position_to_index(seed: int, stream: str, number: int, count: int) -> int:
-    """Which of `count` images is seen at position `number` of the run: each once in every `count` positions."""
-    epoch, place = divmod(number, count)
-    return int(_permutation(seed, stream, epoch, count)[place])
+def sample_index(seed: int, stream: str, number: int, count: int) -> int:
+    """Return the index, 0 to count - 1, of the image that is drawn for example `number` of the run.
+
+    The numbers of each epoch, which is `count` numbers long, give each index once, in a random order.
+    """
+    epoch, position = divmod(number, count)
+    return int(_permutation(seed, stream, epoch, count)[position])
 
 
-# Two domains, and at an epoch's border two epochs, are in use at once.
+# Two domains are in use at once, and around the end of an epoch two epochs of each.
 @lru_cache(maxsize=8)
 def _permutation(seed: int, stream: str, epoch: int, count: int) -> NDArray[np.int64]:
+    """Return the order of one epoch: int64 [count]."""
     return counter_rng(seed, stream, epoch).permutation(count)

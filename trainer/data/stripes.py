@@ -1,4 +1,4 @@
-"""Made silhouettes, plain (A) and striped (B): unpaired translation with a known true answer."""
+"""Drawn silhouettes, plain (A) and striped (B): unpaired translation whose true answer is known."""
 
 from __future__ import annotations
 
@@ -10,77 +10,82 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from trainer.config import Section
-from trainer.data.base import Image
-from trainer.data.sampler import position_to_index
+from trainer.data.base import DataConfig, DataSpec, Example, Image, ImageSpec
+from trainer.data.sampler import sample_index
 from trainer.registry import register
 from zorse_common.random import counter_rng
 
 _SIZE = 32
-_SCENES_SEED = 0  # the images are one data set: a run's seed only orders them
+_SCENES_SEED = 0  # fixed: the scenes are the same in every run, whose seed only orders them
 _COVERAGE = (0.35, 0.5)
+"""The least and largest share of the pixels that the animals cover."""
 _STRIPE = np.array([26, 22, 30], dtype=np.uint8)
 _Y, _X = np.mgrid[:_SIZE, :_SIZE].astype(np.float32) + np.float32(0.5)
-# Diagonal stripes two pixels wide, at fixed image coordinates: what is under a stripe shows beside it.
+# Diagonal stripes two pixels wide at fixed image coordinates. The colour below a stripe is visible beside it.
 _BANDS = (np.add.outer(np.arange(_SIZE), np.arange(_SIZE)) % 4) < 2
 
-_ORDERS = {"A": "order/A", "B": "order/B"}
+_DOMAINS = ("A", "B")
 
 
 @register("data", "stripes")
 class Stripes:
     """Four-legged silhouettes on varied backgrounds, 32 x 32: A is plain, B is striped.
 
-    The rule from A to B is to paint the body's pixels dark inside fixed bands, and from B to A to give them
-    back the body's single colour: so each image has exactly one true answer. No scene of A is in B.
+    The true translation from A to B paints the body's pixels dark inside fixed bands. The one from B to A paints them
+    in the body's single colour. So each image has exactly one true translation. No scene is in both domains.
     """
 
-    class Config(Section):
+    class Config(DataConfig):
         """`images` is the number of different training scenes in each domain."""
 
         size: Literal[32] = 32
         channels: Literal[3] = 3
         images: int = Field(default=2000, gt=0, le=1_000_000)
 
-    domains = ("A", "B")
+        def spec(self) -> DataSpec:
+            """Return two unpaired domains, "A" and "B"."""
+            return DataSpec({domain: ImageSpec(self.size, self.channels) for domain in _DOMAINS})
 
     def __init__(self, config: Config, *, seed: int) -> None:
-        self.size, self.channels = config.size, config.channels
+        self.spec = config.spec()
         self._images, self._seed = config.images, seed
         self.digest = hashlib.sha256(f"stripes {config.images}".encode()).hexdigest()
 
     @property
-    def found(self) -> list[str]:
-        """What is made."""
-        return [f"training: {self._images} made scenes of each domain"]
+    def facts(self) -> list[str]:
+        """One line: how many scenes are drawn."""
+        return [f"training: {self._images} drawn scenes of each domain"]
 
     @property
     def skipped(self) -> list[str]:
-        """Nothing is read, so nothing is skipped."""
+        """Always empty: no file is read."""
         return []
 
     def count(self, domain: str) -> int:
-        """How many training scenes there are in either domain."""
+        """Return the number of training scenes, the same in both domains."""
         return self._images
 
-    def image(self, domain: str, number: int) -> Image:
-        """The training image of `domain` at position `number` of the run: uint8 [32, 32, 3]."""
-        index = position_to_index(self._seed, _ORDERS[domain], number, self._images)
-        return _scene(domain, index)[domain == "B"]
+    def example(self, number: int) -> Example:
+        """Return training example `number`: a plain scene A and another, striped scene B, uint8 [32, 32, 3]."""
+        images = {}
+        for domain in _DOMAINS:
+            index = sample_index(self._seed, f"order/{domain}", number, self._images)
+            images[domain] = _scene(domain, index)[domain == "B"]
+        return Example(images)
 
     def held_out(self, domain: str, count: int) -> list[Image]:
-        """The first `count` held-out images of `domain`; those of A and B at one index are a pair."""
+        """Return the first `count` held-out images of `domain`; image n of A and image n of B show one scene."""
         return self.pairs(count)[domain == "B"]
 
     def pairs(self, count: int) -> tuple[list[Image], list[Image]]:
-        """`count` held-out scenes, plain and striped, for evaluation alone."""
+        """Return `count` held-out scenes, plain and striped. No training image shows one of them."""
         scenes = [_scene("pairs", index) for index in range(count)]
         return [plain for plain, _ in scenes], [striped for _, striped in scenes]
 
 
 @lru_cache(maxsize=16384)
 def _scene(kind: str, index: int) -> tuple[Image, Image]:
-    """Scene `index` of `kind`, plain and striped."""
+    """Return scene `index` of the set `kind` ("A", "B" or "pairs"), plain and striped: uint8 [32, 32, 3] each."""
     draw = counter_rng(_SCENES_SEED, f"scene/{kind}", index)
     body = _body(draw)
     plain = _background(draw)
@@ -92,9 +97,9 @@ def _scene(kind: str, index: int) -> tuple[Image, Image]:
 
 
 def _body(draw: np.random.Generator) -> NDArray[np.bool_]:
-    """The pixels of one or two animals, bool [32, 32]: drawn until they cover what they should.
+    """Draw one or two animals until their share of the pixels is in `_COVERAGE`. Return these pixels: bool [32, 32].
 
-    They stand anywhere, also cut off by the border, so that a pixel's position says little about what it shows.
+    Their places are random, also beyond the border, so that a pixel's position says little about its content.
     """
     while True:
         animals = [_animal(draw) for _ in range(draw.integers(1, 3))]
@@ -104,7 +109,7 @@ def _body(draw: np.random.Generator) -> NDArray[np.bool_]:
 
 
 def _animal(draw: np.random.Generator) -> NDArray[np.float32]:
-    """Limbs as thick lines, float32 [limbs, 5] of (x0, y0, x1, y1, radius) in pixels, y downwards."""
+    """Draw an animal as thick lines: float32 [lines, 5] of (x0, y0, x1, y1, radius) in pixels, y downwards."""
     half, girth, leg = draw.uniform(6, 8), draw.uniform(4.6, 6), draw.uniform(6, 9)
     thickness, tilt, lean = draw.uniform(1.3, 1.9), draw.uniform(-1, 1), draw.uniform(-2, 2)
     limbs = [(-half, tilt, half, -tilt, girth)]
@@ -127,7 +132,7 @@ def _animal(draw: np.random.Generator) -> NDArray[np.float32]:
 
 
 def _distance(lines: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How far each pixel's centre is outside the nearest thick line, in pixels: float32 [32, 32]."""
+    """Return the distance of each pixel's centre from the nearest thick line, in pixels, negative inside: [32, 32]."""
     x0, y0, x1, y1, radius = (column[:, None, None] for column in lines.T)
     along_x, along_y = x1 - x0, y1 - y0
     share = ((_X - x0) * along_x + (_Y - y0) * along_y) / (along_x**2 + along_y**2)
@@ -138,12 +143,15 @@ def _distance(lines: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _coat(draw: np.random.Generator) -> NDArray[np.uint8]:
-    """A colour close to grey. Backgrounds are saturated in every hue, so that no linear rule tells them apart."""
+    """Draw a colour close to grey: uint8 [3].
+
+    Backgrounds are saturated and of any hue, so that no linear function of the colour separates body and background.
+    """
     return (draw.uniform(85, 235) + draw.uniform(-14, 14, size=3)).astype(np.uint8)
 
 
 def _background(draw: np.random.Generator) -> Image:
-    """A sky above a ground, each of one saturated colour: uint8 [32, 32, 3]."""
+    """Draw a sky above a ground, each of one saturated colour: uint8 [32, 32, 3]."""
     image = np.empty((_SIZE, _SIZE, 3), dtype=np.uint8)
     image[:] = _saturated(draw)
     horizon = _SIZE * draw.uniform(0.35, 0.85) + draw.uniform(-0.15, 0.15) * (_X - _SIZE / 2)
@@ -152,7 +160,7 @@ def _background(draw: np.random.Generator) -> Image:
 
 
 def _saturated(draw: np.random.Generator) -> NDArray[np.uint8]:
-    """A colour of any hue, dark or light, whose strongest and weakest channel lie at least 90 apart."""
+    """Draw a colour of any hue, dark or light, whose largest and smallest channel differ by 90 or more: uint8 [3]."""
     weakest = draw.uniform(0, 130)
     strongest = weakest + draw.uniform(90, 125)
     return draw.permutation([weakest, draw.uniform(weakest, strongest), strongest]).astype(np.uint8)

@@ -6,28 +6,28 @@ from functools import partial
 from typing import Self
 
 import numpy as np
-from PIL import Image as Pillow
 from pydantic import Field, model_validator
 
-from trainer.data.base import Image
-from trainer.data.photographs import RANGE_KEY, Order, Photographs, PhotographsConfig, mirrored, squashed
+from trainer.data.augmented_files import RANGE_KEY, AugmentedFiles, DomainFiles, ImageFilesConfig, mirror_half
+from trainer.data.base import DataSpec, Example, Image, ImageSpec
+from trainer.data.resized_files import ResizedFiles, squash
 from trainer.errors import DataError
 from trainer.registry import register
 from zorse_common.files import ImageFiles
 from zorse_common.image_facts import collection_facts, digest_of, unused_facts
 from zorse_common.splits import split_folders
 
-_ORDERS = {"A": Order("order/A", "augment/A"), "B": Order("order/B", "augment/B")}
+_DOMAINS = ("A", "B")
 
 
 @register("data", "unpaired")
 class Unpaired:
     """The folders `trainA`, `trainB` and, held out, `testA`, `testB` of `root`, or of the one folder that wraps them.
 
-    Images are augmented as CycleGAN does (Zhu et al. 2017): resized to `load_size` squared, cut at random, mirrored.
+    Images are augmented as in CycleGAN (Zhu et al. 2017): resized to `load_size` squared, cropped at random, mirrored.
     """
 
-    class Config(PhotographsConfig):
+    class Config(ImageFilesConfig):
         """`load_size` is 286/256 of `size` by default. `flip` mirrors half of the images."""
 
         load_size: int | None = Field(default=None, le=8192)
@@ -39,38 +39,51 @@ class Unpaired:
                 raise ValueError(f"load_size ({self.load_size}) must be at least size ({self.size})")
             return self
 
-    domains = ("A", "B")
+        def spec(self) -> DataSpec:
+            """Return two unpaired domains, "A" and "B"."""
+            return DataSpec({domain: ImageSpec(self.size, self.channels) for domain in _DOMAINS})
 
     def __init__(self, config: Config, *, seed: int) -> None:
         """List the files.
 
         Raises:
             FilesError: `root` is missing or damaged.
-            DataError: `trainA` or `trainB` holds no images, or there is more than one of them.
+            DataError: `trainA` or `trainB` holds no images.
         """
-        self.size, self.channels, self._config = config.size, config.channels, config
+        self.spec, self._config, self._seed = config.spec(), config, seed
         self._load_size = config.load_size or round(config.size * 286 / 256)
-        self._files = files = ImageFiles(config.root, value_range=config.value_range)
-        folders = tuple(f"{split}{domain}" for split in ("train", "test") for domain in self.domains)
-        names = split_folders(config.root, files.names, folders)
-        for domain in self.domains:
+        self._files = ImageFiles(config.root, value_range=config.value_range)
+        folders = tuple(f"{split}{domain}" for split in ("train", "test") for domain in _DOMAINS)
+        self._names = names = split_folders(config.root, self._files.names, folders)
+        for domain in _DOMAINS:
             if not names[f"train{domain}"]:
                 raise DataError(
                     f"data.root {config.root} has no images in train{domain}/: it needs trainA/ and trainB/, at its "
                     "root or below one wrapping folder"
                 )
-        self._collections = {name: Photographs(config, files, names[name], seed, _ORDERS[name[-1]]) for name in folders}
-        self.digest = digest_of(files, [*names["trainA"], *names["trainB"]])
+        to_crop = ResizedFiles(self._files, partial(squash, size=self._load_size))
+        whole = ResizedFiles(self._files, partial(squash, size=config.size))
+        self._training = {domain: self._collection(to_crop, domain, names[f"train{domain}"]) for domain in _DOMAINS}
+        self._held_out = {
+            domain: self._collection(whole, domain, names[f"test{domain}"] or names[f"train{domain}"])
+            for domain in _DOMAINS
+        }
+        self.digest = digest_of(self._files, [*names["trainA"], *names["trainB"]])
+
+    def _collection(self, files: ResizedFiles, domain: str, names: list[str]) -> AugmentedFiles:
+        domains = {domain: DomainFiles(names, self._config.channels)}
+        limit = self._config.max_unreadable
+        return AugmentedFiles(files, domains, seed=self._seed, stream=domain, max_unreadable=limit)
 
     @property
-    def found(self) -> list[str]:
-        """What was found and left out, one fact a line."""
+    def facts(self) -> list[str]:
+        """One line for each collection, and one for the files that are not used."""
         facts: list[str] = []
         used: list[str] = []
-        for folder, collection in self._collections.items():
-            facts += collection_facts(self._files, collection.names, folder, RANGE_KEY)
-            used += collection.names
-        return facts + unused_facts(self._files, used, f"not in {', '.join(self._collections)}")
+        for folder, names in self._names.items():
+            facts += collection_facts(self._files, names, folder, RANGE_KEY)
+            used += names
+        return facts + unused_facts(self._files, used, f"not in {', '.join(self._names)}")
 
     @property
     def skipped(self) -> list[str]:
@@ -78,21 +91,27 @@ class Unpaired:
         return self._files.skipped
 
     def count(self, domain: str) -> int:
-        """Return how many training images `domain` has."""
-        return len(self._collections[f"train{domain}"])
+        """Return the number of training images of `domain`."""
+        return len(self._training[domain])
 
-    def image(self, domain: str, number: int) -> Image:
-        """Return the augmented training image of `domain` at position `number` of the run."""
-        return self._collections[f"train{domain}"].training(number, self._augment)
+    def example(self, number: int) -> Example:
+        """Return training example `number`: one image per domain, uint8 [size, size, channels].
+
+        The images are independent draws, each from its domain's own order. An unreadable file is replaced by the next
+        readable one of its domain; the other domain's image stays, since the two were never a pair.
+        """
+        images: dict[str, Image] = {}
+        for collection in self._training.values():
+            images |= collection.training(number, self._augment)
+        return Example(images)
 
     def held_out(self, domain: str, count: int) -> list[Image]:
-        """Return evenly spaced images of `testA` or `testB`; of the training set if there is no such folder."""
-        test = self._collections[f"test{domain}"]
-        chosen = test if len(test) else self._collections[f"train{domain}"]
-        return chosen.evenly_spaced(count, partial(squashed, size=self.size))
+        """Return evenly spaced images of `testA` or `testB`, or training images if there is no such folder."""
+        return [images[domain] for images in self._held_out[domain].evenly_spaced(count)]
 
-    def _augment(self, image: Pillow.Image, draw: np.random.Generator) -> Pillow.Image:
-        top, left = draw.integers(0, self._load_size - self.size, size=2, endpoint=True).tolist()
-        resized = squashed(image, self._load_size)
-        cut = resized.crop((left, top, left + self.size, top + self.size))
-        return mirrored(cut, draw) if self._config.flip else cut
+    def _augment(self, image: Image, draw: np.random.Generator) -> Image:
+        """Crop at a random place, then mirror with probability 1/2 if the config says so."""
+        size = self._config.size
+        top, left = draw.integers(0, self._load_size - size, size=2, endpoint=True).tolist()
+        cropped = image[top : top + size, left : left + size]
+        return mirror_half(cropped, draw) if self._config.flip else cropped

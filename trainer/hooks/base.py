@@ -12,7 +12,7 @@ from torch import nn
 
 from trainer.background import BackgroundWriter
 from trainer.config import RunConfig
-from trainer.data.base import Source
+from trainer.data.base import Dataset
 from trainer.ranks import Ranks
 from trainer.state import State
 from trainer.tasks.base import Batch, Task
@@ -70,7 +70,7 @@ class Training:
 
     config: RunConfig
     task: Task
-    source: Source
+    source: Dataset
     generators: nn.ModuleDict
     state: State
     storage: Storage

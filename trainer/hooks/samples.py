@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainer.data.base import to_tensor
+from trainer.data.tensors import to_tensor
 from trainer.hooks.base import Training
 from zorse_common.images import encode
 

@@ -102,7 +102,7 @@ def _bare_seconds(training: Training) -> float:
     step = BareStep(task, training.device, autocast_dtype(training.config, training.device))
     seconds = []
     for _ in range(BARE):
-        batches = [Batch(batch.numbers, batch.images, batch.weight) for batch in training.batches]
+        batches = [Batch(batch.numbers, batch.images, weight=batch.weight) for batch in training.batches]
         begun = _now(training)
         step(batches)
         seconds.append(_now(training) - begun)

@@ -45,7 +45,7 @@ class Snapshots:
             task=training.config.task.type,
             images_seen=training.seen,
             ema=training.config.ema is not None,
-            size=training.source.size,
+            size=next(iter(training.source.spec.domains.values())).size or 0,
             networks=networks,
             config=config,
             weights={

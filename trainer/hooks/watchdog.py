@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from trainer.data.base import to_tensor
+from trainer.data.tensors import to_tensor
 from trainer.hooks.base import Training, Verdict
 
 COMPARED = 16
@@ -60,8 +60,9 @@ class Watchdog:
 
     def _look_at_samples(self, training: Training, interval: int) -> None:
         count = min(COMPARED, *(training.source.count(domain) for domain in training.task.domains))
+        examples = [training.source.example(number) for number in range(count)]
         real = {
-            domain: to_tensor([training.source.image(domain, number) for number in range(count)]).to(training.device)
+            domain: to_tensor([example.images[domain] for example in examples]).to(training.device)
             for domain in training.task.domains
         }
         was_training = training.generators.training

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from trainer.config import Section
-from trainer.data.base import to_tensor
 from trainer.data.digits import CLASSES, Digits
+from trainer.data.tensors import to_tensor
 from trainer.errors import DataError
 from trainer.metrics.base import Images, Integers
 from trainer.metrics.moments import Moments, frechet_distance

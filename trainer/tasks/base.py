@@ -51,15 +51,21 @@ class OptimizerSection(Section):
 class Batch:
     """One worker's part of a micro-batch.
 
-    `numbers` (int64 [b], on the CPU) are the images' positions in the run. `images` maps a domain to float32
-    [b, c, h, w] in -1..1. `weight` is the part's size over the mean size of all workers' parts in the step.
-    `made` carries images from one phase of a step to a later one.
+    Attributes:
+        numbers: the examples' numbers in the run, int64 [b], on the CPU.
+        images: float32 [b, c, h, w] in -1..1 by domain.
+        labels: int64 [b], if the dataset has classes.
+        draws: what `Task.prepare` drew for the numbers, by name, [b, …].
+        weight: the size of this part divided by the mean size of all workers' parts of the step.
+        generated: images that one phase of a step leaves for a later phase, by domain.
     """
 
     numbers: Tensor
     images: dict[str, Tensor]
+    labels: Tensor | None = None
+    draws: dict[str, Tensor] = field(default_factory=dict)
     weight: float = 1.0
-    made: dict[str, Tensor] = field(default_factory=dict)
+    generated: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Builds a run's source and task, and finds out on nothing but shapes whether they fit together."""
+"""Builds a run's dataset and task, and checks by shapes alone whether they fit together."""
 
 from __future__ import annotations
 
@@ -6,26 +6,38 @@ import torch
 
 from trainer import registry
 from trainer.config import RunConfig
-from trainer.data.base import Source
+from trainer.data.base import DataConfig, Dataset, DataSpec
 from trainer.errors import ConfigError, DataError
 from trainer.models.base import Translator
 from trainer.tasks.base import Batch, Task, trained_sets
 
 
-def build_source(config: RunConfig) -> Source:
-    """The run's images.
+def build_dataset(config: RunConfig) -> Dataset:
+    """Return the run's dataset.
 
     Raises:
-        DataError: they are missing, or fewer than one step takes.
+        DataError: images are missing, or fewer than one step takes.
     """
-    source: Source = registry.build(config.data, seed=config.run.seed)
-    for domain in source.domains:
-        if source.count(domain) < config.batch.global_size:
+    dataset: Dataset = registry.build(config.data, seed=config.run.seed)
+    for domain in dataset.spec.domains:
+        if dataset.count(domain) < config.batch.global_size:
             raise DataError(
-                f"data: {source.count(domain)} training images ({domain}) are fewer than batch.global_size "
+                f"data: {dataset.count(domain)} training images ({domain}) are fewer than batch.global_size "
                 f"({config.batch.global_size}): add images or make the batch smaller"
             )
-    return source
+    return dataset
+
+
+def data_spec(config: RunConfig) -> DataSpec:
+    """Return what the examples of the run's dataset consist of, without reading a file.
+
+    Raises:
+        TypeError: the dataset's Config is no DataConfig, which its author has to change.
+    """
+    section = registry.resolve(config.data)
+    if not isinstance(section, DataConfig):
+        raise TypeError(f"data {config.data.type}: its nested Config must be a trainer.data.base.DataConfig")
+    return section.spec()
 
 
 def build_task(config: RunConfig) -> Task:
@@ -46,9 +58,12 @@ def check_fit(config: RunConfig) -> None:
     Raises:
         ConfigError: the task, its networks and the images do not fit together; the message says where.
     """
-    data = registry.resolve(config.data)
-    size, channels = int(getattr(data, "size", 0)), int(getattr(data, "channels", 1))
-    domains = registry.component("data", config.data.type).domains
+    domains = data_spec(config).domains
+    images = {
+        name: torch.zeros(config.micro_size, image.channels, image.size or 0, image.size or 0, device="meta")
+        for name, image in domains.items()
+    }
+    channels, size = next(iter(images.values())).shape[1:3]
     with torch.device("meta"):
         task = build_task(config)
     trained_sets(task.phases)
@@ -59,7 +74,6 @@ def check_fit(config: RunConfig) -> None:
         )
     for name, network in task.networks.items():
         _check_network(name, network, size, channels)
-    images = {d: torch.zeros(config.micro_size, channels, size, size, device="meta") for d in domains}
     batch = Batch(torch.arange(config.micro_size), images)
     for phase in task.phases:
         try:

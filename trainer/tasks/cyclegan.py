@@ -74,7 +74,7 @@ class CycleGan:
         real_a, real_b = batch.images["A"], batch.images["B"]
         fake_b, *same_b = self._translate("G_AB", real_a, real_b)
         fake_a, *same_a = self._translate("G_BA", real_b, real_a)
-        batch.made.update(A=fake_a.detach(), B=fake_b.detach())
+        batch.generated.update(A=fake_a.detach(), B=fake_b.detach())
         on_a, on_b = self.networks["D_A"](fake_a).float(), self.networks["D_B"](fake_b).float()
         adversarial = self._loss.generator(on_a) + self._loss.generator(on_b)
         back_a, back_b = self.networks["G_BA"](fake_b).float(), self.networks["G_AB"](fake_a).float()
@@ -91,7 +91,7 @@ class CycleGan:
         total = torch.zeros((), device=batch.images["A"].device)
         logged: dict[str, Tensor] = {}
         for domain in self.domains:
-            fake = self._pools[domain].exchange(batch.made[domain], batch.numbers)
+            fake = self._pools[domain].exchange(batch.generated[domain], batch.numbers)
             on_real = self.networks[f"D_{domain}"](batch.images[domain]).float()
             on_fake = self.networks[f"D_{domain}"](fake).float()
             total = total + self._loss.discriminator(on_real, on_fake)
