@@ -52,9 +52,15 @@ class Moments:
 
 def frechet_distance(first: Moments, second: Moments) -> float:
     """Return |m₁ − m₂|² + tr(C₁ + C₂ − 2 (C₁ C₂)^½) for means m and covariances C (Heusel et al. 2017, equation 6)."""
-    # The trace of (C₁ C₂)^½ is that of (C₁^½ C₂ C₁^½)^½, which is symmetric and so has real eigenvalues.
-    values, vectors = np.linalg.eigh(first.covariance)
-    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    common = np.sqrt(np.linalg.eigvalsh(root @ second.covariance @ root).clip(min=0)).sum()
+    # The trace of (C₁ C₂)^½ is the sum of the singular values of C₁^½ C₂^½. Eigenvalues of C₁^½ C₂ C₁^½, whose roots
+    # have that sum too, would each bring the root of a rounding error where the features span fewer dimensions than d.
+    common = np.linalg.svd(_root(first.covariance) @ _root(second.covariance), compute_uv=False).sum()
     traces = np.trace(first.covariance) + np.trace(second.covariance)
     return float(np.square(first.mean - second.mean).sum() + traces - 2 * common)
+
+
+def _root(covariance: Floats) -> Floats:
+    """Return the symmetric square root."""
+    values, vectors = np.linalg.eigh(covariance)
+    root: Floats = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    return root
