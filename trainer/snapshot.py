@@ -30,10 +30,14 @@ FOLDER = "snapshots"
 
 @dataclass(frozen=True)
 class Network:
-    """One exportable network: its `{type, …}` section and, for a translator, its direction such as "AtoB"."""
+    """One exportable network: its `{type, …}` section and, for a translator, its direction such as "AtoB".
+
+    `labels` are the names of a conditional generator's classes in order, if they have names.
+    """
 
     model: dict[str, Any]
     direction: str | None = None
+    labels: list[str] | None = None
 
 
 @dataclass(frozen=True)

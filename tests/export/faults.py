@@ -40,6 +40,7 @@ class FaultyTranslator(nn.Module):
 
     in_channels = out_channels = 3
     size_multiple = minimum_size = 4
+    scale = 1
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -72,7 +73,7 @@ class FaultyTranslator(nn.Module):
 class FaultyGenerator(nn.Module):
     """A generator of 4 x 4 images whose middle is `change`."""
 
-    latent_dim, channels, size = 4, 3, 4
+    latent_dim, channels, size, classes = 4, 3, 4, None
 
     def __init__(self, change: Middle = MIDDLES["none"]) -> None:
         super().__init__()

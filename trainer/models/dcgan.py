@@ -28,6 +28,8 @@ class DcganGenerator(nn.Module):
         width: int = Field(default=64, gt=0)
         norm: Norm = "batch"
 
+    classes: int | None = None
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.latent_dim, self.channels, self.size = config.latent_dim, config.channels, config.size

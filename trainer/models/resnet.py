@@ -36,6 +36,7 @@ class ResnetGenerator(nn.Module):
     # Two layers of stride 2; and reflection by 1 needs a map of at least 2 x 2 behind them.
     size_multiple = 4
     minimum_size = 8
+    scale = 1
 
     def __init__(self, config: Config) -> None:
         super().__init__()

@@ -37,6 +37,8 @@ class UnetGenerator(nn.Module):
         norm: Norm = "batch"
         dropout: bool = False
 
+    scale = 1
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.in_channels, self.out_channels = config.in_channels, config.out_channels
