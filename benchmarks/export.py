@@ -21,7 +21,6 @@ from export.pipeline import export
 from serving import artifacts
 from serving.engine import OrtEngine, cpu_cores
 from trainer import registry
-from trainer.config import ModelComponent
 from trainer.snapshot import Network, Snapshot, write_snapshot
 from zorse_common.files import write_image
 from zorse_common.storage import Storage
@@ -67,7 +66,7 @@ def _measure(place: str, images: str, repository: str, target: str) -> dict[str,
 def _snapshot(run: Path) -> str:
     model = {"type": "resnet_generator", "width": 64, "blocks": 9}
     torch.manual_seed(0)
-    network = registry.build(ModelComponent.model_validate(model))
+    network = registry.build(registry.resolve("model", model))
     _fit(network)
     snapshot = Snapshot(
         "resnet9", "cyclegan", 0, False, SIZE, {"G": Network(model, "AtoB")}, {}, {"G": network.state_dict()}

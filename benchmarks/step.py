@@ -27,9 +27,10 @@ import torch
 import torch.distributed as dist
 
 from trainer.bare import BareStep
-from trainer.config import RunConfig, find_config, load_config
+from trainer.config_files import find_config, load_config
 from trainer.engine import Players, autocast_dtype
 from trainer.run import train
+from trainer.run_config import RunConfig
 from trainer.tasks.base import Batch
 from trainer.tasks.build import build_task
 from zorse_common.files import write_image

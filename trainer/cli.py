@@ -11,7 +11,7 @@ import typer
 from zorse_common.tables import print_json, print_table
 
 if TYPE_CHECKING:
-    from trainer.config import RunConfig
+    from trainer.run_config import RunConfig
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as run.workers=2.", show_default=False)]
@@ -65,11 +65,12 @@ def evaluate(
     """Score a folder of images and print the figures as JSON."""
     from omegaconf import OmegaConf
 
-    from trainer.config import MetricComponent, parse_overrides
+    from trainer import registry
+    from trainer.config_files import parse_overrides
     from trainer.evaluate import evaluate as score
 
     section = OmegaConf.to_container(parse_overrides([*(keys or []), f"type={metric}"]))
-    typer.echo(json.dumps(score(images, MetricComponent.model_validate(section)), indent=2))
+    typer.echo(json.dumps(score(images, registry.resolve("metric", section)), indent=2))
 
 
 def images(
@@ -160,7 +161,7 @@ def compare_runs(
 
 def _load(config: str, overrides: list[str]) -> RunConfig:
     """Resolve and check everything that can be checked before the cluster starts."""
-    from trainer.config import find_config, load_config
+    from trainer.config_files import find_config, load_config
 
     return load_config(find_config(config), overrides)
 
@@ -170,12 +171,11 @@ def _show_differences(config: RunConfig, name: str) -> None:
     import yaml
     from rich.console import Console
 
-    from trainer import registry
-    from trainer.config import differences, find_config
+    from trainer.config_files import differences, find_config
 
     written = yaml.safe_load(find_config(name).read_text(encoding="utf-8"))
     console = Console(stderr=True, highlight=False)
-    for line in differences(registry.resolved(config), written):
+    for line in differences(config.model_dump(mode="json"), written):
         console.print(line, style="dim" if line.endswith("(default)") else "yellow", markup=False)
 
 

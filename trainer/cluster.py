@@ -16,8 +16,8 @@ import ray
 from ray.autoscaler.sdk import request_resources
 
 import zorse_common
-from trainer.config import RunConfig
 from trainer.errors import LaunchError, Preempted
+from trainer.run_config import RunConfig
 from zorse_common.own_ray import environment, ray_folder
 
 ALONE = {

@@ -14,7 +14,7 @@ import torch
 from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_fp32_param, safe_set_full_optimizer_state
 from torch import Tensor, nn
 
-from trainer.config import RunConfig
+from trainer.run_config import RunConfig
 from trainer.tasks.base import Batch, OptimizerSection, Phase, Task, only_trainable, trained_sets
 
 # On CPUs DeepSpeed would compile and load a reduction that inference alone uses, behind a lock file that a worker

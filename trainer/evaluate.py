@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from trainer import registry
-from trainer.config import MetricComponent, RunConfig
+from trainer.registry import MetricComponent
+from trainer.run_config import RunConfig
 from trainer.errors import DataError
 from trainer.metrics.base import Images, Metric
 from zorse_common.files import ImageFiles, write_image

@@ -5,11 +5,10 @@ No torch here, save where a config is held against the components' defaults.
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -18,9 +17,9 @@ from typing import Any
 
 import yaml
 
-from trainer import registry
-from trainer.config import RunConfig, flatten, validate
+from trainer.config import default_leaves, flatten, validate
 from trainer.errors import ConfigError
+from trainer.run_config import RunConfig
 from zorse_common.errors import StorageError
 from zorse_common.storage import Storage
 
@@ -246,15 +245,18 @@ def summary(run: Run) -> dict[str, Any]:
 
 
 def chosen(config: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """The keys of a resolved `config` that differ from their default or have none: key, value, default.
+    """Return the keys of a resolved `config` that differ from their default or have none: key, value, default.
 
-    None has where this version of zorse does not understand the config.
+    No key has a default where this version of zorse cannot read the config.
     """
-    usual = _defaults(config)
+    try:
+        defaults = default_leaves(validate(RunConfig, config, CONFIG_FILE))
+    except ConfigError:
+        defaults = {}
     return [
-        (key, shown(value), shown(usual[key]) if key in usual else "")
+        (key, shown(value), shown(defaults[key]) if key in defaults else "")
         for key, value in flatten(config).items()
-        if key not in usual or usual[key] != value
+        if key not in defaults or defaults[key] != value
     ]
 
 
@@ -310,37 +312,6 @@ def shown(value: Any) -> str:
 
 def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
-
-
-def _defaults(config: dict[str, Any]) -> dict[str, Any]:
-    """By dotted key, the value that each leaf would have were it left out, for those that may be."""
-    leaves = flatten(config)
-    found: dict[str, Any] = {}
-    # Whole sections first: a key that its section must have may still be left out with the section.
-    for path in sorted(_paths(config), key=len):
-        try:
-            remaining = registry.resolved(validate(RunConfig, _without(config, path), CONFIG_FILE))
-        except ConfigError:
-            continue
-        values, name = flatten(remaining), ".".join(path)
-        found |= {key: values.get(key) for key in leaves if key == name or key.startswith(f"{name}.")}
-    return found
-
-
-def _paths(section: dict[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    for key, value in section.items():
-        yield (*prefix, key)
-        if isinstance(value, dict):
-            yield from _paths(value, (*prefix, key))
-
-
-def _without(config: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
-    remaining = copy.deepcopy(config)
-    section = remaining
-    for key in path[:-1]:
-        section = section[key]
-    del section[path[-1]]
-    return remaining
 
 
 def _time(line: dict[str, Any]) -> datetime | None:

@@ -16,9 +16,9 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainer.cluster import Capacity, cluster, cpus_per_worker, use_gpus
-from trainer.config import RunConfig
 from trainer.errors import LaunchError, Preempted, TrainerError, WatchdogError
 from trainer.hooks.base import Update, Verdict
+from trainer.run_config import RunConfig
 from zorse_common.errors import ZorseError
 from zorse_common.signals import stop_requested
 from zorse_common.storage import Storage
@@ -232,7 +232,7 @@ def _trainer(config: RunConfig, board: Any, gpus: bool) -> TorchTrainer:
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(patience)
     return TorchTrainer(
         _worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "board": board},
+        train_loop_config={"config": config, "board": board},
         scaling_config=ScalingConfig(
             num_workers=workers if isinstance(workers, int) else (workers.min, workers.max),
             use_gpu=gpus,
@@ -261,7 +261,7 @@ def _worker(arguments: dict[str, Any]) -> None:
         return
     reporter = _BoardReporter(board, is_main=get_context().get_world_rank() == 0)
     try:
-        verdict = fit(RunConfig.model_validate(arguments["config"]), reporter, get_device())
+        verdict = fit(arguments["config"], reporter, get_device())
     except ZorseError as error:
         ray.get(board.fail.remote(error))
         raise

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.config import BatchSection
+from trainer.run_config import BatchSection
 from trainer.data.base import Dataset, Example
 from trainer.data.tensors import normalize, stack
 from trainer.tasks.base import Batch

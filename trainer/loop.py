@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from trainer import registry
 from trainer.background import BackgroundWriter
 from trainer.checkpoint import Checkpoint, Checkpoints, changed_images
-from trainer.config import RunConfig
 from trainer.ema import Ema
 from trainer.engine import Players
 from trainer.errors import CheckpointError, ConfigError, is_out_of_memory
@@ -28,6 +27,7 @@ from trainer.hooks.tensorboard import TensorBoard
 from trainer.hooks.watchdog import Watchdog
 from trainer.loader import Loader, Worker, draw_nothing, parts_of_step
 from trainer.ranks import Ranks
+from trainer.run_config import RunConfig
 from trainer.snapshot import forget_snapshots_after
 from trainer.state import State
 from trainer.tasks.build import build_dataset, build_task

@@ -1,18 +1,24 @@
-"""Typed names for components: one file adds one, no list is edited.
+"""Components by name: one file adds one, no list is edited.
 
-A component is a class with its own nested `Config` (a `trainer.config.Section`) and a constructor that takes
-that Config first. Its folder says its kind; importing the folder's modules fills the registry.
+A component is a class with its own nested `Config` (a `trainer.config.Section`) and a constructor that takes that
+Config first. A file in one of zorse's folders gives its component a short name; a component of another package is
+named by "package.module:Class". In a configuration a component is a section `{type: <name>, …its keys…}`, which is read
+once into the component's Config.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import PlainValidator, SerializeAsAny, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
-from trainer.config import Component, RunConfig, Section, validate
+from trainer.config import Section, explain
 from trainer.errors import ConfigError
+from zorse_common.errors import first_sentence
 from zorse_common.registry import Registry
 
 _FOLDERS = {
@@ -23,77 +29,113 @@ _FOLDERS = {
     "metric": "trainer.metrics",
 }
 _registries = {kind: Registry[type[Any]](package, kind, ConfigError) for kind, package in _FOLDERS.items()}
+_components: dict[type[Section], tuple[str, type[Any]]] = {}
+"""Of each component's Config: the kind and the class of the component."""
 
 C = TypeVar("C", bound=type[Any])
 
 
-def register(kind: str, name: str) -> Callable[[C], C]:
-    """Class decorator: make the class the component `name` of `kind`.
+def register(kind: str, name: str | None = None) -> Callable[[C], C]:
+    """Class decorator: make the class a component of `kind`.
+
+    `name` is for zorse's own folders; without it the component is named "package.module:Class".
 
     Raises:
-        TypeError: the class has no nested `Config`, or the name is taken.
+        TypeError: the class has no nested `Config` of its own, or the name is taken.
     """
 
     def add(component: C) -> C:
-        config = getattr(component, "Config", None)
+        config = vars(component).get("Config")
         if not (isinstance(config, type) and issubclass(config, Section)):
-            raise TypeError(f"{component.__qualname__} needs a nested Config(Section) to be registered")
-        _registries[kind].register(name, component)
+            raise TypeError(f"{component.__qualname__} needs a nested Config(Section) of its own to be registered")
+        if name is not None:
+            _registries[kind].register(name, component)
+        config.component_type = name or f"{component.__module__}:{component.__qualname__}"
+        _components[config] = kind, component
         return component
 
     return add
 
 
 def names(kind: str) -> list[str]:
-    """The registered names of `kind`, sorted."""
+    """Return the sorted names of the components of `kind` in zorse's folder."""
     return _registries[kind].names()
 
 
 def component(kind: str, name: str) -> type[Any]:
-    """The class registered as `name`.
+    """Return the class named `name`, importing its module if need be.
 
     Raises:
-        ConfigError: there is none; the message names the nearest.
+        ConfigError: there is no such component; the message names the nearest, or why a module cannot be imported.
     """
-    return _registries[kind].find(name)
+    if ":" not in name:
+        return _registries[kind].find(name)
+    module, _, path = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"{kind} {name!r} cannot be imported ({first_sentence(error)}): check its name and PYTHONPATH"
+        ) from error
+    config = vars(found).get("Config") if isinstance(found, type) else None
+    if not isinstance(found, type) or config not in _components or _components[config][0] != kind:
+        raise ConfigError(f'{name} is not a {kind}: decorate the class with @register("{kind}")')
+    return found
 
 
-def resolve(section: Component, where: str = "") -> Section:
-    """The component's own typed Config, with nested `{type, …}` sections checked too.
+def resolve(kind: str, keys: object) -> Section:
+    """Return the typed Config of the section `{type: …, …}`, with the sections inside it.
 
     Raises:
         ConfigError: unknown type, unknown key or illegal value, in this section or one inside it.
     """
-    where = where or section.kind
-    config = validate(component(section.kind, section.type).Config, section.keys(), where)
-    assert isinstance(config, Section)
-    for name, inner in _inner(config):
-        resolve(inner, f"{where}.{name}")
-    return config
+    try:
+        return _adapters[kind].validate_python(keys)
+    except ValidationError as error:
+        raise ConfigError(f"{kind}: {explain(error)}") from error
 
 
-def build(section: Component, **runtime: Any) -> Any:
-    """Construct the component of `section`: `Class(config, **runtime)`."""
-    return component(section.kind, section.type)(resolve(section), **runtime)
+def build(config: Section, **runtime: Any) -> Any:
+    """Construct the component to which `config` belongs: `Class(config, **runtime)`."""
+    return _components[type(config)][1](config, **runtime)
 
 
-def resolved(config: RunConfig) -> dict[str, Any]:
-    """`config` as plain data with every default of every component written out.
+def _parse(kind: str, value: Any) -> Section:
+    if isinstance(value, Section):
+        if _components.get(type(value), ("",))[0] != kind:
+            raise PydanticCustomError(
+                "component", "{name} is no {kind}", {"name": type(value).__qualname__, "kind": kind}
+            )
+        return value
+    if not isinstance(value, dict) or not isinstance(value.get("type"), str):
+        raise PydanticCustomError(
+            "component", "expected a section with a type, one of {known}", {"known": ", ".join(names(kind))}
+        )
+    try:
+        config = component(kind, value["type"]).Config
+    except ConfigError as error:
+        raise PydanticCustomError("component", "{reason}", {"reason": str(error)}) from error
+    # pydantic puts the place of this section before that of an error inside it.
+    parsed: Section = config.model_validate({key: entry for key, entry in value.items() if key != "type"})
+    return parsed
 
-    Raises:
-        ConfigError: as `resolve`.
-    """
-    return _filled(config, "")
 
-
-def _filled(section: BaseModel, where: str) -> dict[str, Any]:
-    plain = section.model_dump(mode="json")
-    for name, inner in _inner(section):
-        place = f"{where}.{name}".lstrip(".")
-        plain[name] = {"type": inner.type, **_filled(resolve(inner, place), place)}
-    return plain
-
-
-def _inner(section: BaseModel) -> list[tuple[str, Component]]:
-    values = ((name, getattr(section, name)) for name in type(section).model_fields)
-    return [(name, value) for name, value in values if isinstance(value, Component)]
+ModelComponent = Annotated[SerializeAsAny[Section], PlainValidator(partial(_parse, "model"))]
+"""A network."""
+LossComponent = Annotated[SerializeAsAny[Section], PlainValidator(partial(_parse, "loss"))]
+"""An adversarial loss."""
+DataComponent = Annotated[SerializeAsAny[Section], PlainValidator(partial(_parse, "data"))]
+"""A dataset."""
+TaskComponent = Annotated[SerializeAsAny[Section], PlainValidator(partial(_parse, "task"))]
+"""A training scheme."""
+MetricComponent = Annotated[SerializeAsAny[Section], PlainValidator(partial(_parse, "metric"))]
+"""A figure of merit of images."""
+_adapters: dict[str, TypeAdapter[Section]] = {
+    "model": TypeAdapter(ModelComponent),
+    "loss": TypeAdapter(LossComponent),
+    "data": TypeAdapter(DataComponent),
+    "task": TypeAdapter(TaskComponent),
+    "metric": TypeAdapter(MetricComponent),
+}

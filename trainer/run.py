@@ -4,43 +4,24 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
-from typing import Any
 
 import yaml
 
-from trainer import checkpoint, registry, snapshot
+from trainer import checkpoint, snapshot
 from trainer.cluster import cluster_address
-from trainer.config import RunConfig, find_config, flatten, load_config, validate, with_place
+from trainer.config import Resume, Section, flatten, validate
+from trainer.config_files import find_config, load_config
 from trainer.errors import ConfigError
 from trainer.history import CONFIG_FILE
 from trainer.hooks.base import Update
 from trainer.launch import launch
 from trainer.record import Record, claim
+from trainer.run_config import RunConfig, with_place
 from trainer.tasks.build import build_dataset, check_fit
 from zorse_common.errors import StorageError
 from zorse_common.storage import Storage
 
 _ABSENT = "(absent)"
-DEEPSPEED_CLIP_NORM = 1.0
-"""To what DeepSpeed clipped the gradients of runs from before `clip_norm`, without being asked."""
-# What a resume may change; all else decides what the checkpoint's tensors mean, or which images come when.
-_MAY_CHANGE = (
-    "run.*",
-    "precision",
-    "deepspeed*",
-    "batch.accumulation",
-    "data.root",
-    "data.max_unreadable",
-    "ema.half_life_images",
-    "watchdog.*",
-    "task.loss*",
-    "task.*_weight",
-    "task.*_optimizer.lr",
-    "task.*_optimizer.betas",
-    "task.*_optimizer.decay_from",
-    "task.*_optimizer.clip_norm",
-)
 
 
 def train(
@@ -65,22 +46,21 @@ def train(
     run = load_config(find_config(config), overrides) if isinstance(config, str) else config
     if run.run.revision is None:
         run = run.model_copy(update={"run": run.run.model_copy(update={"revision": git_revision()})})
-    resolved = registry.resolved(run)
     check_fit(run)
     if cluster_address(address) is None:
         # On a cluster the images may lie where only the workers see them, who look themselves.
         build_dataset(run)
     storage = Storage(run.run.place)
     claim(storage, wait=resume)
-    news = _open(storage, resolved, resume)
+    news = _open(storage, run, resume)
     try:
-        storage.write(CONFIG_FILE, yaml.safe_dump(resolved, sort_keys=False).encode())
+        storage.write(CONFIG_FILE, yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False).encode())
     except OSError as error:
         raise StorageError(f"{storage.uri} cannot be written ({error}): check run.storage and run.dir") from error
     with Record(storage, show or (lambda update: None)) as record:
         # At once, since the next resume would not find them: the config is written.
         record.update(Update(events=tuple(news)))
-        launch(with_place(RunConfig.model_validate(resolved), storage.uri), record.update, news, address)
+        launch(with_place(run, storage.uri), record.update, news, address)
     return storage.uri
 
 
@@ -94,7 +74,7 @@ def git_revision() -> str | None:
     return done.stdout.strip() or None
 
 
-def _open(storage: Storage, resolved: dict[str, Any], resume: bool) -> list[str]:
+def _open(storage: Storage, config: RunConfig, resume: bool) -> list[str]:
     """Check that the run may use its folder, and say what a resume changes.
 
     Raises:
@@ -108,40 +88,33 @@ def _open(storage: Storage, resolved: dict[str, Any], resume: bool) -> list[str]
         )
     if not storage.exists(CONFIG_FILE):
         raise ConfigError(f"{storage.uri} cannot be resumed: it has no {CONFIG_FILE}")
-    found = yaml.safe_load(storage.read(CONFIG_FILE))
-    written = validate(RunConfig, found, f"{storage.uri}/{CONFIG_FILE}")
-    before, now = flatten(registry.resolved(written)), flatten(resolved)
+    written = validate(RunConfig, yaml.safe_load(storage.read(CONFIG_FILE)), f"{storage.uri}/{CONFIG_FILE}")
+    before, now = (flatten(each.model_dump(mode="json")) for each in (written, config))
     changed = [key for key in sorted({*before, *now}) if before.get(key, _ABSENT) != now.get(key, _ABSENT)]
     changes = {key: f"{key}: {before.get(key, _ABSENT)} -> {now.get(key, _ABSENT)}" for key in changed}
-    refused = [line for key, line in changes.items() if key == "run.seed" or not _may_change(key)]
+    markers = _resume_markers(written) | _resume_markers(config)
+    refused = [line for key, line in changes.items() if _nearest_marker(key, markers) is Resume.FIXED]
     if refused:
         raise ConfigError(
             f"{storage.uri} cannot be resumed with {'; '.join(refused)}: take the old values or another run.dir"
         )
-    told = [line for key, line in changes.items() if key not in ("run.dir", "run.storage")]
-    resumed = "resumed" + (f" with {'; '.join(told)}" if told else "")
-    return [resumed, *clipping_news(found, resolved)]
+    news = [line for key, line in changes.items() if key not in ("run.dir", "run.storage")]
+    return ["resumed" + (f" with {'; '.join(news)}" if news else "")]
 
 
-def clipping_news(written: dict[str, Any], resolved: dict[str, Any]) -> list[str]:
-    """Say that gradients were clipped before, if a run's config is from before `clip_norm` and they no longer are."""
-    sections = {name: section for name, section in resolved["task"].items() if "clip_norm" in _keys(section)}
-    older = [name for name in sections if "clip_norm" not in _keys(written["task"].get(name))]
-    changed = [name for name in older if sections[name]["clip_norm"] != DEEPSPEED_CLIP_NORM]
-    if not changed:
-        return []
-    keys = " ".join(f"task.{name}.clip_norm={DEEPSPEED_CLIP_NORM:g}" for name in changed)
-    norms = {sections[name]["clip_norm"] for name in changed}
-    now = "they are not" if norms == {None} else "they are as clip_norm says"
-    return [
-        f"until now this run's gradients were clipped to a norm of {DEEPSPEED_CLIP_NORM:g}, which was DeepSpeed's "
-        f"default, and from now on {now}: resume with {keys} to go on as before"
-    ]
+def _resume_markers(section: Section, prefix: str = "") -> dict[str, Resume]:
+    """Return the `Resume` markers of `section` and of the sections in it, by dotted key."""
+    markers: dict[str, Resume] = {}
+    for name, field in type(section).model_fields.items():
+        markers |= {f"{prefix}{name}": entry for entry in field.metadata if isinstance(entry, Resume)}
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            markers |= _resume_markers(value, f"{prefix}{name}.")
+    return markers
 
 
-def _keys(section: object) -> set[str]:
-    return set(section) if isinstance(section, dict) else set()
-
-
-def _may_change(key: str) -> bool:
-    return any(fnmatchcase(key, pattern) for pattern in _MAY_CHANGE)
+def _nearest_marker(key: str, markers: dict[str, Resume]) -> Resume:
+    """Return the marker of the dotted `key`, or of the nearest section around it; `FIXED` without any."""
+    while key and key not in markers:
+        key = key.rpartition(".")[0]
+    return markers.get(key, Resume.FIXED)

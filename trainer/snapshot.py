@@ -18,7 +18,6 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from trainer import registry
-from trainer.config import ModelComponent
 from trainer.errors import SnapshotError
 from zorse_common.storage import Storage
 
@@ -64,7 +63,7 @@ class Snapshot:
         Raises:
             SnapshotError: the weights do not fit the architecture.
         """
-        module: nn.Module = registry.build(ModelComponent.model_validate(self.networks[network].model))
+        module: nn.Module = registry.build(registry.resolve("model", self.networks[network].model))
         try:
             module.load_state_dict(self.weights[network])
         except (RuntimeError, KeyError) as error:

@@ -22,8 +22,10 @@ import zorse
 from export.manifest import read_manifest
 from serving.client import Client
 from serving.errors import ServingError, StartError
+from trainer import registry
 from trainer.cluster import cluster
-from trainer.config import MetricComponent, RunConfig, find_config, load_config
+from trainer.config_files import find_config, load_config
+from trainer.run_config import RunConfig
 from trainer.data.digits import CLASSES
 from trainer.data.tensors import to_tensor
 from trainer.evaluate import evaluate, write_held_out
@@ -187,7 +189,7 @@ def _score_digits(untrained: Path) -> dict[str, Any]:
     (FOLDER / "digits.png").write_bytes(grid_png(to_tensor(list(made[:64])), columns=8))
     _write(FOLDER / "answers" / "digits-untrained", zorse.load(untrained).generate(SCORED_DIGITS, seed=0))
     _write(FOLDER / "answers" / "digits-counted", made[:COUNTED_DIGITS])
-    metric = MetricComponent(type="digits_frechet")
+    metric = registry.resolve("metric", {"type": "digits_frechet"})
     names = ("digits", "digits-untrained", "digits-counted")
     trained, before, counted = (evaluate(str(FOLDER / "answers" / name), metric) for name in names)
     return {
@@ -207,7 +209,7 @@ def _score_stripes() -> dict[str, Any]:
         keys = {"source": domain, "truth": other}
         folders = {key: str(FOLDER / "pairs" / name) for key, name in keys.items()}
         folders |= {f"fit_{key}": str(FOLDER / "fit" / name) for key, name in keys.items()}
-        metric = MetricComponent.model_validate({"type": "paired_l1", **folders})
+        metric = registry.resolve("metric", {"type": "paired_l1", **folders})
         scores[direction] = evaluate(str(FOLDER / "answers" / direction), metric)
         places = (FOLDER / "pairs" / domain, FOLDER / "answers" / direction, FOLDER / "answers" / f"{direction}-back")
         trio = [to_tensor(list(read_images(str(place)).values())) for place in places]

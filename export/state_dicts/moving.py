@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from export.errors import OTHER_WAY, ImporterError
 from export.state_dicts.checkpoint import Checkpoint
 from trainer import registry
-from trainer.config import ModelComponent
 from trainer.errors import ConfigError
 from trainer.models.norm import Norm
 
@@ -79,7 +78,7 @@ class _Mover:
         self.path, self.left = checkpoint.path, dict(checkpoint.tensors)
         try:
             with torch.device("meta"):
-                self._network: nn.Module = registry.build(ModelComponent.model_validate(model))
+                self._network: nn.Module = registry.build(registry.resolve("model", model))
         except ConfigError as error:
             raise ImporterError(f"{self.path} is a network of a kind that zorse has not: {error}") from error
         self._shapes = {key: tensor.shape for key, tensor in self._network.state_dict().items()}

@@ -10,8 +10,7 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from trainer import registry
-from trainer.config import RunConfig
+from trainer.run_config import RunConfig
 
 CONFIG: dict[str, Any] = {
     "run": {"dir": "toy", "total_images": 1000, "workers": 2},
@@ -29,7 +28,7 @@ CONFIG: dict[str, Any] = {
 def made_run(folder: Path, lines: int = 50, grids: int = 5, **record: Any) -> Path:
     """A run of 1000 images in `folder`; `record` are keys of `run.json`, and grid k is a plain grey of 40 x k."""
     (folder / "samples").mkdir(parents=True)
-    resolved = registry.resolved(RunConfig.model_validate(CONFIG))
+    resolved = RunConfig.model_validate(CONFIG).model_dump(mode="json")
     (folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
     figures = [line(1000 * (number + 1) // lines, number / lines) for number in range(lines)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(figure) + "\n" for figure in figures))

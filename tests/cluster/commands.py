@@ -25,7 +25,7 @@ import yaml
 from tests.cluster.toys import toy
 from tests.e2e.test_path import painter
 from tests.serving.tiny import write_repository
-from trainer.config import find_config
+from trainer.config_files import find_config
 
 Target = Literal["process", "group"]
 NEVER = 10**6

@@ -10,7 +10,7 @@ import psutil
 import torch
 from safetensors.torch import load_file
 
-from trainer.config import RunConfig
+from trainer.run_config import RunConfig
 
 BATCH = 8
 EVERY = 8 * BATCH

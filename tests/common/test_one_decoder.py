@@ -20,7 +20,7 @@ from tests.common.image_files import SIDE, bad, every, good
 from tests.serving.apps import server
 from tests.serving.tiny import write_repository
 from trainer import registry
-from trainer.config import DataComponent
+
 from zorse_common.errors import ZorseError
 from zorse_common.images import decode
 
@@ -43,7 +43,7 @@ def client() -> Iterator[httpx.Client]:
 
 def _trained(path: Path) -> Pixels:
     section = {"type": "folder", "root": str(path.parent), "size": SIDE, "max_unreadable": 0}
-    image: Pixels = registry.build(DataComponent.model_validate(section), seed=0).example(0).images["image"]
+    image: Pixels = registry.build(registry.resolve("data", section), seed=0).example(0).images["image"]
     return image
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from trainer import registry
-from trainer.config import find_config, load_config
+from trainer.config_files import find_config, load_config
 
 ROOT = Path(__file__).parents[2]
 JOB = yaml.safe_load((ROOT / "deploy" / "rayjob.yaml").read_text(encoding="utf-8"))
@@ -22,7 +21,7 @@ COMMANDS = [JOB["spec"]["entrypoint"], *re.findall(r"zorse train configs\S+ .*",
 def test_a_command_resolves(command: str) -> None:
     _, _, config, *words = shlex.split(command)
     overrides = [word for word in words if "=" in word]
-    resolved = registry.resolved(load_config(find_config(config), overrides))
+    resolved = load_config(find_config(config), overrides).model_dump(mode="json")
     assert resolved["run"]["workers"]
 
 

@@ -21,7 +21,6 @@ from export.reference import TorchReference
 from export.targets.base import Target
 from export.wrapper import Wrapped, wrap
 from trainer import registry
-from trainer.config import ModelComponent
 from trainer.models.base import Generator, Translator
 
 Section = dict[str, Any]
@@ -37,7 +36,7 @@ _VARIANTS: dict[str, Section] = {
 def build(section: Section) -> nn.Module:
     """A freshly made network, the same every time."""
     torch.manual_seed(0)
-    network: nn.Module = registry.build(ModelComponent.model_validate(section))
+    network: nn.Module = registry.build(registry.resolve("model", section))
     return network
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer.config import RunConfig
+from trainer.run_config import RunConfig
 from trainer.tasks.base import Batch, Phase, Task
 
 STEPS = 2

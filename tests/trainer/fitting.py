@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from tests.trainer.ranks import spawn
-from trainer.config import RunConfig
 from trainer.hooks.base import Verdict
+from trainer.run_config import RunConfig
 
 
 @dataclass(frozen=True)

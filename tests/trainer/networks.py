@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from trainer import registry
-from trainer.config import ModelComponent
 
 NORMS = ("batch", "instance", "none")
 
@@ -14,6 +13,6 @@ NORMS = ("batch", "instance", "none")
 def build(**section: object) -> nn.Module:
     """The network of a `{type, …}` section, with seeded weights."""
     torch.manual_seed(0)
-    network = registry.build(ModelComponent.model_validate(section))
+    network = registry.build(registry.resolve("model", section))
     assert isinstance(network, nn.Module)
     return network

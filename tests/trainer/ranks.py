@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from trainer.config import RunConfig
+from trainer.run_config import RunConfig
 
 STEPS = 5
 

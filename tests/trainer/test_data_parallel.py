@@ -10,7 +10,7 @@ import torch
 
 from tests.trainer.ranks import train_ranks
 from tests.trainer.textures import write_textures
-from trainer.config import BatchSection, DataComponent
+from trainer.run_config import BatchSection
 from trainer.loader import Loader, Worker, draw_nothing, parts_of_step
 from trainer.registry import build
 
@@ -120,7 +120,7 @@ def test_a_micro_batch_is_the_same_images_for_any_number_of_ranks(workers: int, 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_two_ranks_load_exactly_what_one_loads(accumulation: int) -> None:
-    dataset = build(DataComponent(type="stripes"), seed=3)
+    dataset = build(registry.resolve("data", {"type": "stripes"}), seed=3)
 
     def images(workers: int, rank: int) -> list[torch.Tensor]:
         sizes = BatchSection(global_size=8, accumulation=accumulation)

@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 
 from trainer import registry
-from trainer.config import DataComponent
 from trainer.errors import ConfigError, DataError
 from zorse_common.files import FilesError, ImageFiles
 
@@ -42,7 +41,7 @@ def _fill(root: Path, *names: str, **keys: Any) -> None:
 
 def _source(kind: str, root: Path, **keys: Any) -> Any:
     section = {"type": kind, "root": str(root), "size": 16, "channels": 1, **keys}
-    return registry.build(DataComponent.model_validate(section), seed=0)
+    return registry.build(registry.resolve("data", section), seed=0)
 
 
 def test_a_class_that_is_called_train_is_not_taken_for_a_split(tmp_path: Path) -> None:

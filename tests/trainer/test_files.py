@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from trainer import registry
-from trainer.config import DataComponent
 from trainer.errors import DataError
+from trainer.registry import DataComponent
 from zorse_common.files import FilesError, ImageFiles, read_images, write_image
 
 NO_IMAGE = "the image is not a PNG, JPEG, WEBP, BMP, GIF, TIFF, PPM, TGA file: convert it to one of these"
@@ -40,11 +40,11 @@ def _png(pixels: object = ((0,),), mode: str = "L", **keys: object) -> bytes:
 
 
 def _folder(root: Path, **keys: object) -> DataComponent:
-    return DataComponent.model_validate({"type": "folder", "root": str(root), "size": 16, **keys})
+    return registry.resolve("data", {"type": "folder", "root": str(root), "size": 16, **keys})
 
 
 def _unpaired(root: Path | str, **keys: object) -> DataComponent:
-    return DataComponent.model_validate({"type": "unpaired", "root": str(root), "size": 16, **keys})
+    return registry.resolve("data", {"type": "unpaired", "root": str(root), "size": 16, **keys})
 
 
 def test_images_of_any_size_and_mode_become_equal(tmp_path: Path) -> None:

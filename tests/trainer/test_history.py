@@ -12,8 +12,6 @@ import yaml
 from typer.testing import CliRunner
 
 from tests.browser.runs import CONFIG, line, made_run
-from trainer import registry
-from trainer.config import RunConfig
 from trainer.history import (
     Event,
     Run,
@@ -26,6 +24,7 @@ from trainer.history import (
     side_by_side,
     thin,
 )
+from trainer.run_config import RunConfig
 from zorse.cli import app
 from zorse_common.errors import StorageError
 from zorse_common.storage import Storage
@@ -148,7 +147,7 @@ def test_keys_in_which_configs_differ(tmp_path: Path) -> None:
         "run": CONFIG["run"] | {"dir": "b", "storage": "s3://a"},
         "ema": None,
     }
-    (two / "config.yaml").write_text(yaml.safe_dump(registry.resolved(RunConfig.model_validate(other))))
+    (two / "config.yaml").write_text(yaml.safe_dump(RunConfig.model_validate(other).model_dump(mode="json")))
     assert differing_keys([_read(one), _read(two), _read(one)]) == {
         "batch.global_size": [8, 16, 8],
         "ema.half_life_images": [100.0, None, 100.0],
@@ -167,7 +166,7 @@ def test_figures_side_by_side(tmp_path: Path) -> None:
 
 
 def test_chosen_keys_are_those_that_are_not_at_their_default() -> None:
-    resolved = registry.resolved(RunConfig.model_validate(CONFIG))
+    resolved = RunConfig.model_validate(CONFIG).model_dump(mode="json")
     assert chosen(resolved) == [
         ("run.dir", "toy", ""),
         ("run.total_images", "1000", ""),

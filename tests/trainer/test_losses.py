@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from trainer import registry
-from trainer.config import LossComponent
 
 # Logits with which the discriminator says "cannot tell", and the losses there.
 CANNOT_TELL = {
@@ -20,7 +19,7 @@ CANNOT_TELL = {
 
 @pytest.mark.parametrize("name", registry.names("loss"))
 def test_where_the_discriminator_cannot_tell(name: str) -> None:
-    loss = registry.build(LossComponent(type=name))
+    loss = registry.build(registry.resolve("loss", {"type": name}))
     logit, discriminator, generator = CANNOT_TELL[name]
     logits = torch.full((4, 3), logit)
     assert loss.discriminator(logits, logits).item() == pytest.approx(discriminator)
@@ -37,7 +36,7 @@ def test_where_the_discriminator_cannot_tell(name: str) -> None:
     ],
 )
 def test_hand_computed_values(name: str, discriminator: float, generator: float) -> None:
-    loss = registry.build(LossComponent(type=name))
+    loss = registry.build(registry.resolve("loss", {"type": name}))
     real, fake = torch.tensor([2.0]), torch.tensor([-1.0])
     assert loss.discriminator(real, fake).item() == pytest.approx(discriminator)
     assert loss.generator(fake).item() == pytest.approx(generator)

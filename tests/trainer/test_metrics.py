@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from trainer import registry
-from trainer.config import MetricComponent
+from trainer.registry import MetricComponent
 from trainer.data.digits import Digits
 from trainer.errors import DataError
 from trainer.evaluate import evaluate
@@ -111,7 +111,7 @@ def test_digits_frechet_of_real_digits_is_that_of_the_real_split() -> None:
 
 
 def _digits_metric() -> Metric:
-    metric: Metric = registry.build(MetricComponent(type="digits_frechet"), seed=0)
+    metric: Metric = registry.build(registry.resolve("metric", {"type": "digits_frechet"}), seed=0)
     return metric
 
 
@@ -164,7 +164,7 @@ def _write_pairs(folder: Path, sources: NDArray[np.uint8], truths: NDArray[np.ui
 def _config(scored: Path, fitted: Path) -> MetricComponent:
     folders = {f"{key}{name}": str(root / name) for key, root in (("", scored), ("fit_", fitted))
                for name in ("source", "truth")}  # fmt: skip
-    return MetricComponent.model_validate({"type": "paired_l1", **folders})
+    return registry.resolve("metric", {"type": "paired_l1", **folders})
 
 
 @pytest.fixture
@@ -239,7 +239,7 @@ def test_paired_l1_refuses_pairs_that_do_not_fit(tmp_path: Path) -> None:
 
 
 def test_evaluate_refuses_no_images_and_images_of_different_sizes(tmp_path: Path) -> None:
-    config = MetricComponent(type="digits_frechet")
+    config = registry.resolve("metric", {"type": "digits_frechet"})
     with pytest.raises(DataError, match="holds no images"):
         evaluate(str(tmp_path), config)
     for size in (4, 5):

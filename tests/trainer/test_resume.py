@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from tests.trainer.fitting import Job, checkpoint, events, fit_ranks, metrics
 from tests.trainer.textures import write_textures
-from trainer.config import BatchSection
 from trainer.loader import parts_of_step
+from trainer.run_config import BatchSection
 
 BATCH, HALF, WHOLE = 4, 16, 28
 TIMES = {"seconds", "images/s", "data wait", "memory GiB"}

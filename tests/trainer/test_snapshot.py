@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from trainer import registry
-from trainer.config import ModelComponent
 from trainer.errors import SnapshotError
 from trainer.snapshot import Network, Snapshot, read_snapshot, write_snapshot
 from zorse_common.storage import Storage
@@ -19,7 +18,7 @@ MODEL = {"type": "dcgan_generator", "latent_dim": 4, "channels": 1, "size": 16, 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    module = registry.build(ModelComponent.model_validate(MODEL))
+    module = registry.build(registry.resolve("model", MODEL))
     for seen in (10, 20):
         snapshot = Snapshot(
             name="run",

@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from trainer import registry
-from trainer.config import DataComponent
 from trainer.data.digits import Digits
 from trainer.data.sampler import sample_index
 from trainer.data.stripes import Stripes
+from trainer.registry import DataComponent
 
 PAIRS = 200
 # The rule of the stripes, written down a second time.
@@ -81,9 +81,9 @@ def test_a_runs_seed_only_orders_the_scenes() -> None:
 @pytest.mark.parametrize(
     ("section", "shape"),
     [
-        (DataComponent(type="stripes"), (32, 32, 3)),
-        (DataComponent(type="digits"), (32, 32, 1)),
-        (DataComponent.model_validate({"type": "digits", "size": 28}), (28, 28, 1)),
+        (registry.resolve("data", {"type": "stripes"}), (32, 32, 3)),
+        (registry.resolve("data", {"type": "digits"}), (32, 32, 1)),
+        (registry.resolve("data", {"type": "digits", "size": 28}), (28, 28, 1)),
     ],
 )
 def test_images_are_of_eight_bits(section: DataComponent, shape: tuple[int, ...]) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer import registry
-from trainer.config import TaskComponent, find_config, load_config
+from trainer.config_files import find_config, load_config
 from trainer.errors import ConfigError
 from trainer.tasks.base import Batch, Losses, OptimizerSection, Phase, Task, only_trainable, trained_sets
 from trainer.tasks.build import check_fit
@@ -59,7 +59,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def _task(kind: str, networks: dict[str, nn.Module], **keys: Any) -> Task:
-    section = TaskComponent.model_validate({"type": kind, **MODELS[kind], **keys})
+    section = registry.resolve("task", {"type": kind, **MODELS[kind], **keys})
     task: Task = registry.build(section, seed=0, global_size=2)
     task.networks = nn.ModuleDict(networks)
     return task

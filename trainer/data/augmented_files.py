@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from trainer.config import Place
+from trainer.config import Place, Resume
 from trainer.data.base import DataConfig, Image
 from trainer.data.resized_files import ResizedFiles
 from trainer.data.sampler import sample_index
@@ -40,11 +40,11 @@ class ImageFilesConfig(DataConfig):
     cannot be decoded; one more stops the run.
     """
 
-    root: Annotated[Place, AfterValidator(_absolute)]
+    root: Annotated[Place, AfterValidator(_absolute), Resume.MAY_CHANGE]
     size: int = Field(ge=8, le=4096)
     channels: Literal[1, 3] = 3
     value_range: Annotated[tuple[float, float] | None, AfterValidator(check_range)] = None
-    max_unreadable: int = Field(default=10, ge=0)
+    max_unreadable: Annotated[int, Field(ge=0), Resume.MAY_CHANGE] = 10
 
 
 @dataclass(frozen=True)

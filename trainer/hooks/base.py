@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from trainer.background import BackgroundWriter
-from trainer.config import RunConfig
+from trainer.run_config import RunConfig
 from trainer.data.base import Dataset
 from trainer.ranks import Ranks
 from trainer.state import State

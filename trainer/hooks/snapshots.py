@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 
-from trainer import registry
 from trainer.hooks.base import Training
 from trainer.snapshot import Network, Snapshot, write_snapshot
 
@@ -35,14 +34,14 @@ class Snapshots:
         if not training.is_main:
             return
         self._wait()
-        config = registry.resolved(training.config)
+        config = training.config.model_dump(mode="json")
         model = config["task"]["generator"]
         networks = {
             name: Network(model=model, direction=direction) for name, direction in training.task.generators.items()
         }
         snapshot = Snapshot(
             name=training.storage.name,
-            task=training.config.task.type,
+            task=training.config.task.component_type or "",
             images_seen=training.seen,
             ema=training.config.ema is not None,
             size=next(iter(training.source.spec.domains.values())).size or 0,

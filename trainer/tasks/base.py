@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from trainer.config import Section
+from trainer.config import Resume, Section
 from trainer.errors import ConfigError
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -27,10 +27,10 @@ class OptimizerSection(Section):
     """
 
     type: Literal["adam", "sgd"] = "adam"
-    lr: float = Field(default=2e-4, gt=0)
-    betas: tuple[Beta, Beta] = (0.5, 0.999)
-    decay_from: float = Field(default=1.0, ge=0, le=1)
-    clip_norm: float | None = Field(default=None, gt=0)
+    lr: Annotated[float, Field(gt=0), Resume.MAY_CHANGE] = 2e-4
+    betas: Annotated[tuple[Beta, Beta], Resume.MAY_CHANGE] = (0.5, 0.999)
+    decay_from: Annotated[float, Field(ge=0, le=1), Resume.MAY_CHANGE] = 1.0
+    clip_norm: Annotated[Annotated[float, Field(gt=0)] | None, Resume.MAY_CHANGE] = None
 
     def rate(self, progress: float) -> float:
         """The learning rate at `progress` (0 at the start of the run, 1 at its end)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from trainer import registry
-from trainer.config import RunConfig
+from trainer.run_config import RunConfig
 from trainer.data.base import DataConfig, Dataset, DataSpec
 from trainer.errors import ConfigError, DataError
 from trainer.models.base import Translator
@@ -34,10 +34,9 @@ def data_spec(config: RunConfig) -> DataSpec:
     Raises:
         TypeError: the dataset's Config is no DataConfig, which its author has to change.
     """
-    section = registry.resolve(config.data)
-    if not isinstance(section, DataConfig):
-        raise TypeError(f"data {config.data.type}: its nested Config must be a trainer.data.base.DataConfig")
-    return section.spec()
+    if not isinstance(config.data, DataConfig):
+        raise TypeError(f"data {config.data.component_type}: its nested Config must be a trainer.data.base.DataConfig")
+    return config.data.spec()
 
 
 def build_task(config: RunConfig) -> Task:
@@ -69,8 +68,8 @@ def check_fit(config: RunConfig) -> None:
     trained_sets(task.phases)
     if set(domains) != set(task.domains):
         raise ConfigError(
-            f"task {config.task.type} needs the domains {', '.join(task.domains)}, "
-            f"but data {config.data.type} has {', '.join(domains)}"
+            f"task {config.task.component_type} needs the domains {', '.join(task.domains)}, "
+            f"but data {config.data.component_type} has {', '.join(domains)}"
         )
     for name, network in task.networks.items():
         _check_network(name, network, size, channels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -11,12 +12,13 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
 from trainer import registry
-from trainer.config import LossComponent, ModelComponent, Section
+from trainer.config import Resume, Section
 from trainer.errors import ConfigError
 from trainer.image_pool import ImagePool
 from trainer.losses.base import AdversarialLoss
+from trainer.losses.least_squares import LeastSquares
 from trainer.models.base import Translator
-from trainer.registry import register
+from trainer.registry import LossComponent, ModelComponent, register
 from trainer.tasks.base import Batch, Losses, OptimizerSection, Phase
 
 CYCLEGAN_OPTIMIZER = OptimizerSection(decay_from=0.5)
@@ -35,9 +37,9 @@ class CycleGan:
 
         generator: ModelComponent
         discriminator: ModelComponent
-        loss: LossComponent = LossComponent(type="least_squares")
-        cycle_weight: float = Field(default=10.0, ge=0)
-        identity_weight: float = Field(default=5.0, ge=0)
+        loss: Annotated[LossComponent, Resume.MAY_CHANGE] = LeastSquares.Config()
+        cycle_weight: Annotated[float, Field(ge=0), Resume.MAY_CHANGE] = 10.0
+        identity_weight: Annotated[float, Field(ge=0), Resume.MAY_CHANGE] = 5.0
         pool_size: int = Field(default=50, ge=0)
         generator_optimizer: OptimizerSection = CYCLEGAN_OPTIMIZER
         discriminator_optimizer: OptimizerSection = CYCLEGAN_OPTIMIZER
@@ -56,7 +58,7 @@ class CycleGan:
         makers = dict.fromkeys(self.generators, config.generator) | dict.fromkeys(("D_A", "D_B"), config.discriminator)
         self.networks = nn.ModuleDict({name: registry.build(section) for name, section in makers.items()})
         if not isinstance(self.networks["G_AB"], Translator):
-            raise ConfigError(f"task.generator: {config.generator.type} does not translate images to images")
+            raise ConfigError(f"task.generator: {config.generator.component_type} does not translate images to images")
         self._loss: AdversarialLoss = registry.build(config.loss)
         optimizers = (config.generator_optimizer, config.discriminator_optimizer)
         self._optimizers = {phase.networks: section for phase, section in zip(self.phases, optimizers, strict=True)}

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from trainer import registry
-from trainer.config import LossComponent, ModelComponent, Section
+from trainer.config import Resume, Section
 from trainer.errors import ConfigError
 from trainer.losses.base import AdversarialLoss
+from trainer.losses.non_saturating import NonSaturating
 from trainer.models.base import Generator
-from trainer.registry import register
+from trainer.registry import LossComponent, ModelComponent, register
 from trainer.tasks.base import Batch, Losses, OptimizerSection, Phase
 from zorse_common.random import normal
 
@@ -29,7 +31,7 @@ class Gan:
 
         generator: ModelComponent
         discriminator: ModelComponent
-        loss: LossComponent = LossComponent(type="non_saturating")
+        loss: Annotated[LossComponent, Resume.MAY_CHANGE] = NonSaturating.Config()
         generator_optimizer: OptimizerSection = OptimizerSection()
         discriminator_optimizer: OptimizerSection = OptimizerSection()
 
@@ -45,7 +47,7 @@ class Gan:
         """
         generator: nn.Module = registry.build(config.generator)
         if not isinstance(generator, Generator):
-            raise ConfigError(f"task.generator: {config.generator.type} does not decode latents to images")
+            raise ConfigError(f"task.generator: {config.generator.component_type} does not decode latents to images")
         self._latent_dim = generator.latent_dim
         self.networks = nn.ModuleDict({"G": generator, "D": registry.build(config.discriminator)})
         self._loss: AdversarialLoss = registry.build(config.loss)

@@ -1,0 +1,194 @@
+"""`RunConfig`: a run's whole configuration as one frozen, typed object; components have their own Configs in it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from trainer.config import Place, Resume, Section
+from trainer.registry import DataComponent, TaskComponent
+
+_DERIVED_KEYS = frozenset(
+    {
+        "train_batch_size",
+        "train_micro_batch_size_per_gpu",
+        "gradient_accumulation_steps",
+        "steps_per_print",
+        "zero_allow_untested_optimizer",
+        "optimizer",
+        "scheduler",
+        "fp16",
+        "bf16",
+        "torch_autocast",
+        "amp",
+        "prescale_gradients",
+        "gradient_predivide_factor",
+        "gradient_allreduce_op",
+        "managed_gradient_accumulation",
+        "data_types",
+        "sparse_gradients",
+        "disable_allgather",
+        "zero_force_ds_cpu_optimizer",
+        "communication_data_type",
+        "seq_parallel_communication_data_type",
+        "dataloader_drop_last",
+        "compression_training",
+        "quantize_training",
+        "progressive_layer_drop",
+        "curriculum_learning",
+        "data_efficiency",
+        "elasticity",
+    }
+)
+_DERIVED_ZERO_KEYS = frozenset(
+    {"zero_quantized_weights", "zero_quantized_nontrainable_weights", "zero_quantized_gradients"}
+)
+
+
+class WorkersSection(Section):
+    """Elastic workers: as many from `min` to `max` as the cluster has room for, also when nodes come and go."""
+
+    min: int = Field(ge=1)
+    max: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) is more than max ({self.max})")
+        return self
+
+
+class BestSection(Section):
+    """The checkpoint to keep beside the newest: that with the lowest or highest figure `metric` of `metrics.jsonl`."""
+
+    metric: str
+    mode: Literal["min", "max"] = "min"
+
+
+class RunSection(Section):
+    """Where a run lives, how long it is and what it survives; every `_images` key counts training images.
+
+    The run's folder is `dir` below `storage`, a local folder or a URI such as `s3://bucket/runs`. `wait_for_nodes` is
+    how many seconds it waits for a cluster to have room for its workers, and `max_failures` how often in a row
+    lost workers are replaced without the run getting further. There are checkpoints every `checkpoint_images` images,
+    by default twenty in all, and at the end. `allow_new_data` lets a resume go on with other training images than
+    before. `revision` is that of the code, by default what git says of the working
+    folder; the artifacts of the run carry it.
+    """
+
+    dir: Place
+    storage: Place | None = None
+    total_images: int = Field(gt=0)
+    workers: Annotated[int, Field(ge=1)] | WorkersSection = 1
+    wait_for_nodes: float = Field(default=60.0, ge=0)
+    max_failures: int = Field(default=5, ge=0)
+    seed: Annotated[int, Field(ge=0, lt=2**63), Resume.FIXED] = 0
+    gpus: bool | Literal["auto"] = "auto"
+    cpus_per_worker: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    checkpoint_images: int | None = Field(default=None, gt=0)
+    keep_checkpoints: int = Field(default=3, ge=1)
+    best: BestSection | None = None
+    snapshot_images: int | None = Field(default=None, gt=0)
+    sample_images: int | None = Field(default=None, gt=0)
+    log_images: int = Field(default=100, gt=0)
+    allow_new_data: bool = False
+    revision: str | None = None
+
+    @property
+    def checkpoint_interval(self) -> int:
+        """Images from one checkpoint to the next."""
+        return self.checkpoint_images or max(1, self.total_images // 20)
+
+    @property
+    def place(self) -> str:
+        """The path or URI of the run's folder."""
+        return self.dir if self.storage is None else f"{self.storage.rstrip('/')}/{self.dir}"
+
+    @property
+    def most_workers(self) -> int:
+        """How many workers there may be."""
+        return self.workers if isinstance(self.workers, int) else self.workers.max
+
+    @property
+    def fewest_workers(self) -> int:
+        """How many workers there must be."""
+        return self.workers if isinstance(self.workers, int) else self.workers.min
+
+
+class BatchSection(Section):
+    """Images per optimisation step over all workers, and how many backward passes a step is cut into."""
+
+    global_size: int = Field(gt=0)
+    accumulation: Annotated[int, Field(ge=1), Resume.MAY_CHANGE] = 1
+
+
+class EmaSection(Section):
+    """An exponential moving average of the generators' weights that halves its memory every so many images."""
+
+    half_life_images: Annotated[float, Field(gt=0), Resume.MAY_CHANGE]
+
+
+class WatchdogSection(Section):
+    """What counts as trouble, and what is done about it.
+
+    A discriminator has won when D(real) - D(fake) has been `won_margin` or more for `won_images` images. Samples have
+    collapsed when the mean distance between two is less than `diversity` times that between two real images.
+    `roll_back` goes back to a checkpoint from before the trouble with another seed, `rollbacks` times at most.
+    """
+
+    action: Literal["warn", "roll_back", "stop"] = "warn"
+    won_margin: float = Field(default=0.95, gt=0, le=1)
+    won_images: int = Field(default=10_000, gt=0)
+    diversity: float = Field(default=0.1, ge=0)
+    rollbacks: int = Field(default=3, ge=1)
+
+
+class RunConfig(Section):
+    """One training run. `deepspeed` is handed to DeepSpeed save for the keys zorse derives itself."""
+
+    run: Annotated[RunSection, Resume.MAY_CHANGE]
+    batch: BatchSection
+    data: DataComponent
+    task: TaskComponent
+    ema: EmaSection | None = None
+    watchdog: Annotated[WatchdogSection, Resume.MAY_CHANGE] = WatchdogSection()
+    precision: Annotated[Literal["auto", "fp32", "bf16"], Resume.MAY_CHANGE] = "auto"
+    deepspeed: Annotated[dict[str, Any], Resume.MAY_CHANGE] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _batch_suffices(self) -> Self:
+        if self.batch.global_size < self.run.most_workers * self.batch.accumulation:
+            raise ValueError(
+                f"batch.global_size ({self.batch.global_size}) must be at least run.workers "
+                f"({self.run.most_workers}) x batch.accumulation ({self.batch.accumulation}): each needs an image"
+            )
+        return self
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _deepspeed_keeps_promises(cls, section: dict[str, Any]) -> dict[str, Any]:
+        if "gradient_clipping" in section:
+            raise ValueError("deepspeed.gradient_clipping is set by zorse: use clip_norm of the task's optimizers")
+        for key in sorted(_DERIVED_KEYS & section.keys()):
+            raise ValueError(f"deepspeed.{key} is set by zorse: use batch.*, precision or the task's optimizers")
+        zero = section.get("zero_optimization", {})
+        for key in sorted(_DERIVED_ZERO_KEYS & (zero.keys() if isinstance(zero, dict) else set())):
+            raise ValueError(f"deepspeed.zero_optimization.{key} is set by zorse: it would round what a step computes")
+        stage = zero.get("stage", 0) if isinstance(zero, dict) else zero
+        if stage not in (0, 1, 2):
+            raise ValueError(
+                f"deepspeed.zero_optimization.stage = {stage}: use 0, 1 or 2; stage 3 shards the weights that "
+                "one player's loss reads from the other, and GAN networks are too small to gain from it"
+            )
+        return section
+
+    @property
+    def micro_size(self) -> int:
+        """The most images that a worker takes in one backward pass."""
+        return -(-self.batch.global_size // (self.run.fewest_workers * self.batch.accumulation))
+
+
+def with_place(config: RunConfig, uri: str) -> RunConfig:
+    """Return `config` with the run's folder at `uri`, whatever the working directory."""
+    return config.model_copy(update={"run": config.run.model_copy(update={"dir": uri, "storage": None})})
