@@ -78,7 +78,7 @@ def _task(config: RunConfig) -> Task:
     task = build_task(config)
     with torch.no_grad():
         for parameter in task.networks.parameters():
-            parameter.mul_(SCALE[config.task.type])
+            parameter.mul_(SCALE[config.task.component_type])
     return task
 
 
