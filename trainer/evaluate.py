@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from trainer import registry
-from trainer.registry import MetricComponent
-from trainer.run_config import RunConfig
 from trainer.errors import DataError
 from trainer.metrics.base import Images, Metric
+from trainer.registry import MetricComponent
+from trainer.run_config import RunConfig
 from zorse_common.files import ImageFiles, write_image
 from zorse_common.images import Pixels
 

@@ -16,7 +16,7 @@ from trainer.run_config import RunConfig
 from trainer.tasks.base import Batch, Phase, Task
 
 STEPS = 2
-SCALE = {"gan": 10.0, "cyclegan": 2.5}
+SCALE = {"gan": 12.0, "cyclegan": 2.5}
 """The initial weights are made so much larger, which makes the gradients' norm much larger than 1."""
 
 

@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from trainer import registry
-from trainer.registry import MetricComponent
 from trainer.data.digits import Digits
 from trainer.errors import DataError
 from trainer.evaluate import evaluate
 from trainer.metrics.base import Metric, evaluate_generator
 from trainer.metrics.moments import Moments, frechet_distance
 from trainer.metrics.paired_l1 import AffineFit, apply_maps
+from trainer.registry import MetricComponent
 from zorse_common.files import write_image
 
 Floats = NDArray[np.float64]
