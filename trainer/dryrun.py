@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from trainer.run_config import RunConfig
 from trainer.errors import ConfigError, is_out_of_memory
+from trainer.run_config import RunConfig
 from trainer.tasks.base import Batch, only_trainable
 from trainer.tasks.build import build_task, data_spec
 

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.run_config import BatchSection
 from trainer.data.base import Dataset, Example
 from trainer.data.tensors import normalize, stack
+from trainer.run_config import BatchSection
 from trainer.tasks.base import Batch
 
 AHEAD = 3

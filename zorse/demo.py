@@ -25,12 +25,12 @@ from serving.errors import ServingError, StartError
 from trainer import registry
 from trainer.cluster import cluster
 from trainer.config_files import find_config, load_config
-from trainer.run_config import RunConfig
 from trainer.data.digits import CLASSES
 from trainer.data.tensors import to_tensor
 from trainer.evaluate import evaluate, write_held_out
 from trainer.hooks.samples import grid_png
 from trainer.progress import ProgressBar
+from trainer.run_config import RunConfig
 from zorse.bars import missed_bars
 from zorse_common.files import read_images, write_image
 

@@ -20,7 +20,6 @@ from tests.common.image_files import SIDE, bad, every, good
 from tests.serving.apps import server
 from tests.serving.tiny import write_repository
 from trainer import registry
-
 from zorse_common.errors import ZorseError
 from zorse_common.images import decode
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from trainer import registry
 from trainer.config import validate
 from trainer.config_files import find_config, load_config
-from trainer.run_config import RunConfig
 from trainer.errors import ConfigError
+from trainer.run_config import RunConfig
 from trainer.tasks.build import build_dataset, check_fit
 
 

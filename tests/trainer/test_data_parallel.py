@@ -10,9 +10,9 @@ import torch
 
 from tests.trainer.ranks import train_ranks
 from tests.trainer.textures import write_textures
-from trainer.run_config import BatchSection
+from trainer import registry
 from trainer.loader import Loader, Worker, draw_nothing, parts_of_step
-from trainer.registry import build
+from trainer.run_config import BatchSection
 
 
 def _sgd(rate: float) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def _gan(loss: str) -> dict[str, Any]:
     generator = {"type": "dcgan_generator", "latent_dim": 16, "channels": 1, "size": 32, "width": 8}
     discriminator = {"type": "dcgan_discriminator", "channels": 1, "size": 32, "width": 8, "norm": "batch"}
     return {
-        "run": {"dir": "unused", "total_images": 40},
+        "run": {"dir": "unused", "total_images": 40, "seed": 1},
         "batch": {"global_size": 8},
         "data": {"type": "digits", "size": 32},
         "task": {"type": "gan", "generator": generator, "discriminator": discriminator, "loss": {"type": loss}}
@@ -120,7 +120,7 @@ def test_a_micro_batch_is_the_same_images_for_any_number_of_ranks(workers: int, 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_two_ranks_load_exactly_what_one_loads(accumulation: int) -> None:
-    dataset = build(registry.resolve("data", {"type": "stripes"}), seed=3)
+    dataset = registry.build(registry.resolve("data", {"type": "stripes"}), seed=3)
 
     def images(workers: int, rank: int) -> list[torch.Tensor]:
         sizes = BatchSection(global_size=8, accumulation=accumulation)

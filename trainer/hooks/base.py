@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from trainer.background import BackgroundWriter
-from trainer.run_config import RunConfig
 from trainer.data.base import Dataset
 from trainer.ranks import Ranks
+from trainer.run_config import RunConfig
 from trainer.state import State
 from trainer.tasks.base import Batch, Task
 from zorse_common.storage import Storage

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from trainer import registry
-from trainer.run_config import RunConfig
 from trainer.data.base import DataConfig, Dataset, DataSpec
 from trainer.errors import ConfigError, DataError
 from trainer.models.base import Translator
+from trainer.run_config import RunConfig
 from trainer.tasks.base import Batch, Task, trained_sets
 
 
