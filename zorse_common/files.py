@@ -161,8 +161,8 @@ class ImageFiles:
         """Return the bytes of an image file. Raises as `FileSet.read`."""
         return self._files.read(name)
 
-    def open(self, name: str, channels: int | None = None) -> Pillow.Image | None:
-        """Decode one image as `decode_image` does; None if it cannot be read, which `unreadable` then explains.
+    def open(self, name: str, channels: int | None = None, *, least_side: int | None = None) -> Pillow.Image | None:
+        """Decode one image as `decode_image` does. Returns None if it cannot be read; `unreadable` then says why.
 
         Raises:
             FetchError: an object store failed.
@@ -170,7 +170,13 @@ class ImageFiles:
         if name in self.unreadable:
             return None
         try:
-            return decode_image(self.read(name), channels, value_range=self.value_range, max_pixels=self._max_pixels)
+            return decode_image(
+                self.read(name),
+                channels,
+                value_range=self.value_range,
+                max_pixels=self._max_pixels,
+                least_side=least_side,
+            )
         except FetchError:
             raise
         except (ImageError, *UNREADABLE) as error:

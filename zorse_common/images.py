@@ -138,11 +138,16 @@ def decode_image(
     *,
     value_range: tuple[float, float] | None = None,
     max_pixels: int = MAX_PIXELS,
+    least_side: int | None = None,
 ) -> Pillow.Image:
     """Decode an image file to an upright 8-bit Pillow image of mode L, RGB or RGBA.
 
     The first frame is taken. `channels` is 1 (grey), 3 (RGB) or 4 (RGBA); None is 1 for grey files and 3 for others.
     Transparency is laid over white unless there are 4 channels. The EXIF orientation is applied.
+
+    `least_side` is for callers that will make the image smaller. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its width
+    and height (rounded up), the smallest of them that leaves both at least `least_side`. Its decoder averages while it
+    computes fewer pixels. Images under twice `least_side`, and other formats, are decoded whole.
 
     Greys of more than 8 bits are mapped from `value_range` (black, white) to 0..255, rounded, and cut to it. Without
     a `value_range` it is what the file says (TIFF's smallest and largest sample value, 12-bit samples, PGM's
@@ -162,6 +167,8 @@ def decode_image(
         try:
             value_range = _in_decoded_values(image, value_range)
             _scale_transparency(image)
+            if least_side is not None and min(image.size) >= 2 * least_side:
+                image.draft(None, (least_side, least_side))
             image.load()
             upright = _upright(image, _to_8_bits(image, value_range))
             grey = upright.mode in ("1", "L", "LA", "La")

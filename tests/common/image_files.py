@@ -1,11 +1,11 @@
-"""Image files of all kinds, 32 x 32 pixels each so that nobody has to scale them: good, odd, damaged and hostile."""
+"""Image files of all kinds for tests, good, odd, damaged and hostile: 32 x 32 pixels each, so that none is resized."""
 
 from __future__ import annotations
 
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ SIDE = 32
 
 
 def colours() -> NDArray[np.uint8]:
-    """Smooth colours with some noise: uint8 [32, 32, 3]."""
+    """Return smooth colours with some noise: uint8 [32, 32, 3]."""
     y, x = np.mgrid[:SIDE, :SIDE]
     noise = np.random.default_rng(0).integers(0, 40, (SIDE, SIDE, 3))
     return (np.stack([x * 6, y * 6, (x + y) * 3], -1) + noise).astype(np.uint8)
@@ -28,7 +28,7 @@ def _bytes(image: Image.Image, kind: str, **keys: object) -> bytes:
 
 
 def _greys(top: int, dtype: str) -> Image.Image:
-    """A grey image whose values reach from 0 to `top`."""
+    """Return a grey image of values from 0 to `top`."""
     grey = np.asarray(Image.fromarray(colours()).convert("L"), dtype=np.float64)
     return Image.fromarray(np.rint((grey - grey.min()) / np.ptp(grey) * top).astype(dtype))
 
@@ -41,25 +41,36 @@ def _exif(*tags: tuple[int, object]) -> Image.Exif:
 
 
 def _odd_exif(tag: int, kind: int, value: bytes) -> bytes:
-    """Orientation 6, and a tag that Pillow reads but cannot write again."""
+    """Return an EXIF block with orientation 6 and a tag that Pillow reads but cannot write again."""
     entries = struct.pack("<HHII", 0x112, 3, 1, 6)
     inline = len(value) <= 4
     entries += struct.pack("<HHI", tag, kind, 1) + (value.ljust(4, b"\0") if inline else struct.pack("<I", 38))
     return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + b"\0\0\0\0" + (b"" if inline else value)
 
 
-def _header_of_a_bomb() -> bytes:
-    """A PNG whose header promises 60000 x 60000 pixels, and nothing behind it."""
+GREY, RGB = 0, 2
+"""Colour types of PNG."""
 
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
+def raw_png(
+    width: int, height: int, bits: int, colour_type: int, rows: Iterable[bytes], transparent: bytes = b""
+) -> bytes:
+    """Return a PNG file of `rows` of packed big-endian samples, for depths that Pillow does not write.
+
+    `transparent` is the content of the chunk tRNS: the transparent grey or colour in 16-bit samples.
+    """
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    unfiltered = b"".join(b"\0" + row for row in rows)  # filter 0: the samples themselves
+    chunks = [(b"IHDR", header), (b"tRNS", transparent), (b"IDAT", zlib.compress(unfiltered)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in chunks
+        if content or name != b"tRNS"
+    )
 
 
 def _hidden_colour() -> Image.Image:
-    """Colour below an alpha of 0 in the upper part, and below one of a half in the middle."""
+    """Return colours whose alpha is 0 in the upper part and 128 in the middle."""
     rgba = np.dstack([colours(), np.full((SIDE, SIDE), 255, np.uint8)])
     rgba[:8] = (0, 255, 0, 0)
     rgba[8:16, :, 3] = 128
@@ -110,7 +121,7 @@ def good() -> dict[str, bytes]:
 
 
 def bad() -> dict[str, bytes]:
-    """Files that nobody can read, by name."""
+    """Files that cannot be read, by name."""
     whole = _bytes(Image.fromarray(colours()), "PNG")
     return {
         "empty.png": b"",
@@ -119,7 +130,7 @@ def bad() -> dict[str, bytes]:
         "drawing.png": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         "torn.png": whole[: len(whole) // 2],
         "header_only.png": whole[:40],
-        "bomb.png": _header_of_a_bomb(),
+        "bomb.png": raw_png(60000, 60000, 8, RGB, rows=()),
         "float.tif": _bytes(_greys(1, "float32"), "TIFF"),
     }
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from tests.common.image_files import colours, good
+from tests.common.image_files import GREY, RGB, colours, good, raw_png
 from zorse_common.images import (
     FORMATS,
     SNIFFED_BYTES,
     ImageError,
     ImageTooLargeError,
     decode,
+    decode_image,
     encode,
     image_format,
     read_header,
@@ -124,17 +124,80 @@ def test_a_value_range_is_in_the_values_of_a_pgm_whatever_its_maximum(kind: byte
     assert decode(file, value_range=(1024, 2048))[0, :, 0].tolist() == [0, 0, 255, 255]
 
 
-def _png(kind: int, bits: int, row: bytes, transparent: bytes, width: int) -> bytes:
-    """A PNG file of one row, written by hand as Pillow cannot write it."""
-    header = struct.pack(">IIBBBBB", width, 1, bits, kind, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"tRNS", transparent), (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b""))
-    parts = (struct.pack(">I", len(d)) + name + d + struct.pack(">I", zlib.crc32(name + d)) for name, d in chunks)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
-def test_a_transparent_value_has_the_depth_of_the_file() -> None:
+def test_transparent_value_has_the_depth_of_the_file() -> None:
     colours16 = np.repeat([0, 16384, 32768, 65520], 3).astype(">u2").tobytes()
-    file = _png(2, 16, colours16, struct.pack(">HHH", 16384, 16384, 16384), 4)
-    assert decode(file, 3)[0, :, 0].tolist() == [0, 255, 128, 255]
-    assert decode(_png(0, 4, bytes([0x05, 0xAF]), struct.pack(">H", 10), 4), 1)[0, :, 0].tolist() == [0, 85, 255, 255]
-    assert decode(_png(0, 2, bytes([0b00011011]), struct.pack(">H", 1), 4), 1)[0, :, 0].tolist() == [0, 255, 170, 255]
+    colour_file = raw_png(4, 1, 16, RGB, [colours16], struct.pack(">HHH", 16384, 16384, 16384))
+    assert decode(colour_file, 3)[0, :, 0].tolist() == [0, 255, 128, 255]
+    four_bits = raw_png(4, 1, 4, GREY, [bytes([0x05, 0xAF])], struct.pack(">H", 10))
+    assert decode(four_bits, 1)[0, :, 0].tolist() == [0, 85, 255, 255]
+    two_bits = raw_png(4, 1, 2, GREY, [bytes([0b00011011])], struct.pack(">H", 1))
+    assert decode(two_bits, 1)[0, :, 0].tolist() == [0, 255, 170, 255]
+
+
+def _photo(width: int, height: int, mode: str = "RGB", orientation: int = 1) -> bytes:
+    """Return a JPEG of a smooth picture with some noise, its pixels stored in `orientation`."""
+    picture = Image.fromarray(colours()).resize((width, height), Image.Resampling.BICUBIC)
+    noise = np.random.default_rng(0).normal(0, 4, (height, width, 3))
+    noisy = Image.fromarray((np.asarray(picture) + noise).clip(0, 255).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    stream = io.BytesIO()
+    noisy.convert(mode).save(stream, "JPEG", quality=92, exif=exif)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("size", "decoded"),
+    [
+        ((512, 256), (256, 128)),
+        ((520, 300), (260, 150)),
+        ((1000, 601), (250, 151)),
+        ((2048, 1024), (256, 128)),
+        ((2048, 2048), (256, 256)),
+        ((5000, 1024), (625, 128)),
+    ],
+)
+def test_large_jpeg_is_decoded_at_a_fraction_that_leaves_the_least_side(
+    size: tuple[int, int], decoded: tuple[int, int]
+) -> None:
+    photo = _photo(*size)
+    small = decode_image(photo, 3, least_side=128)
+    assert small.size == decoded
+    assert min(small.size) >= 128
+    whole = decode_image(photo, 3).resize(decoded, Image.Resampling.BOX)
+    difference = np.abs(np.asarray(whole).astype(int) - np.asarray(small))
+    # The fraction averages blocks of pixels, save for the rounding of its integer cosine transform and the colour
+    # channels, which are stored at half the size.
+    assert difference.mean() < 1.5
+    assert np.quantile(difference, 0.999) <= 8
+
+
+@pytest.mark.parametrize("size", [(255, 255), (255, 1000), (200, 130), (128, 128), (64, 64)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpeg_under_twice_the_least_side_is_decoded_to_the_same_bits(size: tuple[int, int], mode: str) -> None:
+    photo = _photo(*size, mode=mode)
+    np.testing.assert_array_equal(decode_image(photo, 3, least_side=128), decode_image(photo, 3))
+
+
+@pytest.mark.parametrize("name", good())
+def test_small_files_of_all_kinds_are_decoded_to_the_same_bits_with_a_least_side(name: str) -> None:
+    content = good()[name]
+    np.testing.assert_array_equal(decode_image(content, 3, least_side=17), decode_image(content, 3))
+
+
+def test_png_is_decoded_whole_whatever_the_least_side() -> None:
+    content = encode(np.zeros((64, 64, 3), np.uint8))
+    assert decode_image(content, 3, least_side=8).size == (64, 64)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_jpeg_decoded_at_a_fraction_is_upright_in_every_mode(mode: str, orientation: int) -> None:
+    small = decode_image(_photo(512, 300, mode, orientation), least_side=128)
+    assert small.size == ((150, 256) if orientation == 6 else (256, 150))
+    assert small.mode == ("L" if mode == "L" else "RGB")
+
+
+def test_pixel_limit_is_that_of_the_whole_file_whatever_is_decoded() -> None:
+    with pytest.raises(ImageTooLargeError, match="512×512 pixels and the limit is 10000"):
+        decode_image(_photo(512, 512), 3, max_pixels=10_000, least_side=64)

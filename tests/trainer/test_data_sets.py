@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-import struct
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.common.image_files import RGB, raw_png
 from trainer import registry
 from trainer.errors import ConfigError, DataError
 from zorse_common.files import FilesError, ImageFiles
@@ -211,16 +210,8 @@ def test_files_of_an_object_store_are_sniffed_once_for_each_ending(tmp_path: Pat
 
 
 def test_colours_of_16_bits_keep_their_high_byte_and_need_no_range(tmp_path: Path) -> None:
-    # Pillow writes no colours of 16 bits. A row is a filter's number, 0, and big-endian samples.
-    row = b"\0" + np.repeat(np.arange(0, 4096, 256), 3).astype(">u2").tobytes()
-    chunks = (
-        (b"IHDR", struct.pack(">IIBBBBB", 16, 16, 16, 2, 0, 0, 0)),
-        (b"IDAT", zlib.compress(row * 16)),
-        (b"IEND", b""),
-    )
-    content = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
-    )
+    row = np.repeat(np.arange(0, 4096, 256), 3).astype(">u2").tobytes()
+    content = raw_png(16, 16, 16, RGB, [row] * 16)
     for number in range(2):
         (tmp_path / f"{number}.png").write_bytes(content)
     source = _source("folder", tmp_path, channels=3)

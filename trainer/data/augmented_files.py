@@ -37,7 +37,8 @@ class ImageFilesConfig(DataConfig):
 
     `value_range` states the values of black and white in grey files of more than 8 bits. Without it they are those
     that each file states, or else the limits of its integers. Each worker skips up to `max_unreadable` files that
-    cannot be decoded; one more stops the run.
+    cannot be decoded; one more stops the run. Each worker keeps decoded and resized images in up to `cache_mib` MiB of
+    memory, 0 for none, so that later epochs need not decode them again.
     """
 
     root: Annotated[Place, AfterValidator(_absolute), Resume.MAY_CHANGE]
@@ -45,6 +46,12 @@ class ImageFilesConfig(DataConfig):
     channels: Literal[1, 3] = 3
     value_range: Annotated[tuple[float, float] | None, AfterValidator(check_range)] = None
     max_unreadable: Annotated[int, Field(ge=0), Resume.MAY_CHANGE] = 10
+    cache_mib: Annotated[int, Field(ge=0), Resume.MAY_CHANGE] = 1024
+
+    @property
+    def cache_bytes(self) -> int:
+        """`cache_mib` in bytes."""
+        return self.cache_mib * 2**20
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -48,7 +47,7 @@ class Folder:
         if not self._files.names:
             raise DataError(f"data.root {config.root} holds no images")
         self._train_names, self._held_out_names = self._split(config)
-        resized = ResizedFiles(self._files, partial(crop_centre, size=config.size))
+        resized = ResizedFiles(self._files, crop_centre, config.size, cache_bytes=config.cache_bytes)
         self._training, self._held_out = (
             AugmentedFiles(
                 resized,

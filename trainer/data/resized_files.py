@@ -7,33 +7,42 @@ from collections.abc import Callable
 from PIL import Image as Pillow
 
 from trainer.data.base import Image
+from trainer.data.image_cache import ImageCache
 from zorse_common.files import ImageFiles
 from zorse_common.images import to_array
 
-Resize = Callable[[Pillow.Image], Pillow.Image]
-"""Makes a Pillow image of a fixed size from a decoded one. It draws nothing: equal images give equal results."""
+Resize = Callable[[Pillow.Image, int], Pillow.Image]
+"""Resizes a decoded image to [size, size] without random draws: equal images give equal results."""
 
 
 class ResizedFiles:
-    """Reads image files as arrays of the size that `resize` makes."""
+    """Reads image files as arrays of `size` x `size` pixels, and keeps the arrays that fit into a cache.
 
-    def __init__(self, files: ImageFiles, resize: Resize) -> None:
+    A result does not depend on the cache.
+    """
+
+    def __init__(self, files: ImageFiles, resize: Resize, size: int, *, cache_bytes: int = 0) -> None:
         self.root, self.unreadable = files.root, files.unreadable
-        self._files, self._resize = files, resize
+        self.cache = ImageCache(cache_bytes)
+        self._files, self._resize, self._size = files, resize, size
 
     def read(self, name: str, channels: int) -> Image | None:
-        """Return the file `name` decoded and resized: uint8 [height, width, channels], read-only.
+        """Return the file `name` decoded and resized: uint8 [size, size, channels], read-only.
 
         Returns None if the file cannot be read; `unreadable` then maps its name to the reason.
 
         Raises:
             zorse_common.errors.FetchError: the object store failed.
         """
-        decoded = self._files.open(name, channels)
+        kept = self.cache.get(name, channels)
+        if kept is not None:
+            return kept
+        decoded = self._files.open(name, channels, least_side=self._size)
         if decoded is None:
             return None
-        image = to_array(self._resize(decoded))
-        image.flags.writeable = False
+        image = to_array(self._resize(decoded, self._size))
+        image.flags.writeable = False  # the cache may give the same array to several examples
+        self.cache.add(name, channels, image)
         return image
 
 
@@ -43,9 +52,14 @@ def squash(image: Pillow.Image, size: int) -> Pillow.Image:
 
 
 def crop_centre(image: Pillow.Image, size: int) -> Pillow.Image:
-    """Resize the shorter side to `size` (bicubic), keep the aspect ratio, and crop the centre: [size, size]."""
+    """Resize the shorter side to `size` (bicubic), keep the aspect ratio, and crop the centre: [size, size].
+
+    Only the cropped part is computed.
+    """
     scale = size / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
     left, top = (width - size) // 2, (height - size) // 2
-    resized = image.resize((width, height), Pillow.Resampling.BICUBIC)
-    return resized.crop((left, top, left + size, top + size))
+    # The crop in pixels of the decoded image. Multiplied first, for only so is the far corner exact at the border.
+    x0, x1 = (x * image.width / width for x in (left, left + size))
+    y0, y1 = (y * image.height / height for y in (top, top + size))
+    return image.resize((size, size), Pillow.Resampling.BICUBIC, box=(x0, y0, x1, y1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Self
 
 import numpy as np
@@ -61,8 +60,8 @@ class Unpaired:
                     f"data.root {config.root} has no images in train{domain}/: it needs trainA/ and trainB/, at its "
                     "root or below one wrapping folder"
                 )
-        to_crop = ResizedFiles(self._files, partial(squash, size=self._load_size))
-        whole = ResizedFiles(self._files, partial(squash, size=config.size))
+        to_crop = ResizedFiles(self._files, squash, self._load_size, cache_bytes=config.cache_bytes)
+        whole = ResizedFiles(self._files, squash, config.size)
         self._training = {domain: self._collection(to_crop, domain, names[f"train{domain}"]) for domain in _DOMAINS}
         self._held_out = {
             domain: self._collection(whole, domain, names[f"test{domain}"] or names[f"train{domain}"])
