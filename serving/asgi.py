@@ -20,9 +20,12 @@ from serving import endpoints
 from serving.config import ModelSettings
 from serving.errors import NotFoundError, ServingError, TooLargeError, UnauthorizedError
 from serving.http import Http, allowed, error_response
-from serving.schemas import ErrorBody, ModelSummary, body_length
+from serving.open_inference import body_length
+from serving.schemas import ErrorBody, ModelSummary
 from serving.service import ModelService
-from zorse_common.errors import printable
+from serving.verb import VERBS
+from serving.verb_routes import verb_router
+from zorse_common.errors import nearest_hint, printable
 
 Level = Literal["model_router", "server_router"]
 
@@ -92,9 +95,10 @@ def routers(level: Level) -> Iterator[APIRouter]:
 
 
 def model_app(service: ModelService, settings: ModelSettings) -> FastAPI:
-    """The HTTP application of one model, with whole paths under `/v2/models/<name>`."""
+    """Return the HTTP application of one model, with whole paths under `/v2/models/<name>`."""
     prefix = f"/v2/models/{settings.name}"
     app = _application(settings.name, prefix, "model_router", settings.limits.bytes, settings.api_key, _check_version)
+    app.include_router(verb_router(), prefix=prefix)
     app.state.name = settings.name
     app.state.service = service
     return app
@@ -151,6 +155,8 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     codes = {404: "not_found", 405: "method_not_allowed"}
     text = f"{error.detail}: {request.method} {request.url.path}"
+    if error.status_code == 404 and request.method == "POST":
+        text += nearest_hint(request.url.path.rpartition("/")[2], VERBS.names())
     headers = dict(error.headers or {})
     if error.status_code == 405:
         headers["Allow"] = allowed(headers.get("Allow", ""))

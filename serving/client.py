@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import quote, urlsplit
@@ -15,12 +13,15 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.codec import MEDIA_TYPES, File
 from serving.errors import BadRequestError, ServerError
-from serving.schemas import HEADER_LENGTH, pack, unpack_outputs
+from serving.open_inference import HEADER_LENGTH, pack, unpack_outputs
 from zorse_common.errors import one_line
-from zorse_common.images import decode, encode, read_header
+from zorse_common.images import encode
 
 T = TypeVar("T")
+Image = NDArray[np.uint8] | bytes | str | os.PathLike[str]
+"""An image: uint8 [h, w, 1, 3 or 4], the bytes of an image file, or its path."""
 _SETTINGS = frozenset({"ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"})
 
 
@@ -70,39 +71,63 @@ class Client:
 
     def models(self) -> list[dict[str, Any]]:
         """The models: name, version and kind of each."""
-        return self._call(_read_json, "GET", "/v2/models")
+        return self._request(_read_json, "GET", "/v2/models")
 
-    def generate(self, model: str, n: int = 1, seed: int = 0, first: int = 0) -> NDArray[np.uint8]:
-        """Images `first` … `first + n - 1` of `seed`: uint8 [n, h, w, c]."""
-        wanted = {"n": n, "seed": seed, "first": first, "layout": "zip"}
-        return self._call(_read_zip, "POST", _path(model, "generate"), json=wanted)
+    def call(self, verb: str, model: str, image: Image | None = None, **keys: Any) -> Any:
+        """Return what the answer of a verb holds: `call("interpolate", "digits", first=3, last=8, steps=10)`.
 
-    def translate(
+        `keys` are those of the verb's request, listed in the documentation that the server has of each model; a key
+        that is None is left out. `image` is for verbs that take one: uint8 [h, w, c], the bytes of an image file, or
+        its path. The answer is uint8 [h, w, c] for one image and uint8 [n, h, w, c] for several.
+        """
+        file = self.fetch(verb, model, image, **keys)
+        try:
+            return file.value()
+        except Exception as error:  # what bad bytes make the readers of JSON, ZIP and images raise has no common base
+            raise self._protocol_error(_path(model, verb), error, 200) from error
+
+    def fetch(self, verb: str, model: str, image: Image | None = None, **keys: Any) -> File:
+        """Return the answer of a verb as the file that the server sends. Arguments are those of `call`."""
+        present = {key: value for key, value in keys.items() if value is not None}
+        path = _path(model, verb)
+        if image is None:
+            return self._request(_read_file, "POST", path, json=present)
+        headers = {"Content-Type": "application/octet-stream"}
+        return self._request(_read_file, "POST", path, content=_image_bytes(image), headers=headers, params=present)
+
+    def generate(
         self,
         model: str,
-        image: NDArray[np.uint8] | bytes | str | os.PathLike[str],
-        value_range: tuple[float, float] | None = None,
+        n: int = 1,
+        seed: int = 0,
+        first: int = 0,
+        labels: str | int | Sequence[str | int] | None = None,
     ) -> NDArray[np.uint8]:
+        """Return the images `first` … `first + n - 1` of `seed`: uint8 [n, h, w, c].
+
+        `labels` is for conditional generators: a class for all images, by name or index, or one for each image.
+        """
+        images: NDArray[np.uint8] = self.call(
+            "generate", model, n=n, seed=seed, first=first, labels=labels, layout="zip"
+        )
+        return images
+
+    def translate(self, model: str, image: Image, value_range: tuple[float, float] | None = None) -> NDArray[np.uint8]:
         """Translate an image (uint8 [h, w, c], the bytes of an image file, or its path): uint8 [h, w, c].
 
         `value_range` are the values of black and white in a file of more than 8 bits.
         """
-        if isinstance(image, np.ndarray):
-            data = _to_png(image)
-        else:
-            data = image if isinstance(image, bytes) else Path(image).read_bytes()
-        headers = {"Content-Type": "application/octet-stream"}
-        query = {} if value_range is None else dict(zip(("black", "white"), value_range, strict=True))
-        path = _path(model, "translate")
-        return self._call(_read_image, "POST", path, content=data, headers=headers, params=query)
+        black, white = value_range or (None, None)
+        translated: NDArray[np.uint8] = self.call("translate", model, image, black=black, white=white)
+        return translated
 
     def infer(self, model: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The model's outputs by name for explicit inputs by name: uint8, float32 or int64 (KServe v2, binary)."""
         extra = {"parameters": {"binary_data_output": True}}
         content, headers = pack("inputs", inputs, dict.fromkeys(inputs, True), extra)
-        return self._call(_read_tensors, "POST", _path(model, "infer"), content=content, headers=headers)
+        return self._request(_read_tensors, "POST", _path(model, "infer"), content=content, headers=headers)
 
-    def _call(self, read: Callable[[httpx.Response], T], method: str, path: str, **options: Any) -> T:
+    def _request(self, read: Callable[[httpx.Response], T], method: str, path: str, **options: Any) -> T:
         try:
             response = self._http.request(method, path, **options)
         except httpx.RequestError as error:
@@ -113,8 +138,11 @@ class Client:
         try:
             return read(response)
         except Exception as error:  # what bad bytes make the readers of JSON, ZIP and images raise has no common base
-            text = f"{self._http.base_url} answers {path} as no zorse server does ({type(error).__name__}: {error})"
-            raise ServerError(text, response.status_code, "protocol") from error
+            raise self._protocol_error(path, error, response.status_code) from error
+
+    def _protocol_error(self, path: str, error: Exception, status: int) -> ServerError:
+        text = f"{self._http.base_url} answers {path} as no zorse server does ({type(error).__name__}: {error})"
+        return ServerError(text, status, "protocol")
 
 
 def is_loopback(url: str) -> bool:
@@ -146,24 +174,27 @@ def _read_json(response: httpx.Response) -> Any:
     return response.json()
 
 
-def _read_zip(response: httpx.Response) -> NDArray[np.uint8]:
-    with zipfile.ZipFile(io.BytesIO(response.content)) as bundle:
-        return np.stack([_to_array(bundle.read(name)) for name in bundle.namelist()])
-
-
-def _read_image(response: httpx.Response) -> NDArray[np.uint8]:
-    return _to_array(response.content)
+def _read_file(response: httpx.Response) -> File:
+    media_type = response.headers.get("content-type", "").partition(";")[0]
+    if media_type not in MEDIA_TYPES:
+        raise ValueError(f"the answer is of the type {media_type!r}")
+    return File(response.content, media_type)
 
 
 def _read_tensors(response: httpx.Response) -> dict[str, NDArray[Any]]:
     return unpack_outputs(response.content, response.headers.get(HEADER_LENGTH))
 
 
-def _to_array(data: bytes) -> NDArray[np.uint8]:
-    return decode(data, read_header(data).channels)
+def _image_bytes(image: Image) -> bytes:
+    """Return the bytes of an image file.
 
-
-def _to_png(image: NDArray[np.uint8]) -> bytes:
+    Raises:
+        BadRequestError: an array is not an image.
+    """
+    if isinstance(image, bytes):
+        return image
+    if not isinstance(image, np.ndarray):
+        return Path(image).read_bytes()
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3, 4) or not image.size:
         raise BadRequestError(f"an image is uint8 [h, w, 1, 3 or 4] and this is {image.dtype} {list(image.shape)}")
     return encode(image)

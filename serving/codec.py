@@ -1,21 +1,54 @@
-"""Image bytes ⇄ uint8 arrays within a request's limits; grids and archives of images."""
+"""Files and uint8 arrays: images are decoded within limits; images, grids, animations and archives are encoded."""
 
 from __future__ import annotations
 
 import io
+import json
 import math
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as Pillow
+from PIL import ImageSequence
 
 from serving.config import Limits
 from serving.errors import ImageError, TooLargeError, UnsupportedError
 from zorse_common import images
-from zorse_common.images import MEDIA_TYPES, MODES, FileFormat
+from zorse_common.images import MODES, FileFormat, Pixels
 
-__all__ = ["MEDIA_TYPES", "archive", "decode", "encode", "grid"]
+GIF, ZIP, JSON = "image/gif", "application/zip", "application/json"
+MEDIA_TYPES = (*images.MEDIA_TYPES.values(), GIF, ZIP, JSON)
+"""The media types of files that a verb may answer with."""
+_FRAME_MS = 80
+
+
+@dataclass(frozen=True)
+class File:
+    """The bytes of a file, and one of `MEDIA_TYPES`."""
+
+    content: bytes
+    media_type: str
+
+    def value(self) -> Any:
+        """Return what the file holds.
+
+        PNG and JPEG give uint8 [h, w, c], GIF and a ZIP of images give uint8 [n, h, w, c], JSON gives its value. Bytes
+        that are not of the media type make the format's reader raise its own exception.
+        """
+        if self.media_type == JSON:
+            return json.loads(self.content)
+        if self.media_type == ZIP:
+            with zipfile.ZipFile(io.BytesIO(self.content)) as bundle:
+                return np.stack([_pixels(bundle.read(name)) for name in bundle.namelist()])
+        if self.media_type == GIF:
+            with Pillow.open(io.BytesIO(self.content), formats=["GIF"]) as animation:
+                frames = ImageSequence.Iterator(animation)
+                return np.stack([np.array(frame.convert("RGB"), dtype=np.uint8) for frame in frames])
+        return _pixels(self.content)
 
 
 def decode(
@@ -40,34 +73,62 @@ def decode(
         raise ImageError(str(error)) from error
 
 
-def encode(image: NDArray[np.uint8], file_format: FileFormat) -> bytes:
-    """Return the file bytes of `image`, uint8 [h, w, c], as `zorse_common.images.encode` does.
+def image_file(image: NDArray[Any], file_format: FileFormat) -> File:
+    """Encode one image, uint8 [h, w, c], as a PNG or JPEG file.
 
     Raises:
-        UnsupportedError: `image` has neither 1, 3 nor 4 channels.
+        UnsupportedError: the image is not uint8, or has neither 1, 3 nor 4 channels.
     """
+    return File(encode(image, file_format), images.MEDIA_TYPES[file_format])
+
+
+def encode(image: NDArray[Any], file_format: FileFormat) -> bytes:
+    """Return the bytes of `image_file`. Raises what it raises."""
+    if image.dtype != np.uint8:
+        raise UnsupportedError(f"the images of the model are {image.dtype}, which no image file has: use infer")
     try:
         return images.encode(image, file_format)
     except images.ImageError as error:
         raise UnsupportedError(f"{error}: use infer") from error
 
 
-def grid(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Tile uint8 [n, h, w, c] row by row to one image, as near to square as can be; empty places are black."""
+def animation(frames: NDArray[Any]) -> File:
+    """Encode uint8 [n, h, w, 1, 3 or 4] as an endless GIF with 80 ms a frame; alpha is laid over white.
+
+    A frame equal to the one before it prolongs that one.
+
+    Raises:
+        UnsupportedError: the images are not uint8, or have neither 1, 3 nor 4 channels.
+    """
+    first, *others = (images.decode_image(encode(frame, "png"), min(frame.shape[-1], 3)) for frame in frames)
+    stream = io.BytesIO()
+    first.save(stream, "GIF", save_all=True, append_images=others, duration=_FRAME_MS, loop=0)
+    return File(stream.getvalue(), GIF)
+
+
+def grid(images: NDArray[Any], columns: int | None = None) -> NDArray[Any]:
+    """Tile images [n, h, w, c] row by row to one image; empty places are black.
+
+    Without `columns` the grid has as many rows as columns, or one row fewer.
+    """
     n, height, width, channels = images.shape
-    columns = math.isqrt(n - 1) + 1
+    columns = columns or math.isqrt(n - 1) + 1
     rows = -(-n // columns)
-    tiles = np.zeros((rows * columns, height, width, channels), dtype=np.uint8)
+    tiles = np.zeros((rows * columns, height, width, channels), dtype=images.dtype)
     tiles[:n] = images
     rowwise = tiles.reshape(rows, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
     return rowwise.reshape(rows * height, columns * width, channels)
 
 
-def archive(files: Sequence[tuple[str, bytes]]) -> bytes:
-    """A ZIP of (name, bytes), stored: image files do not shrink again."""
+def archive(files: Sequence[tuple[str, bytes]]) -> File:
+    """Put files of (name, bytes) into a ZIP without compression, since image files do not shrink again."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as bundle:
         for name, content in files:
             # A fixed date, so that equal images give equal bytes.
             bundle.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), content)
-    return buffer.getvalue()
+    return File(buffer.getvalue(), ZIP)
+
+
+def _pixels(content: bytes) -> Pixels:
+    return images.decode(content, images.read_header(content).channels)

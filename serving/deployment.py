@@ -28,8 +28,8 @@ class ModelReplica:
     def __init__(self, settings: ModelSettings) -> None:
         artifact = artifacts.load(Path(settings.artifact))
         engine = start(artifact, settings.device, settings.threads)
-        warm_up(engine, artifact.manifest)
-        batcher = Batcher(engine.run, batching_of(artifact.manifest, settings.batching))
+        warm_up(engine, artifact.manifest.interface)
+        batcher = Batcher(engine.run, batching_of(artifact.manifest.interface, settings.batching))
         self._service = ModelService(artifact.manifest, batcher.submit, settings.limits)
         self._settings = settings
 

@@ -1,6 +1,8 @@
-"""Seed → latent code: image k of seed s is the same whatever the batch, the process or the machine."""
+"""Latents from seeds: image k of seed s has the same latent in every batch, process and machine."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,9 +10,9 @@ from numpy.typing import NDArray
 from zorse_common.random import normal
 
 
-def latents(seed: int, first: int, n: int, dim: int) -> NDArray[np.float32]:
-    """Return the codes of images `first` … `first + n - 1` of `seed`: float32 [n, dim], standard normal.
+def latents(seed: int, numbers: Iterable[int], dim: int) -> NDArray[np.float32]:
+    """Return the latents of the images `numbers` of `seed`: float32 [n, dim], standard normal.
 
-    `seed` is in [0, 2⁶³) and `first + n` at most 2⁶³.
+    `seed` and every number are in [0, 2⁶³).
     """
-    return normal(seed, "latent/served", range(first, first + n), dim)
+    return normal(seed, "latent/served", numbers, dim)

@@ -1,200 +1,95 @@
-"""What a model can be asked, free of transport: generate, translate, infer over an injected Engine.
+"""One model as the server and programs use it: verbs and explicit inputs, over an injected engine.
 
-The plan of each verb (which tensors go in, what is cut from what comes out) is pure; the online `ModelService` and the
-in-process `LocalModel` differ only in how the tensors are run.
+The plan and the rendering of each verb are pure. The online `ModelService` and the in-process `LocalModel` differ only
+in how they run the feeds.
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
-from export.interface import TensorSpec
+from export.interface import IMAGE, Interface
 from export.manifest import Manifest
-from serving import artifacts
+from serving import artifacts, codec, feeds
 from serving.batching import Submit, Tensors, bucket, capacity, chunks, merge, rows
+from serving.codec import File
 from serving.config import Batching, Device, Limits
 from serving.engine import Engine, cpu_cores, resolve_device
-from serving.errors import BadRequestError, ImageSizeError, TooLargeError, UnsupportedError
-from serving.latents import latents
+from serving.errors import BadRequestError, TooLargeError
+from serving.feeds import Feeds
 from serving.replay import start
+from serving.verb import VERBS, ImageRequest, R, Verb, VerbRequest
 
-SOURCE, LATENT, IMAGE = "source", "latent", "image"
-MAX_SEED = 2**63 - 1
 _LOCAL_BATCHING = Batching()
 
 
-def latent_feeds(manifest: Manifest, n: int, seed: int, first: int = 0) -> Tensors:
-    """The inputs that generate images `first` … `first + n - 1` of `seed`.
-
-    Raises:
-        UnsupportedError: the model is no generator, or needs more than a latent.
-        BadRequestError: a number is out of range.
-    """
-    if manifest.interface.latent is None or [tensor.name for tensor in manifest.interface.inputs] != [LATENT]:
-        names = ", ".join(tensor.name for tensor in manifest.interface.inputs)
-        raise UnsupportedError(
-            f"{manifest.name} is a {manifest.interface.kind} with the inputs {names}: it does not generate"
-        )
-    if n < 1 or not 0 <= seed <= MAX_SEED or not 0 <= first <= MAX_SEED - n:
-        raise BadRequestError(f"n={n}, seed={seed}, first={first} is out of range: n ≥ 1 and 0 ≤ seed, first < 2⁶³")
-    return {LATENT: latents(seed, first, n, manifest.interface.latent.dim)}
-
-
-def source_feeds(manifest: Manifest, images: NDArray[np.uint8]) -> Tensors:
-    """The inputs that translate `images`, uint8 [n, h, w, c]: reflected right and down to the size multiple.
-
-    Raises:
-        UnsupportedError: the model is no translator, or needs more than a source.
-        ImageSizeError: the images are larger than the model takes.
-        BadRequestError: not uint8 of the model's channels.
-    """
-    if manifest.interface.size is None or [tensor.name for tensor in manifest.interface.inputs] != [SOURCE]:
-        names = ", ".join(tensor.name for tensor in manifest.interface.inputs)
-        raise UnsupportedError(
-            f"{manifest.name} is a {manifest.interface.kind} with the inputs {names}: it does not translate"
-        )
-    tensor = manifest.interface.inputs[0]
-    # Any height and width may be padded to those that the graph takes.
-    check_tensor(dataclasses.replace(tensor, shape=("batch", "height", "width", tensor.shape[-1])), images)
-    height, width = images.shape[1:3]
-    most_high, most_wide = manifest.interface.size.largest
-    if height > most_high or width > most_wide:
-        fixed = manifest.interface.size.smallest == manifest.interface.size.largest
-        remedy = (
-            "scale or cut it to that, or export the network with open axes"
-            if fixed
-            else "scale it down, or export the model with a larger --max-size"
-        )
-        raise ImageSizeError(
-            f"{width}×{height} is larger than the {most_wide}×{most_high} pixels that {manifest.name} takes: {remedy}"
-        )
-    padded_height, padded_width = manifest.interface.size.legal(height, width)
-    down, right = padded_height - height, padded_width - width
-    if down or right:
-        images = np.pad(images, ((0, 0), (0, down), (0, right), (0, 0)), mode="reflect")
-    return {SOURCE: images}
-
-
-def check_feeds(manifest: Manifest, feeds: Tensors) -> None:
-    """Compare `feeds` with the manifest's inputs.
-
-    Raises:
-        BadRequestError: an input is missing, unknown, or of another dtype or shape, or the batch sizes differ.
-    """
-    wanted = {tensor.name: tensor for tensor in manifest.interface.inputs}
-    if feeds.keys() != wanted.keys():
-        raise BadRequestError(
-            f"{manifest.name} takes the inputs {', '.join(sorted(wanted))} and got {', '.join(sorted(feeds)) or 'none'}"
-        )
-    for name, tensor in wanted.items():
-        # More rows than a graph of a fixed batch takes are run in parts.
-        check_tensor(dataclasses.replace(tensor, shape=("batch", *tensor.shape[1:])), feeds[name])
-    if len({array.shape[0] for array in feeds.values()}) != 1:
-        raise BadRequestError("the inputs have different batch sizes: give every input the same first axis")
-
-
-def check_tensor(tensor: TensorSpec, array: NDArray[Any]) -> None:
-    """Compare one array with its declaration.
-
-    Raises:
-        BadRequestError: another dtype, another shape, an empty axis, or a value out of range.
-    """
-    fits = array.ndim == len(tensor.shape) and all(
-        got == want if isinstance(want, int) else got > 0 for got, want in zip(array.shape, tensor.shape, strict=True)
-    )
-    if array.dtype != tensor.dtype or not fits:
-        shape = ", ".join(str(axis) for axis in tensor.shape)
-        raise BadRequestError(
-            f"{tensor.name} must be {tensor.dtype} [{shape}] and is {array.dtype} {list(array.shape)}"
-        )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise BadRequestError(f"{tensor.name} holds NaN or infinity")
-    if tensor.value_range is not None and array.size:
-        low, high = tensor.value_range
-        if array.min() < low or array.max() > high:
-            raise BadRequestError(f"{tensor.name} must lie in [{low:g}, {high:g}]")
-
-
-def channels(manifest: Manifest) -> int:
-    """The channels of the image files that go into a translator, or come out of a generator.
-
-    Raises:
-        UnsupportedError: its images are not of 8 bits, as files are.
-    """
-    tensor = manifest.interface.inputs[0] if manifest.interface.kind == "translator" else manifest.interface.outputs[0]
-    if tensor.dtype != "uint8":
-        raise UnsupportedError(f"the images of {manifest.name} are {tensor.dtype}, which no image file has: use infer")
-    return int(tensor.shape[-1])
-
-
-def batching_of(manifest: Manifest, batching: Batching) -> Batching:
-    """`batching`, cut to the batch that the graph has where it has a fixed one."""
-    batch = manifest.interface.inputs[0].shape[0]
+def batching_of(interface: Interface, batching: Batching) -> Batching:
+    """Return `batching` with the batch size of the graph as `max_size` where the graph has a fixed one."""
+    batch = interface.inputs[0].shape[0]
     return batching.model_copy(update={"max_size": batch}) if isinstance(batch, int) else batching
 
 
-def warm_up(engine: Engine, manifest: Manifest) -> None:
-    """Run the smallest request once, so that the first user does not pay for the graph's set-up."""
-    if manifest.interface.latent is not None and len(manifest.interface.inputs) == 1:
-        engine.run(latent_feeds(manifest, 1, 0))
-    elif manifest.interface.size is not None and len(manifest.interface.inputs) == 1:
-        source = manifest.interface.inputs[0]
-        # Zero is no legal value of every range.
-        darkest = np.full(
-            (1, *manifest.interface.size.smallest, int(source.shape[-1])), (source.value_range or (0,))[0]
-        )
-        engine.run(source_feeds(manifest, darkest.astype(source.dtype)))
+def warm_up(engine: Engine, interface: Interface) -> None:
+    """Run the smallest inputs once, so that the first user does not wait for the set-up of the graph."""
+    engine.run(feeds.smallest(interface))
 
 
 class ModelService:
-    """One model online: checks, limits and verbs; `submit` runs tensors in batches with other requests.
+    """One model online. `submit` runs feeds in batches with those of other requests.
 
-    Tensors are checked, padded and drawn in threads: the event loop stays free for the other requests.
+    Requests are planned, checked, padded and rendered in threads, so that the event loop stays free.
     """
 
     def __init__(self, manifest: Manifest, submit: Submit, limits: Limits) -> None:
         self.manifest = manifest
+        self.interface = manifest.interface
         self.limits = limits
         self._submit = submit
 
-    async def generate(self, n: int, seed: int, first: int = 0) -> NDArray[np.uint8]:
-        """Images `first` … `first + n - 1` of `seed`: uint8 [n, h, w, c]. Raises as `latent_feeds` and `channels`."""
-        self._check_count(n)
-        channels(self.manifest)
-        feeds = await asyncio.to_thread(latent_feeds, self.manifest, n, seed, first)
-        return _image(await self._submit(feeds))
+    async def call(self, verb: Verb[R], request: R) -> File:
+        """Return the answer of `verb` to `request`.
 
-    async def translate(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """uint8 [n, h, w, c] → uint8 of `scale` times the height and width. Raises as `source_feeds`."""
-        self._check_count(images.shape[0] if images.ndim else 0)
-        feeds = await asyncio.to_thread(source_feeds, self.manifest, images)
-        return _crop(_image(await self._submit(feeds)), images, self.manifest.interface.scale)
+        Raises:
+            TooLargeError: the request is for more images than the limit.
+            ServingError: as `verb.plan`, `run` and `verb.render`.
+        """
+        self._check_count(request.count)
+        planned = await asyncio.to_thread(verb.plan, self.interface, request)
+        outputs = await self.run(planned)
+        return await asyncio.to_thread(verb.render, outputs, request)
 
-    async def infer(self, feeds: Tensors) -> Mapping[str, NDArray[Any]]:
-        """The outputs by name for explicit inputs; a translator's images are padded and cropped as in `translate`."""
-        if feeds.keys() == {SOURCE} and [tensor.name for tensor in self.manifest.interface.inputs] == [SOURCE]:
-            return {IMAGE: await self.translate(feeds[SOURCE])}
-        await asyncio.to_thread(check_feeds, self.manifest, feeds)
-        self._check_count(rows(feeds))
-        return await self._submit(feeds)
+    async def run(self, inputs: Feeds) -> Tensors:
+        """Return the outputs by name. Source images of any legal size are padded, and the output images cropped.
+
+        Raises:
+            BadRequestError, ImageSizeError: as `feeds.check`.
+            TooLargeError: there are more rows than the limit.
+            OverloadedError, DeadlineError, ServingError: as `Batcher.submit`.
+        """
+        padded = await asyncio.to_thread(self._prepare, inputs)
+        return feeds.crop(self.interface, inputs, await self._submit(padded))
+
+    def _prepare(self, inputs: Feeds) -> Feeds:
+        feeds.check(self.interface, inputs)
+        self._check_count(rows(inputs))
+        return feeds.pad(self.interface, inputs)
 
     def _check_count(self, n: int) -> None:
         if n > self.limits.images:
-            raise TooLargeError(f"{n} images were asked for and the limit is {self.limits.images} a request")
+            raise TooLargeError(f"the request is for {n} images and the limit is {self.limits.images}")
 
 
 class LocalModel:
-    """One model in this process: `generate` and `translate`, synchronous, without a server."""
+    """One model in this process, synchronous and without a server. Only image files have limits."""
 
     def __init__(self, manifest: Manifest, engine: Engine) -> None:
         self.manifest = manifest
+        self.interface = manifest.interface
         self._engine = engine
 
     @classmethod
@@ -203,33 +98,67 @@ class LocalModel:
 
         Raises:
             ArtifactError: there is no sound artifact.
-            EngineError: it cannot be run on `device`.
+            EngineError: the graph does not run on `device`.
         """
         artifact = artifacts.load(path)
-        on, cores = resolve_device(device), threads or cpu_cores()
-        return cls(artifact.manifest, start(artifact, on, cores))
+        return cls(artifact.manifest, start(artifact, resolve_device(device), threads or cpu_cores()))
 
-    def generate(self, n: int, seed: int = 0, first: int = 0) -> NDArray[np.uint8]:
-        """Images `first` … `first + n - 1` of `seed`: uint8 [n, h, w, c]. Raises as `latent_feeds`."""
-        return _image(self._run(latent_feeds(self.manifest, n, seed, first)))
+    def generate(
+        self, n: int, seed: int = 0, first: int = 0, labels: str | int | Sequence[str | int] | None = None
+    ) -> NDArray[Any]:
+        """Return the images `first` … `first + n - 1` of `seed`: [n, h, w, c] in the model's dtype.
 
-    def translate(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """uint8 [h, w, c] or [n, h, w, c] → uint8 of `scale` times the height and width. Raises as `source_feeds`."""
-        if images.ndim == 3:
-            image: NDArray[np.uint8] = self.translate(images[None])[0]
-            return image
-        return _crop(_image(self._run(source_feeds(self.manifest, images))), images, self.manifest.interface.scale)
+        `labels` is as in the verb `generate`.
 
-    def _run(self, feeds: Tensors) -> Tensors:
-        size = capacity(bucket(feeds), batching_of(self.manifest, _LOCAL_BATCHING))
-        return merge([self._engine.run(part) for part in chunks(feeds, size)])
+        Raises:
+            UnsupportedError: the model is not a generator, or has no classes and `labels` is given.
+            BadRequestError: a number is out of range, or a label is not a class of the model.
+        """
+        verb = VERBS.find("generate")
+        request = verb.request.parse({"n": n, "seed": seed, "first": first, "labels": labels})
+        images: NDArray[Any] = self.run(verb.plan(self.interface, request))[IMAGE]
+        return images
 
+    def translate(self, images: NDArray[Any]) -> NDArray[Any]:
+        """Translate `images` [h, w, c] or [n, h, w, c]: the same with `scale` times the height and width.
 
-def _image(outputs: Tensors) -> NDArray[np.uint8]:
-    image: NDArray[np.uint8] = outputs[IMAGE]
-    return image
+        Raises:
+            UnsupportedError: the model is not a translator.
+            BadRequestError, ImageSizeError: as `feeds.check`.
+        """
+        batch = images[None] if images.ndim == 3 else images
+        translated: NDArray[Any] = self.run(feeds.source_feeds(self.interface, batch))[IMAGE]
+        return translated[0] if images.ndim == 3 else translated
 
+    def call(self, verb: str, image: bytes | None = None, **keys: Any) -> File:
+        """Return the answer of `verb`, a file, to the request with `keys` and, for some verbs, an `image` file.
 
-def _crop(images: NDArray[np.uint8], sources: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-    """Cut off what was made of the padding."""
-    return images[:, : sources.shape[1] * scale, : sources.shape[2] * scale]
+        Raises:
+            NotFoundError: there is no such verb.
+            BadRequestError: a key is unknown or missing, or a value is not legal.
+            ServingError: as the verb's `plan` and `render`, and `run`.
+        """
+        found = VERBS.find(verb)
+        request = self._with_image(found.request.parse(keys), image)
+        return found.render(self.run(found.plan(self.interface, request)), request)
+
+    def run(self, inputs: Feeds) -> Tensors:
+        """Return the outputs by name, as `ModelService.run` does.
+
+        Raises:
+            BadRequestError, ImageSizeError: as `feeds.check`.
+            EngineError: the graph fails.
+        """
+        feeds.check(self.interface, inputs)
+        padded = feeds.pad(self.interface, inputs)
+        size = capacity(bucket(padded), batching_of(self.interface, _LOCAL_BATCHING))
+        outputs = merge([self._engine.run(part) for part in chunks(padded, size)])
+        return feeds.crop(self.interface, inputs, outputs)
+
+    def _with_image(self, request: VerbRequest, image: bytes | None) -> VerbRequest:
+        if isinstance(request, ImageRequest) != (image is not None):
+            raise BadRequestError("the verb takes no image" if image is not None else "the verb takes an image file")
+        if image is None or not isinstance(request, ImageRequest):
+            return request
+        channels = feeds.source_channels(self.interface)
+        return request.with_image(codec.decode(image, channels, Limits(), request.value_range))

@@ -27,6 +27,9 @@ app = typer.Typer(
 trainer.cli.register(app)
 export.cli.register(app)
 serving.cli.register(app)
+latent = typer.Typer(help="Interpolate between latents of a generator, and calculate with them.", no_args_is_help=True)
+serving.cli.register_latent(latent)
+app.add_typer(latent, name="latent")
 
 
 # Declared for the help alone: `guarded` takes the option from wherever it stands.

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from serving.schemas import HEADER_LENGTH, pack, parse_infer
+from serving.open_inference import HEADER_LENGTH, pack, parse_infer
 from serving.service import ModelService
 
 model_router = APIRouter(tags=["inference"])
@@ -29,8 +29,8 @@ async def infer(request: Request) -> Response:
     """Run the model on explicit tensors (KServe v2; binary tensors with `Inference-Header-Content-Length`)."""
     service: ModelService = request.app.state.service
     parsed = await run_in_threadpool(parse_infer, await request.body(), request.headers.get(HEADER_LENGTH))
-    wanted = parsed.wanted([output.name for output in service.manifest.interface.outputs])
-    outputs = await service.infer(parsed.inputs)
+    wanted = parsed.wanted([output.name for output in service.interface.outputs])
+    outputs = await service.run(parsed.inputs)
     extra = {"model_name": request.app.state.name, "model_version": str(service.manifest.version)}
     if parsed.id is not None:
         extra["id"] = parsed.id

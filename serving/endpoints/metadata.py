@@ -10,7 +10,8 @@ from fastapi import APIRouter, Request
 
 from export.interface import TensorSpec
 from serving.errors import NotFoundError
-from serving.schemas import ModelMetadata, ModelSummary, ServerMetadata, TensorMetadata, datatype
+from serving.open_inference import ModelMetadata, ServerMetadata, TensorMetadata, datatype
+from serving.schemas import ModelSummary
 
 server_router = APIRouter(tags=["metadata"])
 model_router = APIRouter(tags=["metadata"])

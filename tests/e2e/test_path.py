@@ -235,7 +235,7 @@ def test_a_foreign_model_is_served_at_its_size(folder: Path, server: str) -> Non
     Image.new("RGB", (257, 256)).save(stream, "PNG")
     answer = httpx.post(f"{server}/v2/models/painter/translate", content=stream.getvalue(), timeout=60)
     assert answer.status_code == 422
-    assert "257×256 is larger than the 256×256 pixels that painter takes" in answer.json()["error"]
+    assert "257×256 is larger than the 256×256 pixels that the model takes" in answer.json()["error"]
 
 
 def accepts(port: int) -> bool:

@@ -26,10 +26,13 @@ class Traced(np.ndarray):
 
 
 class FakeEngine:
-    """Inverts a source; paints a latent's first number as grey; fails on a source that begins with 13."""
+    """Inverts a source and repeats each pixel `scale` times; fails on a source that begins with 13.
 
-    def __init__(self, side: int = 8) -> None:
-        self.side = side
+    Paints the first number of a latent as grey, and the label as the blue of the first pixel.
+    """
+
+    def __init__(self, side: int = 8, scale: int = 1) -> None:
+        self.side, self.scale = side, scale
         self.shapes: list[tuple[int, ...]] = []
         self.providers = ("FakeExecutionProvider",)
 
@@ -37,12 +40,15 @@ class FakeEngine:
         if "latent" in tensors:
             grey = np.clip(128 + 40 * tensors["latent"][:, 0], 0, 255).astype(np.uint8)
             self.shapes.append(tensors["latent"].shape)
-            return {"image": np.broadcast_to(grey[:, None, None, None], (len(grey), self.side, self.side, 3))}
+            images = np.tile(grey[:, None, None, None], (1, self.side, self.side, 3))
+            if "label" in tensors:
+                images[:, 0, 0, 2] = tensors["label"]
+            return {"image": images}
         source = tensors["source"]
         self.shapes.append(source.shape)
         if source[0, 0, 0, 0] == 13:
             raise EngineError("thirteen")
-        return {"image": 255 - source}
+        return {"image": (255 - source).repeat(self.scale, axis=1).repeat(self.scale, axis=2)}
 
     async def submit(self, tensors: Tensors) -> Tensors:
         """What a batcher offers, at once and alone."""

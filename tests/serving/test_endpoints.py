@@ -14,7 +14,8 @@ from serving.batching import Tensors
 from serving.config import Limits
 from serving.errors import BadRequestError, OverloadedError
 from serving.latents import latents
-from serving.schemas import HEADER_LENGTH, pack, parse_infer, unpack_outputs
+from serving.open_inference import HEADER_LENGTH, pack, parse_infer, unpack_outputs
+from serving.verb import VERBS
 from tests.serving.apps import server
 from tests.serving.tiny import LATENT_DIM
 
@@ -97,13 +98,8 @@ def test_every_application_documents_itself() -> None:
     client = server()
     assert "(/v2/models/digits/docs)" in client.get("/openapi.json").json()["info"]["description"]
     document = client.get("/v2/models/invert/openapi.json").json()
-    assert {
-        "/v2/models/invert",
-        "/v2/models/invert/ready",
-        "/v2/models/invert/infer",
-        "/v2/models/invert/generate",
-        "/v2/models/invert/translate",
-    } == set(document["paths"])
+    routes = {f"/{name}" for name in ("ready", "infer", *VERBS.names())} | {""}
+    assert set(document["paths"]) == {f"/v2/models/invert{route}" for route in routes}
     translate = document["paths"]["/v2/models/invert/translate"]["post"]
     assert set(translate["requestBody"]["content"]) == {"multipart/form-data", "image/*"}
     for path in ("/docs", "/v2/models/digits/docs"):
@@ -141,6 +137,7 @@ def test_generate_jpeg() -> None:
 def test_generate_is_asked_by_the_query_as_by_json() -> None:
     client = server()
     wanted = {"n": 5, "seed": 7, "first": 2, "format": "jpeg", "layout": "zip"}
+    keys = ["n", "seed", "first", "labels", "format", "layout"]
     by_json = client.post("/v2/models/digits/generate", json=wanted)
     by_query = client.post("/v2/models/digits/generate?n=5&seed=7&first=2&format=jpeg&layout=zip")
     assert by_query.headers["content-type"] == "application/zip"
@@ -150,14 +147,14 @@ def test_generate_is_asked_by_the_query_as_by_json() -> None:
     assert one.content != client.post("/v2/models/digits/generate").content
     document = client.get("/v2/models/digits/openapi.json").json()
     parameters = document["paths"]["/v2/models/digits/generate"]["post"]["parameters"]
-    assert [entry["name"] for entry in parameters] == list(wanted)
+    assert [entry["name"] for entry in parameters] == keys
 
 
 @pytest.mark.parametrize(
     ("path", "error"),
     [
         ("digits/generate?sede=7", "query: unknown key sede (did you mean seed?)"),
-        ("digits/generate?q=7", "query: unknown key q (known: n, seed, first, format, layout)"),
+        ("digits/generate?q=7", "query: unknown key q (known: n, seed, first, labels, format, layout)"),
         ("invert/translate?fromat=jpeg", "query: unknown key fromat (did you mean format?)"),
         ("digits/generate?n=many", "query.n: Input should be a valid integer, unable to parse string as an integer"),
         ("digits/generate?n=0", "query.n: Input should be greater than or equal to 1"),
@@ -170,7 +167,7 @@ def test_a_wrong_query_is_refused_with_the_nearest_key(path: str, error: str) ->
 
 def test_a_query_beside_a_json_body_is_refused() -> None:
     response = server().post("/v2/models/digits/generate?seed=7", json={"n": 2})
-    error = "the request asks by its query and by its JSON body: leave one of them out"
+    error = "the request has keys in its query and in its JSON body: leave one of them out"
     assert (response.status_code, response.json()) == (400, {"error": error, "code": "bad_request"})
 
 
@@ -289,7 +286,7 @@ def test_infer_in_json_and_in_binary(binary: bool) -> None:
 
 def test_infer_of_a_generator_is_generate() -> None:
     client = server()
-    content, headers = pack("inputs", {"latent": latents(5, 0, 1, LATENT_DIM)}, {"latent": True}, {})
+    content, headers = pack("inputs", {"latent": latents(5, [0], LATENT_DIM)}, {"latent": True}, {})
     response = client.post("/v2/models/digits/infer", content=content, headers=headers)
     image = unpack_outputs(response.content, response.headers.get(HEADER_LENGTH))["image"]
     np.testing.assert_array_equal(image[0], read(client.post("/v2/models/digits/generate", json={"seed": 5}).content))

@@ -17,8 +17,10 @@ from serving.config import Batching, Limits, ModelSettings
 from serving.deployment import ModelReplica
 from serving.engine import OrtEngine
 from serving.errors import ImageSizeError
-from serving.schemas import HEADER_LENGTH, pack, unpack_outputs
-from serving.service import LocalModel, ModelService, batching_of, source_feeds, warm_up
+from serving.feeds import check, pad
+from serving.latents import latents
+from serving.open_inference import HEADER_LENGTH, pack, unpack_outputs
+from serving.service import LocalModel, ModelService, batching_of, warm_up
 from tests.serving.apps import server
 from tests.serving.fakes import FakeEngine
 from tests.serving.tiny import (
@@ -62,16 +64,16 @@ class Served:
         self.shapes += [array.shape for array in tensors.values()]
         return self._engine.run(tensors)
 
-    async def _with_service(self, *requests: tuple[Any, ...]) -> list[Any]:
-        batcher = Batcher(self.run, batching_of(self.manifest, Batching()))
+    async def _with_service(self, *requests: Tensors) -> list[Any]:
+        batcher = Batcher(self.run, batching_of(self.manifest.interface, Batching()))
         service = ModelService(self.manifest, batcher.submit, Limits())
         try:
-            return await asyncio.gather(*(getattr(service, verb)(*given) for verb, *given in requests))
+            return [outputs["image"] for outputs in await asyncio.gather(*map(service.run, requests))]
         finally:
             await batcher.close()
 
-    def ask(self, *requests: tuple[Any, ...]) -> list[Any]:
-        """What the service answers to requests that come at once: a verb and what it is given."""
+    def images(self, *requests: Tensors) -> list[Any]:
+        """Return the images that the service makes of feeds that arrive at once."""
         return asyncio.run(self._with_service(*requests))
 
 
@@ -94,16 +96,14 @@ def test_images_up_to_the_models_size_come_back_at_their_own(
     folders: dict[Axes, Path], axes: Axes, size: tuple[int, int]
 ) -> None:
     served, source = Served(folders[axes]), noise(1, *size, 3)
-    translated, inferred = served.ask(("translate", source), ("infer", {"source": source}))
-    np.testing.assert_array_equal(translated, 255 - source)
-    np.testing.assert_array_equal(inferred["image"], 255 - source)
+    np.testing.assert_array_equal(served.images({"source": source})[0], 255 - source)
     local = LocalModel.load(folders[axes], "cpu", threads=1)
     np.testing.assert_array_equal(local.translate(source[0]), 255 - source[0])
 
 
 def test_smaller_images_are_reflected_up_to_the_models_size() -> None:
     source = noise(1, 200, 256, 3)
-    padded = source_feeds(inverter_manifest(axes=SQUARE), source)["source"]
+    padded = pad(inverter_manifest(axes=SQUARE).interface, {"source": source})["source"]
     assert padded.shape == (1, 256, 256, 3)
     np.testing.assert_array_equal(padded[:, :200], source)
     np.testing.assert_array_equal(padded[:, 200:], source[:, 143:199][:, ::-1])
@@ -112,7 +112,7 @@ def test_smaller_images_are_reflected_up_to_the_models_size() -> None:
 @pytest.mark.parametrize(
     ("axes", "size", "message"),
     [
-        (SQUARE, (257, 256), "256×257 is larger than the 256×256 pixels that invert takes"),
+        (SQUARE, (257, 256), "256×257 is larger than the 256×256 pixels that the model takes"),
         (SQUARE, (256, 300), "300×256 is larger than the 256×256 pixels"),
         (WIDE, (33, 48), "48×33 is larger than the 48×32 pixels"),
         (WIDE, (32, 49), "49×32 is larger than the 48×32 pixels"),
@@ -123,9 +123,8 @@ def test_smaller_images_are_reflected_up_to_the_models_size() -> None:
 def test_larger_images_are_refused_with_the_size(axes: Axes, size: tuple[int, int], message: str) -> None:
     manifest = inverter_manifest(axes=axes)
     service = ModelService(manifest, FakeEngine().submit, Limits())
-    for ask in (service.translate(noise(1, *size, 3)), service.infer({"source": noise(1, *size, 3)})):
-        with pytest.raises(ImageSizeError, match=message):
-            asyncio.run(ask)
+    with pytest.raises(ImageSizeError, match=message):
+        asyncio.run(service.run({"source": noise(1, *size, 3)}))
     photo = codec.encode(noise(*size, 3), "png")
     response = server(manifests=[manifest]).post("/v2/models/invert/translate", content=photo)
     assert (response.status_code, response.json()["code"]) == (422, "image_size")
@@ -146,17 +145,16 @@ def test_a_fixed_size_is_served_over_http() -> None:
 
 def test_a_graph_of_one_image_is_given_one_at_a_time(folders: dict[Axes, Path]) -> None:
     served, source = Served(folders[SINGLE]), noise(3, 20, 48, 3)
-    answers = served.ask(("translate", source), ("infer", {"source": source[:2]}), ("translate", source[2:]))
-    np.testing.assert_array_equal(answers[0], 255 - source)
-    np.testing.assert_array_equal(answers[1]["image"], 255 - source[:2])
-    np.testing.assert_array_equal(answers[2], 255 - source[2:])
+    sources = (source, source[:2], source[2:])
+    for part, image in zip(sources, served.images(*({"source": part} for part in sources)), strict=True):
+        np.testing.assert_array_equal(image, 255 - part)
     assert served.shapes == [(1, 32, 48, 3)] * 6
     np.testing.assert_array_equal(LocalModel.load(folders[SINGLE], "cpu").translate(source), 255 - source)
 
 
 def test_a_graph_of_any_batch_is_given_all_at_once(folders: dict[Axes, Path]) -> None:
     served, source = Served(folders[WIDE]), noise(3, 20, 48, 3)
-    np.testing.assert_array_equal(served.ask(("translate", source))[0], 255 - source)
+    np.testing.assert_array_equal(served.images({"source": source})[0], 255 - source)
     assert served.shapes == [(3, 32, 48, 3)]
 
 
@@ -166,18 +164,14 @@ def test_a_generator_of_one_image_makes_many(tmp_path: Path) -> None:
     expected = free.generate(4, seed=2)
     np.testing.assert_array_equal(LocalModel.load(folder, "cpu", threads=1).generate(4, seed=2), expected)
     served, one_by_one = Served(folder), [(1, 6)] * 4
-    np.testing.assert_array_equal(served.ask(("generate", 4, 2))[0], expected)
+    np.testing.assert_array_equal(served.images({"latent": latents(2, range(4), 6)})[0], expected)
     assert served.shapes == one_by_one
-    codes = np.random.default_rng(0).standard_normal((4, 6), dtype=np.float32)
-    (inferred,) = served.ask(("infer", {"latent": codes}))
-    assert inferred["image"].shape == expected.shape
-    assert served.shapes == one_by_one * 2
 
 
 @pytest.mark.parametrize(("batch", "size"), [(1, 1), ("batch", 16), (4, 4)])
 def test_a_fixed_batch_bounds_what_is_run_together(batch: int | str, size: int) -> None:
     asked = Batching(max_pixels=500, max_delay_ms=3)
-    given = batching_of(inverter_manifest(axes=(batch, 32, 48, 3)), asked)
+    given = batching_of(inverter_manifest(axes=(batch, 32, 48, 3)).interface, asked)
     assert given == asked.model_copy(update={"max_size": size})
 
 
@@ -185,7 +179,7 @@ def test_a_fixed_batch_bounds_what_is_run_together(batch: int | str, size: int) 
 def test_a_replica_of_a_fixed_size_starts(folders: dict[Axes, Path], axes: Axes) -> None:
     ModelReplica(ModelSettings(name="invert", artifact=str(folders[axes])))
     engine = FakeEngine()
-    warm_up(engine, inverter_manifest(axes=axes))
+    warm_up(engine, inverter_manifest(axes=axes).interface)
     _, height, width, _ = axes
     assert engine.shapes == [(1, 16 if height == "height" else height, width, 3)]
 
@@ -193,6 +187,6 @@ def test_a_replica_of_a_fixed_size_starts(folders: dict[Axes, Path], axes: Axes)
 def test_heights_and_widths_have_limits_of_their_own() -> None:
     limits = SizeLimits(AxisLimits(4, 4, 28), AxisLimits(24, 24, 24))
     manifest = with_interface(inverter_manifest(), size=limits)
-    assert source_feeds(manifest, noise(1, 27, 3, 3))["source"].shape == (1, 28, 24, 3)
+    assert pad(manifest.interface, {"source": noise(1, 27, 3, 3)})["source"].shape == (1, 28, 24, 3)
     with pytest.raises(ImageSizeError, match="24×29 is larger than the 24×28 pixels"):
-        source_feeds(manifest, noise(1, 29, 24, 3))
+        check(manifest.interface, {"source": noise(1, 29, 24, 3)})

@@ -14,7 +14,7 @@ from PIL import Image
 from serving.client import Client, is_loopback
 from serving.config import Limits
 from serving.errors import ServerError
-from serving.schemas import HEADER_LENGTH, pack
+from serving.open_inference import HEADER_LENGTH, pack
 from tests.serving.apps import server, transport
 from zorse_common.images import decode, encode
 

@@ -17,9 +17,10 @@ from serving.batching import Tensors
 from serving.config import Limits
 from serving.engine import OrtEngine
 from serving.errors import BadRequestError, UnsupportedError
+from serving.feeds import source_channels
 from serving.latents import latents
-from serving.schemas import HEADER_LENGTH, pack, unpack_outputs
-from serving.service import LocalModel, ModelService, channels, warm_up
+from serving.open_inference import HEADER_LENGTH, pack, unpack_outputs
+from serving.service import LocalModel, ModelService, warm_up
 from tests.serving.apps import server
 from tests.serving.fakes import FakeEngine
 from tests.serving.tiny import (
@@ -88,10 +89,9 @@ def infer(client: httpx.Client, model: str, tensors: dict[str, NDArray[Any]], bi
 def test_images_of_any_size_are_translated_in_their_own_dtype(every: dict[str, Models], pixels: Pixels) -> None:
     models, source = every[pixels.dtype], images(pixels, 2, 33, 18, 3)
     service = models.service(models.inverter)
-    translated = asyncio.run(service.infer({"source": source}))["image"]
+    translated = asyncio.run(service.run({"source": source}))["image"]
     assert translated.dtype == pixels.dtype
     np.testing.assert_array_equal(translated, inverted(pixels, source))
-    np.testing.assert_array_equal(asyncio.run(service.translate(source)), translated)
     local = LocalModel(models.inverter, models.engine(models.inverter))
     np.testing.assert_array_equal(local.translate(source), translated)
 
@@ -115,7 +115,7 @@ def test_tensors_of_every_dtype_go_over_the_wire(every: dict[str, Models], pixel
 @KINDS
 def test_a_generator_gives_its_own_dtype(every: dict[str, Models], pixels: Pixels) -> None:
     models = every[pixels.dtype]
-    codes = latents(7, 0, 3, LATENT_DIM)
+    codes = latents(7, range(3), LATENT_DIM)
     response = infer(models.server(), "digits", {"latent": codes}, binary=True)
     made = unpack_outputs(response.content, response.headers.get(HEADER_LENGTH))["image"]
     assert (made.dtype, made.shape) == (pixels.dtype, (3, 8, 8, 3))
@@ -138,16 +138,15 @@ def test_image_files_are_refused_in_one_line(every: dict[str, Models], pixels: P
     ]
     for model, verb, options in asked:
         response = client.post(f"/v2/models/{model}/{verb}", **options)
-        error = f"the images of {model} are {pixels.dtype}, which no image file has: use infer"
+        error = f"the images of the model are {pixels.dtype}, which no image file has: use infer"
         assert (response.status_code, response.json()) == (400, {"error": error, "code": "unsupported"})
 
 
 @DEEP
 def test_image_files_have_no_channels_for_such_models(pixels: Pixels) -> None:
-    for manifest in (generator_manifest(pixels=pixels), inverter_manifest(pixels=pixels)):
-        with pytest.raises(UnsupportedError, match=pixels.dtype):
-            channels(manifest)
-    assert channels(generator_manifest()) == channels(inverter_manifest()) == 3
+    with pytest.raises(UnsupportedError, match=pixels.dtype):
+        source_channels(inverter_manifest(pixels=pixels).interface)
+    assert source_channels(inverter_manifest().interface) == 3
 
 
 def _json(datatype: str, *data: float) -> dict[str, Any]:
@@ -189,7 +188,7 @@ def test_floats_that_are_no_numbers_are_refused_in_binary(every: dict[str, Model
 @pytest.mark.parametrize("pixels", [BYTES, WORDS, REALS, Pixels("uint16", 300, 4000), Pixels("float32", 5, 9)], ids=str)
 def test_warm_up_draws_a_legal_image(pixels: Pixels) -> None:
     engine = FakeEngine()
-    warm_up(engine, inverter_manifest(pixels=pixels))
+    warm_up(engine, inverter_manifest(pixels=pixels).interface)
     assert engine.shapes == [(1, 16, 16, 3)]
 
 
@@ -197,4 +196,4 @@ def test_values_of_the_dtype_outside_the_range_are_refused() -> None:
     manifest = inverter_manifest(pixels=Pixels("uint16", 300, 4000))
     service = ModelService(manifest, FakeEngine().submit, Limits())
     with pytest.raises(BadRequestError, match=r"source must lie in \[300, 4000\]"):
-        asyncio.run(service.infer({"source": np.full((1, 16, 16, 3), 4001, np.uint16)}))
+        asyncio.run(service.run({"source": np.full((1, 16, 16, 3), 4001, np.uint16)}))

@@ -1,3 +1,5 @@
+"""The online service and the local model: the same answers from the same pure verbs."""
+
 from __future__ import annotations
 
 import asyncio
@@ -7,128 +9,84 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.interface import SizeLimits, TensorSpec
+from export.interface import SizeLimits
+from export.manifest import Manifest
+from serving.codec import encode
 from serving.config import Limits
-from serving.errors import BadRequestError, ImageSizeError, TooLargeError, UnsupportedError
+from serving.errors import BadRequestError, NotFoundError, TooLargeError, UnsupportedError
 from serving.latents import latents
-from serving.service import LocalModel, ModelService, check_feeds, latent_feeds, source_feeds, warm_up
+from serving.service import LocalModel, ModelService, warm_up
+from serving.verb import VERBS
 from tests.serving.fakes import FakeEngine, Traced
-from tests.serving.tiny import LATENT_DIM, MAXIMUM, generator_manifest, inverter_manifest, with_interface
+from tests.serving.tiny import (
+    LATENT_DIM,
+    conditional_manifest,
+    generator_manifest,
+    inverter_manifest,
+    upscaler_manifest,
+    with_interface,
+)
 
-GENERATOR, INVERTER = generator_manifest(), inverter_manifest()
+GENERATOR, INVERTER, CONDITIONAL = generator_manifest(), inverter_manifest(), conditional_manifest()
 RNG = np.random.default_rng(0)
 
 
 def noise(*shape: int) -> np.ndarray:
-    return RNG.integers(0, 256, shape, dtype=np.uint8)
+    return RNG.integers(14, 256, shape, dtype=np.uint8)
 
 
-def test_latent_feeds_are_the_contracts_latents() -> None:
-    np.testing.assert_array_equal(latent_feeds(GENERATOR, 3, 9, 4)["latent"], latents(9, 4, 3, LATENT_DIM))
+def service(manifest: Manifest, limits: Limits | None = None, engine: FakeEngine | None = None) -> ModelService:
+    return ModelService(manifest, (engine or FakeEngine()).submit, limits or Limits())
 
 
-@pytest.mark.parametrize(("n", "seed", "first"), [(0, 0, 0), (1, -1, 0), (1, 2**63, 0), (1, 0, -1), (1, 0, 2**63)])
-def test_latent_feeds_out_of_range(n: int, seed: int, first: int) -> None:
-    with pytest.raises(BadRequestError, match="out of range"):
-        latent_feeds(GENERATOR, n, seed, first)
+def call(model: ModelService, verb: str, **keys: object) -> object:
+    found = VERBS.find(verb)
+    return asyncio.run(model.call(found, found.request.parse(keys))).value()
 
 
-@pytest.mark.parametrize(
-    ("size", "padded"),
-    [((16, 16), (16, 16)), ((255, 257), (256, 260)), ((1, 1), (16, 16)), ((3, 100), (16, 100)), ((320, 17), (320, 20))],
-)
-def test_source_feeds_pad_up_to_the_multiple_and_the_minimum(size: tuple[int, int], padded: tuple[int, int]) -> None:
-    images = noise(2, *size, 3)
-    source = source_feeds(INVERTER, images)["source"]
-    assert source.shape == (2, *padded, 3)
-    np.testing.assert_array_equal(source[:, : size[0], : size[1]], images)
-
-
-def test_padding_reflects() -> None:
-    images = np.arange(18, dtype=np.uint8)[None, :, None, None] * np.ones((1, 18, 16, 3), dtype=np.uint8)
-    assert source_feeds(INVERTER, images)["source"][0, :, 0, 0].tolist() == [*range(18), 16, 15]
-
-
-@pytest.mark.parametrize("size", [(MAXIMUM + 1, 16), (16, MAXIMUM + 1)])
-def test_too_large_for_the_model(size: tuple[int, int]) -> None:
-    with pytest.raises(ImageSizeError, match="larger than the 320×320 pixels"):
-        source_feeds(INVERTER, noise(1, *size, 3))
-
-
-def test_padding_never_leaves_the_models_maximum() -> None:
-    odd = with_interface(INVERTER, size=SizeLimits.square(multiple=8, minimum=3, maximum=30))
-    assert source_feeds(odd, noise(1, 24, 1, 3))["source"].shape == (1, 24, 8, 3)
-    with pytest.raises(ImageSizeError, match="24×24 pixels"):
-        source_feeds(odd, noise(1, 25, 8, 3))
-
-
-def test_the_wrong_verb_is_refused_with_the_models_kind() -> None:
-    with pytest.raises(UnsupportedError, match="digits is a generator with the inputs latent: it does not translate"):
-        source_feeds(GENERATOR, noise(1, 16, 16, 3))
-    with pytest.raises(UnsupportedError, match="invert is a translator with the inputs source: it does not generate"):
-        latent_feeds(INVERTER, 1, 0)
-
-
-LATENT = np.zeros((2, LATENT_DIM), np.float32)
-
-
-@pytest.mark.parametrize(
-    ("feeds", "message"),
-    [
-        ({}, "takes the inputs latent and got none"),
-        ({"latent": LATENT, "label": LATENT}, "got label, latent"),
-        ({"latent": LATENT.astype(np.float64)}, "must be float32"),
-        ({"latent": LATENT[:, :3]}, r"must be float32 \[batch, 6\] and is float32 \[2, 3\]"),
-        ({"latent": LATENT[0]}, "must be float32"),
-        ({"latent": LATENT[:0]}, "must be float32"),
-        ({"latent": LATENT + np.float32("nan")}, "NaN"),
-    ],
-)
-def test_check_feeds(feeds: dict[str, np.ndarray], message: str) -> None:
-    with pytest.raises(BadRequestError, match=message):
-        check_feeds(GENERATOR, feeds)
-
-
-def test_check_feeds_of_several_inputs() -> None:
-    label = TensorSpec("label", "int64", ("batch",), "class", (0, 9))
-    conditional = with_interface(GENERATOR, inputs=(*GENERATOR.interface.inputs, label))
-    check_feeds(conditional, {"latent": LATENT, "label": np.array([0, 9])})
-    with pytest.raises(BadRequestError, match="different batch sizes"):
-        check_feeds(conditional, {"latent": LATENT, "label": np.array([0])})
-    with pytest.raises(BadRequestError, match=r"label must lie in \[0, 9\]"):
-        check_feeds(conditional, {"latent": LATENT, "label": np.array([0, 10])})
-    with pytest.raises(UnsupportedError, match="the inputs latent, label"):
-        latent_feeds(conditional, 1, 0)
-
-
-def test_the_online_service_and_the_local_model_agree() -> None:
-    service = ModelService(INVERTER, FakeEngine().submit, Limits())
+def test_service_and_local_model_agree() -> None:
     image = noise(33, 18, 3)
-    online = asyncio.run(service.translate(image[None]))
+    online = asyncio.run(service(INVERTER).run({"source": image[None]}))["image"]
     np.testing.assert_array_equal(online[0], 255 - image)
-    np.testing.assert_array_equal(LocalModel(INVERTER, FakeEngine()).translate(image), 255 - image)
-    np.testing.assert_array_equal(asyncio.run(service.infer({"source": image[None]}))["image"], online)
+    local = LocalModel(INVERTER, FakeEngine())
+    np.testing.assert_array_equal(local.translate(image), 255 - image)
+    np.testing.assert_array_equal(local.call("translate", encode(image, "png")).value(), 255 - image)
+    local = LocalModel(CONDITIONAL, FakeEngine())
+    images = local.generate(5, 3, labels="dog")
+    assert images[:, 0, 0, 2].tolist() == [1] * 5
+    keys = {"n": 5, "seed": 3, "labels": "dog", "layout": "zip"}
+    np.testing.assert_array_equal(call(service(CONDITIONAL), "generate", **keys), images)
+    np.testing.assert_array_equal(local.call("generate", **keys).value(), images)
 
-    online = asyncio.run(ModelService(GENERATOR, FakeEngine().submit, Limits()).generate(5, 3))
-    np.testing.assert_array_equal(LocalModel(GENERATOR, FakeEngine()).generate(5, 3), online)
+
+def test_scaled_images_are_cropped_to_the_scaled_size() -> None:
+    image, manifest = noise(17, 21, 3), upscaler_manifest(scale=4)
+    expected = (255 - image).repeat(4, axis=0).repeat(4, axis=1)
+    online = asyncio.run(service(manifest, engine=FakeEngine(scale=4)).run({"source": image[None]}))["image"]
+    np.testing.assert_array_equal(online[0], expected)
+    np.testing.assert_array_equal(LocalModel(manifest, FakeEngine(scale=4)).translate(image), expected)
 
 
-def test_images_are_padded_in_a_thread_and_not_on_the_event_loop() -> None:
+def test_service_pads_images_in_a_thread_and_not_on_the_event_loop() -> None:
     images = noise(1, 17, 18, 3).view(Traced)
-    asyncio.run(ModelService(INVERTER, FakeEngine().submit, Limits()).translate(images))
+    asyncio.run(service(INVERTER).run({"source": images}))
     assert images.threads
     assert threading.current_thread() not in images.threads
 
 
-def test_the_service_limits_the_images_of_a_request() -> None:
+def test_service_limits_the_images_of_a_request() -> None:
     limits = Limits(images=2)
-    with pytest.raises(TooLargeError, match="3 images were asked for and the limit is 2"):
-        asyncio.run(ModelService(GENERATOR, FakeEngine().submit, limits).generate(3, 0))
+    with pytest.raises(TooLargeError, match="the request is for 3 images and the limit is 2"):
+        call(service(GENERATOR, limits), "generate", n=3)
     with pytest.raises(TooLargeError):
-        asyncio.run(ModelService(INVERTER, FakeEngine().submit, limits).infer({"source": noise(3, 16, 16, 3)}))
+        call(service(GENERATOR, limits), "generate", n=10**15)  # before a latent is drawn
+    with pytest.raises(TooLargeError, match="for 15 images"):
+        call(service(GENERATOR, limits), "interpolate", numbers=[0, 1, 2], steps=8, format="gif")
+    with pytest.raises(TooLargeError):
+        asyncio.run(service(INVERTER, limits).run({"source": noise(3, 16, 16, 3)}))
 
 
-def test_the_local_model_runs_many_images_in_parts() -> None:
+def test_local_model_runs_many_images_in_parts() -> None:
     engine = FakeEngine()
     images = LocalModel(GENERATOR, engine).generate(40, seed=1, first=2)
     assert images.shape == (40, 8, 8, 3)
@@ -136,7 +94,7 @@ def test_the_local_model_runs_many_images_in_parts() -> None:
     np.testing.assert_array_equal(images[5], LocalModel(GENERATOR, engine).generate(1, seed=1, first=7)[0])
 
 
-def test_the_local_model_runs_large_images_one_by_one() -> None:
+def test_local_model_runs_large_images_one_by_one() -> None:
     engine = FakeEngine()
     large = with_interface(INVERTER, size=SizeLimits.square(4, 16, 1024))
     images = noise(3, 1024, 1024, 3)
@@ -144,16 +102,52 @@ def test_the_local_model_runs_large_images_one_by_one() -> None:
     assert engine.shapes == [(1, 1024, 1024, 3)] * 3
 
 
+def test_local_model_runs_explicit_inputs() -> None:
+    local = LocalModel(CONDITIONAL, FakeEngine())
+    feeds = {"latent": latents(3, range(2), LATENT_DIM), "label": np.array([2, 0])}
+    np.testing.assert_array_equal(local.run(feeds)["image"], local.generate(2, 3, labels=["owl", "cat"]))
+
+
 @pytest.mark.parametrize(
-    ("manifest", "shape"), [(GENERATOR, (1, LATENT_DIM)), (INVERTER, (1, 16, 16, 3))], ids=["generator", "translator"]
+    "numbers", [(0, 0, 0), (1, -1, 0), (1, 2**63, 0), (1, 0, -1), (1, 0, 2**63), ("many", 0, 0)], ids=str
 )
-def test_warm_up_runs_the_smallest_request(manifest: object, shape: tuple[int, ...]) -> None:
+def test_local_model_refuses_numbers_out_of_range(numbers: tuple[int, int, int]) -> None:
+    with pytest.raises(BadRequestError, match=r"^(n|seed|first): Input should be"):
+        LocalModel(GENERATOR, FakeEngine()).generate(*numbers)
+
+
+def test_local_model_names_what_is_wrong_with_a_call() -> None:
+    generator, inverter = LocalModel(GENERATOR, FakeEngine()), LocalModel(INVERTER, FakeEngine())
+    with pytest.raises(NotFoundError, match=r"unknown verb 'interpolat' \(did you mean interpolate\?\); known: "):
+        generator.call("interpolat")
+    with pytest.raises(BadRequestError, match=r"^unknown key sede \(did you mean seed\?\)"):
+        generator.call("generate", sede=1)
+    with pytest.raises(BadRequestError, match=r"^a: Field required"):
+        generator.call("arithmetic", b=1, c=2)
+    with pytest.raises(BadRequestError, match="the verb takes an image file"):
+        inverter.call("translate")
+    with pytest.raises(BadRequestError, match="the verb takes no image"):
+        generator.call("generate", image=b"")
+    with pytest.raises(UnsupportedError, match="the model has no classes"):
+        generator.generate(1, labels=0)
+    with pytest.raises(UnsupportedError, match="it does not generate"):
+        inverter.generate(1)
+    with pytest.raises(UnsupportedError, match="it does not translate"):
+        generator.translate(noise(16, 16, 3))
+
+
+@pytest.mark.parametrize(
+    ("manifest", "shape"),
+    [(GENERATOR, (1, LATENT_DIM)), (INVERTER, (1, 16, 16, 3)), (CONDITIONAL, (1, LATENT_DIM))],
+    ids=["generator", "translator", "conditional generator"],
+)
+def test_warm_up_runs_the_smallest_inputs(manifest: Manifest, shape: tuple[int, ...]) -> None:
     engine = FakeEngine()
-    warm_up(engine, manifest)  # type: ignore[arg-type]
+    warm_up(engine, manifest.interface)
     assert engine.shapes == [shape]
 
 
-def test_local_load_runs_real_graphs(repository: Path) -> None:
+def test_local_model_loads_real_graphs(repository: Path) -> None:
     images = LocalModel.load(repository / "digits", "cpu", threads=1).generate(20, seed=4)
     assert images.shape == (20, 8, 8, 3)
     assert images.std() > 10

@@ -1,4 +1,4 @@
-"""`zorse generate` and `zorse translate` on artifacts of this machine."""
+"""The commands `generate`, `translate` and `latent` on artifacts of this machine."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
-from serving.cli import _Remote, register
-from serving.errors import ImageError, OutputError
+from serving.cli import register, register_latent
+from serving.cli_models import split_url
+from serving.errors import ImageError, OutputError, UnsupportedError
+from serving.service import LocalModel
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (18, 21, 3), dtype=np.uint8)
 
@@ -28,6 +30,9 @@ def horse(tmp_path: Path) -> Path:
 def invoke(*arguments: object) -> Result:
     app = typer.Typer()
     register(app)
+    latent = typer.Typer()
+    register_latent(latent)
+    app.add_typer(latent, name="latent")
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
@@ -115,10 +120,9 @@ def test_translate_refuses_two_images_of_one_name_before_it_begins(
 
 @pytest.mark.parametrize("end", ["", "/", "/generate", "/generate/", "/translate", "/infer"])
 def test_the_urls_that_serve_prints_are_taken(end: str) -> None:
-    opened = _Remote(f"http://127.0.0.1:1/v2/models/digits{end}", None)
-    assert opened._name == "digits"
+    assert split_url(f"http://127.0.0.1:1/v2/models/digits{end}") == ("http://127.0.0.1:1", "digits")
     with pytest.raises(typer.BadParameter, match="is not a model's URL"):
-        _Remote("http://127.0.0.1:1/v2/models/digits/elsewhere", None)
+        split_url("http://127.0.0.1:1/v2/models/digits/elsewhere")
 
 
 def test_verify_prints_json(repository: Path) -> None:
@@ -134,5 +138,36 @@ def test_generate_writes_what_the_name_says(repository: Path, tmp_path: Path, na
 
 
 def test_generate_refuses_a_format_that_it_does_not_write(repository: Path, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"a\.webp is no file that can be written: .* \.png, \.jpg, \.jpeg"):
+    with pytest.raises(OutputError, match=r"a\.webp cannot be written: .* \.png, \.jpg, \.jpeg"):
         run("generate", repository / "digits", "--out", tmp_path / "a.webp")
+
+
+def test_generate_passes_labels_on(repository: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="the model has no classes: leave the label out"):
+        run("generate", repository / "digits", "--out", tmp_path / "a.png", "--label", "cat", "--device", "cpu")
+
+
+def test_latent_interpolate_writes_a_strip_and_a_gif(repository: Path, tmp_path: Path) -> None:
+    command = ("latent", "interpolate", repository / "digits", "--steps", 5, "--seed", 3, "--device", "cpu")
+    said = run(*command, "--first", 2, "--last", 6, "--out", tmp_path / "new" / "a.png")
+    assert said == f"images 2, 6 of seed 3, 5 steps from each to the next, in {tmp_path / 'new' / 'a.png'}\n"
+    strip = np.asarray(Image.open(tmp_path / "new" / "a.png"))
+    assert strip.shape == (8, 40, 3)
+    ends = [LocalModel.load(repository / "digits", "cpu").generate(1, 3, number)[0] for number in (2, 6)]
+    np.testing.assert_array_equal(strip[:, :8], ends[0])
+    np.testing.assert_array_equal(strip[:, -8:], ends[1])
+    run(*command, "--number", 2, "--number", 6, "--number", 9, "--out", tmp_path / "a.gif")
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert (gif.format, gif.n_frames) == ("GIF", 9)
+    with pytest.raises(OutputError, match=r"a\.webp cannot be written: .* \.png, \.jpg, \.jpeg, \.gif"):
+        run(*command, "--out", tmp_path / "a.webp")
+
+
+def test_latent_arithmetic_writes_a_strip_and_the_result_alone(repository: Path, tmp_path: Path) -> None:
+    terms = ("--a", 1, "--a", 2, "--b", 3, "--c", 4, "--device", "cpu")
+    said = run("latent", "arithmetic", repository / "digits", *terms, "--out", tmp_path / "a.png")
+    assert said == f"mean(1, 2) - 3 + 4 of seed 0 in {tmp_path / 'a.png'}\n"
+    run("latent", "arithmetic", repository / "digits", *terms, "--only-result", "--out", tmp_path / "b.png")
+    strip, result = (np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "b.png"))
+    assert (strip.shape, result.shape) == ((8, 32, 3), (8, 8, 3))
+    np.testing.assert_array_equal(strip[:, 24:], result)

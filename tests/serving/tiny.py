@@ -119,6 +119,18 @@ def with_interface(manifest: Manifest, **fields: Any) -> Manifest:
     return dataclasses.replace(manifest, interface=dataclasses.replace(manifest.interface, **fields))
 
 
+def conditional_manifest(name: str = "classes", labels: tuple[str, ...] = ("cat", "dog", "owl")) -> Manifest:
+    """The manifest of a generator with one class for each of `labels`, without its files."""
+    generator = generator_manifest(name)
+    label = TensorSpec("label", "int64", ("batch",), "class", (0, len(labels) - 1))
+    return with_interface(generator, inputs=(*generator.interface.inputs, label), labels=labels)
+
+
+def upscaler_manifest(name: str = "upscale", scale: int = 2) -> Manifest:
+    """The manifest of a translator whose images are `scale` times as high and as wide, without its files."""
+    return with_interface(inverter_manifest(name), scale=scale)
+
+
 def write(repository: Path, graph: onnx.ModelProto, manifest: Manifest, *, weights_apart: bool = False) -> Path:
     """Write the proved artifact `<repository>/<name>/<version>/`, with or without a file of its own for the weights."""
     folder = repository / manifest.name / str(manifest.version)

@@ -1,0 +1,133 @@
+"""The commands `zorse generate` and `zorse translate`."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+import typer
+
+from serving.cli_models import (
+    DeviceName,
+    DeviceOption,
+    KeyOption,
+    ModelArgument,
+    SeedOption,
+    image_format,
+    open_model,
+    write_file,
+)
+from zorse_common.errors import one_line, printable
+
+
+def generate(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option(help="The image file to write: .png or .jpg.")],
+    n: Annotated[int, typer.Option(min=1, help="How many images, in one grid.")] = 16,
+    seed: SeedOption = 0,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="A class of a conditional generator, by name or index: one for all images, or one for each."),
+    ] = None,
+    device: DeviceOption = DeviceName.AUTO,
+    api_key: KeyOption = None,
+) -> None:
+    """Write a grid of generated images."""
+    file_format = image_format(out)
+    opened = open_model(model, device, api_key)
+    write_file(out, opened("generate", n=n, seed=seed, labels=label or None, format=file_format))
+    typer.echo(f"{n} images of seed {seed} in {out}")
+
+
+def translate(
+    model: ModelArgument,
+    images: Annotated[list[Path], typer.Argument(help="The image files, and folders of them, to translate.")],
+    out: Annotated[Path, typer.Option(help="The folder to write into; no file is replaced.")],
+    value_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="BLACK WHITE", help="The values of these in images of more than 8 bits."),
+    ] = None,
+    device: DeviceOption = DeviceName.AUTO,
+    api_key: KeyOption = None,
+) -> None:
+    """Translate image files, and those below folders. Each result has its image's name, as .png.
+
+    Results that are there already stay as they are, so that the same command does what is missing. An image that cannot
+    be translated is named and left out; the exit code is then 1.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from zorse_common.errors import ZorseError
+    from zorse_common.images import check_range
+
+    try:
+        check_range(value_range)
+    except ValueError as error:
+        raise typer.BadParameter(f"--value-range: {error}") from error
+    targets = _targets(images, out)
+    missing = {path: target for path, target in targets.items() if not target.exists()}
+    done, failed, console = len(targets) - len(missing), 0, Console(stderr=True)
+    opened = open_model(model, device, api_key) if missing else None
+    black, white = value_range or (None, None)
+    for path, target in track(missing.items(), "translating", console=console, disable=len(missing) < 2):
+        assert opened is not None
+        try:
+            write_file(target, opened("translate", path.read_bytes(), black=black, white=white))
+        except (ZorseError, OSError) as error:
+            failed += 1
+            typer.echo(f"error: {printable(path)}: {one_line(error)}", err=True)
+        else:
+            typer.echo(f"{printable(path)} → {printable(target)}")
+    if len(targets) > 1 or failed or done:
+        typer.echo(f"{len(missing) - failed} of {len(targets)} images translated, {done} were there, {failed} failed")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _targets(images: list[Path], out: Path) -> dict[Path, Path]:
+    """Return the file to write for each image; images of a folder keep their place in it."""
+    from serving.errors import ImageError, OutputError
+    from zorse_common.files import ImageFiles, left_out_line
+
+    targets: dict[Path, Path] = {}
+    for path in images:
+        if path.is_dir():
+            files = ImageFiles(str(path))
+            if path.resolve() == out.resolve():
+                raise OutputError(f"the results in {out} would be taken for images the next time: give another --out")
+            # Results of another time are no images.
+            names = [name for name in files.names if out.resolve() not in (path / name).resolve().parents]
+            if not names:
+                raise ImageError(f"there are no image files in {path}")
+            targets |= {path / name: out / result for name, result in _png_names(names).items()}
+            if line := left_out_line(files.left_out):
+                typer.echo(f"{path}: {line}", err=True)
+        elif path.is_file():
+            targets[path] = out / f"{path.stem}.png"
+        else:
+            raise ImageError(f"there is no image file at {path}")
+    sources: dict[Path, Path] = {}
+    given = {os.path.realpath(path) for path in targets}
+    for path, target in targets.items():
+        if target in sources:
+            raise OutputError(f"{sources[target]} and {path} would both become {target}: give each its own --out")
+        if target.exists() and os.path.realpath(target) in given:
+            raise OutputError(f"{target} is one of the images and would be taken for its result: give another --out")
+        sources[target] = path
+    return targets
+
+
+def _png_names(names: Sequence[str]) -> dict[str, str]:
+    """Return the name of the result of each image, which keeps the image's ending where two would be the same."""
+    whole: set[str] = set()
+    while True:
+        results = {name: f"{name if name in whole else PurePosixPath(name).with_suffix('')}.png" for name in names}
+        count = Counter(results.values())
+        same = {name for name in names if count[results[name]] > 1} - whole
+        if not same:
+            return results
+        whole |= same

@@ -1,0 +1,69 @@
+"""The commands on latents of a model: `zorse latent interpolate` and `zorse latent arithmetic`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serving.cli_models import (
+    FORMATS,
+    DeviceName,
+    DeviceOption,
+    KeyOption,
+    ModelArgument,
+    SeedOption,
+    image_format,
+    open_model,
+    write_file,
+)
+
+_Label = Annotated[str | None, typer.Option(help="The class of all images of a conditional generator: name or index.")]
+_ANIMATED = {**FORMATS, ".gif": "gif"}
+
+
+def interpolate(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option(help="The file to write: a strip (.png, .jpg) or an animation (.gif).")],
+    first: Annotated[int, typer.Option(min=0, help="The number of the image to begin with.")] = 0,
+    last: Annotated[int, typer.Option(min=0, help="The number of the image to end with.")] = 1,
+    number: Annotated[
+        list[int] | None,
+        typer.Option(min=0, help="The number of an image to pass; repeat it. Replaces --first, --last."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=2, help="Images from one to the next, both included.")] = 8,
+    seed: SeedOption = 0,
+    label: _Label = None,
+    device: DeviceOption = DeviceName.AUTO,
+    api_key: KeyOption = None,
+) -> None:
+    """Write the images on the way between images of a seed, by spherical interpolation of their latents."""
+    stops, file_format = number or [first, last], image_format(out, _ANIMATED)
+    opened = open_model(model, device, api_key)
+    write_file(out, opened("interpolate", numbers=stops, steps=steps, seed=seed, label=label, format=file_format))
+    typer.echo(f"images {', '.join(map(str, stops))} of seed {seed}, {steps} steps from each to the next, in {out}")
+
+
+def arithmetic(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option(help="The image file to write: .png or .jpg.")],
+    a: Annotated[list[int], typer.Option(min=0, help="The number of an image to add; repeat it for a mean.")],
+    b: Annotated[list[int], typer.Option(min=0, help="The number of an image to subtract; repeat it for a mean.")],
+    c: Annotated[list[int], typer.Option(min=0, help="The number of another image to add; repeat it for a mean.")],
+    seed: SeedOption = 0,
+    label: _Label = None,
+    only_result: Annotated[bool, typer.Option("--only-result", help="Leave out the images of a, b and c.")] = False,
+    device: DeviceOption = DeviceName.AUTO,
+    api_key: KeyOption = None,
+) -> None:
+    """Write the image of the latent a - b + c, after those of a, b and c, each the mean latent of images of a seed."""
+    layout, file_format = "result" if only_result else "strip", image_format(out)
+    opened = open_model(model, device, api_key)
+    write_file(out, opened("arithmetic", a=a, b=b, c=c, seed=seed, label=label, layout=layout, format=file_format))
+    terms = " ".join(f"{sign}{_mean(numbers)}" for sign, numbers in (("", a), ("- ", b), ("+ ", c)))
+    typer.echo(f"{terms} of seed {seed} in {out}")
+
+
+def _mean(numbers: list[int]) -> str:
+    return str(numbers[0]) if len(numbers) == 1 else f"mean({', '.join(map(str, numbers))})"

@@ -1,0 +1,99 @@
+"""What the commands on one model share: options, opening a local or a served model, and writing files."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+import typer
+
+if TYPE_CHECKING:
+    from serving.codec import File
+
+FORMATS: Mapping[str, str] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
+"""The image format for each ending of a file's name."""
+
+
+class DeviceName(StrEnum):
+    """Where a model runs."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+DeviceOption = Annotated[DeviceName, typer.Option(help="auto takes CUDA where there is a CUDA device.")]
+KeyOption = Annotated[str | None, typer.Option(envvar="ZORSE_API_KEY", help="The key that requests must carry.")]
+ModelArgument = Annotated[
+    str, typer.Argument(help="An artifact or model folder, MODEL@ALIAS, or a served model's URL (…/v2/models/NAME).")
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="The seed of the latents.")]
+
+
+class OpenModel(Protocol):
+    """Answers verbs."""
+
+    def __call__(self, verb: str, image: bytes | None = None, **keys: object) -> File:
+        """Return the answer of `verb` to the request with `keys`; a key that is None is left out."""
+
+
+def open_model(model: str, device: DeviceName, api_key: str | None) -> OpenModel:
+    """Open a model of this machine or of a server.
+
+    Raises:
+        typer.BadParameter: `model` is a URL but not that of a model.
+        ServingError: there is no sound artifact, or it does not run on `device`.
+    """
+    if not model.startswith(("http://", "https://")):
+        from serving.service import LocalModel
+
+        return LocalModel.load(model, device.value).call
+    from serving.client import Client
+
+    url, name = split_url(model)
+    client = Client(url, api_key)
+
+    def fetch(verb: str, image: bytes | None = None, **keys: object) -> File:
+        return client.fetch(verb, name, image, **keys)
+
+    return fetch
+
+
+def split_url(model: str) -> tuple[str, str]:
+    """Return the server's URL and the model's name of a model's URL, which may end in a verb as `serve` prints it.
+
+    Raises:
+        typer.BadParameter: the URL is not that of a model.
+    """
+    from serving.verb import VERBS
+
+    url, _, path = model.rstrip("/").rpartition("/v2/models/")
+    name, _, verb = path.partition("/")
+    if not url or not name or verb not in ("", "infer", *VERBS.names()):
+        raise typer.BadParameter(f"{model} is not a model's URL: it should end in /v2/models/NAME")
+    return url, name
+
+
+def image_format(path: Path, formats: Mapping[str, str] = FORMATS) -> str:
+    """Return the format of the file `path` to write.
+
+    Raises:
+        OutputError: the ending of the name is not in `formats`.
+    """
+    from serving.errors import OutputError
+
+    if path.suffix.lower() not in formats:
+        raise OutputError(f"{path} cannot be written: give a name that ends in {', '.join(formats)}")
+    return formats[path.suffix.lower()]
+
+
+def write_file(path: Path, file: File) -> None:
+    """Write `file` whole or not at all, since a file that exists counts as done."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".zorse-", dir=path.parent) as folder:
+        part = Path(folder) / "part"
+        part.write_bytes(file.content)
+        part.replace(path)

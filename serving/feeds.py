@@ -1,0 +1,195 @@
+"""Pure functions that make, check and pad a model's inputs, and crop its outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.interface import IMAGE, LABEL, LATENT, SOURCE, Interface, TensorSpec
+from serving.batching import Tensors
+from serving.errors import BadRequestError, ImageSizeError, UnsupportedError
+from zorse_common.errors import nearest_hint
+
+Feeds = Tensors
+"""The inputs of one model call by name; all have the same first axis."""
+
+
+def latent_dim(interface: Interface, verb: str) -> int:
+    """Return the length of a latent.
+
+    Raises:
+        UnsupportedError: the model is not a generator; `verb` is what it cannot do.
+    """
+    if interface.latent is None:
+        raise _wrong_kind(interface, verb)
+    return interface.latent.dim
+
+
+def generator_feeds(latents: NDArray[np.float32], labels: NDArray[np.int64] | None) -> Feeds:
+    """Return the inputs of a generator for `latents` [n, dim] and, for a conditional one, `labels` [n]."""
+    return {LATENT: latents} if labels is None else {LATENT: latents, LABEL: labels}
+
+
+def class_labels(
+    interface: Interface, classes: str | int | Sequence[str | int] | None, numbers: Sequence[int]
+) -> NDArray[np.int64] | None:
+    """Return the label of each image of `numbers`: int64 [n], or None for a generator without classes.
+
+    `classes` is one class for all images, by name or index, or a list with one for each. Without it image k is of class
+    k modulo the number of classes.
+
+    Raises:
+        UnsupportedError: the generator has no classes and `classes` is not None.
+        BadRequestError: there is no such class, or the list has another length than `numbers`.
+    """
+    names = interface.labels
+    if names is None:
+        if classes is not None:
+            raise UnsupportedError("the model has no classes: leave the label out")
+        return None
+    if classes is None:
+        return np.array([number % len(names) for number in numbers], dtype=np.int64)
+    if isinstance(classes, str | int):
+        classes = [classes] * len(numbers)
+    if len(classes) != len(numbers):
+        raise BadRequestError(f"{len(classes)} labels for {len(numbers)} images: give one label, or one for each image")
+    return np.array([_class_index(names, entry) for entry in classes], dtype=np.int64)
+
+
+def _class_index(names: Sequence[str], entry: str | int) -> int:
+    if entry in names:
+        return names.index(str(entry))
+    if isinstance(entry, str) and not entry.isdecimal():
+        listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+        raise BadRequestError(f"there is no class {entry!r}{nearest_hint(entry, names)}: the classes are {listed}")
+    if not 0 <= int(entry[:9] if isinstance(entry, str) else entry) < len(names):
+        raise BadRequestError(f"there is no class {entry}: the model has the classes 0 to {len(names) - 1}")
+    return int(entry)
+
+
+def source_feeds(interface: Interface, images: NDArray[Any]) -> Feeds:
+    """Return the inputs that translate `images` [n, h, w, c].
+
+    Raises:
+        UnsupportedError: the model is not a translator.
+    """
+    if interface.size is None:
+        raise _wrong_kind(interface, "translate")
+    return {SOURCE: images}
+
+
+def source_channels(interface: Interface) -> int:
+    """Return how many channels the image files have that a translator takes.
+
+    Raises:
+        UnsupportedError: the model is not a translator, or its images are not of 8 bits.
+    """
+    if interface.size is None:
+        raise _wrong_kind(interface, "translate")
+    source = interface.inputs[0]
+    if source.dtype != "uint8":
+        raise UnsupportedError(f"the images of the model are {source.dtype}, which no image file has: use infer")
+    return int(source.shape[-1])
+
+
+def check(interface: Interface, feeds: Feeds) -> None:
+    """Compare `feeds` with the inputs of the model. Any number of rows is accepted, and source images of any size.
+
+    Raises:
+        BadRequestError: an input is missing, unknown, or of another dtype or shape, or the first axes differ.
+        ImageSizeError: source images are larger than the model takes.
+    """
+    specs = {spec.name: spec for spec in interface.inputs}
+    if feeds.keys() != specs.keys():
+        expected, received = ", ".join(sorted(specs)), ", ".join(sorted(feeds)) or "none"
+        raise BadRequestError(f"the model takes the inputs {expected} and got {received}")
+    for name, spec in specs.items():
+        # More rows than a graph with a fixed batch takes are run in parts, and source images are padded.
+        shape = ("batch", *spec.shape[1:])
+        if name == SOURCE and interface.size is not None:
+            shape = ("batch", "height", "width", spec.shape[-1])
+        check_tensor(dataclasses.replace(spec, shape=shape), feeds[name])
+    if len({array.shape[0] for array in feeds.values()}) != 1:
+        raise BadRequestError("the inputs have different batch sizes: give every input the same first axis")
+    _check_size(interface, feeds)
+
+
+def check_tensor(spec: TensorSpec, array: NDArray[Any]) -> None:
+    """Compare one array with its specification.
+
+    Raises:
+        BadRequestError: another dtype, another shape, an empty axis, or a value out of range.
+    """
+    fits = array.ndim == len(spec.shape) and all(
+        size == axis if isinstance(axis, int) else size > 0 for size, axis in zip(array.shape, spec.shape, strict=True)
+    )
+    if array.dtype != spec.dtype or not fits:
+        shape = ", ".join(str(axis) for axis in spec.shape)
+        raise BadRequestError(f"{spec.name} must be {spec.dtype} [{shape}] and is {array.dtype} {list(array.shape)}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise BadRequestError(f"{spec.name} holds NaN or infinity")
+    if spec.value_range is not None and array.size:
+        low, high = spec.value_range
+        if array.min() < low or array.max() > high:
+            raise BadRequestError(f"{spec.name} must lie in [{low:g}, {high:g}]")
+
+
+def _check_size(interface: Interface, feeds: Feeds) -> None:
+    if interface.size is None or SOURCE not in feeds:
+        return
+    height, width = feeds[SOURCE].shape[1:3]
+    max_height, max_width = interface.size.largest
+    if height <= max_height and width <= max_width:
+        return
+    if interface.size.smallest == interface.size.largest:
+        remedy = "scale or cut it to that, or export the network with open axes"
+    else:
+        remedy = "scale it down, or export the model with a larger --max-size"
+    raise ImageSizeError(
+        f"{width}×{height} is larger than the {max_width}×{max_height} pixels that the model takes: {remedy}"
+    )
+
+
+def pad(interface: Interface, feeds: Feeds) -> Feeds:
+    """Pad the source images of checked `feeds` at the right and the bottom to the next legal size, by reflection."""
+    if interface.size is None or SOURCE not in feeds:
+        return feeds
+    images = feeds[SOURCE]
+    height, width = images.shape[1:3]
+    legal_height, legal_width = interface.size.legal(height, width)
+    bottom, right = legal_height - height, legal_width - width
+    if not bottom and not right:
+        return feeds
+    padded = np.pad(images, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="reflect")
+    return {**feeds, SOURCE: padded}
+
+
+def crop(interface: Interface, feeds: Feeds, outputs: Tensors) -> Tensors:
+    """Cut off the part of the output images that belongs to the padding; `feeds` are those before `pad`."""
+    if SOURCE not in feeds or IMAGE not in outputs:
+        return outputs
+    height, width = feeds[SOURCE].shape[1:3]
+    image = outputs[IMAGE][:, : height * interface.scale, : width * interface.scale]
+    return {**outputs, IMAGE: image}
+
+
+def smallest(interface: Interface) -> Feeds:
+    """Return the smallest legal inputs: one row, or as many as the graph's batch has, of zeros or least values."""
+    sizes = {"batch": 1}
+    if interface.size is not None:
+        sizes |= dict(zip(("height", "width"), interface.size.smallest, strict=True))
+    feeds = {}
+    for spec in interface.inputs:
+        shape = [axis if isinstance(axis, int) else sizes.get(axis, 1) for axis in spec.shape]
+        # Zero is no legal value of every range.
+        feeds[spec.name] = np.full(shape, (spec.value_range or (0, 0))[0], dtype=spec.dtype)
+    return feeds
+
+
+def _wrong_kind(interface: Interface, verb: str) -> UnsupportedError:
+    names = ", ".join(spec.name for spec in interface.inputs)
+    return UnsupportedError(f"the model is a {interface.kind} with the inputs {names}: it does not {verb}")

@@ -1,0 +1,227 @@
+"""The wire format of the Open Inference Protocol (KServe v2) over HTTP, with its binary tensor extension."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+
+from export.interface import Kind
+from serving.errors import BadRequestError
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+DATATYPES: dict[str, np.dtype[Any]] = {
+    "UINT8": np.dtype("<u1"),
+    "UINT16": np.dtype("<u2"),
+    "FP32": np.dtype("<f4"),
+    "INT64": np.dtype("<i8"),
+}
+_NAMES = {dtype: name for name, dtype in DATATYPES.items()}
+
+
+class TensorMetadata(BaseModel):
+    """One input or output; -1 stands for a dynamic axis."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    """KServe v2 model metadata, with the model's kind."""
+
+    name: str
+    versions: list[str]
+    platform: str = "onnxruntime_onnx"
+    kind: Kind
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class ServerMetadata(BaseModel):
+    """KServe v2 server metadata."""
+
+    name: str = "zorse"
+    version: str
+    extensions: list[str] = ["binary_tensor_data"]
+
+
+class _Input(BaseModel):
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: dict[str, Any] = {}
+    data: list[Any] | None = None
+
+
+class _Output(BaseModel):
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class _InferBody(BaseModel):
+    id: str | None = None
+    parameters: dict[str, Any] = {}
+    inputs: list[_Input]
+    outputs: list[_Output] | None = None
+
+
+class InferRequest:
+    """A parsed inference request: arrays by name, and which outputs are wanted how (`None`: all of them)."""
+
+    def __init__(self, body: _InferBody, inputs: dict[str, NDArray[Any]]) -> None:
+        self.id = body.id
+        self.inputs = inputs
+        self._binary = body.parameters.get("binary_data_output", False) is True
+        self._outputs = body.outputs
+
+    def wanted(self, produced: list[str]) -> dict[str, bool]:
+        """Output name → whether its data goes in binary.
+
+        Raises:
+            BadRequestError: an output is asked for that the model does not have.
+        """
+        if not self._outputs:
+            return dict.fromkeys(produced, self._binary)
+        unknown = [output.name for output in self._outputs if output.name not in produced]
+        if unknown:
+            raise BadRequestError(f"there is no output {unknown[0]!r}: the outputs are {', '.join(produced)}")
+        return {output.name: output.parameters.get("binary_data", self._binary) is True for output in self._outputs}
+
+
+def body_length(text: str) -> int | None:
+    """Return the number of bytes that a header states, or None if it is none: Python reads no more than 4300 digits."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
+
+
+def parse_infer(content: bytes, header_length: str | None) -> InferRequest:
+    """Parse the body of an inference request; `header_length` is the value of `HEADER_LENGTH`, if sent.
+
+    Raises:
+        BadRequestError: it is not JSON of the protocol, or a tensor's bytes do not make its shape and datatype.
+    """
+    length = len(content)
+    if header_length is not None:
+        stated = body_length(header_length)
+        if stated is None or stated > len(content):
+            raise BadRequestError(f"{HEADER_LENGTH} is {header_length[:40]!r} and the body has {len(content)} bytes")
+        length = stated
+    try:
+        body = _InferBody.model_validate_json(content[:length])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BadRequestError(f"the inference request is wrong at {where or 'its start'}: {first['msg']}") from error
+    tail = memoryview(content)[length:]
+    inputs: dict[str, NDArray[Any]] = {}
+    for entry in body.inputs:
+        if entry.name in inputs:
+            raise BadRequestError(f"the input {entry.name!r} is given twice")
+        size = entry.parameters.get("binary_data_size")
+        inputs[entry.name], tail = (_from_json(entry), tail) if size is None else _from_binary(entry, size, tail)
+    if tail:
+        raise BadRequestError(f"{len(tail)} bytes follow the last tensor: check every binary_data_size")
+    return InferRequest(body, inputs)
+
+
+def _from_binary(entry: _Input, size: object, tail: memoryview) -> tuple[NDArray[Any], memoryview]:
+    dtype = _dtype(entry)
+    need = dtype.itemsize * math.prod(entry.shape)
+    if size != need or len(tail) < need:
+        raise BadRequestError(
+            f"{entry.name} as {entry.datatype} {entry.shape} needs {need} bytes: "
+            f"binary_data_size is {size!r} and {len(tail)} bytes are left"
+        )
+    return _reshape(entry, np.frombuffer(tail[:need], dtype)), tail[need:]
+
+
+def _from_json(entry: _Input) -> NDArray[Any]:
+    dtype = _dtype(entry)
+    if entry.data is None:
+        raise BadRequestError(f"{entry.name} has neither data nor binary_data_size")
+    try:
+        values = np.array(entry.data) if entry.data else np.empty(0, dtype)
+        if values.dtype.kind not in "iufb" or (dtype.kind != "f" and values.dtype.kind == "f"):
+            raise ValueError(f"its data is {values.dtype}")
+        if dtype.kind == "u" and values.size and (values.min() < 0 or values.max() > np.iinfo(dtype).max):
+            raise ValueError(f"its data leaves 0…{np.iinfo(dtype).max}")
+        with np.errstate(over="ignore"):  # to infinity, which no model takes
+            values = values.astype(dtype)
+    except (ValueError, OverflowError) as error:
+        raise BadRequestError(f"{entry.name} is not {entry.datatype} {entry.shape}: {error}") from error
+    return _reshape(entry, values)
+
+
+def _reshape(entry: _Input, values: NDArray[Any]) -> NDArray[Any]:
+    try:
+        return values.reshape(entry.shape)
+    except ValueError as error:
+        raise BadRequestError(f"{entry.name} is not {entry.datatype} {entry.shape}: {error}") from error
+
+
+def _dtype(entry: _Input) -> np.dtype[Any]:
+    if entry.datatype not in DATATYPES:
+        raise BadRequestError(f"{entry.name} has datatype {entry.datatype!r}: send {', '.join(DATATYPES)}")
+    if any(axis < 0 for axis in entry.shape):
+        raise BadRequestError(f"{entry.name} has a negative axis in its shape {entry.shape}")
+    return DATATYPES[entry.datatype]
+
+
+def datatype(array: NDArray[Any]) -> str:
+    """The protocol's name of an array's dtype.
+
+    Raises:
+        BadRequestError: it has none that a model takes.
+    """
+    name = _NAMES.get(array.dtype.newbyteorder("<"))
+    if name is None:
+        raise BadRequestError(f"there are no tensors of {array.dtype}: use uint8, uint16, float32 or int64")
+    return name
+
+
+def pack(
+    field: Literal["inputs", "outputs"],
+    tensors: Mapping[str, NDArray[Any]],
+    binary: Mapping[str, bool],
+    extra: Mapping[str, Any],
+) -> tuple[bytes, dict[str, str]]:
+    """A request's or response's body and headers: `extra`, and every tensor as JSON numbers or as binary.
+
+    Raises:
+        BadRequestError: a tensor is of another dtype than `DATATYPES` has.
+    """
+    entries: list[dict[str, Any]] = []
+    blobs: list[bytes] = []
+    for name, in_binary in binary.items():
+        array = tensors[name]
+        entry: dict[str, Any] = {"name": name, "datatype": datatype(array), "shape": list(array.shape)}
+        if in_binary:
+            blobs.append(array.astype(DATATYPES[entry["datatype"]], copy=False).tobytes())
+            entry["parameters"] = {"binary_data_size": len(blobs[-1])}
+        else:
+            entry["data"] = array.ravel().tolist()
+        entries.append(entry)
+    header = json.dumps({**extra, field: entries}).encode()
+    if not blobs:
+        return header, {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(header))}
+    return b"".join([header, *blobs]), headers
+
+
+def unpack_outputs(content: bytes, header_length: str | None) -> dict[str, NDArray[Any]]:
+    """The arrays of an inference response, the client's side of `pack`.
+
+    Raises:
+        BadRequestError: the response breaks the protocol.
+    """
+    try:
+        length = len(content) if header_length is None else int(header_length)
+        header = json.dumps({"inputs": json.loads(content[:length])["outputs"]}).encode()
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadRequestError(f"this is no inference response ({type(error).__name__}: {error})") from error
+    return parse_infer(header + content[length:], str(len(header))).inputs
