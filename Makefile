@@ -36,6 +36,7 @@ format: install
 bench: install
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.export
+	$(BIN)/python -m benchmarks.loader
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
