@@ -11,6 +11,7 @@ import typer
 import export.cli
 import serving.cli
 import trainer.cli
+import trainer.cli_latent
 from zorse.home import provide_home
 from zorse.output import make_output_robust
 from zorse.process import run_behind
@@ -27,8 +28,12 @@ app = typer.Typer(
 trainer.cli.register(app)
 export.cli.register(app)
 serving.cli.register(app)
-latent = typer.Typer(help="Interpolate between latents of a generator, and calculate with them.", no_args_is_help=True)
+latent = typer.Typer(
+    help="Interpolate between latents of a generator, calculate with them, and find those of images.",
+    no_args_is_help=True,
+)
 serving.cli.register_latent(latent)
+trainer.cli_latent.register_latent(latent)
 app.add_typer(latent, name="latent")
 
 
