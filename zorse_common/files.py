@@ -1,4 +1,4 @@
-"""Files below a folder or inside a zip, and the images among them, listed and read in the same way by every stage."""
+"""Files below a folder or inside a zip, and the image files among them: every stage lists and reads them alike."""
 
 from __future__ import annotations
 
@@ -14,23 +14,21 @@ from typing import TypeVar
 from PIL import Image as Pillow
 
 from zorse_common.errors import FetchError, ZorseError, one_line, printable
+from zorse_common.image_formats import SNIFFED_BYTES, SUFFIXES, image_format
 from zorse_common.images import (
     MAX_PIXELS,
-    SNIFFED_BYTES,
-    SUFFIXES,
     ImageError,
     Pixels,
     check_range,
     decode_image,
     encode,
-    image_format,
     to_array,
 )
 from zorse_common.storage import Storage, Tree
 
 T = TypeVar("T")
 NAMED_FILES = 5
-"""How many files are named where many are meant."""
+"""How many files a message names of a longer list."""
 UNREADABLE = (
     OSError,
     EOFError,
@@ -41,17 +39,18 @@ UNREADABLE = (
     zlib.error,
     zipfile.BadZipFile,
 )
-"""What zipfile and the storage raise for torn, encrypted and odd files."""
+"""The errors of zipfile and of the storage for truncated, encrypted and unsupported files."""
 
 
 class FilesError(ZorseError):
-    """A folder or zip is missing or damaged, or holds too few files that can be used."""
+    """A folder or zip is missing or damaged, or has too few usable files."""
 
 
 class FileSet:
-    """The files below a folder or inside a zip, on a local disk or at any URI, by names with `/` from there.
+    """The files below a folder or inside a zip, on a local disk or at any URI.
 
-    `sizes` maps each name to bytes, sorted by name. `skipped` maps what was left out to the reason.
+    A file's name is its path from there, with `/`. `sizes` maps each name to the file's bytes, sorted by name.
+    `skipped` maps the name of each file or link that was left out to the reason.
     """
 
     def __init__(self, root: str) -> None:
@@ -81,7 +80,7 @@ class FileSet:
 
         Raises:
             FetchError: an object store failed.
-            OSError, zipfile.BadZipFile, …: the file is torn, encrypted or gone.
+            OSError, zipfile.BadZipFile, … (`UNREADABLE`): the file is truncated, encrypted or gone.
         """
         try:
             if not self._members:
@@ -104,12 +103,12 @@ class FileSet:
                 raise FilesError(f"{self.root} is neither a folder nor a zip file")
             with zipfile.ZipFile(file) as archive:
                 members = [info for info in archive.infolist() if not info.is_dir()]
-        # Some Windows programs write `\` into the names; the format wants `/`.
+        # Some Windows programs write `\` into the names; the zip format prescribes `/`.
         self._members = {info.filename.replace("\\", "/"): info.filename for info in members}
         return Tree({info.filename.replace("\\", "/"): info.file_size for info in members})
 
     def _archive(self) -> zipfile.ZipFile:
-        # One handle per thread: threads that share one wait for each other, and on object stores for the network.
+        # One handle per thread: threads that share one wait for each other and, on object stores, for the network.
         if not hasattr(self._local, "archive"):
             self._local.archive = zipfile.ZipFile(self._place.local or self._place.open_file())
         archive: zipfile.ZipFile = self._local.archive
@@ -119,8 +118,8 @@ class FileSet:
 class ImageFiles:
     """The image files of a `FileSet`.
 
-    Files with the usual endings are taken as they are. Other files are known by their first bytes: each of them on a
-    local disk, and on an object store one for all files with the same ending. Hidden files are left out.
+    A file with one of the usual suffixes counts as an image. Other files are recognised by their first bytes: on a
+    local disk each file, on an object store one file for all with the same suffix. Hidden files are left out.
     """
 
     def __init__(
@@ -137,14 +136,14 @@ class ImageFiles:
             raise FilesError(f"{root}: {error}") from error
         self.root = root
         self.unreadable: dict[str, str] = {}
-        """Why each file that was opened in vain cannot be read, in the order they were met."""
+        """The reason for each file that could not be decoded, by name, in the order of the attempts."""
         self.value_range, self._max_pixels = value_range, max_pixels
         self._files = FileSet(root)
         self.left_out = self._files.skipped.copy()
-        """Why each file that was not taken for an image was left out."""
+        """The reason for each file that does not count as an image, by name."""
         self._sniffed: dict[str, bool] = {}
-        self.sizes = {name: size for name, size in self._files.sizes.items() if self._is_taken(name)}
-        """The bytes of each image file by its name, sorted by name."""
+        self.sizes = {name: size for name, size in self._files.sizes.items() if self._counts_as_image(name)}
+        """The size of each image file in bytes, by name, sorted by name."""
 
     @property
     def names(self) -> list[str]:
@@ -153,8 +152,8 @@ class ImageFiles:
 
     @property
     def skipped(self) -> list[str]:
-        """One line for each file that was opened in vain, in the order they were met."""
-        # Copied in one go, because threads that decode add to it.
+        """One line for each file that could not be decoded, in the order of the attempts."""
+        # The copy is atomic, while decoder threads may add files.
         return [f"skipped {printable(name)}: {reason}" for name, reason in self.unreadable.copy().items()]
 
     def read(self, name: str) -> bytes:
@@ -195,7 +194,7 @@ class ImageFiles:
             raise FilesError(f"{self.root}: {printable(name)} cannot be read ({self.unreadable[name]})")
         return to_array(image)
 
-    def _is_taken(self, name: str) -> bool:
+    def _counts_as_image(self, name: str) -> bool:
         if is_hidden(name):
             self.left_out[name] = "hidden"
             return False
@@ -217,7 +216,7 @@ class ImageFiles:
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or a folder on its way is hidden, or is one of those that macOS adds to archives."""
+    """Return whether a part of the path `name` is hidden (".…") or a folder that macOS adds to archives."""
     return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
 
@@ -225,7 +224,7 @@ def read_images(root: str) -> dict[str, Pixels]:
     """Return every image of a folder or zip by name: uint8 [h, w, 1] of grey files, [h, w, 3] of others.
 
     Raises:
-        FilesError: there are none, or one cannot be decoded; the message names it.
+        FilesError: there are no images, or one cannot be decoded; the message names it.
     """
     files = ImageFiles(root)
     if not files.names:
@@ -234,7 +233,7 @@ def read_images(root: str) -> dict[str, Pixels]:
 
 
 def write_image(path: Path, image: Pixels) -> None:
-    """Write `image`, uint8 [h, w, 1, 3 or 4], as a PNG file; missing folders are made.
+    """Write `image`, uint8 [h, w, 1, 3 or 4], as a PNG file, and create missing folders.
 
     Raises:
         FilesError: the file cannot be written.
@@ -247,14 +246,14 @@ def write_image(path: Path, image: Pixels) -> None:
 
 
 def some_of(names: Iterable[str]) -> str:
-    """Name the first few of `names`, and say how many more there are."""
+    """Return the first `NAMED_FILES` of `names` and how many more there are, as one text."""
     listed = [printable(name) for name in names]
     more = f" and {len(listed) - NAMED_FILES} more" if len(listed) > NAMED_FILES else ""
     return ", ".join(listed[:NAMED_FILES]) + more
 
 
 def left_out_line(left_out: dict[str, str]) -> str:
-    """Say in one line which files were left out and why, for example "left out 3 files: 2 no image (a.txt, b.md)…"."""
+    """Return one line on the files that were left out, such as "left out 3 files: 2 no image (a.txt, b.md); …"."""
     reasons = Counter(left_out.values())
     parts = [
         f"{count} {reason} ({some_of(name for name, why in left_out.items() if why == reason)})"
@@ -264,6 +263,6 @@ def left_out_line(left_out: dict[str, str]) -> str:
 
 
 def evenly_spaced(items: Sequence[T], count: int) -> list[T]:
-    """Return `count` of `items` (all, if they are fewer) at equal distances, the first one among them."""
+    """Return `count` of `items` at equal distances, starting with the first; all of them if there are fewer."""
     count = min(count, len(items))
     return [items[index * len(items) // count] for index in range(count)]

@@ -1,4 +1,4 @@
-"""Says what a set of image files is before it is used: numbers, sizes, depths, and what was left out and why."""
+"""Describes a set of image files before it is used: numbers, sizes, depths, and what was left out and why."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from zorse_common.files import UNREADABLE, FilesError, ImageFiles, evenly_spaced
 from zorse_common.images import Header, ImageError, read_header, to_array
 
 PROBED = 16
-"""How many files of a collection are looked at."""
+"""How many files of a collection are read for its description."""
 SMALLEST_SPREAD = 16
-"""Of 255 grey levels: images of more than 8 bits that use less, 1/16 of their range, are read at a wrong range."""
+"""Grey levels of 255. Deeper images that span no more of them, 1/16 of their value range, have a wrong one."""
 
 
 def collection_facts(files: ImageFiles, names: Sequence[str], what: str, key: str) -> list[str]:
-    """Say how many images a collection has and, from the headers of a few, of what size and depth they are.
+    """Return lines on a collection: how many images it has and, by the headers of a few, their sizes and depths.
 
-    `what` names the collection, and `key` what states the value range.
+    `what` is the collection's name in the lines, and `key` the config key that states the value range.
 
     Raises:
-        FilesError: their values use so little of the value range that the range must be wrong.
+        FilesError: the values span so little of the value range that the range must be wrong.
     """
     if not names:
         return []
@@ -41,16 +41,22 @@ def collection_facts(files: ImageFiles, names: Sequence[str], what: str, key: st
 
 
 def _headers(files: ImageFiles, names: Iterable[str]) -> dict[str, Header]:
-    found = {}
+    """Return the headers of those files that have a readable one, by name."""
+    headers = {}
     for name in names:
         try:
-            found[name] = read_header(files.read(name))
+            headers[name] = read_header(files.read(name))
         except (ImageError, *UNREADABLE):
-            continue  # whoever uses the file meets the error too
-    return found
+            continue  # reported when the file is used
+    return headers
 
 
 def _depth_facts(files: ImageFiles, deep: Sequence[str], what: str, key: str) -> list[str]:
+    """Return a line on the value range of the files `deep`, greys of more than 8 bits; none if there are no files.
+
+    Raises:
+        FilesError: their grey levels span at most `SMALLEST_SPREAD`.
+    """
     arrays = [to_array(image) for name in deep if (image := files.open(name, 1)) is not None]
     levels = [int(level) for array in arrays for level in (array.min(), array.max())]
     if not levels:
@@ -66,13 +72,13 @@ def _depth_facts(files: ImageFiles, deep: Sequence[str], what: str, key: str) ->
 
 
 def digest_of(files: ImageFiles, names: Iterable[str]) -> str:
-    """Return the SHA-256 over the names and sizes of files. Their content is not read."""
+    """Return the SHA-256 over the names and sizes of the files, in hexadecimal. Their content is not read."""
     lines = (f"{files.sizes[name]} {printable(name)}\n" for name in sorted(names))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def unused_facts(files: ImageFiles, used: Iterable[str], why: str) -> list[str]:
-    """Say in at most one line which files were left out: those that are no images, and for `why` those not `used`."""
+    """Return at most one line on the files left out: those that are no images and, with reason `why`, the unused."""
     rest = sorted(set(files.names).difference(used))
     line = left_out_line(files.left_out | dict.fromkeys(rest, why))
     return [line] if line else []

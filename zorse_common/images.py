@@ -1,14 +1,13 @@
 """The one decoder and encoder of image files: training, export, serving and batch read and write the same pixels.
 
-Formats are known by their first bytes, never by a name. Limits are checked from the header, before anything is
-decoded. What is decoded is 8-bit and upright.
+A file's format is recognised by its first bytes, never by its name. Limits are checked by the header, before pixels are
+decoded. Decoded images are 8-bit and upright.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import struct
 import warnings
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -19,27 +18,20 @@ from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
 from zorse_common.errors import ZorseError, one_line
+from zorse_common.image_formats import FORMATS, SNIFFED_BYTES, image_format
 
 Pixels = NDArray[np.uint8]
 """One image: uint8 [height, width, channels]."""
 FileFormat = Literal["png", "jpeg"]
-"""What is written."""
+"""The formats that are written."""
 MEDIA_TYPES: dict[FileFormat, str] = {name: f"image/{name}" for name in get_args(FileFormat)}
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA")
-"""What is read. Pillow knows more, but starts Ghostscript for PostScript."""
-SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".tga"}
-)
-"""The usual endings of the names of such files, in lower case."""
-SNIFFED_BYTES = 18
-"""How much of a file's start `image_format` needs."""
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+"""Pillow's mode of an 8-bit image by its channels."""
 MAX_PIXELS = 2**27
-"""The most pixels of one image unless a caller sets another limit: 134 million, 400 MB once decoded."""
+"""The default limit of pixels in one image: 134 million, which are 400 MB of decoded RGB."""
 _JPEG_QUALITY = 92
 _PNG_LEVEL = 1  # four times as fast as Pillow's 6 for a file a tenth larger
-_ORIENTATION = 0x0112
+_ORIENTATION = 0x0112  # tag of EXIF 2.3
 _TRANSPOSITIONS = {
     2: Pillow.Transpose.FLIP_LEFT_RIGHT,
     3: Pillow.Transpose.ROTATE_180,
@@ -49,16 +41,18 @@ _TRANSPOSITIONS = {
     7: Pillow.Transpose.TRANSVERSE,
     8: Pillow.Transpose.ROTATE_90,
 }
-_PHOTOMETRIC, _BITS, _SAMPLE_FORMAT, _LEAST, _MOST = 262, 258, 339, 280, 281  # TIFF 6.0, section 8 and 19
+# Tags of TIFF 6.0, sections 8 and 19: PhotometricInterpretation, BitsPerSample, SampleFormat, MinSampleValue and
+# MaxSampleValue.
+_PHOTOMETRIC, _BITS, _SAMPLE_FORMAT, _LEAST, _MOST = 262, 258, 339, 280, 281
 
-# Limits of our own are checked before decoding. Both settings are of the whole process: `catch_warnings` is not safe
-# in threads.
+# `decode_image` checks its own limit of pixels. Both settings hold for the whole process, because the alternative,
+# `warnings.catch_warnings`, is not thread-safe.
 Pillow.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
 
 class ImageError(ZorseError):
-    """The bytes are not an image that can be read."""
+    """The bytes are not a readable image."""
 
 
 class ImageTooLargeError(ImageError):
@@ -67,7 +61,7 @@ class ImageTooLargeError(ImageError):
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of its image before it is decoded. `bits` is the depth of one channel: 8, 16 or 32."""
+    """What an image file's header says. `bits` is the depth of one channel: 8, 16 or 32."""
 
     format: str
     width: int
@@ -76,42 +70,8 @@ class Header:
     channels: int
 
 
-def image_format(start: bytes) -> str | None:
-    """Return the format, one of `FORMATS`, of a file that starts with `start` (`SNIFFED_BYTES` of it), or None."""
-    magic = {
-        b"\x89PNG\r\n\x1a\n": "PNG",
-        b"\xff\xd8\xff": "JPEG",
-        b"BM": "BMP",
-        b"GIF87a": "GIF",
-        b"GIF89a": "GIF",
-        b"II*\x00": "TIFF",
-        b"MM\x00*": "TIFF",
-        b"II+\x00": "TIFF",
-        b"MM\x00+": "TIFF",
-    }
-    for prefix, name in magic.items():
-        if start.startswith(prefix):
-            return name
-    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
-        return "WEBP"
-    if start[:1] == b"P" and start[1:2] in b"123456" and start[2:3].isspace():
-        return "PPM"
-    return "TGA" if _is_tga(start) else None
-
-
-def _is_tga(start: bytes) -> bool:
-    """Return whether `start` is a plausible TGA header; the format has no magic number."""
-    if len(start) < SNIFFED_BYTES:
-        return False
-    fields = struct.unpack("<BBBHHBHHHHBB", start[:SNIFFED_BYTES])
-    _, has_palette, kind, _, palette_size, palette_bits, _, _, width, height, bits, _ = fields
-    palette = palette_size > 0 and palette_bits in (15, 16, 24, 32) if has_palette else palette_size == 0
-    known = has_palette in (0, 1) and kind in (1, 2, 3, 9, 10, 11) and bits in (8, 16, 24, 32)
-    return known and palette and width > 0 and height > 0
-
-
 def read_header(content: bytes) -> Header:
-    """Return the facts of an image file without decoding it.
+    """Read the header of an image file without decoding pixels.
 
     Raises:
         ImageError: it is not a file of `FORMATS`, or its header is broken.
@@ -142,22 +102,23 @@ def decode_image(
 ) -> Pillow.Image:
     """Decode an image file to an upright 8-bit Pillow image of mode L, RGB or RGBA.
 
-    The first frame is taken. `channels` is 1 (grey), 3 (RGB) or 4 (RGBA); None is 1 for grey files and 3 for others.
-    Transparency is laid over white unless there are 4 channels. The EXIF orientation is applied.
+    Of several frames the first is decoded. `channels` is 1 (grey), 3 (RGB) or 4 (RGBA); None is 1 for grey files and 3
+    for others. Transparent pixels are composited on white unless there are 4 channels. The EXIF orientation is applied.
 
-    `least_side` is for callers that will make the image smaller. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its width
-    and height (rounded up), the smallest of them that leaves both at least `least_side`. Its decoder averages while it
-    computes fewer pixels. Images under twice `least_side`, and other formats, are decoded whole.
+    `least_side` is for callers that shrink the image afterwards: a JPEG is then decoded at 1/2, 1/4 or 1/8 of its width
+    and height (rounded up), the smallest fraction that leaves both at least `least_side` pixels. That is faster, and
+    the decoder averages over the pixels that it leaves out. A JPEG of which a side is under twice `least_side` is
+    decoded at its full size, as all other formats are.
 
-    Greys of more than 8 bits are mapped from `value_range` (black, white) to 0..255, rounded, and cut to it. Without
-    a `value_range` it is what the file says (TIFF's smallest and largest sample value, 12-bit samples, PGM's
-    maximum), or else from 0 to the largest number that the file's integers can hold. Colours of 16 bits, and greys of
-    16 bits with alpha, keep their high byte, as Pillow reads no more. `value_range` does not apply to them nor to 8-bit
-    files.
+    Greys of more than 8 bits are mapped linearly from `value_range` (black, white) to 0..255, rounded and clipped.
+    Without `value_range` the file's own statement counts (MinSampleValue and MaxSampleValue or 12-bit samples of a
+    TIFF, the maximum of a PGM), or else the range from 0 to the largest integer of the file's depth. Colours of 16
+    bits, and greys of 16 bits with alpha, are cut to their high byte, because Pillow reads no more; `value_range`
+    applies neither to them nor to 8-bit files.
 
     Raises:
         ImageTooLargeError: it has more than `max_pixels` pixels; nothing was decoded.
-        ImageError: it is not a whole file of `FORMATS`, or has floating-point values and no `value_range`.
+        ImageError: it is not a complete file of `FORMATS`, or has floating-point values and no `value_range` is given.
     """
     with _open(content) as image:
         if image.width * image.height > max_pixels:
@@ -177,17 +138,17 @@ def decode_image(
             raise
         except MemoryError:
             raise
-        except Exception as error:  # what broken bytes make Pillow raise has no common base
+        except Exception as error:  # Pillow's errors for broken bytes have no common base class
             raise ImageError(f"the image cannot be read ({one_line(error)}): make or copy the file again") from error
 
 
 def encode(image: Pixels, file_format: FileFormat = "png") -> bytes:
-    """Return the bytes of an image file of uint8 [height, width, 1, 3 or 4]: the same bytes for the same pixels.
+    """Encode an image, uint8 [height, width, 1, 3 or 4], as a file: equal pixels give equal bytes.
 
-    JPEG has no alpha: it is laid over white.
+    JPEG has no alpha channel: the image is composited on white.
 
     Raises:
-        ImageError: an image file cannot have so many channels.
+        ImageError: the array has another shape.
     """
     if image.ndim != 3 or image.shape[2] not in MODES:
         raise ImageError(f"an array of shape {list(image.shape)} cannot be written as {file_format}")
@@ -219,23 +180,27 @@ def to_array(image: Pillow.Image) -> Pixels:
 
 
 def _open(content: bytes) -> Pillow.Image:
-    """Parse the header alone."""
+    """Parse the header and return the image without decoded pixels.
+
+    Raises:
+        ImageError: the bytes are empty, of an unknown format, or their header is broken.
+    """
     if not content:
         raise ImageError("the image is empty: give the bytes of an image file")
-    found = image_format(content[:SNIFFED_BYTES])
-    if found is None:
+    file_format = image_format(content[:SNIFFED_BYTES])
+    if file_format is None:
         raise ImageError(f"the image is not a {', '.join(FORMATS)} file: convert it to one of these")
     try:
-        return Pillow.open(io.BytesIO(content), formats=(found,))
+        return Pillow.open(io.BytesIO(content), formats=(file_format,))
     except MemoryError:
         raise
     except Exception as error:
-        reason = "it is torn or damaged" if isinstance(error, UnidentifiedImageError) else one_line(error)
-        raise ImageError(f"the {found} image cannot be read ({reason}): make or copy the file again") from error
+        reason = "it is truncated or damaged" if isinstance(error, UnidentifiedImageError) else one_line(error)
+        raise ImageError(f"the {file_format} image cannot be read ({reason}): make or copy the file again") from error
 
 
 def _bits(image: Pillow.Image) -> int:
-    """Return the bits of one channel in the file; Pillow's modes hide those of 16-bit colours."""
+    """Return the bits of one channel in the file. Pillow's mode does not tell them for 16-bit colours."""
     if image.mode in ("I", "F"):
         return 16 if image.format == "PPM" or _tag(image, _BITS, 32) == 16 else 32
     # BGR;16 has 16 bits for all three channels.
@@ -244,18 +209,18 @@ def _bits(image: Pillow.Image) -> int:
 
 
 def _tile_arguments(image: Pillow.Image) -> Any:
-    """Return what Pillow hands to the decoder of an image that is not loaded yet, or None."""
+    """Return the arguments that Pillow will pass to the decoder of an image that is not loaded yet, or None."""
     return next((tile[3] for tile in getattr(image, "tile", [])), None)
 
 
 def _rawmode(image: Pillow.Image) -> str:
-    """Return the layout of the file's pixels as Pillow names it, such as "RGB;16B", or "" where it names none."""
+    """Return Pillow's name of the layout of the file's pixels, such as "RGB;16B", or "" if there is none."""
     arguments = _tile_arguments(image)
     return str((arguments[0] if isinstance(arguments, tuple) else arguments) or "")
 
 
 def _in_decoded_values(image: Pillow.Image, value_range: tuple[float, float] | None) -> tuple[float, float] | None:
-    """Return a value range of the file in the values that Pillow makes: those of a PGM it stretches to 0..65535."""
+    """Convert a value range from the file's values to those that Pillow decodes: it maps a deep PGM to 0..65535."""
     if value_range is None or image.format != "PPM" or image.mode != "I":
         return value_range
     arguments = _tile_arguments(image)
@@ -264,7 +229,7 @@ def _in_decoded_values(image: Pillow.Image, value_range: tuple[float, float] | N
 
 
 def _scale_transparency(image: Pillow.Image) -> None:
-    """Bring the transparent value of a PNG, which has the depth of the file, to the 8 bits of the decoded pixels."""
+    """Convert the transparent value of a PNG from the depth of the file to the 8 bits of the decoded pixels."""
     value, rawmode = image.info.get("transparency"), _rawmode(image)
     if image.format != "PNG" or value is None:
         return
@@ -275,20 +240,20 @@ def _scale_transparency(image: Pillow.Image) -> None:
 
 
 def _tag(image: Pillow.Image, number: int, default: int) -> int:
-    """Return the first value of a TIFF tag, or `default` where the file has none or is no TIFF."""
+    """Return the first value of a TIFF tag, or `default` if the file lacks it or is no TIFF."""
     value = getattr(image, "tag_v2", {}).get(number, default)
     return int(value[0] if isinstance(value, tuple) else value)
 
 
 def _to_8_bits(image: Pillow.Image, value_range: tuple[float, float] | None) -> Pillow.Image:
-    """Map integers of more than 8 bits and floating-point values to grey; other images stay as they are."""
+    """Map integers of more than 8 bits and floating-point values to 8-bit grey. Return other images unchanged."""
     if not image.mode.startswith(("I", "F")):
         return image
     values = np.asarray(image)
     if image.mode == "I" and image.format == "TIFF" and _tag(image, _SAMPLE_FORMAT, 1) == 1:
         values = values.view(np.uint32)
     low, high = value_range or _stated_range(image)
-    if _tag(image, _PHOTOMETRIC, 1) == 0:  # white is zero, which Pillow heeds for 8 bits alone
+    if _tag(image, _PHOTOMETRIC, 1) == 0:  # zero is white, which Pillow respects for 8 bits alone
         low, high = high, low
     levels = (values.astype(np.float64) - low) * (255 / (high - low))
     if not np.isfinite(levels).all():
@@ -301,7 +266,7 @@ def _to_8_bits(image: Pillow.Image, value_range: tuple[float, float] | None) -> 
 
 
 def _stated_range(image: Pillow.Image) -> tuple[float, float]:
-    """Return the values of black and white by what the file says, or else of the whole range of its integers."""
+    """Return the values of black and white that the file states, or else the limits of its integers."""
     if image.mode == "F":
         raise ImageError(
             "the image has floating-point values, whose black and white the file does not say: state its value range"
@@ -315,16 +280,17 @@ def _stated_range(image: Pillow.Image) -> tuple[float, float]:
 
 
 def _upright(file: Pillow.Image, image: Pillow.Image) -> Pillow.Image:
-    """Apply the EXIF orientation of `file` to `image`. TIFF files have none left: Pillow applies theirs."""
+    """Apply the EXIF orientation of `file` to `image`. Pillow itself applies that of TIFF files and removes it."""
     try:
         orientation = file.getexif().get(_ORIENTATION, 1)
-    except Exception:  # noqa: BLE001  (a broken EXIF block says nothing of the pixels)
+    except Exception:  # noqa: BLE001  (a broken EXIF block leaves the pixels readable)
         orientation = 1
     method = _TRANSPOSITIONS.get(orientation)
     return image if method is None else image.transpose(method)
 
 
 def _to_mode(image: Pillow.Image, mode: str) -> Pillow.Image:
+    """Convert to mode L, RGB or RGBA; transparent pixels are composited on white unless the mode is RGBA."""
     if image.mode == "La":
         image = image.convert("LA")
     if mode != "RGBA" and image.has_transparency_data:

@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from tests.common.image_files import GREY, RGB, colours, good, raw_png
+from zorse_common.image_formats import FORMATS, SNIFFED_BYTES, image_format
 from zorse_common.images import (
-    FORMATS,
-    SNIFFED_BYTES,
     ImageError,
     ImageTooLargeError,
     decode,
     decode_image,
     encode,
-    image_format,
     read_header,
 )
 
