@@ -1,4 +1,4 @@
-"""Stages what was proved in a folder, with all that the artifact contract asks for beside the model."""
+"""Stages the files of an artifact: the model, the golden sample and the manifest."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from export import graph
-from export.candidate import Candidate, Shape
 from export.errors import RepositoryError
 from export.manifest import (
     GOLDEN_FILE,
@@ -20,14 +20,16 @@ from export.manifest import (
     WEIGHTS_FILE,
     Manifest,
     file_entry,
+    golden_key,
     model_properties,
 )
+from export.model_under_test import ModelUnderTest, Shape
+from export.proof import ProofResult, Sample
 from export.targets.base import Target
-from export.verify import Compared
 
 
 def model_name(name: str, direction: str | None) -> str:
-    """The artifact's name: `name`, and the direction of a translator after a dash.
+    """Return the artifact's name: `name`, and the direction of a translator after a dash.
 
     Raises:
         RepositoryError: it could not stand in a path and in a URL.
@@ -41,19 +43,21 @@ def model_name(name: str, direction: str | None) -> str:
     return full
 
 
-def write_model(model: onnx.ModelProto, candidate: Candidate, target: Target, folder: Path) -> None:
-    """Write the model's files into `folder`, with what must be known of it where its manifest is not at hand.
+def write_model(model: onnx.ModelProto, tested: ModelUnderTest, target: Target, folder: Path) -> None:
+    """Write the files of `model` into the new `folder`; its metadata repeats what the manifest will say of it.
+
+    `model` is the target's variant of the model of `tested`.
 
     Raises:
         UnsupportedGraphError: it breaks ONNX's rules.
     """
     properties = model_properties(
-        name=candidate.name,
-        task=candidate.statement.task,
+        name=tested.name,
+        task=tested.card.task,
         target=target.name,
-        direction=candidate.statement.direction,
-        provenance=candidate.provenance,
-        interface=candidate.interface,
+        direction=tested.card.direction,
+        provenance=tested.provenance,
+        interface=tested.interface,
     )
     onnx.helper.set_model_props(model, {f"zorse.{key}": value for key, value in properties.items()})
     folder.mkdir()
@@ -63,40 +67,46 @@ def write_model(model: onnx.ModelProto, candidate: Candidate, target: Target, fo
 
 def describe(
     model: onnx.ModelProto,
-    candidate: Candidate,
+    tested: ModelUnderTest,
     target: Target,
-    compared: Compared,
+    result: ProofResult,
     buckets: tuple[Shape, ...],
     folder: Path,
 ) -> Manifest:
-    """Write the golden sample into `folder`, and return the manifest of all that is there, without a version.
+    """Write the golden sample into `folder`, and return the manifest of all files there, with version 0.
 
-    `model` is the one that was written there.
+    `model` is the one that `write_model` wrote there.
     """
-    golden: dict[str, Any] = {f"input_{i}": given for i, (given, _) in enumerate(compared.golden)}
-    golden |= {f"output_{i}": made for i, (_, made) in enumerate(compared.golden)}
-    np.savez_compressed(folder / GOLDEN_FILE, **golden)
+    np.savez_compressed(folder / GOLDEN_FILE, allow_pickle=False, **_golden_arrays(result.golden, tested))
     names = [name for name in (MODEL_FILE, WEIGHTS_FILE, GOLDEN_FILE) if (folder / name).exists()]
     return Manifest(
-        name=candidate.name,
+        name=tested.name,
         version=0,
-        task=candidate.statement.task,
+        task=tested.card.task,
         target=target.name,
         opset=next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
-        interface=candidate.interface,
+        interface=tested.interface,
         files={name: file_entry(folder / name) for name in names},
         nodes=len(model.graph.node),
         graph_digest=graph.graph_digest(model),
         weights_digest=graph.weights_digest(model),
-        provenance=candidate.provenance,
-        proof=compared.proof,
-        direction=candidate.statement.direction,
+        provenance=tested.provenance,
+        proof=result.proof,
+        direction=tested.card.direction,
         buckets=buckets,
-        metrics=dict(candidate.statement.metrics or {}),
-        licence=candidate.statement.licence,
+        metrics=dict(tested.card.metrics or {}),
+        licence=tested.card.licence,
         zorse_version=_zorse_version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _golden_arrays(samples: list[Sample], tested: ModelUnderTest) -> dict[str, NDArray[Any]]:
+    arrays: dict[str, NDArray[Any]] = {}
+    for number, sample in enumerate(samples):
+        arrays |= {golden_key("input", number, name): array for name, array in sample.feeds.items()}
+        arrays[golden_key("output", number, tested.image_spec.name)] = sample.image
+    return arrays
 
 
 def _zorse_version() -> str:

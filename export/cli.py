@@ -117,10 +117,10 @@ def export(
     # Here, since importing torch takes a second that `zorse --help` need not wait for.
     from rich.console import Console
 
+    from export.declared import Declared
     from export.graph import DEFAULT_OPSET
-    from export.original import Declared
     from export.pipeline import export as run
-    from export.wrapper import Pixels
+    from export.pixels import Pixels
 
     described = (input_range, output_range, layout, mean, std, size_multiple)
     declared = None

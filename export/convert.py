@@ -1,4 +1,4 @@
-"""From torch to an ONNX model in float32, by torch's exporter."""
+"""Converts a traced torch program to an ONNX model in float32."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch.export import ExportedProgram
 
 from export.errors import UnsupportedGraphError
 from export.graph import DEFAULT_OPSET, shape_arithmetic
+from export.interface import Interface
 from export.lint import quiet
-from export.wrapper import Wrapped
 
 
-def convert(program: ExportedProgram, wrapped: Wrapped, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
-    """The traced graph as an ONNX model with the ports of `wrapped`.
+def convert(program: ExportedProgram, interface: Interface, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
+    """Return the traced program as an ONNX model with the inputs and outputs of `interface`.
 
     Nodes are named `<layer>/<operator>`, where the layer is the module's path in the network.
 
@@ -24,23 +24,24 @@ def convert(program: ExportedProgram, wrapped: Wrapped, opset: int = DEFAULT_OPS
     """
     try:
         with quiet():
-            made = torch.onnx.export(
+            converted = torch.onnx.export(
                 program,
                 dynamo=True,
                 verbose=False,
                 opset_version=opset,
-                input_names=[wrapped.given.name],
-                output_names=[wrapped.made.name],
+                input_names=[spec.name for spec in interface.inputs],
+                output_names=[spec.name for spec in interface.outputs],
             )
     except torch.onnx.errors.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().split("\n", 1)[0]
         raise UnsupportedGraphError(f"torch cannot export the network to ONNX: {reason}") from error
-    assert made is not None
-    model = made.model_proto
+    assert converted is not None
+    model = converted.model_proto
     _name_nodes(model.graph)
     _drop_notes(model)
-    _name_axes(model.graph.input[0], wrapped.given.shape)
-    _name_axes(model.graph.output[0], wrapped.made.shape)
+    values, specs = (*model.graph.input, *model.graph.output), (*interface.inputs, *interface.outputs)
+    for value, spec in zip(values, specs, strict=True):
+        _name_axes(value, spec.shape)
     if computed := shape_arithmetic(model):
         raise UnsupportedGraphError(
             f"the network computes with shapes ({', '.join(computed)}), which CUDA graphs and TensorRT do badly: use "
@@ -54,7 +55,7 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         notes = {entry.key: entry.value for entry in node.metadata_props}
         scopes = ast.literal_eval(notes.get("pkg.torch.onnx.name_scopes", "[]"))[:-1]
-        # What torch made itself, such as the reading of a shape, is in none of the modules.
+        # Nodes that torch added, such as those that read a shape, belong to no module.
         scopes = [scope if scope.partition(".")[0] == "network" else "network" for scope in scopes if scope]
         layer = scopes[-1] if scopes else "image"
         name = f"{layer.removeprefix('network.')}/{node.op_type}"
@@ -63,7 +64,7 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
 
 
 def _drop_notes(model: onnx.ModelProto) -> None:
-    """They hold paths of this machine."""
+    """Remove the metadata of nodes and values, which holds file paths of the machine that exports."""
     for value in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info, model.graph):
         del value.metadata_props[:]
     # Shapes of inner tensors carry the exporter's names of the axes; onnxruntime infers them anew.

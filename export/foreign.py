@@ -1,7 +1,6 @@
-"""Foreign ONNX files: an image model of any origin is wrapped until it takes and gives bytes as zorse's own models do.
+"""Wraps foreign ONNX models: nodes of ours before and after the graph make it take and return an artifact's values.
 
-The original graph stays as it is, between a few nodes of ours in front of it and a few behind it; names that begin with
-`zorse_` are theirs.
+The foreign graph stays as it is. Names that begin with `zorse_` are those of our nodes.
 """
 
 from __future__ import annotations
@@ -15,38 +14,32 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, inliner, numpy_helper, version_converter
 
-from export import original as originals
+from export.declared import Declared
 from export.errors import ImporterError
 from export.graph import DEFAULT_OPSET, RANDOM, graphs
-from export.interface import DEFAULT_MAX_SIZE, Kind, Latent, SizeLimits, TensorSpec
+from export.interface import DEFAULT_MAX_SIZE, IMAGE, LATENT, SOURCE, Interface, SizeLimits
 from export.manifest import GREY_LEVELS
-from export.original import Declared, Original
+from export.onnx_sizes import example_latents, find_size_limits
+from export.onnx_source import OnnxSource, open_foreign, run_foreign
+from export.pixels import BYTES, generator_interface, translator_interface
 from zorse_common.errors import first_sentence
 
-_OLDEST_OPSET, _PREFIX, _PORTS = 7, "zorse_", frozenset({"source", "latent", "image"})
+_OLDEST_OPSET, _PREFIX, _RESERVED = 7, "zorse_", frozenset({SOURCE, LATENT, IMAGE})
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 _Step = tuple[str, dict[str, Any], tuple[NDArray[Any], ...]]
 """An operator, its attributes, and its inputs after the first."""
 
 
 @dataclass(frozen=True)
-class Foreign:
-    """A foreign model that keeps the artifact contract, and its side of it.
+class WrappedOnnx:
+    """A foreign model that takes and returns uint8 images, its interface, and the source that it was made of.
 
-    `given` is the graph's one input: `source` uint8 [batch, height, width, channels] of a translator, `latent` float32
-    [batch, latent.dim] of a generator. `made` is its one output: `image` uint8 [batch, height, width, channels]. Axes
-    that cannot vary are fixed. A translator has a `size` and makes images `scale` times as high and as wide; a
-    generator has a `latent`. `original` is what was wrapped.
+    Axes that cannot vary are fixed in the interface.
     """
 
-    original: Original
+    source: OnnxSource
     model: onnx.ModelProto
-    kind: Kind
-    given: TensorSpec
-    made: TensorSpec
-    size: SizeLimits | None
-    latent: Latent | None
-    scale: int
+    interface: Interface
 
 
 def wrap_onnx(
@@ -56,39 +49,52 @@ def wrap_onnx(
     name: str,
     opset: int = DEFAULT_OPSET,
     max_size: int = DEFAULT_MAX_SIZE,
-) -> Foreign:
-    """Surround `model`, which itself stays as it is, with what makes it keep the contract; `name` is for messages.
+) -> WrappedOnnx:
+    """Put nodes around the graph of `model` so that it has an artifact's interface; `name` is for messages.
 
-    A graph older than `opset` (13 or more) is brought to it. Heights and widths that the file leaves open may be the
-    declared multiples from the smallest that it was found to run on up to `max_size`. The batch is open where
-    images of a batch were found to be what they are alone, whatever the file says of it, and else 1.
+    A graph older than `opset` (13 or more) is converted to it. Heights and widths that the file leaves open are the
+    declared multiples from the smallest on which the model runs up to `max_size`. The batch is open if the images of a
+    batch are those that the model makes one by one, whatever the file says; otherwise it is 1.
 
     Raises:
-        ImporterError: it is not one latent vector, or one image, in and one image of the same size, or scaled by a
-            whole factor, out; it is not as declared; it draws random numbers; its operators or opset cannot be kept; or
-            it does not run.
+        ImporterError: it has not one latent vector, or one image, as its input; its output is not an image of the same
+            size or scaled by a whole factor; it is not as declared; it draws random numbers; its operators or opset
+            cannot be kept; or it does not run.
     """
     plain = inliner.inline_local_functions(model) if model.functions else model
     version = _check_operators(plain, name)
-    original = Original(model, declared, name)
-    size, given = original.examples(max_size)
-    made = original.run(given[:1])
+    source = OnnxSource(model, declared, name)
+    size, inputs = (None, example_latents(source)) if source.kind == "generator" else find_size_limits(source, max_size)
+    output = source.run(inputs[:1])
     upgraded = plain if version >= opset else _upgraded(plain, version, opset, name)
-    ports = _ports(original, "batch", given, made)
-    wrapped = _surround(upgraded, original, *ports)
-    if not _is_free(wrapped, original, given):
-        batch = original.given.shape[0]
+    interface = _interface(source, "batch", size, inputs, output)
+    wrapped = _surround(upgraded, source, interface)
+    if not _batches_freely(wrapped, source, inputs):
+        batch = source.input.shape[0]
         if isinstance(batch, int) and batch != 1:
             raise ImporterError(f"{name} makes {batch} images at a time and no others: export it with an open batch")
-        ports = _ports(original, 1, given, made)
-        wrapped = _surround(upgraded, original, *ports)
-        difference = _difference(wrapped, original, given[:1])
+        interface = _interface(source, 1, size, inputs, output)
+        wrapped = _surround(upgraded, source, interface)
+        difference = _difference(wrapped, source, inputs[:1])
         if upgraded is not plain and 1 < difference < math.inf:
-            what = f"{name}: brought from opset {version} to {opset} it makes images {difference:.0f} grey levels off"
-            raise ImporterError(f"{what}: export it with a newer opset")
-    latent = None if size else Latent(given.shape[-1])
-    scale = made.shape[1] // given.shape[1] if size else 1
-    return Foreign(original, wrapped, original.kind, *ports, size, latent, scale)
+            raise ImporterError(
+                f"{name}: converted from opset {version} to {opset} it makes images {difference:.0f} grey levels off: "
+                "export it with a newer opset"
+            )
+    return WrappedOnnx(source, wrapped, interface)
+
+
+def _interface(
+    source: OnnxSource, batch: int | str, size: SizeLimits | None, inputs: NDArray[Any], output: NDArray[Any]
+) -> Interface:
+    """Return the interface of the wrapped model; `inputs` and `output` are an example of each, as an artifact's."""
+    if size is None:
+        _, *image_axes = output.shape
+        return generator_interface(BYTES, batch, inputs.shape[-1], tuple(image_axes))
+    names = zip(source.size_axes, ("height", "width"), strict=True)
+    axes = tuple(axis if isinstance(axis, int) else name for axis, name in names)
+    scale = output.shape[1] // inputs.shape[1]
+    return translator_interface(BYTES, (batch, *axes, inputs.shape[-1]), output.shape[-1], size, scale)
 
 
 def _check_operators(model: onnx.ModelProto, name: str) -> int:
@@ -133,50 +139,32 @@ def _upgraded(model: onnx.ModelProto, version: int, opset: int, name: str) -> on
     return converted
 
 
-def _ports(
-    original: Original, batch: int | str, given: NDArray[Any], made: NDArray[Any]
-) -> tuple[TensorSpec, TensorSpec]:
-    """The two ports of the wrapped model, which makes such as `made` of such as `given`, as many as `batch` says."""
-    if original.kind == "generator":
-        code = TensorSpec("latent", "float32", (batch, given.shape[-1]), "independent standard normal numbers")
-        return code, TensorSpec("image", "uint8", (batch, *made.shape[1:]), "the generated image", (0, GREY_LEVELS))
-    axes = zip(original.edges, ("height", "width"), strict=True)
-    edges = tuple(edge if isinstance(edge, int) else axis for edge, axis in axes)
-    source = TensorSpec("source", "uint8", (batch, *edges, given.shape[-1]), "the image to translate", (0, GREY_LEVELS))
-    scale = made.shape[1] // given.shape[1]
-    scaled = tuple(
-        edge * scale if isinstance(edge, int) else edge if scale == 1 else f"{edge}_x{scale}" for edge in edges
-    )
-    return source, TensorSpec(
-        "image", "uint8", (batch, *scaled, made.shape[-1]), "the translated image", (0, GREY_LEVELS)
-    )
-
-
-def _surround(model: onnx.ModelProto, original: Original, given: TensorSpec, made: TensorSpec) -> onnx.ModelProto:
-    """The graph of `model` between nodes of ours; the shapes that the file gives its values are left out."""
+def _surround(model: onnx.ModelProto, source: OnnxSource, interface: Interface) -> onnx.ModelProto:
+    """Return the graph of `model` between nodes of ours, without the shapes that the file gives its inner values."""
+    (input_spec,), (output_spec,) = interface.inputs, interface.outputs
     graph = onnx.GraphProto()
     graph.CopyFrom(model.graph)
-    renamed = _make_way(graph)
-    first, last = (renamed.get(port.name, port.name) for port in (original.given, original.made))
+    renamed = _free_reserved_names(graph)
+    first, last = (renamed.get(arg.name, arg.name) for arg in (source.input, source.output))
     constants: list[TensorProto] = []
-    before = _chain(given.name, first, _before(original), constants)
-    after = _chain(last, made.name, _after(original), constants)
+    before = _chain(input_spec.name, first, _steps_before(source), constants)
+    after = _chain(last, output_spec.name, _steps_after(source), constants)
     for inner in graphs(graph):
         for number, node in enumerate(inner.node):
             del node.metadata_props[:]
             node.ClearField("doc_string")
-            # Targets and proofs speak of nodes by their names.
+            # Targets and proofs refer to nodes by their names.
             node.name = node.name or f"{node.op_type}_{number}"
-    ports = [
-        helper.make_tensor_value_info(port.name, helper.np_dtype_to_tensor_dtype(np.dtype(port.dtype)), port.shape)
-        for port in (given, made)
+    infos = [
+        helper.make_tensor_value_info(spec.name, helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype)), spec.shape)
+        for spec in (input_spec, output_spec)
     ]
     initializers = [*graph.initializer, *constants]
     whole = helper.make_graph(
         [*before, *graph.node, *after],
         graph.name or "graph",
-        ports[:1],
-        ports[1:],
+        infos[:1],
+        infos[1:],
         initializers,
         sparse_initializer=graph.sparse_initializer,
     )
@@ -185,14 +173,14 @@ def _surround(model: onnx.ModelProto, original: Original, given: TensorSpec, mad
     return helper.make_model(whole, producer_name="zorse", opset_imports=opsets, ir_version=version)
 
 
-def _make_way(graph: onnx.GraphProto) -> dict[str, str]:
+def _free_reserved_names(graph: onnx.GraphProto) -> dict[str, str]:
     """Rename, in place, the values whose names we need; returns the new names by the old."""
     nodes = [node for inner in graphs(graph) for node in inner.node]
     names = {name for node in nodes for name in (*node.input, *node.output)}
     prefix = "original_"
     while any(name.startswith(prefix) for name in names):
         prefix += "_"
-    renamed = {name: prefix + name for name in names if name in _PORTS or name.startswith(_PREFIX)}
+    renamed = {name: prefix + name for name in names if name in _RESERVED or name.startswith(_PREFIX)}
     for node in nodes:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]
@@ -204,63 +192,63 @@ def _make_way(graph: onnx.GraphProto) -> dict[str, str]:
     return renamed
 
 
-def _before(original: Original) -> list[_Step]:
-    """What turns an artifact's input into the original's, in float32 and without rounding."""
-    declared, half = original.declared, original.given.dtype is np.float16
+def _steps_before(source: OnnxSource) -> list[_Step]:
+    """Return the steps from an artifact's input to the foreign model's, in float32 and without rounding."""
+    declared, half = source.declared, source.input.dtype is np.float16
     steps: list[_Step] = []
-    if original.kind == "generator":
-        if len(original.given.shape) == 4:
-            steps.append(("Unsqueeze", {}, (np.array([2, 3] if original.channels_first else [1, 2]),)))
+    if source.kind == "generator":
+        if len(source.input.shape) == 4:
+            steps.append(("Unsqueeze", {}, (np.array([2, 3] if source.channels_first else [1, 2]),)))
     else:
-        if original.channels_first:
+        if source.channels_first:
             steps.append(("Transpose", {"perm": [0, 3, 1, 2]}, ()))
-        if original.given.dtype is not np.uint8:
-            low, high = declared.given_range
+        if source.input.dtype is not np.uint8:
+            low, high = declared.input_bounds
             scale = (high - low) / GREY_LEVELS / np.array(declared.std)
             offset = (low - np.array(declared.mean)) / declared.std
-            shape = (-1, 1, 1) if original.channels_first else (-1,)
+            shape = (-1, 1, 1) if source.channels_first else (-1,)
             steps.append(("Cast", {"to": TensorProto.FLOAT}, ()))
             steps += [(op, {}, (x.reshape(shape).astype(np.float32),)) for op, x in (("Mul", scale), ("Add", offset))]
     return [*steps, ("Cast", {"to": TensorProto.FLOAT16}, ())] if half else steps
 
 
-def _after(original: Original) -> list[_Step]:
-    """What turns the original's output into an artifact's: its range becomes 0..255, halves are rounded to even."""
+def _steps_after(source: OnnxSource) -> list[_Step]:
+    """Return the steps from the foreign model's output to an artifact's: range 0..255, rounded half to even."""
     steps: list[_Step] = []
-    if original.made.dtype is not np.uint8:
-        low, high = original.declared.made_range
+    if source.output.dtype is not np.uint8:
+        low, high = source.declared.output_bounds
         scale, offset = np.float32(GREY_LEVELS / (high - low)), np.float32(-low * GREY_LEVELS / (high - low))
-        if original.made.dtype is np.float16:
+        if source.output.dtype is np.float16:
             steps.append(("Cast", {"to": TensorProto.FLOAT}, ()))
         steps += [("Mul", {}, (np.array(scale),)), ("Add", {}, (np.array(offset),)), ("Round", {}, ())]
         steps.append(("Clip", {}, (np.array(0, np.float32), np.array(GREY_LEVELS, np.float32))))
         steps.append(("Cast", {"to": TensorProto.UINT8}, ()))
-    return [*steps, ("Transpose", {"perm": [0, 2, 3, 1]}, ())] if original.channels_first else steps
+    return [*steps, ("Transpose", {"perm": [0, 2, 3, 1]}, ())] if source.channels_first else steps
 
 
 def _chain(start: str, end: str, steps: list[_Step], constants: list[TensorProto]) -> list[onnx.NodeProto]:
-    """Nodes that make the value `end` of the value `start`; what they need is added to `constants`."""
+    """Return nodes that compute the value `end` from the value `start`; their constants are added to `constants`."""
     nodes, value, chain = [], start, steps or [("Identity", {}, ())]
     for number, (operator, attributes, arrays) in enumerate(chain):
         name = f"{_PREFIX}{start}_{number}"
         names = [f"{name}_{index}" for index in range(len(arrays))]
         constants += [numpy_helper.from_array(array, key) for array, key in zip(arrays, names, strict=True)]
-        made = end if number == len(chain) - 1 else name
-        nodes.append(helper.make_node(operator, [value, *names], [made], name=name, **attributes))
-        value = made
+        output = end if number == len(chain) - 1 else name
+        nodes.append(helper.make_node(operator, [value, *names], [output], name=name, **attributes))
+        value = output
     return nodes
 
 
-def _is_free(wrapped: onnx.ModelProto, original: Original, given: NDArray[Any]) -> bool:
-    """Whether the images of the batch `given` are those that the original makes one by one."""
+def _batches_freely(wrapped: onnx.ModelProto, source: OnnxSource, inputs: NDArray[Any]) -> bool:
+    """Return whether the wrapped model makes of a batch the images that the foreign model makes one by one."""
     try:
-        return _difference(wrapped, original, given) <= 1
+        return _difference(wrapped, source, inputs) <= 1
     except ImporterError:
         return False
 
 
-def _difference(wrapped: onnx.ModelProto, original: Original, given: NDArray[Any]) -> float:
-    """The most grey levels between the images of the wrapped model and those that the original makes one by one."""
-    expected = original.images(given)
-    made = originals.run(originals.session(wrapped, original.name), given, original.name)
-    return float(np.abs(expected - made).max()) if made.shape == expected.shape else math.inf
+def _difference(wrapped: onnx.ModelProto, source: OnnxSource, inputs: NDArray[Any]) -> float:
+    """Return the largest difference in grey levels between the wrapped and the foreign model's images."""
+    expected = source.images(inputs)
+    images = run_foreign(open_foreign(wrapped, source.name), inputs, source.name)
+    return float(np.abs(expected - images).max()) if images.shape == expected.shape else math.inf

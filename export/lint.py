@@ -1,4 +1,4 @@
-"""What is wrong with a network is said before it is converted, with the layer and what to do."""
+"""Checks a network before it is converted, and names what is wrong, at which layer, and what to do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from export.errors import RefusedError, UnsupportedGraphError
-from export.wrapper import Wrapped
+from export.wrapper import TraceableModel
 from zorse_common.errors import first_sentence
 
 _RANDOM = frozenset(
@@ -32,30 +32,29 @@ _LOGGERS = ("torch.onnx._internal.exporter._registration", "torch.fx.experimenta
 _SURPRISING = {torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128}
 
 
-def trace(wrapped: Wrapped, name: str) -> ExportedProgram:
-    """The graph as torch's program, once nothing in it keeps it from becoming an artifact.
+def trace(traceable: TraceableModel, name: str) -> ExportedProgram:
+    """Trace the model with torch.export, after checking that it can be exported; `name` is for messages.
 
     Raises:
-        RefusedError: everything that does, each with its layer: weights that are not finite, live dropout, random
-            numbers, statistics of the batch, images of another shape than promised, a precision that was not meant,
-            shapes that depend on the data or cannot vary.
+        RefusedError: lists every obstacle with its layer: non-finite weights, active dropout, random operators, batch
+            statistics, a wrong output shape, an unexpected dtype, data-dependent or fixed shapes.
     """
-    found = [*_weights(wrapped.graph), *_shapes(wrapped)]
-    if not found:
+    faults = [*_weights(traceable.graph), *_shapes(traceable)]
+    if not faults:
         try:
-            program = _program(wrapped)
+            program = _program(traceable)
         except Exception as error:  # noqa: BLE001 - what torch.export refuses with has no common base
-            found = [_untraceable(error)]
+            faults = [_untraceable(error)]
         else:
-            found = list(dict.fromkeys(_operators(program)))
-    if found:
-        raise RefusedError(f"{name} cannot be exported", [UnsupportedGraphError(text) for text in found])
+            faults = list(dict.fromkeys(_operators(program)))
+    if faults:
+        raise RefusedError(f"{name} cannot be exported", [UnsupportedGraphError(text) for text in faults])
     return program
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep back what torch's exporter says on every run, its own deprecations, and graphs that it fails on."""
+    """Suppress the messages that torch's exporter prints on every run, and its own deprecation warnings."""
     loggers = {logging.getLogger(name): logging.getLogger(name).level for name in _LOGGERS}
     for logger in loggers:
         logger.setLevel(logging.ERROR)
@@ -75,16 +74,18 @@ def _weights(graph: nn.Module) -> Iterator[str]:
             return
 
 
-def _shapes(wrapped: Wrapped) -> Iterator[str]:
+def _shapes(traceable: TraceableModel) -> Iterator[str]:
     """Run the example once: its image must have the promised shape."""
-    batch, *_ = wrapped.example.shape
-    edges = wrapped.example.shape[1:3] if wrapped.size else wrapped.made.shape[1:3]
-    expected = (batch, wrapped.made.shape[-1], *edges)
+    interface, first = traceable.interface, traceable.example[0]
+    output, batch = interface.outputs[0], first.shape[0]
+    sides = tuple(side * interface.scale for side in first.shape[1:3]) if interface.size else output.shape[1:3]
+    expected = (batch, output.shape[-1], *sides)
     with torch.inference_mode():
         try:
-            values: object = wrapped.graph.values(wrapped.example)
+            values: object = traceable.graph.values(*traceable.example)
         except Exception as error:  # noqa: BLE001 - a network of any origin raises what it likes
-            yield f"it does not run on {tuple(wrapped.example.shape)} ({first_sentence(error)})"
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in traceable.example)
+            yield f"it does not run on {shapes} ({first_sentence(error)})"
             return
     if not isinstance(values, torch.Tensor):
         yield f"it gives a {type(values).__name__} and should give one tensor of images"
@@ -92,9 +93,9 @@ def _shapes(wrapped: Wrapped) -> Iterator[str]:
     shape = tuple(values.shape)
     if shape == expected:
         return
-    if shape == (batch, *edges, expected[1]):
+    if shape == (batch, *sides, expected[1]):
         yield f"its images are {list(shape)}, channels last: transpose them to [batch, channels, height, width]"
-    elif shape == (*expected[:2], edges[1], edges[0]):
+    elif shape == (*expected[:2], sides[1], sides[0]):
         yield f"its images are {list(shape)}, height and width swapped: transpose them to {list(expected)}"
     elif len(shape) == 4 and shape[:2] == expected[:2]:
         wrong, right = (f"{width}×{height}" for *_, height, width in (shape, expected))
@@ -103,10 +104,14 @@ def _shapes(wrapped: Wrapped) -> Iterator[str]:
         yield f"its images are {list(shape)} and should be {list(expected)}"
 
 
-def _program(wrapped: Wrapped) -> ExportedProgram:
-    dynamic = {axis: Dim.DYNAMIC for axis, name in enumerate(wrapped.given.shape) if isinstance(name, str)}
+def _program(traceable: TraceableModel) -> ExportedProgram:
+    dynamic = tuple(
+        {axis: Dim.DYNAMIC for axis, name in enumerate(spec.shape) if isinstance(name, str)}
+        for spec in traceable.interface.inputs
+    )
     with quiet():
-        return torch.export.export(wrapped.graph, (wrapped.example,), dynamic_shapes=(dynamic,), strict=False)
+        # The module takes `*inputs`, which torch counts as one argument.
+        return torch.export.export(traceable.graph, traceable.example, dynamic_shapes=(dynamic,), strict=False)
 
 
 def _untraceable(error: Exception) -> str:
@@ -137,14 +142,14 @@ def _operators(program: ExportedProgram) -> Iterator[str]:
 
 
 def _flag(node: torch.fx.Node, *names: str) -> bool:
-    """The value of the operator's argument that has one of `names`."""
+    """Return whether the operator's argument with one of `names` is true."""
     arguments = node.target._schema.arguments  # type: ignore[union-attr]
     for index, argument in enumerate(arguments):
         if argument.name in names:
-            given = (
+            value = (
                 node.args[index] if index < len(node.args) else node.kwargs.get(argument.name, argument.default_value)
             )
-            return bool(given)
+            return bool(value)
     return False
 
 
@@ -160,5 +165,5 @@ def _layer(node: torch.fx.Node) -> str:
 
 
 def _plain(path: str) -> str:
-    """A module's path from the network on."""
+    """Return a module's path within the network."""
     return path.removeprefix("network").removeprefix(".")

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -218,6 +218,11 @@ def expected_properties(manifest: Manifest) -> dict[str, str]:
         provenance=manifest.provenance,
         interface=manifest.interface,
     )
+
+
+def golden_key(side: Literal["input", "output"], sample: int, tensor: str) -> str:
+    """Return the name in `golden.npz` of one array of the golden sample, such as "input/0/latent"."""
+    return f"{side}/{sample}/{tensor}"
 
 
 def read_manifest(artifact: Path) -> Manifest:

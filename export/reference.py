@@ -1,4 +1,4 @@
-"""What a model must agree with: its network in torch, or the foreign model that it was."""
+"""The references: a network in torch, or the untouched foreign ONNX model."""
 
 from __future__ import annotations
 
@@ -13,41 +13,43 @@ from torch import nn
 
 from export import graph
 from export.errors import ImporterError, ProofError
+from export.feeds import Feeds, shape_text
 from export.manifest import GREY_LEVELS
-from export.original import Original
-from export.wrapper import Wrapped
+from export.onnx_source import OnnxSource
+from export.wrapper import TraceableModel
 
 
 class TorchReference:
-    """Implements `export.candidate.Reference`."""
+    """Implements `export.model_under_test.Reference` with the network in torch."""
 
     # The build's local part ("+cpu") says how torch was installed, not which torch it was.
     name = f"torch {torch.__version__.split('+')[0]}"
 
     clipped_share = 0.0
-    """Our networks end in a tanh."""
+    """Networks of this project end in a tanh."""
 
-    def __init__(self, wrapped: Wrapped) -> None:
-        self._graph = wrapped.graph
+    def __init__(self, traceable: TraceableModel) -> None:
+        self._graph = traceable.graph
+        self._inputs = [spec.name for spec in traceable.interface.inputs]
 
-    def image(self, given: NDArray[Any]) -> NDArray[np.float32]:
+    def image(self, feeds: Feeds) -> NDArray[np.float32]:
         """See `Reference.image`."""
         with torch.inference_mode():
             try:
-                values = self._graph.values(torch.from_numpy(given))
-            except (RuntimeError, ValueError) as error:
+                values = self._graph.values(*(torch.from_numpy(feeds[name]) for name in self._inputs))
+            except (RuntimeError, ValueError, IndexError) as error:
                 reason = str(error).strip().split("\n", 1)[0]
-                raise ProofError(f"torch does not run on input {given.shape} ({reason})") from error
+                raise ProofError(f"torch does not run on input {shape_text(feeds)} ({reason})") from error
             levels: NDArray[np.float32] = ((values + 1) * (GREY_LEVELS / 2)).permute(0, 2, 3, 1).numpy()
         return levels
 
-    def layers(self, given: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
-        """See `Reference.layers`; those are the modules that hold no others."""
+    def layers(self, feeds: Feeds) -> Mapping[str, NDArray[Any]]:
+        """See `Reference.layers`; the layers are the modules without submodules."""
         outputs: dict[str, NDArray[Any]] = {}
 
         def keep(name: str) -> Any:
             def hook(module: nn.Module, args: Any, output: torch.Tensor) -> None:
-                # A copy, since the layer behind it may work in place.
+                # A copy, since the next layer may work in place.
                 outputs[name] = output.detach().clone().numpy()
 
             return hook
@@ -55,36 +57,38 @@ class TorchReference:
         leaves = [(name, module) for name, module in self._graph.network.named_modules() if not list(module.children())]
         hooks = [module.register_forward_hook(keep(name)) for name, module in leaves]
         try:
-            self.image(given)
+            self.image(feeds)
         finally:
             for hook in hooks:
                 hook.remove()
         return outputs
 
 
-class OriginalReference:
-    """Implements `export.candidate.Reference` with the untouched model."""
+class OnnxReference:
+    """Implements `export.model_under_test.Reference` with the untouched ONNX model."""
 
     name = f"the original in onnxruntime {onnxruntime.__version__}"
 
-    def __init__(self, original: Original) -> None:
-        self._original = original
+    def __init__(self, source: OnnxSource) -> None:
+        self._source = source
 
     @property
     def clipped_share(self) -> float:
         """See `Reference.clipped_share`."""
-        return self._original.clipped / max(self._original.made_values, 1)
+        return self._source.clipped / max(self._source.value_count, 1)
 
-    def image(self, given: NDArray[Any]) -> NDArray[np.float32]:
+    def image(self, feeds: Feeds) -> NDArray[np.float32]:
         """See `Reference.image`."""
+        (inputs,) = feeds.values()
         try:
-            return self._original.images(given)
+            return self._source.images(inputs)
         except ImporterError as error:
             raise ProofError(str(error)) from error
 
-    def layers(self, given: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
-        """See `Reference.layers`; those are the nodes that have names."""
-        outputs = graph.layer_outputs(self._original.model)
+    def layers(self, feeds: Feeds) -> Mapping[str, NDArray[Any]]:
+        """See `Reference.layers`; the layers are the nodes that have names."""
+        outputs = graph.layer_outputs(self._source.model)
         if not outputs:
             return {}
-        return dict(zip(outputs, self._original.inner(given[:1], list(outputs.values())), strict=True))
+        (inputs,) = feeds.values()
+        return dict(zip(outputs, self._source.inner_values(inputs[:1], list(outputs.values())), strict=True))

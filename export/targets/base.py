@@ -1,24 +1,24 @@
-"""What an export target is, and the registry of them: one file beside this one adds one."""
+"""The export targets: what one is, and their registry. A file beside this one adds one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import onnx
-from numpy.typing import NDArray
 
 from export.errors import ExportError
+from export.feeds import Feeds
 from zorse_common.registry import Registry
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A model of a target.
+    """One model of a target.
 
-    onnxruntime's CPU provider, which proves models, does not round to every type as other devices do. Where that
-    matters, `emulation` is a model in float32 that does, and is held against the reference as well.
+    onnxruntime's CPU provider, on which models are proved, does not round to every dtype as other devices do. If that
+    matters, `emulation` is a model in float32 that rounds explicitly; it is compared with the reference as well.
     """
 
     model: onnx.ModelProto
@@ -26,36 +26,36 @@ class Variant:
 
 
 class Variants(Protocol):
-    """Makes models of a target from one in float32, the best to have first; of those the first that is proved is taken.
+    """Yields the models of a target, made of `model` in float32. The first one that is proved is published.
 
-    `model` has one input and one output, whose names, dtypes and shapes stay. `samples` are what calibrated
-    targets are calibrated with: legal inputs, [1, height, width, channels] of translators and [batch, z] of generators.
+    The inputs and outputs keep their names, dtypes and shapes. `samples` are legal inputs for calibrated targets, of
+    one image each for translators.
     """
 
-    def __call__(self, model: onnx.ModelProto, samples: Sequence[NDArray[Any]]) -> Iterator[Variant]: ...
+    def __call__(self, model: onnx.ModelProto, samples: Sequence[Feeds]) -> Iterator[Variant]: ...
 
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of model, and what its proof asks for.
-
-    No value may be more than `tolerance` grey levels from the reference, or one step of the images' dtype where that is
-    more, and the PSNR on each input must be `min_psnr` dB. Other devices and versions of onnxruntime may be
-    `replay_tolerance` grey levels from the golden sample. A layer diverges where its relative error exceeds
-    `layer_tolerance`. Images under `smallest` pixels a side are not for it (norms over a few values magnify every
-    rounding): servers pad them. `calibrated` targets need real images for translators, and are proved on such alone:
-    noise has other ranges than what they were calibrated on. `large` ones may have models above 2 GB.
-    """
+    """A kind of model that can be exported, and the limits of its proof."""
 
     name: str
     variants: Variants
     tolerance: float
+    """The largest difference from the reference in grey levels; one step of the images' dtype if that is more."""
     min_psnr: float
+    """The least peak signal-to-noise ratio on each input, in dB."""
     replay_tolerance: float
+    """The largest difference in grey levels from the golden sample on other devices and versions of onnxruntime."""
     layer_tolerance: float
+    """The relative error above which a layer counts as diverging."""
     smallest: int = 1
+    """The least height and width in pixels; servers pad smaller images. Instance norms over few values amplify rounding
+    errors."""
     calibrated: bool = False
+    """Whether translators need real images, on which alone they are calibrated and proved: noise has other ranges."""
     large: bool = False
+    """Whether models above 2 GB are possible."""
 
 
 _registry = Registry[Target]("export.targets", "export target", ExportError)

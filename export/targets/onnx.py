@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import onnx
-from numpy.typing import NDArray
 
+from export.feeds import Feeds
 from export.targets.base import Target, Variant, register
 
 
-def variants(model: onnx.ModelProto, samples: Sequence[NDArray[Any]]) -> Iterator[Variant]:
+def variants(model: onnx.ModelProto, samples: Sequence[Feeds]) -> Iterator[Variant]:
     """Implements `export.targets.base.Variants`."""
     yield Variant(model)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
+from export.feeds import Feeds
 from export.graph import graphs, nodes, sort_nodes
 from export.targets.base import Target, Variant, register
 
@@ -18,7 +17,7 @@ _OURS = ("image/", "zorse_")
 """How the names of nodes begin that are around a network of ours, and around a foreign model."""
 
 
-def variants(model: onnx.ModelProto, samples: Sequence[NDArray[Any]]) -> Iterator[Variant]:
+def variants(model: onnx.ModelProto, samples: Sequence[Feeds]) -> Iterator[Variant]:
     """Implements `export.targets.base.Variants`: norms stay in float32 where the proof needs it.
 
     Bringing images to grey levels stays in float32 always: float16 has steps of an eighth there.

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from export.errors import UnsupportedGraphError
+from export.feeds import Feeds
 from export.targets.base import Target, Variant, register
 
 _LAYERS = ["Conv", "MatMul", "Gemm"]
@@ -21,15 +21,15 @@ _TRANSPOSED = "ConvTranspose"
 
 
 class _Samples(CalibrationDataReader):
-    def __init__(self, name: str, samples: Sequence[NDArray[Any]]) -> None:
-        self._feeds = iter([{name: sample} for sample in samples])
+    def __init__(self, samples: Sequence[Feeds]) -> None:
+        self._feeds = iter([dict(sample) for sample in samples])
 
-    def get_next(self) -> dict[str, NDArray[Any]] | None:
+    def get_next(self) -> dict[str, Any] | None:
         """The next input, or None after the last."""
         return next(self._feeds, None)
 
 
-def variants(model: onnx.ModelProto, samples: Sequence[NDArray[Any]]) -> Iterator[Variant]:
+def variants(model: onnx.ModelProto, samples: Sequence[Feeds]) -> Iterator[Variant]:
     """Implements `export.targets.base.Variants`: the layers next to the images stay in float32 where it is needed, and
     transposed convolutions where there are other layers."""
     operators = {node.op_type for node in model.graph.node}
@@ -39,14 +39,14 @@ def variants(model: onnx.ModelProto, samples: Sequence[NDArray[Any]]) -> Iterato
         raise UnsupportedGraphError("no layer of it can be computed in 8-bit integers: export it to onnx or onnx-fp16")
     for kept in ([], [layers[0], layers[-1]]) if len(layers) > 2 else ([],):
         with tempfile.TemporaryDirectory() as folder:
-            path, given = Path(folder) / "int8.onnx", Path(folder) / "float32.onnx"
-            onnx.save(model, given)
+            path, source = Path(folder) / "int8.onnx", Path(folder) / "float32.onnx"
+            onnx.save(model, source)
             logging.disable(logging.WARNING)  # it advises a preprocessing that the exporter has done
             try:
                 quantize_static(
-                    given,
+                    source,
                     path,
-                    _Samples(model.graph.input[0].name, samples),
+                    _Samples(samples),
                     quant_format=QuantFormat.QDQ,
                     op_types_to_quantize=quantized,
                     nodes_to_exclude=kept,

@@ -21,7 +21,7 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 import zorse
-from export.original import Declared
+from export.declared import Declared
 from serving.replay import verify
 from trainer.cluster import cluster
 from trainer.errors import DataError

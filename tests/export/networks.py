@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from export.candidate import Candidate, Statement
 from export.convert import convert
 from export.lint import trace
 from export.manifest import Provenance
+from export.model_under_test import ModelCard, ModelUnderTest
 from export.reference import TorchReference
 from export.targets.base import Target
-from export.wrapper import Wrapped, wrap
+from export.wrapper import TraceableModel, wrap
 from trainer import registry
 from trainer.models.base import Generator, Translator
 
@@ -96,24 +97,22 @@ EXPORTABLE = _exportable()
 
 
 @functools.cache
-def converted(name: str) -> tuple[Wrapped, Any]:
+def converted(name: str) -> tuple[TraceableModel, Any]:
     """One of `EXPORTABLE`, fitted, in torch and in ONNX; images are at most `LARGEST` pixels a side."""
-    wrapped = wrap(fit(build(EXPORTABLE[name])), name, edge=EDGE, max_size=LARGEST)
-    return wrapped, convert(trace(wrapped, name), wrapped)
+    traceable = wrap(fit(build(EXPORTABLE[name])), name, training_size=EDGE, max_size=LARGEST)
+    return traceable, convert(trace(traceable, name), traceable.interface)
 
 
-def candidate(wrapped: Wrapped, model: Any, target: Target | None = None) -> Candidate:
-    """What `zorse export` would hold `model` against."""
-    return Candidate(
+def under_test(traceable: TraceableModel, model: Any, target: Target | None = None) -> ModelUnderTest:
+    """`model` as `zorse export` would prove it."""
+    size = traceable.interface.size
+    limits = size and size.at_least(target.smallest if target else 1)
+    return ModelUnderTest(
         name="toy",
-        kind=wrapped.kind,
-        given=wrapped.given,
-        made=wrapped.made,
+        interface=dataclasses.replace(traceable.interface, size=limits),
         model=model,
-        reference=TorchReference(wrapped),
-        edge=wrapped.edge,
-        statement=Statement("gan", licence="CC0"),
+        reference=TorchReference(traceable),
+        training_size=traceable.training_size,
+        card=ModelCard("gan", licence="CC0"),
         provenance=Provenance("snapshot", "cc", "G", 7),
-        size=wrapped.size and wrapped.size.at_least(target.smallest if target else 1),
-        latent=wrapped.latent,
     )

@@ -17,17 +17,20 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from export import graph
-from export.candidate import Candidate, probes
 from export.convert import convert
+from export.cycle import cycle_error
 from export.errors import ProofError, RefusedError
+from export.feeds import Feeds, total_bytes
 from export.interface import SizeLimits
 from export.lint import trace
 from export.manifest import MODEL_FILE
+from export.model_under_test import ModelUnderTest
+from export.proof import ProofResult, compare_with_reference, run_reference
+from export.proof_inputs import proof_inputs
 from export.targets import base as targets
-from export.verify import Compared, cycle, expect, verify
-from export.wrapper import Wrapped, wrap
+from export.wrapper import TraceableModel, wrap
 from tests.export.faults import FaultyGenerator
-from tests.export.networks import EDGE, LARGEST, build, candidate, converted
+from tests.export.networks import EDGE, LARGEST, build, converted, under_test
 
 PLAIN = targets.find("onnx")
 Change = Callable[[onnx.ModelProto], None]
@@ -40,12 +43,12 @@ def _copy(model: onnx.ModelProto, change: Change = lambda model: None) -> onnx.M
     return copy
 
 
-def _verify(against: Candidate, model: onnx.ModelProto, folder: Path, **options: Any) -> Compared:
+def _verify(against: ModelUnderTest, model: onnx.ModelProto, folder: Path, **options: Any) -> ProofResult:
     graph.save(model, folder)
-    return verify(against, folder, PLAIN, expect(against, PLAIN, **options))
+    return compare_with_reference(against, folder, PLAIN, run_reference(against, PLAIN, **options))
 
 
-def _refusal(against: Candidate, model: onnx.ModelProto, folder: Path, **options: Any) -> RefusedError:
+def _refusal(against: ModelUnderTest, model: onnx.ModelProto, folder: Path, **options: Any) -> RefusedError:
     with pytest.raises(RefusedError) as caught:
         _verify(against, model, folder, **options)
     assert caught.value.message == "toy is not proved"
@@ -102,20 +105,20 @@ def _padding(layer: str) -> Change:
     ],
 )
 def test_one_weight_of_one_layer_is_found_and_the_layer_named(name: str, layer: str, tmp_path: Path) -> None:
-    wrapped, model = converted(name)
-    assert layer in dict(wrapped.graph.network.named_modules())
+    traceable, model = converted(name)
+    assert layer in dict(traceable.graph.network.named_modules())
     changed = _copy(model, _weight(layer))
     assert graph.graph_digest(changed) == graph.graph_digest(model)
     assert graph.weights_digest(changed) != graph.weights_digest(model)
-    assert _named_layer(_refusal(candidate(wrapped, model), changed, tmp_path)) == layer
+    assert _named_layer(_refusal(under_test(traceable, model), changed, tmp_path)) == layer
 
 
 @pytest.mark.parametrize("layer", ["layers.0", "layers.10.layers.0", "layers.17"])
 def test_another_padding_is_found_and_the_layer_named(layer: str, tmp_path: Path) -> None:
-    wrapped, model = converted("resnet_generator")
+    traceable, model = converted("resnet_generator")
     changed = _copy(model, _padding(layer))
     assert graph.graph_digest(changed) != graph.graph_digest(model)
-    assert _named_layer(_refusal(candidate(wrapped, model), changed, tmp_path)) == layer
+    assert _named_layer(_refusal(under_test(traceable, model), changed, tmp_path)) == layer
 
 
 def test_what_diverges_behind_the_last_layer_is_refused_without_a_layer(tmp_path: Path) -> None:
@@ -124,8 +127,8 @@ def test_what_diverges_behind_the_last_layer_is_refused_without_a_layer(tmp_path
         tensor = next(tensor for tensor in model.graph.initializer if tensor.name in node.input)
         tensor.CopyFrom(numpy_helper.from_array(np.array(0.9, np.float32), tensor.name))
 
-    wrapped, model = converted("dcgan_generator")
-    error = _refusal(candidate(wrapped, model), _copy(model, darker), tmp_path)
+    traceable, model = converted("dcgan_generator")
+    error = _refusal(under_test(traceable, model), _copy(model, darker), tmp_path)
     assert all(str(one).startswith("for input (") for one in error.exceptions)
 
 
@@ -134,57 +137,59 @@ def test_a_layer_that_makes_no_number_is_named(tmp_path: Path) -> None:
         tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "network.layers.18.weight")
         tensor.CopyFrom(numpy_helper.from_array(np.full(tensor.dims, np.nan, np.float32), tensor.name))
 
-    wrapped, model = converted("resnet_generator")
-    *_, last = _refusal(candidate(wrapped, model), _copy(model, spoil), tmp_path).exceptions
+    traceable, model = converted("resnet_generator")
+    *_, last = _refusal(under_test(traceable, model), _copy(model, spoil), tmp_path).exceptions
     assert str(last) == "the first layer that diverges is layers.18 (relative error nan)"
 
 
 def test_every_input_that_differs_is_told_and_none_that_does_not(tmp_path: Path) -> None:
-    wrapped, model = converted("dcgan_generator")
-    error = _refusal(candidate(wrapped, model), _copy(model, _weight("layers.9")), tmp_path)
+    traceable, model = converted("dcgan_generator")
+    error = _refusal(under_test(traceable, model), _copy(model, _weight("layers.9")), tmp_path)
     told = [str(one).partition(" onnxruntime")[0] for one in error.exceptions[:-1]]
     assert told == ["for input (1, 8)", "for input (3, 8)", "for input (16, 8)"]
 
 
 def test_other_weights_than_torch_s_are_refused(tmp_path: Path) -> None:
     model = converted("resnet_generator")[1]
-    other = wrap(build({"type": "resnet_generator", "width": 4, "blocks": 1}), "toy", edge=EDGE, max_size=LARGEST)
-    assert _named_layer(_refusal(candidate(other, model), model, tmp_path)) == "layers.1"
+    other = wrap(
+        build({"type": "resnet_generator", "width": 4, "blocks": 1}), "toy", training_size=EDGE, max_size=LARGEST
+    )
+    assert _named_layer(_refusal(under_test(other, model), model, tmp_path)) == "layers.1"
 
 
-def _tiny(change: Callable[[Tensor], Tensor] = torch.tanh) -> tuple[Wrapped, onnx.ModelProto]:
+def _tiny(change: Callable[[Tensor], Tensor] = torch.tanh) -> tuple[TraceableModel, onnx.ModelProto]:
     torch.manual_seed(0)
-    wrapped = wrap(FaultyGenerator(change).eval(), "toy", edge=4)
-    return wrapped, convert(trace(wrapped, "toy"), wrapped)
+    traceable = wrap(FaultyGenerator(change).eval(), "toy", training_size=4)
+    return traceable, convert(trace(traceable, "toy"), traceable.interface)
 
 
 @pytest.fixture(scope="module")
-def tiny() -> tuple[Wrapped, onnx.ModelProto]:
+def tiny() -> tuple[TraceableModel, onnx.ModelProto]:
     """A generator of one layer."""
     return _tiny()
 
 
 def test_an_image_that_depends_on_its_neighbours_is_refused(tmp_path: Path) -> None:
-    wrapped, model = _tiny(lambda x: x - x.mean(0, keepdim=True))
-    (error,) = _refusal(candidate(wrapped, model), model, tmp_path).exceptions
+    traceable, model = _tiny(lambda x: x - x.mean(0, keepdim=True))
+    (error,) = _refusal(under_test(traceable, model), model, tmp_path).exceptions
     assert re.match(r"in a batch of 3 an image is [\d.]+ grey levels from what it is alone: is a norm", str(error))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_values_that_are_not_finite_are_refused_even_where_rounding_hides_them(
-    value: float, tiny: tuple[Wrapped, onnx.ModelProto], tmp_path: Path
+    value: float, tiny: tuple[TraceableModel, onnx.ModelProto], tmp_path: Path
 ) -> None:
     class Broken:
         name = "torch 1.2.3"
 
-        def image(self, given: np.ndarray) -> np.ndarray:
-            return np.full((len(given), 4, 4, 3), value, np.float32)
+        def image(self, feeds: Feeds) -> np.ndarray:
+            return np.full((len(feeds["latent"]), 4, 4, 3), value, np.float32)
 
-        def layers(self, given: np.ndarray) -> dict[str, np.ndarray]:
+        def layers(self, feeds: Feeds) -> dict[str, np.ndarray]:
             return {}
 
-    wrapped, model = tiny
-    against = dataclasses.replace(candidate(wrapped, model), reference=Broken())
+    traceable, model = tiny
+    against = dataclasses.replace(under_test(traceable, model), reference=Broken())
     (error,) = _refusal(against, model, tmp_path).exceptions
     assert str(error) == "for input (1, 4) 48 of 48 values of torch 1.2.3 are not finite"
 
@@ -192,33 +197,36 @@ def test_values_that_are_not_finite_are_refused_even_where_rounding_hides_them(
 @pytest.mark.parametrize(
     ("side", "change"),
     [
-        ("made", {"name": "picture"}),
-        ("made", {"dtype": "float32"}),
-        ("made", {"shape": ("batch", 4, 4, 1)}),
-        ("given", {"name": "code"}),
-        ("given", {"shape": (1, 4)}),
+        ("outputs", {"name": "picture"}),
+        ("outputs", {"dtype": "float32"}),
+        ("outputs", {"shape": ("batch", 4, 4, 1)}),
+        ("inputs", {"shape": (1, 4)}),
     ],
 )
 def test_a_model_of_another_contract_is_refused(
-    side: str, change: dict[str, Any], tiny: tuple[Wrapped, onnx.ModelProto], tmp_path: Path
+    side: str, change: dict[str, Any], tiny: tuple[TraceableModel, onnx.ModelProto], tmp_path: Path
 ) -> None:
-    against = candidate(*tiny)
-    other = dataclasses.replace(against, **{side: dataclasses.replace(getattr(against, side), **change)})
+    against = under_test(*tiny)
+    (spec,) = getattr(against.interface, side)
+    changed = dataclasses.replace(against.interface, **{side: (dataclasses.replace(spec, **change),)})
+    other = dataclasses.replace(against, interface=changed)
     (error,) = _refusal(other, tiny[1], tmp_path).exceptions
     assert re.match(r"the model's inputs and outputs are .* and the contract wants .*", str(error))
 
 
-def test_a_file_that_is_no_model_is_refused(tiny: tuple[Wrapped, onnx.ModelProto], tmp_path: Path) -> None:
-    against = candidate(*tiny)
+def test_a_file_that_is_no_model_is_refused(tiny: tuple[TraceableModel, onnx.ModelProto], tmp_path: Path) -> None:
+    against = under_test(*tiny)
     (tmp_path / MODEL_FILE).write_bytes(b"not a model")
     with pytest.raises(RefusedError) as caught:
-        verify(against, tmp_path, PLAIN, expect(against, PLAIN))
+        compare_with_reference(against, tmp_path, PLAIN, run_reference(against, PLAIN))
     assert caught.group_contains(ProofError, match="^onnxruntime does not load the model")
 
 
 def test_a_size_that_torch_does_not_take_is_refused(tmp_path: Path) -> None:
-    wrapped, model = converted("unet_generator")
-    against = dataclasses.replace(candidate(wrapped, model), size=SizeLimits.square(4, 12, 36))
+    traceable, model = converted("unet_generator")
+    against = under_test(traceable, model)
+    interface = dataclasses.replace(against.interface, size=SizeLimits.square(4, 12, 36))
+    against = dataclasses.replace(against, interface=interface)
     (error,) = _refusal(against, model, tmp_path).exceptions
     assert re.match(r"torch does not run on input \(3, 12, 12, 3\) \(.+\)", str(error))
 
@@ -227,26 +235,27 @@ def test_a_size_that_only_the_graph_does_not_take_is_refused(tmp_path: Path) -> 
     model = _copy(converted("resnet_generator")[1])
     for port in (model.graph.input[0], model.graph.output[0]):
         port.type.tensor_type.shape.dim[1].dim_value = EDGE
-    wrapped = converted("resnet_generator")[0]
-    against = candidate(wrapped, model)
+    traceable = converted("resnet_generator")[0]
+    against = under_test(traceable, model)
     fixed = {
-        side: dataclasses.replace(getattr(against, side), shape=("batch", EDGE, "width", 3))
-        for side in ("given", "made")
+        side: (dataclasses.replace(getattr(against.interface, side)[0], shape=("batch", EDGE, "width", 3)),)
+        for side in ("inputs", "outputs")
     }
-    (error,) = _refusal(dataclasses.replace(against, **fixed), model, tmp_path).exceptions
+    against = dataclasses.replace(against, interface=dataclasses.replace(against.interface, **fixed))
+    (error,) = _refusal(against, model, tmp_path).exceptions
     assert re.match(r"onnxruntime does not run on input \(3, 8, 8, 3\) \(.*Got: 8 Expected: 32", str(error))
 
 
 def test_buckets_are_proved_with_their_axes_fixed(tmp_path: Path) -> None:
-    wrapped, model = converted("resnet_generator")
-    against = candidate(wrapped, model)
+    traceable, model = converted("resnet_generator")
+    against = under_test(traceable, model)
     proof = _verify(against, model, tmp_path, buckets=[(5, 16, 40, 3)]).proof
     assert proof.shapes[-1] == (5, 16, 40, 3)
-    assert (5, 16, 40, 3) not in [given.shape for given in probes(against)]
+    assert (5, 16, 40, 3) not in [feeds["source"].shape for feeds in proof_inputs(against)]
 
 
 def test_a_proof_says_what_was_measured(tmp_path: Path) -> None:
-    wrapped, model = converted("resnet_generator")
+    traceable, model = converted("resnet_generator")
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
     class Shifted:
@@ -254,44 +263,46 @@ def test_a_proof_says_what_was_measured(tmp_path: Path) -> None:
 
         name = "shifted"
 
-        def image(self, given: np.ndarray) -> np.ndarray:
-            levels = session.run(None, {"source": given})[0].astype(np.float32)
+        def image(self, feeds: Feeds) -> np.ndarray:
+            levels = session.run(None, dict(feeds))[0].astype(np.float32)
             levels[0, 0, 0, 0] += 1 if levels[0, 0, 0, 0] < 128 else -1
             return levels
 
-        def layers(self, given: np.ndarray) -> dict[str, np.ndarray]:
+        def layers(self, feeds: Feeds) -> dict[str, np.ndarray]:
             return {}
 
-    against = candidate(wrapped, model)
+    against = under_test(traceable, model)
     images = [np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)]
     proof = _verify(dataclasses.replace(against, reference=Shifted()), model, tmp_path, images=images).proof
-    probed = list(probes(against))
+    sources = [feeds["source"] for feeds in proof_inputs(against)]
     assert (proof.max_grey_diff, proof.p999_grey_diff, proof.tolerance) == (1, 0, 1)
     assert (proof.real_images, proof.reference, proof.onnxruntime) == (1, "shifted", onnxruntime.__version__)
-    assert set(proof.shapes) == {given.shape for given in probed} | {(1, 16, 24, 3)}
-    values = sum(given.size for given in probed) + images[0].size
-    assert proof.psnr == pytest.approx(10 * np.log10(255**2 * values / (len(probed) + 1)), abs=0.01)
+    assert set(proof.shapes) == {source.shape for source in sources} | {(1, 16, 24, 3)}
+    values = sum(source.size for source in sources) + images[0].size
+    assert proof.psnr == pytest.approx(10 * np.log10(255**2 * values / (len(sources) + 1)), abs=0.01)
 
 
 def test_the_golden_sample_is_small_and_what_the_model_made(tmp_path: Path) -> None:
-    wrapped, model = converted("resnet_generator")
-    golden = _verify(candidate(wrapped, model), model, tmp_path).golden
+    traceable, model = converted("resnet_generator")
+    golden = _verify(under_test(traceable, model), model, tmp_path).golden
     assert len(golden) > 1
-    assert sum(given.nbytes + made.nbytes for given, made in golden) <= 2**18
-    smallest = min(given.nbytes for given in probes(candidate(wrapped, model)))
-    assert golden[0][0].nbytes == smallest
-    assert all(given.shape == made.shape and made.dtype == np.uint8 for given, made in golden)
+    assert sum(total_bytes(sample.feeds) + sample.image.nbytes for sample in golden) <= 2**18
+    smallest = min(total_bytes(feeds) for feeds in proof_inputs(under_test(traceable, model)))
+    assert total_bytes(golden[0].feeds) == smallest
+    for sample in golden:
+        assert sample.feeds["source"].shape == sample.image.shape
+        assert sample.image.dtype == np.uint8
 
 
 def test_a_translation_there_and_back_is_measured_in_both(tmp_path: Path) -> None:
-    wrapped, model = converted("resnet_generator")
+    traceable, model = converted("resnet_generator")
     graph.save(model, tmp_path)
-    end = (candidate(wrapped, model), tmp_path)
+    end = (under_test(traceable, model), tmp_path)
     image = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
-    came = cycle(end, end, [image])
-    assert came.reference == pytest.approx(came.onnxruntime, abs=0.1)
-    assert 1 < came.onnxruntime < 255
+    error = cycle_error(end, end, [image])
+    assert error.reference == pytest.approx(error.onnxruntime, abs=0.1)
+    assert 1 < error.onnxruntime < 255
     changed = tmp_path / "changed"
     changed.mkdir()
     graph.save(_copy(model, _weight("layers.18")), changed)
-    assert abs(cycle(end, (end[0], changed), [image]).onnxruntime - came.reference) > 0.1
+    assert abs(cycle_error(end, (end[0], changed), [image]).onnxruntime - error.reference) > 0.1

@@ -19,7 +19,7 @@ from tests.export.networks import EDGE, LARGEST
 
 def _reasons(network: nn.Module) -> list[str]:
     with pytest.raises(RefusedError, match="toy cannot be exported") as caught:
-        trace(wrap(network.eval(), "toy", edge=4), "toy")
+        trace(wrap(network.eval(), "toy", training_size=4), "toy")
     return [str(error) for error in caught.value.exceptions]
 
 
@@ -66,7 +66,7 @@ def test_dropout_of_every_kind_is_found_where_it_is_live(dropout: type[nn.Module
             return super().train(True)
 
     assert any(reason.endswith("let dropout follow eval()") for reason in _reasons(FaultyGenerator(Live(0.5))))
-    trace(wrap(FaultyGenerator(dropout(0.5)), "toy", edge=4), "toy")
+    trace(wrap(FaultyGenerator(dropout(0.5)), "toy", training_size=4), "toy")
 
 
 def test_dropout_within_attention_is_found() -> None:
@@ -76,7 +76,7 @@ def test_dropout_within_attention_is_found() -> None:
 
     (reason,) = _reasons(FaultyGenerator(lambda x: attend(x, 0.5)))
     assert reason.startswith("scaled_dot_product_attention at FaultyGenerator is live")
-    trace(wrap(FaultyGenerator(lambda x: attend(x, 0.0)), "toy", edge=4), "toy")
+    trace(wrap(FaultyGenerator(lambda x: attend(x, 0.0)), "toy", training_size=4), "toy")
 
 
 def test_batch_norm_without_running_statistics_is_found_with_its_layer() -> None:
@@ -84,7 +84,7 @@ def test_batch_norm_without_running_statistics_is_found_with_its_layer() -> None
     assert _reasons(FaultyGenerator(norm)) == [
         "batch_norm at change (BatchNorm1d) uses the statistics of the batch: use running ones, or instance norm"
     ]
-    trace(wrap(FaultyGenerator(nn.BatchNorm1d(48)), "toy", edge=4), "toy")
+    trace(wrap(FaultyGenerator(nn.BatchNorm1d(48)), "toy", training_size=4), "toy")
 
 
 @pytest.mark.parametrize(
@@ -110,16 +110,16 @@ def test_a_half_precise_layer_is_found() -> None:
 
 
 def test_a_network_that_computes_with_shapes_is_refused() -> None:
-    wrapped = wrap(
-        FaultyTranslator(FaultyTranslator.Config(fault="sizes of tensors")), "toy", edge=EDGE, max_size=LARGEST
+    traceable = wrap(
+        FaultyTranslator(FaultyTranslator.Config(fault="sizes of tensors")), "toy", training_size=EDGE, max_size=LARGEST
     )
     with pytest.raises(
         UnsupportedGraphError, match=r"computes with shapes \(network/Shape.*: use interpolate\(scale_f"
     ):
-        convert(trace(wrapped, "toy"), wrapped)
+        convert(trace(traceable, "toy"), traceable.interface)
 
 
 def test_what_onnx_has_no_operator_for_is_one_line() -> None:
-    wrapped = wrap(FaultyGenerator(lambda x: torch.special.gammainc(x.abs() + 1, x.abs())), "toy", edge=4)
+    traceable = wrap(FaultyGenerator(lambda x: torch.special.gammainc(x.abs() + 1, x.abs())), "toy", training_size=4)
     with pytest.raises(UnsupportedGraphError, match=r"^torch cannot export the network to ONNX: .*igamma.*$"):
-        convert(trace(wrapped, "toy"), wrapped)
+        convert(trace(traceable, "toy"), traceable.interface)

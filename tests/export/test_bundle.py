@@ -21,7 +21,7 @@ from export.repository import Repository
 from export.targets import base as targets
 from export.triton import triton_config
 from serving import artifacts
-from tests.export.networks import candidate, converted
+from tests.export.networks import converted, under_test
 
 GOLDEN = Manifest.from_json((Path(__file__).parent / "golden_manifest.json").read_text(encoding="utf-8"))
 PLAIN = targets.find("onnx")
@@ -29,7 +29,7 @@ PLAIN = targets.find("onnx")
 
 def _stage(folder: Path) -> Manifest:
     """Stage a generator in the new `folder`."""
-    return prove(candidate(*converted("dcgan_generator")), PLAIN, [], ((4, 8),), "cuda", folder)
+    return prove(under_test(*converted("dcgan_generator")), PLAIN, [], ((4, 8),), "cuda", folder)
 
 
 def _replay(folder: Path) -> int:

@@ -13,10 +13,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from export.declared import Declared
 from export.errors import ImageSetError, ImporterError, RefusedError
 from export.importers import base as importers
 from export.manifest import read_manifest
-from export.original import Declared
 from export.pipeline import export
 from export.state_dicts.checkpoint import read_checkpoint
 from export.targets.onnx_fp16 import decomposed_norms

@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from export import graph
-from export.candidate import probes
 from export.manifest import GOLDEN_FILE, MODEL_FILE, Proof, read_manifest
 from export.pipeline import prove
+from export.proof_inputs import proof_inputs
 from export.targets import base as targets
-from tests.export.networks import EDGE, EXPORTABLE, LARGEST, candidate, converted, smooth
+from tests.export.networks import EDGE, EXPORTABLE, LARGEST, converted, smooth, under_test
 from trainer.snapshot import read_snapshot
 
 PROMISED = {"onnx": (1, 45), "onnx-fp16": (2, 45), "onnx-int8": (48, 36)}
@@ -30,11 +30,11 @@ PROMISED = {"onnx": (1, 45), "onnx-fp16": (2, 45), "onnx-int8": (48, 36)}
 def _proved(name: str, target_name: str) -> tuple[onnx.ModelProto, Proof, list[NDArray[Any]]]:
     """The model, its proof, and the images of the golden sample."""
     target = targets.find(target_name)
-    wrapped, model = converted(name)
-    against = candidate(wrapped, model, target)
+    traceable, model = converted(name)
+    against = under_test(traceable, model, target)
     pictures = []
-    if wrapped.size is not None:
-        channels = int(wrapped.given.shape[-1])
+    if traceable.interface.size is not None:
+        channels = int(traceable.interface.inputs[0].shape[-1])
         pictures = [np.round(one * 255).astype(np.uint8) for one in smooth(8, EDGE, LARGEST, channels, seed=1)]
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work) / "staged"
@@ -60,7 +60,7 @@ def test_every_architecture_is_proved_with_every_target(name: str, target: str) 
     assert {shape[0] for shape in proof.shapes} >= {1, 3}
     assert not graph.faults(model, "cuda")
     assert not graph.shape_arithmetic(model)
-    if converted(name)[0].size is not None:
+    if converted(name)[0].interface.size is not None:
         assert proof.real_images == (4 if target == "onnx-int8" else 8)
         assert any(height != width for _, height, width, _ in proof.shapes)
         assert (1, LARGEST, LARGEST, 3) in proof.shapes
@@ -82,26 +82,26 @@ def _types(model: onnx.ModelProto) -> set[int]:
 
 
 def test_translators_are_proved_on_other_sizes_than_in_training() -> None:
-    wrapped, model = converted("resnet_generator")
-    sizes = [given.shape[1:3] for given in probes(candidate(wrapped, model))]
-    assert wrapped.size is not None
-    assert {(EDGE, EDGE), wrapped.size.smallest, wrapped.size.largest} <= set(sizes)
+    traceable, model = converted("resnet_generator")
+    sizes = [feeds["source"].shape[1:3] for feeds in proof_inputs(under_test(traceable, model))]
+    assert traceable.interface.size is not None
+    assert {(EDGE, EDGE), traceable.interface.size.smallest, traceable.interface.size.largest} <= set(sizes)
     assert any(height < width for height, width in sizes)
     assert any(height > width for height, width in sizes)
 
 
-def test_probes_are_the_same_every_time() -> None:
-    against = candidate(*converted("dcgan_generator"))
-    assert [given.shape for given in probes(against)] == [(1, 8), (3, 8), (16, 8)]
-    for one, two in zip(probes(against), probes(against), strict=True):
-        np.testing.assert_array_equal(one, two)
+def test_proof_inputs_are_the_same_every_time() -> None:
+    against = under_test(*converted("dcgan_generator"))
+    assert [feeds["latent"].shape for feeds in proof_inputs(against)] == [(1, 8), (3, 8), (16, 8)]
+    for one, two in zip(proof_inputs(against), proof_inputs(against), strict=True):
+        np.testing.assert_array_equal(one["latent"], two["latent"])
 
 
 def test_the_translator_graph_is_the_contract_written_out() -> None:
-    wrapped, model = converted("resnet_generator")
+    traceable, model = converted("resnet_generator")
     source = np.random.default_rng(1).integers(0, 256, (2, 16, 24, 3), dtype=np.uint8)
     with torch.no_grad():
-        values = wrapped.graph.network(
+        values = traceable.graph.network(
             torch.from_numpy(source.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1)
         ).numpy()
     expected = np.clip(np.round((values + 1) * 127.5), 0, 255).transpose(0, 2, 3, 1)
@@ -121,8 +121,8 @@ def test_the_model_has_clean_axes_and_no_machine_paths() -> None:
 
 
 def test_nodes_are_named_for_their_layers() -> None:
-    wrapped, model = converted("resnet_generator")
-    layers = dict(wrapped.graph.network.named_modules())
+    traceable, model = converted("resnet_generator")
+    layers = dict(traceable.graph.network.named_modules())
     operators = {"Conv": torch.nn.Conv2d, "ConvTranspose": torch.nn.ConvTranspose2d, "Tanh": torch.nn.Tanh}
     for node in model.graph.node:
         layer = node.name.rpartition("/")[0]
@@ -148,7 +148,7 @@ def test_the_generator_artifact_makes_the_snapshot_s_images(gan: str, generator:
 def test_the_model_file_says_where_it_came_from(gan: str, generator: Path) -> None:
     facts = {entry.key: entry.value for entry in onnx.load(generator / MODEL_FILE).metadata_props}
     assert facts == {
-        "zorse.schema_version": "2",
+        "zorse.schema_version": "1",
         "zorse.name": "toy",
         "zorse.task": "gan",
         "zorse.kind": "generator",
@@ -158,4 +158,4 @@ def test_the_model_file_says_where_it_came_from(gan: str, generator: Path) -> No
         "zorse.images_seen": "640",
         "zorse.value_range": "0..255",
     }
-    assert read_manifest(generator).source.digest == facts["zorse.source_digest"]
+    assert read_manifest(generator).provenance.digest == facts["zorse.source_digest"]

@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from export.declared import Declared
 from export.errors import ExportError, ImporterError, UnsupportedGraphError
 from export.graph import OPSETS
 from export.interface import SizeLimits
 from export.manifest import MODEL_FILE, Manifest, digest, read_manifest
-from export.original import Declared
 from export.pipeline import export
-from export.wrapper import Pixels
+from export.pixels import Pixels
 from tests.export.networks import LARGEST, smooth
 from tests.export.published import resnet, run_resnet
 from trainer.snapshot import read_snapshot

@@ -12,14 +12,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from export.declared import Declared
 from export.errors import ExportError, ImporterError, RefusedError, UnsupportedGraphError
 from export.images import ImagePlace, load_images
 from export.interface import SizeLimits, TensorSpec
 from export.manifest import read_manifest
-from export.original import Declared
 from export.pipeline import export
+from export.pixels import Pixels
 from export.targets import base as targets
-from export.wrapper import Pixels
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,12 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, checker, helper, numpy_helper
 
+from export.declared import Declared
 from export.errors import ImporterError
-from export.foreign import Foreign, wrap_onnx
+from export.foreign import WrappedOnnx, wrap_onnx
 from export.interface import AxisLimits, Latent, SizeLimits
-from export.original import Declared, Original, load_onnx
+from export.onnx_file import load_onnx
+from export.onnx_source import OnnxSource
 
 Axes = tuple[int | str, ...]
 OPEN: Axes = ("n", 3, "h", "w")
@@ -61,7 +63,7 @@ def _single(operator: str, *inputs: str, weights: dict[str, Any] | None = None, 
 
 def _reference(model: onnx.ModelProto, declared: Declared, given: NDArray[Any]) -> NDArray[np.float32]:
     """What the untouched model makes."""
-    return Original(model, declared, "the model").images(given)
+    return OnnxSource(model, declared, "the model").images(given)
 
 
 def _noise(*shape: int, seed: int = 0) -> NDArray[np.float32]:
@@ -118,19 +120,20 @@ def _generator(given: Axes = ("n", 8), made: Axes = ("n", 3, 4, 4)) -> onnx.Mode
     return _model(nodes, {"w": _noise(8, 48), "shape": shape}, given, made)
 
 
-def _run(foreign: Foreign, given: NDArray[Any]) -> NDArray[np.uint8]:
+def _run(foreign: WrappedOnnx, given: NDArray[Any]) -> NDArray[np.uint8]:
     """The wrapped model's image, once its ports are what it says."""
     session = onnxruntime.InferenceSession(foreign.model.SerializeToString(), providers=["CPUExecutionProvider"])
     types = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
-    for ports, port in ((session.get_inputs(), foreign.given), (session.get_outputs(), foreign.made)):
+    interface = foreign.interface
+    for ports, specs in ((session.get_inputs(), interface.inputs), (session.get_outputs(), interface.outputs)):
         assert [(entry.name, entry.type, tuple(entry.shape)) for entry in ports] == [
-            (port.name, types[port.dtype], port.shape)
+            (spec.name, types[spec.dtype], spec.shape) for spec in specs
         ]
-    image: NDArray[np.uint8] = session.run(["image"], {foreign.given.name: given})[0]
+    image: NDArray[np.uint8] = session.run(["image"], {foreign.interface.inputs[0].name: given})[0]
     return image
 
 
-def _check(model: onnx.ModelProto, declared: Declared, foreign: Foreign, given: NDArray[Any]) -> None:
+def _check(model: onnx.ModelProto, declared: Declared, foreign: WrappedOnnx, given: NDArray[Any]) -> None:
     """The wrapped model is a sound one and makes the original's images, which are not all one grey."""
     checker.check_model(foreign.model, full_check=True)
     expected = _reference(model, declared, given)
@@ -149,11 +152,11 @@ def test_an_old_model_of_bytes_in_floats_and_of_fixed_size() -> None:
     foreign = wrap_onnx(model, BYTES, name="painter")
     assert model.SerializeToString() == before
     _check(model, BYTES, foreign, _pixels(3, 256, 256, 3))
-    assert foreign.kind == "translator"
-    assert foreign.given.shape == foreign.made.shape == ("batch", 256, 256, 3)
-    assert foreign.given.value_range == foreign.made.value_range == (0, 255)
-    assert foreign.size == SizeLimits.square(256, 256, 256)
-    assert foreign.latent is None
+    assert foreign.interface.kind == "translator"
+    assert foreign.interface.inputs[0].shape == foreign.interface.outputs[0].shape == ("batch", 256, 256, 3)
+    assert foreign.interface.inputs[0].value_range == foreign.interface.outputs[0].value_range == (0, 255)
+    assert foreign.interface.size == SizeLimits.square(256, 256, 256)
+    assert foreign.interface.latent is None
     assert [(entry.domain, entry.version) for entry in foreign.model.opset_import] == [("", 20)]
     assert foreign.model.ir_version == 9
     assert foreign.model.producer_name == "zorse"
@@ -168,8 +171,8 @@ def test_ranges_and_layouts(bounds: tuple[float, float], last: bool) -> None:
     declared = Declared(bounds, layout="NHWC" if last else "NCHW")
     model = _painter(*bounds, ("n", "h", "w", 3) if last else ("n", 3, "h", "w"), last)
     foreign = wrap_onnx(model, dataclasses.replace(declared, size_multiple=2), max_size=64, name="painter")
-    assert foreign.given.shape == foreign.made.shape == ("batch", "height", "width", 3)
-    assert foreign.size == SizeLimits.square(2, 2, 64)
+    assert foreign.interface.inputs[0].shape == foreign.interface.outputs[0].shape == ("batch", "height", "width", 3)
+    assert foreign.interface.size == SizeLimits.square(2, 2, 64)
     for edges in ((8, 8), (16, 10), (30, 64)):
         _check(model, declared, foreign, _pixels(2, *edges, 3))
 
@@ -228,15 +231,15 @@ def test_the_smallest_size_is_found_without_a_word(capfd: pytest.CaptureFixture[
         helper.make_node("AveragePool", ["padded"], ["y"], kernel_shape=[7, 7]),
     ]
     foreign = wrap_onnx(_model(nodes, {"pads": pads}), BYTES, max_size=100, name="blur")
-    assert foreign.size == SizeLimits.square(1, 4, 100)
+    assert foreign.interface.size == SizeLimits.square(1, 4, 100)
     assert capfd.readouterr() == ("", "")
 
 
 def test_one_edge_may_be_fixed() -> None:
     axes = (1, 3, "h", 24)
     foreign = wrap_onnx(_painter(0, 255, axes), dataclasses.replace(BYTES, size_multiple=4), max_size=30, name="strip")
-    assert foreign.given.shape == foreign.made.shape == ("batch", "height", 24, 3)
-    assert foreign.size == SizeLimits(AxisLimits(4, 4, 28), AxisLimits(24, 24, 24))
+    assert foreign.interface.inputs[0].shape == foreign.interface.outputs[0].shape == ("batch", "height", 24, 3)
+    assert foreign.interface.size == SizeLimits(AxisLimits(4, 4, 28), AxisLimits(24, 24, 24))
     _check(_painter(0, 255, axes), BYTES, foreign, _pixels(2, 12, 24, 3))
 
 
@@ -255,11 +258,15 @@ def test_generators(given: Axes, made: Axes, layout: Any) -> None:
     declared, model = Declared((-1, 1), layout=layout), _generator(given, made)
     foreign = wrap_onnx(model, declared, name="maker")
     _check(model, declared, foreign, _noise(5, 8))
-    assert foreign.kind == "generator"
-    assert foreign.latent == Latent(8)
-    assert foreign.size is None
-    assert (foreign.given.name, foreign.given.dtype, foreign.given.shape) == ("latent", "float32", ("batch", 8))
-    assert foreign.made.shape == ("batch", 4, 4, 3)
+    assert foreign.interface.kind == "generator"
+    assert foreign.interface.latent == Latent(8)
+    assert foreign.interface.size is None
+    assert (foreign.interface.inputs[0].name, foreign.interface.inputs[0].dtype, foreign.interface.inputs[0].shape) == (
+        "latent",
+        "float32",
+        ("batch", 8),
+    )
+    assert foreign.interface.outputs[0].shape == ("batch", 4, 4, 3)
 
 
 def _reshaped(batch: int) -> onnx.ModelProto:
@@ -286,7 +293,7 @@ def _mixing() -> onnx.ModelProto:
 )
 def test_a_batch_that_cannot_vary_stays_one(model: onnx.ModelProto) -> None:
     foreign = wrap_onnx(model, BYTES, name="lonely")
-    assert foreign.given.shape[0] == foreign.made.shape[0] == 1
+    assert foreign.interface.inputs[0].shape[0] == foreign.interface.outputs[0].shape[0] == 1
     given = _pixels(1, 4, 4, 3)
     np.testing.assert_allclose(_run(foreign, given), _reference(model, BYTES, given))
 
@@ -295,7 +302,7 @@ def test_a_batch_that_cannot_vary_stays_one(model: onnx.ModelProto) -> None:
 def test_a_fixed_batch_is_opened(batch: int) -> None:
     model = _painter(0, 255, (batch, 3, 16, 16))
     foreign = wrap_onnx(model, BYTES, name="painter")
-    assert foreign.given.shape == ("batch", 16, 16, 3)
+    assert foreign.interface.inputs[0].shape == ("batch", 16, 16, 3)
     _check(model, BYTES, foreign, _pixels(2, 16, 16, 3))
 
 
@@ -371,7 +378,7 @@ def _enlarging(opset: int, mode: str) -> onnx.ModelProto:
 def test_old_opsets_enlarge_as_they_did(opset: int, mode: str) -> None:
     model = _enlarging(opset, mode)
     foreign = wrap_onnx(model, dataclasses.replace(BYTES, size_multiple=3), name="old")
-    assert foreign.given.shape[0] == "batch"
+    assert foreign.interface.inputs[0].shape[0] == "batch"
     _check(model, BYTES, foreign, _pixels(2, 12, 15, 3))
 
 
@@ -471,7 +478,7 @@ REFUSED = [
     (_single("Relu", opset=99), {}, r"m: onnxruntime does not load it"),
     (_single("Nothing"), {}, r"m: onnxruntime does not load it"),
     (_reshaped(3), {}, r"m makes 3 images at a time and no others"),
-    (_shrinking(), {"size_multiple": 4}, r"m: brought from opset 10 to 20 it makes images \d+ grey levels off"),
+    (_shrinking(), {"size_multiple": 4}, r"m: converted from opset 10 to 20 it makes images \d+ grey levels off"),
     (_single("Reshape", "to", weights={"to": [1, 3, 700, 7]}), {"max_size": 8}, r"m does not run on .* \[1, 3, 4, 5\]"),
 ]  # fmt: skip
 

@@ -17,9 +17,9 @@ from export import graph
 from export.cuda_operators import ON_CUDA
 from export.errors import ProofError, RefusedError
 from export.manifest import MODEL_FILE, WEIGHTS_FILE
+from export.proof import compare_with_reference, run_reference
 from export.targets import base as targets
-from export.verify import expect, verify
-from tests.export.networks import candidate, converted
+from tests.export.networks import converted, under_test
 
 PLAIN = targets.find("onnx")
 
@@ -102,15 +102,15 @@ def _changed(model: onnx.ModelProto, change: Callable[[onnx.ModelProto], None]) 
 def test_weights_in_a_file_of_their_own_are_proved_like_those_inside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrapped, model = converted("resnet_generator")
-    before, against = model.SerializeToString(), candidate(wrapped, model)
-    expected = expect(against, PLAIN)
+    traceable, model = converted("resnet_generator")
+    before, against = model.SerializeToString(), under_test(traceable, model)
+    expected = run_reference(against, PLAIN)
     monkeypatch.setattr(graph, "INLINE_BYTES", 1000)
     graph.save(model, tmp_path)
     assert model.SerializeToString() == before
     assert (tmp_path / WEIGHTS_FILE).stat().st_size > 1000
     assert (tmp_path / MODEL_FILE).stat().st_size < len(before)
-    assert verify(against, tmp_path, PLAIN, expected).proof.max_grey_diff <= 1
+    assert compare_with_reference(against, tmp_path, PLAIN, expected).proof.max_grey_diff <= 1
     assert graph.weights_digest(onnx.load(tmp_path / MODEL_FILE)) == graph.weights_digest(model)
     assert graph.graph_digest(onnx.load(tmp_path / MODEL_FILE)) == graph.graph_digest(model)
 
@@ -118,12 +118,12 @@ def test_weights_in_a_file_of_their_own_are_proved_like_those_inside(
     weights[3] ^= 0x40  # the exponent of the first weight
     (tmp_path / WEIGHTS_FILE).write_bytes(weights)
     with pytest.raises(RefusedError) as caught:
-        verify(against, tmp_path, PLAIN, expected)
+        compare_with_reference(against, tmp_path, PLAIN, expected)
     assert caught.group_contains(ProofError, match=r"the first layer that diverges is layers\.")
 
     (tmp_path / WEIGHTS_FILE).unlink()
     with pytest.raises(RefusedError) as caught:
-        verify(against, tmp_path, PLAIN, expected)
+        compare_with_reference(against, tmp_path, PLAIN, expected)
     assert caught.group_contains(ProofError, match="^onnxruntime does not load the model")
 
 

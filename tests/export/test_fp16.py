@@ -15,9 +15,10 @@ from export.errors import ProofError, RefusedError
 from export.lint import trace
 from export.manifest import MODEL_FILE
 from export.pipeline import prove
+from export.pixels import BYTES, Pixels
 from export.targets import base as targets
-from export.wrapper import BYTES, Pixels, wrap
-from tests.export.networks import EDGE, EXPORTABLE, LARGEST, build, candidate, fit
+from export.wrapper import wrap
+from tests.export.networks import EDGE, EXPORTABLE, LARGEST, build, fit, under_test
 
 HALF = targets.find("onnx-fp16")
 
@@ -27,11 +28,11 @@ def test_a_value_beyond_float16_is_refused_though_the_cpu_computes_it(tmp_path: 
     with torch.no_grad():
         # A norm follows, so that in float32 the images stay what they are.
         network.get_submodule("layers.4").weight.mul_(3e4)
-    wrapped = wrap(network, "loud", edge=EDGE, max_size=LARGEST)
-    model = convert(trace(wrapped, "loud"), wrapped)
-    prove(candidate(wrapped, model), targets.find("onnx"), [], (), "cuda", tmp_path / "whole")
+    traceable = wrap(network, "loud", training_size=EDGE, max_size=LARGEST)
+    model = convert(trace(traceable, "loud"), traceable.interface)
+    prove(under_test(traceable, model), targets.find("onnx"), [], (), "cuda", tmp_path / "whole")
     with pytest.raises(RefusedError) as caught:
-        prove(candidate(wrapped, model, HALF), HALF, [], (), "cuda", tmp_path / "half")
+        prove(under_test(traceable, model, HALF), HALF, [], (), "cuda", tmp_path / "half")
     assert caught.group_contains(ProofError, match=r"onnx-fp16 as other devices compute it is up to \d+ grey levels")
     assert caught.group_contains(ProofError, match=r"the first layer that diverges is layers\.4 \(relative error inf\)")
     assert not (tmp_path / "half").exists()
@@ -41,8 +42,8 @@ def test_a_value_beyond_float16_is_refused_though_the_cpu_computes_it(tmp_path: 
     "pixels", [BYTES, Pixels("uint16", 0, 65535), Pixels("float32", -1, 1)], ids=lambda it: it.dtype
 )
 def test_images_are_brought_to_their_values_in_float32(pixels: Pixels) -> None:
-    wrapped = wrap(build(EXPORTABLE["resnet_generator"]), "toy", edge=EDGE, pixels=pixels)
-    model = next(iter(HALF.variants(convert(trace(wrapped, "toy"), wrapped), []))).model
+    traceable = wrap(build(EXPORTABLE["resnet_generator"]), "toy", training_size=EDGE, pixels=pixels)
+    model = next(iter(HALF.variants(convert(trace(traceable, "toy"), traceable.interface), []))).model
     casts = [node for node in model.graph.node if node.op_type == "Cast"]
     to_half = [node for node in casts if node.attribute[0].i == TensorProto.FLOAT16]
     # One way into the network and one out of it; bytes have another to and from float32.
@@ -50,11 +51,15 @@ def test_images_are_brought_to_their_values_in_float32(pixels: Pixels) -> None:
 
 
 def test_sixteen_bits_keep_their_steps(tmp_path: Path) -> None:
-    wrapped = wrap(
-        fit(build(EXPORTABLE["resnet_generator"])), "toy", edge=EDGE, max_size=LARGEST, pixels=Pixels("uint16", 0, 4095)
+    traceable = wrap(
+        fit(build(EXPORTABLE["resnet_generator"])),
+        "toy",
+        training_size=EDGE,
+        max_size=LARGEST,
+        pixels=Pixels("uint16", 0, 4095),
     )
-    model = convert(trace(wrapped, "toy"), wrapped)
-    manifest = prove(candidate(wrapped, model, HALF), HALF, [], (), "cuda", tmp_path / "half")
+    model = convert(trace(traceable, "toy"), traceable.interface)
+    manifest = prove(under_test(traceable, model, HALF), HALF, [], (), "cuda", tmp_path / "half")
     assert manifest.proof.max_grey_diff < 0.5
     session = onnxruntime.InferenceSession(tmp_path / "half" / MODEL_FILE, providers=["CPUExecutionProvider"])
     source = np.random.default_rng(0).integers(0, 4096, (1, 32, 32, 3), dtype=np.uint16)

@@ -110,4 +110,4 @@ def test_one_network_that_is_refused_keeps_the_others_back(
 
 def test_a_network_of_neither_kind_is_refused() -> None:
     with pytest.raises(UnsupportedGraphError, match=r"odd \(Linear\) is neither a generator nor a translator"):
-        wrap(nn.Linear(2, 2), "odd", edge=4)
+        wrap(nn.Linear(2, 2), "odd", training_size=4)
