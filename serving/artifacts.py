@@ -22,8 +22,14 @@ from zorse_common.errors import StorageError, one_line
 from zorse_common.storage import Storage
 
 _MOST_GOLDEN_BYTES = 2**30
-Pair = tuple[NDArray[Any], NDArray[Any]]
-"""An input [batch, …], and the image [batch, height, width, channels] that the model made of it."""
+
+
+@dataclass(frozen=True)
+class GoldenSample:
+    """The inputs of one model call by name, and the image [batch, height, width, channels] that the model then made."""
+
+    inputs: dict[str, NDArray[Any]]
+    image: NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -153,8 +159,8 @@ def _check_files(artifact: Artifact) -> None:
             )
 
 
-def golden(artifact: Artifact) -> list[Pair]:
-    """Inputs, and what the model made of them when it was proved.
+def golden(artifact: Artifact) -> list[GoldenSample]:
+    """Read the golden samples of the artifact.
 
     Raises:
         ArtifactError: the file breaks the contract.
@@ -166,11 +172,29 @@ def golden(artifact: Artifact) -> list[Pair]:
             assert arrays.zip is not None
             if sum(entry.file_size for entry in arrays.zip.infolist()) > _MOST_GOLDEN_BYTES:
                 raise ValueError(f"it is larger than {_MOST_GOLDEN_BYTES // 2**20} MiB")
-            count = -(-len(arrays.files) // 2)
-            samples = [(arrays[f"input_{index}"], arrays[f"output_{index}"]) for index in range(count)]
-            every = [array for pair in samples for array in pair]
-            if not every or not all(isinstance(array, np.ndarray) and array.size > 0 for array in every):
-                raise ValueError("it holds no samples")
-            return samples
+            return _golden_samples(artifact.manifest, dict(arrays))
     except Exception as error:
         raise ArtifactError(f"{path} breaks the artifact contract ({error}): export the model again") from error
+
+
+def _golden_samples(manifest: Manifest, arrays: dict[str, NDArray[Any]]) -> list[GoldenSample]:
+    """Return the samples in `arrays`.
+
+    Raises:
+        ValueError: there are none, one is empty, or the arrays are not those of the model's inputs and output.
+    """
+    inputs, (output,) = [spec.name for spec in manifest.interface.inputs], manifest.interface.outputs
+    count = len(arrays) // (len(inputs) + 1)
+    samples = [
+        GoldenSample(
+            {name: arrays.pop(contract.golden_key("input", number, name)) for name in inputs},
+            arrays.pop(contract.golden_key("output", number, output.name)),
+        )
+        for number in range(count)
+    ]
+    if arrays:
+        raise ValueError(f"it holds the array {next(iter(arrays))}")
+    every = [array for sample in samples for array in (*sample.inputs.values(), sample.image)]
+    if not every or not all(isinstance(array, np.ndarray) and array.size > 0 for array in every):
+        raise ValueError("it holds no samples")
+    return samples

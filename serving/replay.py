@@ -11,9 +11,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from export.interface import TensorSpec
 from export.manifest import GREY_LEVELS, Manifest, expected_properties
 from serving import artifacts
-from serving.artifacts import Artifact, Pair
+from serving.artifacts import Artifact, GoldenSample
 from serving.engine import Engine, OrtEngine, cpu_cores, import_runtime
 from serving.errors import ArtifactError
 
@@ -46,23 +47,22 @@ def verify(path: str | os.PathLike[str], device: Literal["cpu", "cuda"]) -> Repl
     seconds, engine = _timed(lambda: OrtEngine(artifact.model, device, cpu_cores()))
     check_fields(artifact, engine)
     samples = artifacts.golden(artifact)
-    feeds = {manifest.interface.inputs[0].name: samples[0][0]}
-    first, second = (_timed(lambda: engine.run(feeds))[0] for _ in range(2))
+    first, second = (_timed(lambda: engine.run(samples[0].inputs))[0] for _ in range(2))
     worst = replay(engine, artifact, samples)
     for shape in manifest.buckets:
         worst = max(worst, _replay_bucket(artifact, engine, device, shape))
     return Replayed(artifact, len(samples), worst, len(manifest.buckets), seconds, first, second)
 
 
-def replay(engine: Engine, artifact: Artifact, samples: list[Pair]) -> float:
+def replay(engine: Engine, artifact: Artifact, samples: list[GoldenSample]) -> float:
     """The largest difference, in grey levels, between what `engine` makes of the golden `samples` and their outputs.
 
     Raises:
         ArtifactError: it is more than the proof allowed, or an image has another shape or dtype.
     """
-    manifest, worst = artifact.manifest, 0.0
-    for given, expected in samples:
-        worst = max(worst, _difference(artifact, expected, _run(engine, manifest, given)))
+    worst = 0.0
+    for sample in samples:
+        worst = max(worst, _difference(artifact, sample.image, engine.run(sample.inputs)[IMAGE]))
     _check(artifact, worst, "its golden sample", engine)
     return worst
 
@@ -121,26 +121,30 @@ def _wrong_limits(manifest: Manifest) -> Iterator[str]:
 def _replay_bucket(
     artifact: Artifact, free: OrtEngine, device: Literal["cpu", "cuda"], shape: tuple[int, ...]
 ) -> float:
-    """With its axes fixed the graph makes the images that it makes with free ones."""
-    manifest = artifact.manifest
-    port = manifest.interface.inputs[0]
-    if len(shape) != len(port.shape) or not all(isinstance(edge, int) and edge > 0 for edge in shape):
-        raise ArtifactError(f"{artifact.path}: the bucket {'x'.join(map(str, shape))} is no shape of {port.name}")
-    axes = {name: edge for name, edge in zip(port.shape, shape, strict=True) if isinstance(name, str)}
+    """Return the difference, in grey levels, between the graph with the axes fixed to the bucket and with free ones."""
+    specs, text = artifact.manifest.interface.inputs, "x".join(map(str, shape))
+    if len(shape) != len(specs[0].shape) or not all(size > 0 for size in shape):
+        raise ArtifactError(f"{artifact.path}: the bucket {text} is no shape of {specs[0].name}")
+    # The other inputs have no open axis but the batch.
+    shapes = [shape, *((shape[0], *map(int, spec.shape[1:])) for spec in specs[1:])]
+    axes = {
+        name: size
+        for spec, sizes in zip(specs, shapes, strict=True)
+        for name, size in zip(spec.shape, sizes, strict=True)
+        if isinstance(name, str)
+    }
     fixed = OrtEngine(artifact.model, device, cpu_cores(), axes=axes)
     random = np.random.default_rng(0)
-    if port.value_range is None:
-        given: NDArray[Any] = random.standard_normal(shape, dtype=np.float32)
-    else:
-        given = random.uniform(*port.value_range, shape).astype(port.dtype)
-    worst = _difference(artifact, _run(free, manifest, given), _run(fixed, manifest, given))
-    _check(artifact, worst, f"the bucket {'x'.join(map(str, shape))}", fixed)
+    feeds = {spec.name: _random_values(spec, sizes, random) for spec, sizes in zip(specs, shapes, strict=True)}
+    worst = _difference(artifact, free.run(feeds)[IMAGE], fixed.run(feeds)[IMAGE])
+    _check(artifact, worst, f"the bucket {text}", fixed)
     return worst
 
 
-def _run(engine: Engine, manifest: Manifest, given: NDArray[Any]) -> NDArray[Any]:
-    made: NDArray[Any] = engine.run({manifest.interface.inputs[0].name: given})[IMAGE]
-    return made
+def _random_values(spec: TensorSpec, shape: tuple[int, ...], random: np.random.Generator) -> NDArray[Any]:
+    if spec.value_range is None:
+        return random.standard_normal(shape, dtype=np.float32)
+    return random.uniform(*spec.value_range, shape).astype(spec.dtype)
 
 
 def _difference(artifact: Artifact, expected: NDArray[Any], actual: NDArray[Any]) -> float:

@@ -15,7 +15,7 @@ from export import graph
 from export.bundle import model_name
 from export.errors import RepositoryError
 from export.interface import TensorSpec
-from export.manifest import GOLDEN_FILE, MODEL_FILE, WEIGHTS_FILE, Manifest, file_entry, read_manifest
+from export.manifest import GOLDEN_FILE, MODEL_FILE, WEIGHTS_FILE, Manifest, file_entry, golden_key, read_manifest
 from export.pipeline import prove
 from export.repository import Repository
 from export.targets import base as targets
@@ -36,11 +36,12 @@ def _replay(folder: Path) -> int:
     """How many golden inputs there are, once the model makes of each what it made before."""
     session = onnxruntime.InferenceSession(folder / MODEL_FILE, providers=["CPUExecutionProvider"])
     with np.load(folder / GOLDEN_FILE, allow_pickle=False) as golden:
-        count = len(golden.files) // 2
-        assert set(golden.files) == {f"{side}_{index}" for side in ("input", "output") for index in range(count)}
+        name, count = session.get_inputs()[0].name, len(golden.files) // 2
+        sides = (("input", name), ("output", "image"))
+        assert set(golden.files) == {golden_key(side, i, tensor) for side, tensor in sides for i in range(count)}
         for index in range(count):
-            (image,) = session.run(None, {session.get_inputs()[0].name: golden[f"input_{index}"]})
-            np.testing.assert_array_equal(image, golden[f"output_{index}"])
+            (image,) = session.run(None, {name: golden[golden_key("input", index, name)]})
+            np.testing.assert_array_equal(image, golden[golden_key("output", index, "image")])
     return count
 
 

@@ -99,32 +99,36 @@ def test_a_missing_manifest_is_named(digits: Path) -> None:
 
 
 def test_a_changed_golden_sample_is_named(digits: Path) -> None:
-    flip(digits / "golden.npz", 300, 1)
+    flip(digits / "golden.npz", 200, 1)
     with pytest.raises(ArtifactError, match=r"golden\.npz is not the file that manifest\.json describes"):
         verify(digits, "cpu")
 
 
+INPUT, OUTPUT = "input/0/latent", "output/0/image"
 FAR = r"its golden sample is up to \d+ grey levels from"
 
 
 def brighter(arrays: dict[str, Any]) -> dict[str, Any]:
-    image = arrays["output_0"].copy()
+    image = arrays[OUTPUT].copy()
     image[0, 0, 0, 0] ^= 2
-    return {**arrays, "output_0": image}
+    return {**arrays, OUTPUT: image}
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         (brighter, FAR),
-        (lambda arrays: {**arrays, "input_0": arrays["input_0"][::-1]}, FAR),
-        (lambda arrays: {**arrays, "output_0": arrays["output_0"][:1]}, r"\[2, 8, 8, 3\] and uint8 \[1, 8, 8, 3\] was"),
+        (lambda arrays: {**arrays, INPUT: arrays[INPUT][::-1]}, FAR),
+        (lambda arrays: {**arrays, OUTPUT: arrays[OUTPUT][:1]}, r"\[2, 8, 8, 3\] and uint8 \[1, 8, 8, 3\] was"),
         (
-            lambda arrays: {**arrays, "output_0": arrays["output_0"].astype(np.float32)},
+            lambda arrays: {**arrays, OUTPUT: arrays[OUTPUT].astype(np.float32)},
             r"and float32 \[2, 8, 8, 3\] was",
         ),
-        (lambda arrays: {**arrays, "input_1": arrays["input_0"], "output_1": np.zeros_like(arrays["output_0"])}, FAR),
-        (lambda arrays: {**arrays, "input_0": np.full_like(arrays["input_0"], np.nan)}, FAR),
+        (
+            lambda arrays: {**arrays, "input/1/latent": arrays[INPUT], "output/1/image": np.zeros_like(arrays[OUTPUT])},
+            FAR,
+        ),
+        (lambda arrays: {**arrays, INPUT: np.full_like(arrays[INPUT], np.nan)}, FAR),
     ],
     ids=["one pixel", "other codes", "fewer images", "another dtype", "a second sample", "no numbers"],
 )
@@ -144,12 +148,12 @@ def test_a_golden_sample_that_the_model_does_not_make_stops_the_replica(
         lambda path: path.write_bytes(b"no archive"),
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(path.read_bytes()[:400]),
-        lambda path: flip(path, 300, 1),
+        lambda path: flip(path, 200, 1),
         lambda path: np.save(path.with_name("one.npy"), np.zeros(3)) or path.with_name("one.npy").replace(path),
         lambda path: np.savez(path),
-        lambda path: np.savez(path, input_0=np.zeros((1, 6), np.float32)),
-        lambda path: np.savez(path, input_0=np.array([{}]), output_0=np.zeros(1)),
-        lambda path: np.savez(path, input_0=np.zeros(1), output_0=np.zeros(1), other=np.zeros(1)),
+        lambda path: np.savez(path, **{INPUT: np.zeros((1, 6), np.float32)}),
+        lambda path: np.savez(path, **{INPUT: np.array([{}]), OUTPUT: np.zeros(1)}),
+        lambda path: np.savez(path, **{INPUT: np.zeros(1), OUTPUT: np.zeros(1), "other": np.zeros(1)}),
     ],
     ids=["text", "empty", "cut", "a bit", "one array", "no arrays", "no outputs", "pickles", "a stray"],
 )

@@ -24,6 +24,7 @@ from export.manifest import (
     Provenance,
     expected_properties,
     file_entry,
+    golden_key,
 )
 from serving.engine import OrtEngine
 
@@ -141,9 +142,10 @@ def write(repository: Path, graph: onnx.ModelProto, manifest: Manifest, *, weigh
     helper.set_model_props(described, {f"zorse.{key}": fact for key, fact in said.items()})
     path = folder / MODEL_FILE
     onnx.save(described, path, save_as_external_data=weights_apart, location=WEIGHTS_FILE, size_threshold=1024)
-    given = sample(manifest)
-    made = OrtEngine(path, "cpu", 1).run({manifest.interface.inputs[0].name: given})["image"]
-    np.savez(folder / GOLDEN_FILE, allow_pickle=False, input_0=given, output_0=made)
+    feeds = sample_feeds(manifest)
+    arrays = {golden_key("input", 0, name): array for name, array in feeds.items()}
+    arrays[golden_key("output", 0, "image")] = OrtEngine(path, "cpu", 1).run(feeds)["image"]
+    np.savez(folder / GOLDEN_FILE, allow_pickle=False, **arrays)
     seal(folder, manifest)
     return folder
 
@@ -155,14 +157,17 @@ def seal(folder: Path, manifest: Manifest) -> None:
     (folder / MANIFEST_FILE).write_text(whole.to_json(), encoding="utf-8")
 
 
-def sample(manifest: Manifest, seed: int = 0) -> NDArray[Any]:
-    """A seeded input of the model: two codes or images, or as many as it takes."""
-    port, random = manifest.interface.inputs[0], np.random.default_rng(seed)
-    free = {"batch": 2, "height": 2 * MINIMUM, "width": MINIMUM}
-    shape = [free[axis] if isinstance(axis, str) else axis for axis in port.shape]
-    if port.value_range is None:
-        return random.standard_normal(shape, dtype=np.float32)
-    return random.uniform(*port.value_range, shape).astype(port.dtype)
+def sample_feeds(manifest: Manifest, seed: int = 0) -> dict[str, NDArray[Any]]:
+    """Seeded inputs of the model: two codes or images, or as many as it takes."""
+    random, free = np.random.default_rng(seed), {"batch": 2, "height": 2 * MINIMUM, "width": MINIMUM}
+    feeds: dict[str, NDArray[Any]] = {}
+    for spec in manifest.interface.inputs:
+        shape = [free[axis] if isinstance(axis, str) else axis for axis in spec.shape]
+        if spec.value_range is None:
+            feeds[spec.name] = random.standard_normal(shape, dtype=np.float32)
+        else:
+            feeds[spec.name] = random.uniform(*spec.value_range, shape).astype(spec.dtype)
+    return feeds
 
 
 def write_repository(repository: Path) -> Path:
