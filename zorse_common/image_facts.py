@@ -35,8 +35,8 @@ def collection_facts(files: ImageFiles, names: Sequence[str], what: str, key: st
         sizes = f"{first[0]}×{first[1]}" if first == last else f"{first[0]}×{first[1]} to {last[0]}×{last[1]}"
         kinds = Counter(f"{header.bits}-bit {header.format}" for header in headers.values())
         listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        seen = " of those looked at" if len(headers) < len(names) else ""
-        text += f" of {sizes} pixels ({listed}{seen})"
+        sampled = " of the files examined" if len(headers) < len(names) else ""
+        text += f" of {sizes} pixels ({listed}{sampled})"
     return [text, *_depth_facts(files, deep, what, key)]
 
 
@@ -62,13 +62,13 @@ def _depth_facts(files: ImageFiles, deep: Sequence[str], what: str, key: str) ->
     if not levels:
         return []
     low, high = files.value_range or (None, None)
-    stated = "the range that each file states or can hold" if low is None else f"[{low:g}, {high:g}]"
+    stated = "the range that each file states or its integers have" if low is None else f"[{low:g}, {high:g}]"
     if max(levels) - min(levels) <= SMALLEST_SPREAD:
         raise FilesError(
             f"{what}: images of more than 8 bits (such as {printable(deep[0])}) use under 1/16 of their value range, "
             f"which is {stated}: set {key} to their values of black and white, such as 0 and 4095"
         )
-    return [f"{what}: greys of more than 8 bits are taken at {stated} ({key})"]
+    return [f"{what}: greys of more than 8 bits are mapped from {stated} ({key})"]
 
 
 def digest_of(files: ImageFiles, names: Iterable[str]) -> str:

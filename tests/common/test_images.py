@@ -1,4 +1,4 @@
-"""The decoder's values, each against arithmetic of its own."""
+"""The decoder's pixels, compared with independent arithmetic."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_integers_are_mapped_to_the_nearest_grey_level(dtype: str, top: int) -> 
     np.testing.assert_array_equal(decode(_file(values, "TIFF"))[..., 0], expected)
 
 
-def test_a_stated_value_range_is_black_and_white_and_cuts_the_rest() -> None:
+def test_value_range_maps_to_black_and_white_and_clips_the_rest() -> None:
     values = np.array([[0, 99, 100, 1100, 2100, 2101, 65535]], dtype=np.uint16)
     assert decode(_file(values), value_range=(100, 2100))[0, :, 0].tolist() == [0, 0, 0, 128, 255, 255, 255]
     assert (
@@ -52,7 +52,7 @@ def test_floating_point_values_need_a_value_range() -> None:
         decode(_file(np.full((2, 2), np.nan, np.float32), "TIFF"), value_range=(0, 1))
 
 
-def test_white_may_be_zero_in_a_tiff() -> None:
+def test_tiff_may_define_zero_as_white() -> None:
     values = np.array([[0, 65535]], dtype=np.uint16)
     content = bytearray(_file(values, "TIFF"))
     tag = content.index(struct.pack("<HHI", 262, 3, 1))
@@ -61,7 +61,7 @@ def test_white_may_be_zero_in_a_tiff() -> None:
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_orientation_is_that_of_the_exif_standard(turn: int) -> None:
+def test_orientation_follows_the_exif_standard(turn: int) -> None:
     exif = Image.Exif()
     exif[0x112] = turn
     photo = _file(colours()[:20], "JPEG", exif=exif)
@@ -69,7 +69,7 @@ def test_orientation_is_that_of_the_exif_standard(turn: int) -> None:
         np.testing.assert_array_equal(decode(photo), np.asarray(ImageOps.exif_transpose(opened)))
 
 
-def test_transparency_is_mixed_with_white() -> None:
+def test_transparency_is_composited_on_white() -> None:
     rgba = np.dstack([colours(), np.tile(np.arange(32, dtype=np.uint8) * 8, (32, 1))])
     alpha = rgba[..., 3:] / 255
     expected = rgba[..., :3] * alpha + 255 * (1 - alpha)
@@ -77,20 +77,20 @@ def test_transparency_is_mixed_with_white() -> None:
     np.testing.assert_array_equal(decode(_file(rgba), 4), rgba)
 
 
-def test_a_transparent_value_of_a_16_bit_grey_is_white() -> None:
+def test_transparent_value_of_a_16_bit_grey_is_white() -> None:
     values = np.array([[0, 30000, 65535]], dtype=np.uint16)
     assert decode(_file(values, transparency=0))[0, :, 0].tolist() == [255, 117, 255]
 
 
-def test_formats_are_known_by_their_first_bytes() -> None:
-    found = {name: image_format(content[:SNIFFED_BYTES]) for name, content in good().items()}
-    assert set(found.values()) == set(FORMATS)
-    assert (found["without_ending"], found["wrong_ending.png"]) == ("JPEG", "JPEG")
+def test_formats_are_recognised_by_their_first_bytes() -> None:
+    formats = {name: image_format(content[:SNIFFED_BYTES]) for name, content in good().items()}
+    assert set(formats.values()) == set(FORMATS)
+    assert (formats["without_ending"], formats["wrong_ending.png"]) == ("JPEG", "JPEG")
     for start in (b"", b"not an image at all", b"%!PS-Adobe-3.0 EPSF", b"P7 pam", b"\0" * 18, b"{}", b"PK\3\4" * 6):
         assert image_format(start) is None
 
 
-def test_a_header_is_read_without_its_pixels() -> None:
+def test_header_is_read_without_pixels() -> None:
     whole = _file(np.zeros((7, 5), np.uint16))
     header = read_header(whole[:60])
     assert (header.format, header.width, header.height, header.bits, header.channels) == ("PNG", 5, 7, 16, 1)
@@ -99,21 +99,21 @@ def test_a_header_is_read_without_its_pixels() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_a_png_gives_back_the_pixels_and_always_the_same_bytes(channels: int) -> None:
+def test_png_round_trip_keeps_pixels_and_bytes(channels: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (9, 7, channels), dtype=np.uint8)
     content = encode(image)
     np.testing.assert_array_equal(decode(content, channels), image)
     assert content == encode(image.copy())
 
 
-def test_an_array_that_is_no_image_is_not_encoded() -> None:
+def test_encode_refuses_arrays_of_other_shapes() -> None:
     for shape in ((4, 4), (4, 4, 2), (1, 4, 4, 3)):
         with pytest.raises(ImageError, match="cannot be written as png"):
             encode(np.zeros(shape, np.uint8))
 
 
 @pytest.mark.parametrize("kind", [b"P5", b"P2"])
-def test_a_value_range_is_in_the_values_of_a_pgm_whatever_its_maximum(kind: bytes) -> None:
+def test_value_range_of_a_pgm_is_in_the_values_of_the_file(kind: bytes) -> None:
     values = [0, 1024, 2048, 4095]
     numbers = np.array(values, ">u2").tobytes() if kind == b"P5" else " ".join(map(str, values)).encode()
     file = kind + b"\n4 1\n4095\n" + numbers

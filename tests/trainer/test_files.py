@@ -1,4 +1,4 @@
-"""Folders and zips of images, whatever is in them."""
+"""Folders and zips of image files, good and damaged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _write(path: Path, size: tuple[int, int] = (40, 30), mode: str = "RGB") -> N
 
 
 def _png(pixels: object = ((0,),), mode: str = "L", **keys: object) -> bytes:
-    """The file of an image whose rows of pixels are given in grey, RGB or RGBA."""
+    """Return a PNG file of the pixels: rows of grey levels, or of RGB or RGBA tuples."""
     image = Image.fromarray(np.array(pixels, dtype=np.uint16 if mode == "I;16" else np.uint8))
     stream = io.BytesIO()
     image.convert(mode).save(stream, "PNG", **keys)
@@ -47,13 +47,13 @@ def _unpaired(root: Path | str, **keys: object) -> DataComponent:
     return registry.resolve("data", {"type": "unpaired", "root": str(root), "size": 16, **keys})
 
 
-def test_images_of_any_size_and_mode_become_equal(tmp_path: Path) -> None:
+def test_images_of_any_size_and_mode_get_one_shape(tmp_path: Path) -> None:
     for name, size, mode in (("a.png", (40, 30), "RGB"), ("b.png", (8, 90), "L"), ("c.jpg", (17, 17), "CMYK")):
         _write(tmp_path / name, size, mode)
-    source = registry.build(_folder(tmp_path), seed=0)
-    images = [source.example(number).images["image"] for number in range(9)]
+    dataset = registry.build(_folder(tmp_path), seed=0)
+    images = [dataset.example(number).images["image"] for number in range(9)]
     assert {(image.shape, image.dtype.name) for image in images} == {((16, 16, 3), "uint8")}
-    assert all(np.array_equal(image, source.example(number).images["image"]) for number, image in enumerate(images))
+    assert all(np.array_equal(image, dataset.example(number).images["image"]) for number, image in enumerate(images))
     grey = registry.build(_folder(tmp_path, channels=1), seed=0)
     assert grey.example(0).images["image"].shape == (16, 16, 1)
 
@@ -82,33 +82,33 @@ def test_pixels_of_any_mode_become_grey_or_colour_of_eight_bits(tmp_path: Path) 
     }
 
 
-def test_a_palette_does_not_change_how_an_image_is_resized(tmp_path: Path) -> None:
+def test_palette_images_are_resized_like_rgb_images(tmp_path: Path) -> None:
     checks = [[((x + y) % 2 * 255, 51, 102) for x in range(9)] for y in range(9)]
-    sources = []
+    datasets = []
     for mode in ("RGB", "P"):
         (tmp_path / mode).mkdir()
         (tmp_path / mode / "image.png").write_bytes(_png(checks, mode))
-        sources.append(registry.build(_folder(tmp_path / mode), seed=0))
-    assert np.array_equal(*(source.example(0).images["image"] for source in sources))
+        datasets.append(registry.build(_folder(tmp_path / mode), seed=0))
+    assert np.array_equal(*(dataset.example(0).images["image"] for dataset in datasets))
 
 
-def test_a_zip_gives_what_the_folder_gives_by_path_or_uri(tmp_path: Path) -> None:
+def test_zip_and_folder_give_equal_examples_by_path_and_uri(tmp_path: Path) -> None:
     names = [f"set/{domain}/{number}.png" for domain in ("trainA", "trainB", "testA", "testB") for number in range(3)]
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         for name in names:
             _write(tmp_path / name)
             archive.write(tmp_path / name, name)
     places = [str(tmp_path / "set"), str(tmp_path / "set.zip")]
-    sources = [registry.build(_unpaired(root), seed=5) for root in (*places, *(f"file://{place}" for place in places))]
+    datasets = [registry.build(_unpaired(root), seed=5) for root in (*places, *(f"file://{place}" for place in places))]
     for domain in "AB":
-        assert [source.count(domain) for source in sources] == [3, 3, 3, 3]
-        assert len(sources[0].held_out(domain, 8)) == 3
+        assert [dataset.count(domain) for dataset in datasets] == [3, 3, 3, 3]
+        assert len(datasets[0].held_out(domain, 8)) == 3
         for number in range(6):
-            first, *others = (source.example(number).images[domain] for source in sources)
+            first, *others = (dataset.example(number).images[domain] for dataset in datasets)
             assert all(np.array_equal(first, other) for other in others)
 
 
-def test_what_macs_and_hidden_folders_leave_behind_is_no_image(tmp_path: Path) -> None:
+def test_hidden_files_and_those_of_macos_are_left_out(tmp_path: Path) -> None:
     shown = ["trainA/1.png", "trainA/deep/2.PNG"]
     left_out = ["trainA/._1.png", "__MACOSX/3.png", "set/__MACOSX/trainA/4.png", ".cache/5.png"]
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
@@ -120,14 +120,14 @@ def test_what_macs_and_hidden_folders_leave_behind_is_no_image(tmp_path: Path) -
     assert ImageFiles(str(tmp_path / "set")).names == ImageFiles(str(tmp_path / "set.zip")).names == shown
 
 
-def test_unreadable_images_are_named_and_skipped_up_to_the_limit(tmp_path: Path) -> None:
+def test_unreadable_images_are_listed_and_skipped_up_to_the_limit(tmp_path: Path) -> None:
     for number in range(4):
         _write(tmp_path / f"good{number}.png")
     (tmp_path / "torn.png").write_bytes((tmp_path / "good0.png").read_bytes()[:60])
     (tmp_path / "text.jpg").write_text("not an image")
-    source = registry.build(_folder(tmp_path, max_unreadable=2), seed=0)
-    assert len([source.example(number).images["image"] for number in range(12)]) == 12
-    assert set(source.skipped) == {
+    dataset = registry.build(_folder(tmp_path, max_unreadable=2), seed=0)
+    assert len([dataset.example(number).images["image"] for number in range(12)]) == 12
+    assert set(dataset.skipped) == {
         f"skipped torn.png: {TORN}",
         f"skipped text.jpg: {NO_IMAGE}",
     }
@@ -136,11 +136,11 @@ def test_unreadable_images_are_named_and_skipped_up_to_the_limit(tmp_path: Path)
         [strict.example(number).images["image"] for number in range(12)]
 
 
-def test_every_way_in_which_a_file_can_be_damaged_is_met(tmp_path: Path) -> None:
+def test_damaged_files_of_every_kind_are_unreadable_with_a_reason(tmp_path: Path) -> None:
     files = {
         "good.png": _png(),
         "empty.png": b"",
-        "exif.jpg": _photograph_with_broken_exif(),
+        "exif.jpg": _jpeg_with_broken_exif(),
         "postscript.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n",
         "torn.png": _png(np.random.default_rng(0).integers(0, 256, (40, 40)))[:700],
     }
@@ -162,7 +162,7 @@ def test_every_way_in_which_a_file_can_be_damaged_is_met(tmp_path: Path) -> None
         read_images(str(tmp_path))
 
 
-def test_every_way_in_which_a_member_of_a_zip_can_be_damaged_is_met(tmp_path: Path) -> None:
+def test_damaged_zip_members_of_every_kind_are_unreadable_with_a_reason(tmp_path: Path) -> None:
     path = tmp_path / "set.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("checksum.png", "deflate.png", "encrypted.png", "good.png", "method.png"):
@@ -198,43 +198,43 @@ def hasty_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("hasty_threads")
-def test_skipped_files_may_be_asked_for_while_threads_meet_more(tmp_path: Path) -> None:
+def test_skipped_only_grows_while_threads_add_files(tmp_path: Path) -> None:
     for number in range(1000):
         (tmp_path / f"{number:03d}.png").touch()
     images = ImageFiles(str(tmp_path))
-    told: list[list[str]] = [[]]
+    snapshots: list[list[str]] = [[]]
     with ThreadPoolExecutor(2) as threads:
         opened = [threads.submit(images.open, name) for name in images.names]
         while not opened[-1].done():
-            told.append(images.skipped)
-            assert told[-1][: len(told[-2])] == told[-2]
+            snapshots.append(images.skipped)
+            assert snapshots[-1][: len(snapshots[-2])] == snapshots[-2]
     assert sorted(images.skipped) == [f"skipped {number:03d}.png: {EMPTY}" for number in range(1000)]
 
 
-def test_skipped_files_of_all_domains_are_told_in_the_order_they_were_met(tmp_path: Path) -> None:
+def test_skipped_files_of_all_domains_are_in_the_order_of_the_attempts(tmp_path: Path) -> None:
     for folder in ("trainA", "trainB", "testA"):
         _write(tmp_path / folder / "good.png")
         (tmp_path / folder / "bad.png").touch()
-    source = registry.build(_unpaired(tmp_path), seed=0)
+    dataset = registry.build(_unpaired(tmp_path), seed=0)
     for number in range(2):
-        assert {image.shape for image in source.example(number).images.values()} == {(16, 16, 3)}
-    assert len(source.held_out("A", 8)) == 1
-    assert source.skipped == [f"skipped {folder}/bad.png: {EMPTY}" for folder in ("trainA", "trainB", "testA")]
+        assert {image.shape for image in dataset.example(number).images.values()} == {(16, 16, 3)}
+    assert len(dataset.held_out("A", 8)) == 1
+    assert dataset.skipped == [f"skipped {folder}/bad.png: {EMPTY}" for folder in ("trainA", "trainB", "testA")]
 
 
-def test_where_nothing_can_be_read_the_message_says_so(tmp_path: Path) -> None:
+def test_dataset_without_readable_images_is_refused(tmp_path: Path) -> None:
     for name in ("trainA/1.png", "trainA/2.png", "trainB/3.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    source = registry.build(_unpaired(tmp_path), seed=0)
+    dataset = registry.build(_unpaired(tmp_path), seed=0)
     message = f"{tmp_path}: none of the 2 images can be read (trainA/1.png: {EMPTY})"
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
-        source.held_out("A", 8)
+        dataset.held_out("A", 8)
     with pytest.raises(DataError, match="none of the 2 images can be read"):
-        source.example(0).images["A"]
+        dataset.example(0).images["A"]
 
 
-def test_missing_and_empty_places_are_one_clear_line(tmp_path: Path) -> None:
+def test_missing_and_empty_roots_are_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(FilesError, match="does not exist"):
         registry.build(_folder(tmp_path / "nowhere"), seed=0)
     with pytest.raises(DataError, match="holds no images"):
@@ -259,8 +259,8 @@ def test_written_images_are_read_back_unchanged(tmp_path: Path) -> None:
         write_image(tmp_path / "to" / "1.png" / "deep" / "0.png", images["to/1.png"])
 
 
-def _photograph_with_broken_exif() -> bytes:
-    """A JPEG that its EXIF data turn by a quarter, but with a fraction for the maker's name."""
+def _jpeg_with_broken_exif() -> bytes:
+    """Return a JPEG whose EXIF data have orientation 6 and, in a field for text, a fraction."""
     maker = struct.pack("<HHII", 0x010F, 5, 1, 38)
     orientation = struct.pack("<HHII", 0x0112, 3, 1, 6)
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + maker + orientation + struct.pack("<III", 0, 1, 2)

@@ -1,4 +1,4 @@
-"""What the made and the bundled sources promise, and the order in which a run sees its images."""
+"""The drawn and the bundled dataset, and the order in which a run draws its examples."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from trainer.data.sampler import sample_index
 from trainer.data.stripes import Stripes
 from trainer.registry import DataComponent
 
+Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 PAIRS = 200
-# The rule of the stripes, written down a second time.
+# The rule of the stripes, written a second time.
 STRIPE = np.array([26, 22, 30], dtype=np.uint8)
 BANDS = np.add.outer(np.arange(32), np.arange(32)) % 4 < 2
 
@@ -25,30 +26,32 @@ def _stripes(seed: int = 0, images: int = 50) -> Stripes:
 
 
 @pytest.fixture(scope="module")
-def pairs() -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Plain and striped image of each held-out scene."""
+def pairs() -> list[Pair]:
+    """Return the plain and the striped image of each held-out scene."""
     return list(zip(*_stripes().pairs(PAIRS), strict=True))
 
 
 def _grey(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """The pixels of a coat: on backgrounds a colour's channels lie at least 89 apart."""
+    """Return the pixels of bodies, bool [h, w]: the channels of a background's colour differ by 89 or more."""
     spread: NDArray[np.bool_] = np.ptp(image.astype(int), axis=2) <= 28
     return spread
 
 
-def test_a_body_covers_what_was_promised(pairs: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> None:
+def test_stripes_bodies_cover_between_0_35_and_0_5_of_the_pixels(
+    pairs: list[Pair],
+) -> None:
     coverage = [_grey(plain).mean() for plain, _ in pairs]
     assert 0.35 <= min(coverage) <= max(coverage) <= 0.5
 
 
-def test_a_scenes_two_images_differ_enough_to_be_worth_learning(
-    pairs: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]],
+def test_stripes_pairs_differ_enough_to_be_worth_learning(
+    pairs: list[Pair],
 ) -> None:
     plain, striped = (np.stack(images) / 127.5 - 1 for images in zip(*pairs, strict=True))
     assert 0.15 <= np.abs(plain - striped).mean() <= 0.25
 
 
-def test_each_image_has_exactly_one_true_answer(pairs: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> None:
+def test_stripes_have_exactly_one_true_translation(pairs: list[Pair]) -> None:
     for plain, striped in pairs:
         body = _grey(plain)
         assert len(np.unique(plain[body], axis=0)) == 1
@@ -58,9 +61,9 @@ def test_each_image_has_exactly_one_true_answer(pairs: list[tuple[NDArray[np.uin
         assert np.array_equal(np.where(painted[..., None], coat, striped), plain)
 
 
-def test_no_scene_is_in_two_sets(pairs: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> None:
-    source = _stripes(images=500)
-    plain, striped = ([source.example(number).images[domain] for number in range(500)] for domain in "AB")
+def test_stripes_scenes_are_in_one_set_only(pairs: list[Pair]) -> None:
+    dataset = _stripes(images=500)
+    plain, striped = ([dataset.example(number).images[domain] for number in range(500)] for domain in "AB")
     scenes = [*map(_striped, plain), *striped, *(image for _, image in pairs)]
     assert len({scene.tobytes() for scene in scenes}) == 500 + 500 + PAIRS
 
@@ -69,7 +72,7 @@ def _striped(plain: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.where((_grey(plain) & BANDS)[..., None], STRIPE, plain)
 
 
-def test_a_runs_seed_only_orders_the_scenes() -> None:
+def test_stripes_scenes_are_ordered_but_not_drawn_by_the_seed() -> None:
     runs = [[_stripes(seed).example(number).images["A"].tobytes() for number in range(50)] for seed in (0, 1)]
     assert runs[0] != runs[1]
     assert sorted(runs[0]) == sorted(runs[1])
@@ -86,15 +89,15 @@ def test_a_runs_seed_only_orders_the_scenes() -> None:
         (registry.resolve("data", {"type": "digits", "size": 28}), (28, 28, 1)),
     ],
 )
-def test_images_are_of_eight_bits(section: DataComponent, shape: tuple[int, ...]) -> None:
-    source = registry.build(section, seed=0)
-    for domain in source.spec.domains:
-        examples = [source.example(number) for number in (0, source.count(domain))]
-        images = [*(example.images[domain] for example in examples), *source.held_out(domain, 3)]
+def test_dataset_images_have_the_shapes_of_its_spec(section: DataComponent, shape: tuple[int, ...]) -> None:
+    dataset = registry.build(section, seed=0)
+    for domain in dataset.spec.domains:
+        examples = [dataset.example(number) for number in (0, dataset.count(domain))]
+        images = [*(example.images[domain] for example in examples), *dataset.held_out(domain, 3)]
         assert [(image.shape, image.dtype.name) for image in images] == [(shape, "uint8")] * 5
 
 
-def test_digits_are_halved_by_class_the_same_way_in_every_run() -> None:
+def test_digits_are_halved_by_class_independently_of_the_seed() -> None:
     (train, train_labels), (held_out, held_out_labels) = (
         Digits(Digits.Config(), seed=0).labelled(half) for half in ("train", "held_out")
     )
@@ -109,7 +112,7 @@ def test_digits_are_halved_by_class_the_same_way_in_every_run() -> None:
     assert np.array_equal(np.stack(other.held_out("image", 2500)), held_out)
 
 
-def test_every_image_is_seen_once_in_every_epoch() -> None:
+def test_sample_index_draws_each_image_once_per_epoch() -> None:
     def epoch(seed: int, stream: str, index: int) -> tuple[int, ...]:
         return tuple(sample_index(seed, stream, number, 11) for number in range(11 * index, 11 * (index + 1)))
 
