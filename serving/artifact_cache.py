@@ -1,7 +1,7 @@
-"""Artifacts of object stores, kept on this machine by their content.
+"""A cache of artifacts from object stores on this machine.
 
-An entry is a folder named by the SHA-256 of its manifest, which holds the digests of the other files. Nothing is ever
-changed in it, so that several processes can share it. Remove the folder `artifacts` to empty the cache.
+An entry is a folder named by the SHA-256 of its manifest, which has the digests of the other files. An entry never
+changes, so that several processes can share it. Remove the folder `artifacts` to empty the cache.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from zorse_common.storage import Storage
 
 
 def fetch(folder: Storage) -> Path:
-    """Return a local folder with the files of the artifact in `folder`: itself on a disk, else an entry of the cache.
+    """Return a local folder with the artifact in `folder`: the same folder if it is on a disk, else a cache entry.
 
-    An entry with a missing or damaged file is fetched again.
+    A missing entry, or one with a missing or damaged file, is fetched.
 
     Raises:
-        ArtifactError: the manifest breaks the contract, a file is missing or not what it says, or the disk is full.
+        ArtifactError: the manifest breaks the contract, a file is missing or has another digest, or the disk is full.
     """
     if folder.local is not None:
         return folder.local
@@ -55,7 +55,7 @@ def _is_whole(entry: Path, manifest: Manifest, content: bytes) -> bool:
 
 
 def _download(folder: Storage, manifest: Manifest, content: bytes, entry: Path) -> None:
-    """Bring the files into a folder beside the entry, verify them, and put it in the entry's place."""
+    """Download the files into a folder beside the entry, check their digests, and rename the folder to the entry."""
     entry.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=entry.parent) as work:
         staged = Path(work) / "artifact"
@@ -74,6 +74,6 @@ def _download(folder: Storage, manifest: Manifest, content: bytes, entry: Path) 
         try:
             staged.rename(entry)
         except OSError:
-            # Another process has put the same entry there meanwhile.
+            # Another process may have renamed the same entry into place meanwhile.
             if not _is_whole(entry, manifest, content):
                 raise

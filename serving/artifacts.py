@@ -1,4 +1,4 @@
-"""Find artifacts in a model repository, check their digests, and load their manifests."""
+"""Lists the artifacts of a model repository, checks their digests, and loads their manifests."""
 
 from __future__ import annotations
 
@@ -46,29 +46,29 @@ class Artifact:
 
 
 @dataclass(frozen=True)
-class Found:
-    """The folder of one version of each model of a repository, by the model's name.
+class Listing:
+    """The folder of one version of each model of a repository, by the model's name, and what was skipped.
 
-    The keys of `skipped` are `<model>` or `<model>/<version>`, its values the reasons.
+    The keys of `skipped` are `<model>` or `<model>/<version>`, and the values the reasons.
     """
 
     models: dict[str, Storage]
     skipped: dict[str, str]
 
 
-def find(repository: str | os.PathLike[str], alias: str | None = None) -> Found:
+def find(repository: str | os.PathLike[str], alias: str | None = None) -> Listing:
     """Return one artifact folder of every model in `repository`, a path or URI, sorted by name.
 
-    It is the newest version, or the one that `alias` names. Models without that alias are left out. A model whose
-    version breaks the contract is skipped: an older version never takes its place.
+    The version is the newest one, or the one that `alias` names. Models without that alias are left out. A model is
+    skipped if that version breaks the contract; no older version takes its place.
 
     Raises:
-        ArtifactError: there is no such folder, it holds no such artifact, or the version of an alias is not there.
+        ArtifactError: there is no such folder, it has no such artifact, or the version of an alias is missing.
     """
     place = _storage(repository)
     with _contract_errors(place):
         published, skipped = layout.published_models(place)
-        found = Found({}, skipped)
+        listing = Listing({}, skipped)
         for model, versions in published.items():
             if alias in (None, aliases.LATEST):
                 version = versions[-1]
@@ -81,29 +81,29 @@ def find(repository: str | os.PathLike[str], alias: str | None = None) -> Found:
             except ExportError as error:
                 skipped[f"{model}/{version}"] = str(error)
             else:
-                found.models[model] = place / model / str(version)
-    if not found.models:
-        raise ArtifactError(f"{place.uri} holds no {_wanted(alias)}{_said(found.skipped)}")
-    return found
+                listing.models[model] = place / model / str(version)
+    if not listing.models:
+        raise ArtifactError(f"{place.uri} holds no {_missing(alias)}{_skipped_reasons(listing.skipped)}")
+    return listing
 
 
-def _wanted(alias: str | None) -> str:
+def _missing(alias: str | None) -> str:
     if alias not in (None, aliases.LATEST):
         return f"model with the alias {alias}: give it with zorse models promote"
     return f"artifact (<model>/<version>/{contract.MANIFEST_FILE}): export a model into it first"
 
 
-def _said(skipped: dict[str, str]) -> str:
+def _skipped_reasons(skipped: dict[str, str]) -> str:
     return "".join(f"; skipped {name}: {reason}" for name, reason in skipped.items())
 
 
 def load(place: str | os.PathLike[str] | Storage) -> Artifact:
     """Return the artifact at `place`, a path or URI: an artifact folder, or the newest version of a model folder.
 
-    `<model folder>@<version or alias>` is that version of a model. What lies at a URI is fetched into the local cache.
+    `<model folder>@<version or alias>` is a version of a model. An artifact at a URI is fetched into the local cache.
 
     Raises:
-        ArtifactError: there is none, its manifest breaks the contract, or a file is not the one that was proved.
+        ArtifactError: there is no artifact, its manifest breaks the contract, or a file has another digest.
     """
     folder = place if isinstance(place, Storage) else _storage(place)
     with _contract_errors(folder):
@@ -117,7 +117,7 @@ def load(place: str | os.PathLike[str] | Storage) -> Artifact:
 
 
 def _version_folder(model: Storage) -> Storage:
-    """Return the folder of the version that a model folder means, or a model folder with `@` and a version or alias."""
+    """Return the folder of a version: the newest one of a model folder, or the one after an `@` in its name."""
     repository, name = model.parent, model.name.partition("@")[0]
     if not layout.versions(repository, name):
         raise ArtifactError(
@@ -137,7 +137,7 @@ def _storage(place: str | os.PathLike[str]) -> Storage:
 
 @contextlib.contextmanager
 def _contract_errors(place: Storage) -> Iterator[None]:
-    """Turn the errors of reading a repository into this stage's own."""
+    """Turn the errors of reading a repository into ArtifactError."""
     try:
         yield
     except (ExportError, StorageError) as error:
@@ -147,15 +147,15 @@ def _contract_errors(place: Storage) -> Iterator[None]:
 
 
 def _check_files(artifact: Artifact) -> None:
-    for name, entry in artifact.manifest.files.items():
+    for name, expected in artifact.manifest.files.items():
         path = artifact.path / name
         if not path.is_file():
             raise ArtifactError(f"{path} is missing: export the model again")
-        found = contract.file_entry(path)
-        if found != entry:
+        actual = contract.file_entry(path)
+        if actual != expected:
             raise ArtifactError(
                 f"{path} is not the file that {contract.MANIFEST_FILE} describes "
-                f"(digest mismatch, {found.nbytes} bytes): it was changed or damaged, export the model again"
+                f"(digest mismatch, {actual.nbytes} bytes): it was changed or damaged, export the model again"
             )
 
 
@@ -167,7 +167,7 @@ def golden(artifact: Artifact) -> list[GoldenSample]:
     """
     path = artifact.path / contract.GOLDEN_FILE
     try:
-        # An open file, so that one that is no archive of arrays is closed too.
+        # numpy would leave the file open if it is not an archive.
         with path.open("rb") as stream, np.lib.npyio.NpzFile(stream, allow_pickle=False) as arrays:
             assert arrays.zip is not None
             if sum(entry.file_size for entry in arrays.zip.infolist()) > _MOST_GOLDEN_BYTES:

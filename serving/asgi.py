@@ -1,4 +1,4 @@
-"""The HTTP applications: one a model, and the gateway; who may come in, and how errors look."""
+"""The HTTP applications of a model and of the gateway: their routes, the API key, limits, and the form of errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Level = Literal["model_router", "server_router"]
 
 
 class Guard:
-    """ASGI middleware: the API key, the size of the body, and full paths whatever prefix Ray Serve cut off."""
+    """ASGI middleware that checks the API key and the size of the body, and restores the whole path of a request."""
 
     def __init__(self, app: ASGIApp, api_key: str | None, max_bytes: int) -> None:
         self._app = app
@@ -56,7 +56,7 @@ class Guard:
             nonlocal received, refusal
             try:
                 message = await receive()
-            except ServingError as error:  # a body that is not in its encoding
+            except ServingError as error:  # the body is not in the encoding that its header states
                 refusal = error
                 raise
             received += len(message.get("body", b""))
@@ -69,9 +69,9 @@ class Guard:
             if refusal is None:
                 await send(message)
 
-        # Ray Serve puts the application's prefix into root_path; the routes here hold whole paths.
+        # Ray Serve puts the application's prefix into root_path, but the routes here are whole paths.
         await self._app({**scope, "root_path": ""}, limited, unless_refused)
-        # Whoever read the body may have taken the refusal for a body that cannot be parsed.
+        # The reader of the body may have reported the refusal as a body that cannot be parsed.
         if refusal is not None:
             await error_response(refusal)(scope, receive, send)
 
@@ -81,13 +81,13 @@ class Guard:
             raise TooLargeError(f"the request has {length} bytes and the server takes {self._max_bytes}")
         if self._api_key is None or path.startswith("/v2/health/"):
             return
-        given = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode("latin-1"), self._api_key.encode()):
-            raise UnauthorizedError("this server wants its API key, as 'Authorization: Bearer …' or 'X-API-Key: …'")
+        key = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
+        if not hmac.compare_digest(key.encode("latin-1"), self._api_key.encode()):
+            raise UnauthorizedError("this server requires its API key, as 'Authorization: Bearer …' or 'X-API-Key: …'")
 
 
 def routers(level: Level) -> Iterator[APIRouter]:
-    """The routers of every file in `endpoints/` that has one for this level, in the files' order."""
+    """Yield the router of every file in `endpoints/` that has one for this level, in the order of the files."""
     for module in pkgutil.iter_modules(endpoints.__path__):
         router = getattr(importlib.import_module(f"{endpoints.__name__}.{module.name}"), level, None)
         if router is not None:
@@ -105,7 +105,7 @@ def model_app(service: ModelService, settings: ModelSettings) -> FastAPI:
 
 
 def gateway_app(models: list[ModelSummary], not_ready: Callable[[], list[str]], api_key: str | None) -> FastAPI:
-    """The server-level application; `not_ready` names the models that cannot answer yet."""
+    """Return the server-level application. `not_ready` returns the names of the models that cannot answer yet."""
     app = _application("zorse", "", "server_router", 2**20, api_key)
     app.description = "\n".join(f"- [{model.name}](/v2/models/{model.name}/docs): {model.kind}" for model in models)
     app.state.models = models
@@ -114,7 +114,7 @@ def gateway_app(models: list[ModelSummary], not_ready: Callable[[], list[str]], 
 
 
 async def _check_version(request: Request) -> None:
-    """For every route: a version that it names must be the one that is served."""
+    """Refuse a request whose path names another version than the one that is served."""
     served = str(request.app.state.service.manifest.version)
     version = request.path_params.get("version", served)
     if version != served:
@@ -140,9 +140,9 @@ def _application(
     )
     for router in routers(level):
         app.include_router(router, prefix=prefix, dependencies=[Depends(check) for check in checks])
-    # The size of a form's overhead: the image in it has its own, exact limit.
+    # 64 KiB more for a form around the image; the image itself has its own, exact limit.
     app.add_middleware(Guard, api_key=api_key, max_bytes=max_bytes + 2**16)
-    app.add_middleware(Http)  # outside of the guard, which counts the bytes of the decoded body
+    app.add_middleware(Http)  # outside of Guard, so that Guard counts the bytes of the decoded body
     return app
 
 
@@ -168,7 +168,7 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    # What a client sends may hold characters that no answer can.
+    # A client can send characters that a JSON answer cannot contain.
     text = printable(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
     return JSONResponse(ErrorBody(error=text, code="bad_request").model_dump(), status_code=422)
 

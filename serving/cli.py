@@ -30,22 +30,26 @@ def register_latent(group: typer.Typer) -> None:
 
 def serve(
     repository: Annotated[str, typer.Argument(help="The folder or URI of artifacts: REPOSITORY/MODEL/VERSION/.")],
-    host: Annotated[str, typer.Option(help="The address to listen on; other than loopback needs a key.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="The address to listen on. An address other than loopback needs a key.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     alias: Annotated[
         str | None, typer.Option(help="Serve the versions of this alias, such as stable.", show_default="the newest")
     ] = None,
     device: DeviceOption = DeviceName.AUTO,
     replicas: Annotated[int, typer.Option(min=1, help="Processes per model.")] = 1,
-    max_batch: Annotated[int, typer.Option(min=1, help="Images that are run together at most.")] = 16,
+    max_batch: Annotated[int, typer.Option(min=1, help="The most images that are run together.")] = 16,
     max_batch_pixels: Annotated[
-        int, typer.Option(min=1, help="Pixels of the source images that are run together at most; it bounds memory.")
+        int, typer.Option(min=1, help="The most pixels of source images that are run together; limits memory.")
     ] = 2**20,
-    max_delay_ms: Annotated[float, typer.Option(min=0, help="How long an image waits for company.")] = 2.0,
+    max_delay_ms: Annotated[float, typer.Option(min=0, help="How long an image waits to be merged with others.")] = 2.0,
     api_key: KeyOption = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Let other machines in without a key.")] = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Accept requests of other machines without a key.")
+    ] = False,
     high_throughput: Annotated[
-        bool, typer.Option("--high-throughput", help="HAProxy in front; its ports are open to other machines.")
+        bool, typer.Option("--high-throughput", help="Put HAProxy in front. Its ports are open to other machines.")
     ] = False,
 ) -> None:
     """Serve the models of a repository on Ray Serve until Ctrl-C."""
@@ -75,30 +79,30 @@ def verify(
     device: DeviceOption = DeviceName.AUTO,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Prove an artifact again where it lies: its files, its fields and its golden sample."""
+    """Check the files, the manifest and the golden sample of an artifact again, where it is stored."""
     from serving.engine import resolve_device
-    from serving.replay import verify as replay
+    from serving.selftest import verify_artifact
 
-    on = resolve_device(device.value)
-    found = replay(artifact, on)
-    manifest = found.artifact.manifest
+    resolved = resolve_device(device.value)
+    result = verify_artifact(artifact, resolved)
+    manifest = result.artifact.manifest
     if as_json:
         from zorse_common.tables import print_json
 
-        seconds = {name: getattr(found, f"{name}_seconds") for name in ("start", "first", "second")}
-        proved = {"samples": found.samples, "buckets": found.buckets, "max_grey_diff": found.max_grey_diff}
-        facts = {"model": manifest.name, "version": manifest.version, "target": manifest.target, "device": on}
-        print_json(facts | proved | {"seconds": seconds})
+        seconds = {name: getattr(result, f"{name}_seconds") for name in ("start", "first", "second")}
+        checked = {"samples": result.samples, "buckets": result.buckets, "max_grey_diff": result.max_grey_diff}
+        subject = {"model": manifest.name, "version": manifest.version, "target": manifest.target, "device": resolved}
+        print_json(subject | checked | {"seconds": seconds})
         return
     typer.echo(f"{manifest.name} version {manifest.version} ({manifest.target}) is what was proved")
     typer.echo(f"files: {len(manifest.files)} whole; fields: as the model's own")
-    golden = f"{found.samples} inputs"
     typer.echo(
-        f"golden sample: {golden}; buckets: {found.buckets}; at most {found.max_grey_diff:g} grey levels apart on {on}"
+        f"golden sample: {result.samples} inputs; buckets: {result.buckets}; "
+        f"at most {result.max_grey_diff:g} grey levels apart on {resolved}"
     )
     typer.echo(
-        f"session start {found.start_seconds * 1000:.0f} ms, first inference {found.first_seconds * 1000:.0f} ms, "
-        f"second {found.second_seconds * 1000:.0f} ms"
+        f"session start {result.start_seconds * 1000:.0f} ms, first inference {result.first_seconds * 1000:.0f} ms, "
+        f"second {result.second_seconds * 1000:.0f} ms"
     )
 
 

@@ -48,15 +48,15 @@ def translate(
     out: Annotated[Path, typer.Option(help="The folder to write into; no file is replaced.")],
     value_range: Annotated[
         tuple[float, float] | None,
-        typer.Option(metavar="BLACK WHITE", help="The values of these in images of more than 8 bits."),
+        typer.Option(metavar="BLACK WHITE", help="The values of black and white in images of more than 8 bits."),
     ] = None,
     device: DeviceOption = DeviceName.AUTO,
     api_key: KeyOption = None,
 ) -> None:
-    """Translate image files, and those below folders. Each result has its image's name, as .png.
+    """Translate image files, and those in folders. Each result has the name of its image, with the ending .png.
 
-    Results that are there already stay as they are, so that the same command does what is missing. An image that cannot
-    be translated is named and left out; the exit code is then 1.
+    Results that exist are kept, so that the same command continues after an interruption. An image that cannot be
+    translated is reported and left out, and the exit code is 1.
     """
     from rich.console import Console
     from rich.progress import track
@@ -83,7 +83,9 @@ def translate(
         else:
             typer.echo(f"{printable(path)} → {printable(target)}")
     if len(targets) > 1 or failed or done:
-        typer.echo(f"{len(missing) - failed} of {len(targets)} images translated, {done} were there, {failed} failed")
+        typer.echo(
+            f"{len(missing) - failed} of {len(targets)} images translated, {done} existed already, {failed} failed"
+        )
     if failed:
         raise typer.Exit(1)
 
@@ -98,8 +100,8 @@ def _targets(images: list[Path], out: Path) -> dict[Path, Path]:
         if path.is_dir():
             files = ImageFiles(str(path))
             if path.resolve() == out.resolve():
-                raise OutputError(f"the results in {out} would be taken for images the next time: give another --out")
-            # Results of another time are no images.
+                raise OutputError(f"the results in {out} would be taken for images the next time: choose another --out")
+            # The results of an earlier call are not images to translate.
             names = [name for name in files.names if out.resolve() not in (path / name).resolve().parents]
             if not names:
                 raise ImageError(f"there are no image files in {path}")
@@ -111,23 +113,27 @@ def _targets(images: list[Path], out: Path) -> dict[Path, Path]:
         else:
             raise ImageError(f"there is no image file at {path}")
     sources: dict[Path, Path] = {}
-    given = {os.path.realpath(path) for path in targets}
+    originals = {os.path.realpath(path) for path in targets}
     for path, target in targets.items():
         if target in sources:
-            raise OutputError(f"{sources[target]} and {path} would both become {target}: give each its own --out")
-        if target.exists() and os.path.realpath(target) in given:
-            raise OutputError(f"{target} is one of the images and would be taken for its result: give another --out")
+            raise OutputError(
+                f"{sources[target]} and {path} would both become {target}: use a different --out for each"
+            )
+        if target.exists() and os.path.realpath(target) in originals:
+            raise OutputError(f"{target} is one of the images and would be taken for its result: choose another --out")
         sources[target] = path
     return targets
 
 
 def _png_names(names: Sequence[str]) -> dict[str, str]:
-    """Return the name of the result of each image, which keeps the image's ending where two would be the same."""
-    whole: set[str] = set()
+    """Return the name of the result of each image. Images that differ in the ending alone keep it before the .png."""
+    with_ending: set[str] = set()
     while True:
-        results = {name: f"{name if name in whole else PurePosixPath(name).with_suffix('')}.png" for name in names}
+        results = {
+            name: f"{name if name in with_ending else PurePosixPath(name).with_suffix('')}.png" for name in names
+        }
         count = Counter(results.values())
-        same = {name for name in names if count[results[name]] > 1} - whole
-        if not same:
+        ambiguous = {name for name in names if count[results[name]] > 1} - with_ending
+        if not ambiguous:
             return results
-        whole |= same
+        with_ending |= ambiguous

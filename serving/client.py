@@ -1,4 +1,4 @@
-"""The HTTP client for other people's programs: no torch, no Ray, no onnxruntime."""
+"""The HTTP client for programs. It needs neither torch nor Ray nor onnxruntime."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _SETTINGS = frozenset({"ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SS
 class Client:
     """Calls a zorse server.
 
-    Every call raises `ServerError` with the server's own message, status and code; with status 0 and code
-    "unreachable" where no server answers; and with code "protocol" where something else than zorse does. What cannot
-    be sent at all, such as an image that is not uint8, is a `BadRequestError`.
+    Every call raises `ServerError` with the server's message, status and code. The status is 0 and the code
+    "unreachable" if no server answers; the code is "protocol" if the answer is not that of a zorse server. A request
+    that cannot be sent, such as an image that is not uint8, raises `BadRequestError`.
     """
 
     def __init__(
@@ -42,15 +42,17 @@ class Client:
     ) -> None:
         headers = {b"X-API-Key": api_key.encode()} if api_key else {}
         try:
-            # A loopback address never goes through a proxy, and needs no certificates, whatever the environment says.
+            # A loopback address needs neither a proxy nor certificates: the environment is ignored.
             trusted = not is_loopback(url)
             self._http = httpx.Client(
                 base_url=url, headers=headers, timeout=timeout, transport=transport, trust_env=trusted
             )
         except httpx.InvalidURL as error:
-            raise BadRequestError(f"{url} is not a URL: {error}{_blamed()}") from error
+            raise BadRequestError(f"{url} is not a URL: {error}{_settings_hint()}") from error
         except (OSError, ValueError, ImportError) as error:  # of settings in the environment
-            raise BadRequestError(f"no connection to {url} can be made ({one_line(error)}){_blamed()}") from error
+            raise BadRequestError(
+                f"no connection to {url} can be made ({one_line(error)}){_settings_hint()}"
+            ) from error
 
     def __enter__(self) -> Self:
         return self
@@ -63,14 +65,14 @@ class Client:
         self._http.close()
 
     def ready(self) -> bool:
-        """Whether every model of the server can answer; False where there is no server."""
+        """Return whether every model of the server can answer; False if there is no server."""
         try:
             return self._http.get("/v2/health/ready").is_success
         except httpx.RequestError:
             return False
 
     def models(self) -> list[dict[str, Any]]:
-        """The models: name, version and kind of each."""
+        """Return the name, version and kind of each model."""
         return self._request(_read_json, "GET", "/v2/models")
 
     def call(self, verb: str, model: str, image: Image | None = None, **keys: Any) -> Any:
@@ -122,7 +124,7 @@ class Client:
         return translated
 
     def infer(self, model: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """The model's outputs by name for explicit inputs by name: uint8, float32 or int64 (KServe v2, binary)."""
+        """Return the outputs of a model by name for explicit inputs by name (KServe v2, binary tensors)."""
         extra = {"parameters": {"binary_data_output": True}}
         content, headers = pack("inputs", inputs, dict.fromkeys(inputs, True), extra)
         return self._request(_read_tensors, "POST", _path(model, "infer"), content=content, headers=headers)
@@ -131,10 +133,10 @@ class Client:
         try:
             response = self._http.request(method, path, **options)
         except httpx.RequestError as error:
-            blamed = _blamed() if self._http.trust_env else ""
-            raise ServerError(f"{self._http.base_url} does not answer: {error}{blamed}", 0, "unreachable") from error
+            hint = _settings_hint() if self._http.trust_env else ""
+            raise ServerError(f"{self._http.base_url} does not answer: {error}{hint}", 0, "unreachable") from error
         if not response.is_success:
-            raise _refusal(response, path)
+            raise _server_error(response, path)
         try:
             return read(response)
         except Exception as error:  # what bad bytes make the readers of JSON, ZIP and images raise has no common base
@@ -151,17 +153,17 @@ def is_loopback(url: str) -> bool:
     return host == "localhost" or host == "::1" or bool(re.fullmatch(r"127(\.\d{1,3}){3}", host))
 
 
-def _blamed() -> str:
-    """Name the variables of the environment that say how to connect, if there are any."""
-    found = [name for name in os.environ if name.upper() in _SETTINGS]
-    return f"; check {', '.join(sorted(found))} of the environment" if found else ""
+def _settings_hint() -> str:
+    """Return a hint with the environment variables that affect connections, or "" if there are none."""
+    names = [name for name in os.environ if name.upper() in _SETTINGS]
+    return f"; check {', '.join(sorted(names))} of the environment" if names else ""
 
 
 def _path(model: str, verb: str) -> str:
     return f"/v2/models/{quote(model, safe='')}/{verb}"
 
 
-def _refusal(response: httpx.Response, path: str) -> ServerError:
+def _server_error(response: httpx.Response, path: str) -> ServerError:
     try:
         body = response.json()
         return ServerError(body["error"], response.status_code, body["code"])

@@ -1,4 +1,4 @@
-"""The typed arguments of the server and of one model's application."""
+"""The settings of the server and of one model's application."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from export.manifest import PROVED_BATCH
 
 Device = Literal["auto", "cpu", "cuda"]
 DRAIN_SECONDS = 20
-"""How long a model that goes has for the requests that it has taken."""
+"""How long a model that is being stopped may take to answer the requests that it has accepted."""
 
 
 class Settings(BaseModel):
@@ -20,7 +20,7 @@ class Settings(BaseModel):
 
 
 class Limits(Settings):
-    """What a request may hold at most; checked before anything is decoded."""
+    """The limits of one request, checked before anything is decoded: bytes of the body, pixels, and images."""
 
     bytes: int = Field(default=32 * 2**20, gt=0)
     pixels: int = Field(default=16 * 2**20, gt=0)
@@ -28,11 +28,12 @@ class Limits(Settings):
 
 
 class Batching(Settings):
-    """How requests are merged: at most `max_size` images, waiting at most `max_delay_ms` for company.
+    """How requests are merged into batches.
 
-    `max_pixels` bounds the height × width of a batch's source images together (its default is 16 of 256 × 256), and
-    with it the memory of a run; one image over it runs alone, and latents have no pixels. `queue` bounds the images
-    that wait; `timeout_s` bounds how long one may wait.
+    A batch has at most `max_size` images. A request waits at most `max_delay_ms` for others to be merged with.
+    `max_pixels` limits the sum of height × width over a batch's source images, and with it the memory of a run; its
+    default is 16 images of 256 × 256. A larger image runs alone. Latents have no pixels. `queue` limits the number of
+    images that wait, and `timeout_s` how long one may wait.
     """
 
     max_size: int = Field(default=PROVED_BATCH, gt=0)
@@ -55,7 +56,7 @@ class ModelSettings(Settings):
 
 
 class ServerSettings(Settings):
-    """The whole server, as `zorse serve` is asked for it; `alias` names the versions to serve instead of the newest."""
+    """The settings of `zorse serve`. `alias` names the versions to serve instead of the newest."""
 
     repository: str
     alias: str | None = None

@@ -1,4 +1,4 @@
-"""The Ray Serve deployments: one per model, and the gateway. Replicas speak HTTP themselves and batch inside."""
+"""The Ray Serve deployments of a model and of the gateway. Replicas answer HTTP themselves and batch internally."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from serving import artifacts
 from serving.asgi import gateway_app, model_app
 from serving.batching import Batcher
 from serving.config import DRAIN_SECONDS, ModelSettings
-from serving.replay import start
 from serving.schemas import ModelSummary
+from serving.selftest import load_checked_engine
 from serving.service import ModelService, batching_of, warm_up
 
 GATEWAY = "_gateway"
-"""The gateway's application; no model may have a name that begins so."""
+"""The name of the gateway's application. Models cannot have it, since their names do not begin with an underscore."""
 _NO_QUEUE_LIMIT = 100_000
-"""The batcher's own queue answers 503 before Ray's would hold a request back."""
+"""So many that Ray never holds a request back; the batcher's queue answers 503 long before."""
 
 
 class ModelReplica:
@@ -27,7 +27,7 @@ class ModelReplica:
 
     def __init__(self, settings: ModelSettings) -> None:
         artifact = artifacts.load(Path(settings.artifact))
-        engine = start(artifact, settings.device, settings.threads)
+        engine = load_checked_engine(artifact, settings.device, settings.threads)
         warm_up(engine, artifact.manifest.interface)
         batcher = Batcher(engine.run, batching_of(artifact.manifest.interface, settings.batching))
         self._service = ModelService(artifact.manifest, batcher.submit, settings.limits)
@@ -48,20 +48,20 @@ class GatewayReplica:
 
 
 def not_running(names: list[str]) -> list[str]:
-    """Those of the applications `names` that Ray Serve does not report as running."""
+    """Return those of the applications `names` that Ray Serve does not report as running."""
     applications = serve.status().applications
     return [name for name in names if name not in applications or applications[name].status != "RUNNING"]
 
 
 def model_application(settings: ModelSettings, replicas: int, resources: dict[str, float]) -> serve.Application:
-    """One model's application; `resources` are a replica's Ray actor options (`num_cpus`, `num_gpus`)."""
+    """Return one model's application. `resources` are a replica's Ray actor options (`num_cpus`, `num_gpus`)."""
     return _deployment(ModelReplica, settings.name, replicas, resources).bind(settings)
 
 
 def gateway_application(
     models: list[ModelSummary], api_key: str | None, resources: dict[str, float]
 ) -> serve.Application:
-    """The gateway's application."""
+    """Return the gateway's application."""
     return _deployment(GatewayReplica, GATEWAY, 1, resources).bind(models, api_key)
 
 
@@ -72,7 +72,7 @@ def _deployment(replica: type, name: str, replicas: int, resources: dict[str, fl
         num_replicas=replicas,
         ray_actor_options=resources,
         max_ongoing_requests=_NO_QUEUE_LIMIT,
-        # A graph that does not load will not load the second time either.
+        # A graph that fails to load fails again the second time.
         max_constructor_retry_count=1,
         graceful_shutdown_timeout_s=DRAIN_SECONDS,
         graceful_shutdown_wait_loop_s=0.2,

@@ -1,4 +1,4 @@
-"""What runs a graph: the `Engine` protocol, and onnxruntime behind it."""
+"""The `Engine` protocol, which runs a graph, and its implementation with onnxruntime."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 NodeArg = tuple[str, str, tuple[int | str, ...]]
-"""An input's or output's name, dtype and shape, in which free axes have names."""
+"""The name, dtype and shape of an input or output; a dynamic axis of the shape has a name."""
 
 
 class Engine(Protocol):
@@ -30,10 +30,10 @@ class Engine(Protocol):
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """What the graph really runs on, first choice first."""
+        """The execution providers that the graph runs on, the preferred one first."""
 
     def run(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
-        """The graph's outputs by name for its inputs by name.
+        """Return the graph's outputs by name for its inputs by name.
 
         Raises:
             EngineError: the graph refuses the inputs or fails.
@@ -41,7 +41,7 @@ class Engine(Protocol):
 
 
 class OrtEngine:
-    """onnxruntime with explicit providers: a graph that should run on CUDA does, or the start fails."""
+    """Runs a graph with onnxruntime on explicit providers: on CUDA, or not at all, if CUDA is requested."""
 
     def __init__(
         self,
@@ -51,43 +51,46 @@ class OrtEngine:
         *,
         axes: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        """Load `model`, with `threads` CPU threads per call and the free `axes` ("batch", …) fixed.
+        """Load `model`, with `threads` CPU threads per call. `axes` fixes dynamic axes ("batch", …) to a size.
 
         Raises:
-            EngineError: the graph cannot be loaded, or CUDA was asked for and its work would be done on the CPU.
+            EngineError: the graph cannot be loaded, or `device` is CUDA and a convolution or matrix product would run
+                on the CPU.
         """
         import onnxruntime
 
         if device == "cuda":
             _require_cuda()
         try:
-            self._session = onnxruntime.InferenceSession(str(model), _options(threads, axes), providers=_wanted(device))
+            self._session = onnxruntime.InferenceSession(
+                str(model), _options(threads, axes), providers=_providers(device)
+            )
         except _ort_errors() as error:
             raise EngineError(f"onnxruntime cannot load {model}: {error}") from error
         self._session.disable_fallback()
         if _PROVIDERS[device] not in self.providers:
             raise EngineError(
                 f"{model} would run on {', '.join(self.providers)} and not on CUDA: {_why_no_cuda()}; "
-                "repair the CUDA installation or ask for --device cpu"
+                "repair the CUDA installation or use --device cpu"
             )
-        # `session.disable_cpu_ep_fallback` would refuse the shape arithmetic too, which belongs on the CPU.
-        stray = _HEAVY.intersection(self.operators("cpu"))
-        if device == "cuda" and stray:
+        # `session.disable_cpu_ep_fallback` would also refuse shape arithmetic, which has to run on the CPU.
+        misplaced = _HEAVY.intersection(self.operators("cpu"))
+        if device == "cuda" and misplaced:
             raise EngineError(
-                f"{model}: onnxruntime has no CUDA kernel for its {', '.join(sorted(stray))} and would run them on the "
-                "CPU: ask for --device cpu"
+                f"{model}: onnxruntime has no CUDA kernel for its {', '.join(sorted(misplaced))} and would run them "
+                "on the CPU: use --device cpu"
             )
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """The session's own list: the one asked for may not be the one granted."""
+        """The providers of the session, which may be fewer than were requested."""
         return tuple(self._session.get_providers())
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What stands in the model file beside the graph."""
-        found: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
-        return found
+        """The metadata of the model file."""
+        properties: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
+        return properties
 
     @property
     def inputs(self) -> list[NodeArg]:
@@ -100,12 +103,12 @@ class OrtEngine:
         return [_node_arg(node) for node in self._session.get_outputs()]
 
     def operators(self, device: Literal["cpu", "cuda"]) -> list[str]:
-        """The operators of the graph's nodes that were given to `device`."""
+        """Return the operators of the nodes that onnxruntime assigned to `device`."""
         parts = self._session.get_provider_graph_assignment_info()
         return [node.op_type for part in parts if part.ep_name == _PROVIDERS[device] for node in part.get_nodes()]
 
     def run(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
-        """See `Engine.run`."""
+        """Run the graph. See `Engine.run`."""
         names = [output.name for output in self._session.get_outputs()]
         try:
             outputs = self._session.run(names, {name: np.ascontiguousarray(array) for name, array in tensors.items()})
@@ -120,14 +123,14 @@ def import_runtime() -> None:
 
 
 def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
-    """`auto` is CUDA where this process sees a CUDA device, else the CPU."""
+    """Return `device`; "auto" becomes CUDA if this process sees a CUDA device, else the CPU."""
     if device != "auto":
         return device
     return "cuda" if cuda_devices() else "cpu"
 
 
 def cuda_devices() -> int:
-    """How many CUDA devices the driver shows this process (it heeds CUDA_VISIBLE_DEVICES); 0 without a driver."""
+    """Return the number of CUDA devices that this process may use (see CUDA_VISIBLE_DEVICES), 0 without a driver."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -139,7 +142,7 @@ def cuda_devices() -> int:
 
 
 def cpu_cores() -> int:
-    """How many cores this process may use; where the system cannot say (macOS), how many there are."""
+    """Return the number of cores that this process may use, or, where the system does not state it (macOS), of all."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -157,15 +160,15 @@ def _options(threads: int, axes: Mapping[str, int]) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Idle threads that spin would starve the other models of the machine.
+    # Spinning idle threads would take the cores from the other models of the machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    for axis, edge in axes.items():
-        options.add_free_dimension_override_by_name(axis, edge)
+    for axis, size in axes.items():
+        options.add_free_dimension_override_by_name(axis, size)
     return options
 
 
-def _wanted(device: Literal["cpu", "cuda"]) -> list[str | tuple[str, dict[str, str]]]:
+def _providers(device: Literal["cpu", "cuda"]) -> list[str | tuple[str, dict[str, str]]]:
     # TF32 has 10 bits of mantissa, which is less than proofs in float32 allow.
     # Nodes without a CUDA kernel (shape arithmetic) need the CPU beside it.
     cuda = (_PROVIDERS["cuda"], {"use_tf32": "0"})
@@ -178,15 +181,15 @@ def _require_cuda() -> None:
     if _PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
         raise EngineError(
             f"onnxruntime {onnxruntime.__version__} has no CUDA provider: install onnxruntime-gpu alone "
-            "(onnxruntime beside it hides it) or ask for --device cpu"
+            "(onnxruntime beside it hides it) or use --device cpu"
         )
     if not cuda_devices():
-        raise EngineError("CUDA was asked for and the driver shows no device: ask for --device cpu")
+        raise EngineError("CUDA was requested and the driver shows no device: use --device cpu")
     onnxruntime.preload_dlls(directory="")
 
 
 def _why_no_cuda() -> str:
-    """The loader's reason, which onnxruntime only logs."""
+    """Return why the CUDA provider cannot be loaded. onnxruntime only logs the reason."""
     import onnxruntime
 
     folder = Path(onnxruntime.__file__).parent / "capi"
@@ -199,8 +202,8 @@ def _why_no_cuda() -> str:
 
 
 def _ort_errors() -> tuple[type[Exception], ...]:
-    """onnxruntime's exceptions, which have no common base but Exception."""
+    """Return the exception types of onnxruntime, whose only common base is Exception."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    found = [getattr(state, name) for name in dir(state)]
-    return tuple(kind for kind in found if isinstance(kind, type) and issubclass(kind, Exception))
+    members = [getattr(state, name) for name in dir(state)]
+    return tuple(member for member in members if isinstance(member, type) and issubclass(member, Exception))

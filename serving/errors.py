@@ -1,4 +1,4 @@
-"""The errors of the serving stage: each carries its HTTP status, a stable code, and one clear line."""
+"""The errors of the serving stage: each has an HTTP status, a stable code, and one clear line."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ class UnauthorizedError(ServingError):
 
 
 class NotFoundError(ServingError):
-    """There is no such model or route."""
+    """There is no such model, verb or route."""
 
     status = 404
     code = "not_found"
 
 
 class UnsupportedError(ServingError):
-    """The model cannot do what was asked (a generator does not translate)."""
+    """The model cannot do what is requested: a generator does not translate."""
 
     status = 400
     code = "unsupported"
@@ -88,7 +88,7 @@ class DeadlineError(ServingError):
 
 
 class ArtifactError(ServingError):
-    """An artifact or a repository is missing, incomplete, or not what its manifest says."""
+    """An artifact or a repository is missing, incomplete, or contradicts its manifest."""
 
     code = "artifact"
 
@@ -100,19 +100,19 @@ class EngineError(ServingError):
 
 
 class StartError(ServingError):
-    """The server cannot be started as asked."""
+    """The server cannot be started with these settings."""
 
     code = "start"
 
 
 class OutputError(ServingError):
-    """A result cannot be written where it was asked for."""
+    """A result cannot be written to the requested file."""
 
     code = "output"
 
 
 class ServerError(ServingError):
-    """What a server answered to the client: its own status, code and message."""
+    """The error that a server answered: its status, code and message."""
 
     def __init__(self, message: str, status: int, code: str) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""HTTP as clients and probes use it: HEAD, OPTIONS, trailing slashes, compressed bodies, `curl -d`."""
+"""ASGI middleware for the variants of HTTP that clients use: HEAD, OPTIONS, end slashes, compression, `curl -d`."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from serving.errors import BadRequestError, ServingError, UnsupportedMediaError
 from serving.schemas import ErrorBody
 
 _PIECE = 2**20
-"""A decoded body is handed on in pieces of at most so many bytes, so that whoever counts them can stop in time."""
+"""A decompressed body is passed on in pieces of at most this many bytes, so that a limit is noticed early."""
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 _FORM, _JSON = "application/x-www-form-urlencoded", b"application/json"
 
 
 class Http:
-    """Brings a request into the form that the routes know, and its answer into the one that the method wants."""
+    """Changes each request to a form that the routes accept, and each answer to the form that its method requires."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on the request, or refuse it because of its encoding."""
+        """Pass on the request, or refuse it if its encoding is not known."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -37,7 +37,7 @@ class Http:
         changed["headers"] = headers.raw
         encoding = headers.get("content-encoding", "identity").strip().lower()
         if headers.get("content-type", "").startswith(_FORM):
-            # No route takes such forms: it is what `curl -d` says of any body.
+            # No route takes such forms, but `curl -d` sends this type with any body.
             headers["content-type"] = _JSON.decode()
         try:
             if encoding != "identity":
@@ -50,7 +50,7 @@ class Http:
 
 
 def error_response(error: ServingError) -> JSONResponse:
-    """Return the answer for an error that a client may see."""
+    """Return the answer that reports `error` to the client."""
     body = ErrorBody(error=str(error), code=error.code).model_dump()
     return JSONResponse(body, status_code=error.status, headers=error.headers)
 
@@ -62,7 +62,7 @@ def allowed(methods: str) -> str:
 
 
 def _answering(method: str, send: Send) -> Send:
-    """Send a HEAD's answer without its body, and for OPTIONS what the route allows."""
+    """Return a `send` that drops the body of the answer, and answers OPTIONS with the methods of the route."""
 
     async def answer(message: Message) -> None:
         if message["type"] == "http.response.body":
@@ -76,7 +76,7 @@ def _answering(method: str, send: Send) -> Send:
 
 
 def _decoded(encoding: str, receive: Receive) -> Receive:
-    """Return a `receive` that gives the body decoded.
+    """Return a `receive` that decompresses the body.
 
     Raises:
         UnsupportedMediaError: no such encoding is known.
@@ -84,7 +84,7 @@ def _decoded(encoding: str, receive: Receive) -> Receive:
     if encoding not in _WINDOW_BITS:
         known = ", ".join(sorted(_WINDOW_BITS))
         raise UnsupportedMediaError(
-            f"the body's Content-Encoding is {encoding[:40]!r}: send it as it is, or in {known}"
+            f"the body's Content-Encoding is {encoding[:40]!r}: send it uncompressed, or in {known}"
         )
     decoder = zlib.decompressobj(_WINDOW_BITS[encoding])
     pieces: Iterator[bytes] = iter(())
@@ -118,5 +118,5 @@ def _pieces(decoder: Any, encoding: str, body: bytes) -> Iterator[bytes]:
         if piece:
             yield piece
         if decoder.eof and decoder.unused_data:
-            raise BadRequestError(f"the body goes on after the end of its {encoding} encoding")
+            raise BadRequestError(f"the body continues after the end of its {encoding} encoding")
         body = decoder.unconsumed_tail

@@ -1,4 +1,4 @@
-"""Whether the machine's memory holds the replicas that were asked for."""
+"""Checks whether the machine has enough memory for the replicas of a server."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 from serving.errors import StartError
 
 REPLICA_BYTES = 240 * 2**20
-"""What a replica of a small model holds, measured: Python, onnxruntime and Ray's worker."""
+"""The measured memory of a replica of a small model: Python, onnxruntime and Ray's worker."""
 COPIES = 2
-"""How often a model's file lies in the memory of its replica: as read and as onnxruntime keeps it."""
+"""How many copies of a model's file a replica holds: the file as read, and the graph of onnxruntime."""
 
 
 def check_memory(replicas: int, models: Sequence[int], available: int | None = None) -> None:
-    """Refuse to start more processes than the memory holds, since the system would kill some of them later.
+    """Refuse replicas that need more memory than is free, since the system would kill some of them later.
 
-    `replicas` are the processes of each model, `models` the bytes of the models' files and `available` those of free
-    memory (by default what the system says).
+    `replicas` is the number of processes of each model, `models` the sizes of the models' files in bytes, and
+    `available` the free memory in bytes (by default what the system states).
 
     Raises:
-        StartError: they need more than there is.
+        StartError: the replicas need more memory than is free.
     """
     free = available_memory() if available is None else available
     needed = replicas * sum(REPLICA_BYTES + COPIES * nbytes for nbytes in models)
@@ -28,29 +28,29 @@ def check_memory(replicas: int, models: Sequence[int], available: int | None = N
         raise StartError(
             f"{len(models)} models with {replicas} replicas each need about {needed / 2**30:.1f} GiB of memory and "
             f"{free / 2**30:.1f} GiB are free: "
-            + ("ask for fewer --replicas" if replicas > 1 else "serve a repository with fewer models, or free memory")
+            + ("use fewer --replicas" if replicas > 1 else "serve a repository with fewer models, or free memory")
         )
 
 
 def available_memory() -> int | None:
-    """Return the bytes of memory that this process may still use, None where the system does not say (macOS)."""
+    """Return the bytes of memory that this process may still use, or None if the system does not state it (macOS)."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
         return None
     kibibytes = next((int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
     free = None if kibibytes is None else kibibytes * 1024
-    group = _group_free()
+    group = _control_group_memory()
     return min((value for value in (free, group) if value is not None), default=None)
 
 
-def _group_free(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Return what the control group of a container leaves, None without a limit."""
+def _control_group_memory(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Return the bytes of memory that a container's control group still allows, or None without a limit."""
     try:
         limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
         if limit == "max":
             return None
-        # Files that were read lie in the group's memory until something else needs it.
+        # The page cache counts as used, but the kernel frees it on demand.
         lines = (folder / "memory.stat").read_text().splitlines()
         cached = next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
         return max(0, int(limit) - int(used) + cached)

@@ -72,7 +72,7 @@ class _InferBody(BaseModel):
 
 
 class InferRequest:
-    """A parsed inference request: arrays by name, and which outputs are wanted how (`None`: all of them)."""
+    """A parsed inference request: the inputs by name, and the choice of outputs."""
 
     def __init__(self, body: _InferBody, inputs: dict[str, NDArray[Any]]) -> None:
         self.id = body.id
@@ -80,11 +80,11 @@ class InferRequest:
         self._binary = body.parameters.get("binary_data_output", False) is True
         self._outputs = body.outputs
 
-    def wanted(self, produced: list[str]) -> dict[str, bool]:
-        """Output name → whether its data goes in binary.
+    def requested_outputs(self, produced: list[str]) -> dict[str, bool]:
+        """Map the name of each requested output to whether its data is sent in binary. By default all are requested.
 
         Raises:
-            BadRequestError: an output is asked for that the model does not have.
+            BadRequestError: the model has no such output.
         """
         if not self._outputs:
             return dict.fromkeys(produced, self._binary)
@@ -95,15 +95,15 @@ class InferRequest:
 
 
 def body_length(text: str) -> int | None:
-    """Return the number of bytes that a header states, or None if it is none: Python reads no more than 4300 digits."""
+    """Return the number of bytes that a header states, or None if it is not a number of at most 18 digits."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
 
 
 def parse_infer(content: bytes, header_length: str | None) -> InferRequest:
-    """Parse the body of an inference request; `header_length` is the value of `HEADER_LENGTH`, if sent.
+    """Parse the body of an inference request. `header_length` is the value of the header `HEADER_LENGTH`, if sent.
 
     Raises:
-        BadRequestError: it is not JSON of the protocol, or a tensor's bytes do not make its shape and datatype.
+        BadRequestError: the body is not JSON of the protocol, or the bytes of a tensor do not fit its shape and dtype.
     """
     length = len(content)
     if header_length is not None:
@@ -173,10 +173,10 @@ def _dtype(entry: _Input) -> np.dtype[Any]:
 
 
 def datatype(array: NDArray[Any]) -> str:
-    """The protocol's name of an array's dtype.
+    """Return the protocol's name of the dtype of `array`.
 
     Raises:
-        BadRequestError: it has none that a model takes.
+        BadRequestError: the dtype is not in `DATATYPES`.
     """
     name = _NAMES.get(array.dtype.newbyteorder("<"))
     if name is None:
@@ -190,10 +190,13 @@ def pack(
     binary: Mapping[str, bool],
     extra: Mapping[str, Any],
 ) -> tuple[bytes, dict[str, str]]:
-    """A request's or response's body and headers: `extra`, and every tensor as JSON numbers or as binary.
+    """Return the body and headers of a request or response.
+
+    `extra` are further keys of its JSON. `binary` has the names of the tensors to send, and for each whether its data
+    is sent in binary or as JSON numbers.
 
     Raises:
-        BadRequestError: a tensor is of another dtype than `DATATYPES` has.
+        BadRequestError: the dtype of a tensor is not in `DATATYPES`.
     """
     entries: list[dict[str, Any]] = []
     blobs: list[bytes] = []
@@ -214,7 +217,7 @@ def pack(
 
 
 def unpack_outputs(content: bytes, header_length: str | None) -> dict[str, NDArray[Any]]:
-    """The arrays of an inference response, the client's side of `pack`.
+    """Return the arrays of an inference response, the inverse of `pack`.
 
     Raises:
         BadRequestError: the response breaks the protocol.

@@ -1,4 +1,4 @@
-"""The inner ports and paths of a server behind HAProxy, which no other server on the machine has."""
+"""Reserves the inner ports and paths of a server behind HAProxy, apart from those of other servers on the machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from serving.errors import StartError
 
 _FIRST, _LAST = 20_000, 32_000
-"""Between the ports of Ray's workers and those that Linux gives to connections."""
+"""A range between the ports of Ray's workers and the ephemeral ports of Linux."""
 _BLOCK = 250
 _FIXED = (
     "RAY_SERVE_HAPROXY_METRICS_PORT",
@@ -20,7 +20,7 @@ _FIXED = (
 )
 _PATHS = {
     "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
-    # Short: HAProxy takes 97 characters, of which Ray's folder for each node has 56.
+    # A short name: HAProxy accepts 97 characters, and Ray's folder for each node takes 56 of them.
     "RAY_SERVE_HAPROXY_SOCKET_PATH": "s",
     "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "m",
     "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "state",
@@ -30,34 +30,38 @@ _PATHS = {
 
 @contextlib.contextmanager
 def haproxy_environment(folder: str, replicas: int) -> Iterator[dict[str, str]]:
-    """Yield the variables that give Ray Serve's HAProxy ports and paths of its own, for `replicas` processes.
+    """Yield the environment variables that set the ports and paths of Ray Serve's HAProxy for `replicas` processes.
 
-    All servers of a machine divide the same range of ports into blocks. A server holds the first port of each of its
-    blocks while the context lasts: a port that a dead replica leaves cannot become that of another server's replica,
-    to which the first server's HAProxy would still send requests. The paths are in `folder`.
+    All servers of a machine divide the same range of ports into blocks. A server binds the first port of each of its
+    blocks while the context lasts, so that no other server takes the block. Otherwise a port that a dead replica left
+    could become the port of another server's replica, and the first server's HAProxy would send requests to it. The
+    paths are in `folder`.
 
     Raises:
         StartError: there are not enough free ports.
     """
-    # Ray gives no port twice within minutes, so that replicas that restart need others.
+    # Ray does not reuse a port for some minutes, so that restarted replicas need more ports.
     blocks = 1 + 4 * replicas // _BLOCK
     starts = list(range(_FIRST, _LAST - blocks * _BLOCK + 1, _BLOCK))
     random.shuffle(starts)
     for start in starts:
-        with contextlib.ExitStack() as guards:
-            if not _taken(start, blocks, guards):
+        with contextlib.ExitStack() as sockets:
+            if not _is_block_in_use(start, blocks, sockets):
                 yield _variables(start, blocks, folder)
                 return
     raise StartError(f"no {blocks * _BLOCK} ports are free from {_FIRST} to {_LAST}: stop another server")
 
 
-def _taken(start: int, blocks: int, guards: contextlib.ExitStack) -> bool:
-    """Whether another program has a port that we need of the blocks from `start` on; `guards` holds each first one."""
+def _is_block_in_use(start: int, blocks: int, sockets: contextlib.ExitStack) -> bool:
+    """Return whether another program uses a port of the blocks from `start` on.
+
+    The first port of each block stays bound in `sockets`.
+    """
     try:
         for block in range(blocks):
-            guards.enter_context(_bound(start + block * _BLOCK))
+            sockets.enter_context(_bind(start + block * _BLOCK))
         for index in range(len(_FIXED)):
-            _bound(start + 1 + index).close()
+            _bind(start + 1 + index).close()
     except OSError:
         return True
     return False
@@ -71,12 +75,12 @@ def _variables(start: int, blocks: int, folder: str) -> dict[str, str]:
     return {name: str(port) for name, port in ports.items()} | paths
 
 
-def _bound(port: int) -> socket.socket:
-    """Return a socket that holds `port` of every interface; raises OSError where another program has it."""
-    held = socket.socket()
+def _bind(port: int) -> socket.socket:
+    """Return a socket that is bound to `port` on every interface. Raises OSError if another program uses the port."""
+    bound = socket.socket()
     try:
-        held.bind(("", port))
+        bound.bind(("", port))
     except OSError:
-        held.close()
+        bound.close()
         raise
-    return held
+    return bound

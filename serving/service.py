@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from export.interface import IMAGE, Interface
 from export.manifest import Manifest
 from serving import artifacts, codec, feeds
-from serving.batching import Submit, Tensors, bucket, capacity, chunks, merge, rows
+from serving.batching import Submit, Tensors, capacity, chunks, group_key, merge, rows
 from serving.codec import File
 from serving.config import Batching, Device, Limits
 from serving.engine import Engine, cpu_cores, resolve_device
 from serving.errors import BadRequestError, TooLargeError
 from serving.feeds import Feeds
-from serving.replay import start
+from serving.selftest import load_checked_engine
 from serving.verb import VERBS, ImageRequest, R, Verb, VerbRequest
 
 _LOCAL_BATCHING = Batching()
@@ -101,7 +101,7 @@ class LocalModel:
             EngineError: the graph does not run on `device`.
         """
         artifact = artifacts.load(path)
-        return cls(artifact.manifest, start(artifact, resolve_device(device), threads or cpu_cores()))
+        return cls(artifact.manifest, load_checked_engine(artifact, resolve_device(device), threads or cpu_cores()))
 
     def generate(
         self, n: int, seed: int = 0, first: int = 0, labels: str | int | Sequence[str | int] | None = None
@@ -151,7 +151,7 @@ class LocalModel:
         """
         feeds.check(self.interface, inputs)
         padded = feeds.pad(self.interface, inputs)
-        size = capacity(bucket(padded), batching_of(self.interface, _LOCAL_BATCHING))
+        size = capacity(group_key(padded), batching_of(self.interface, _LOCAL_BATCHING))
         outputs = merge([self._engine.run(part) for part in chunks(padded, size)])
         return feeds.crop(self.interface, inputs, outputs)
 

@@ -1,4 +1,4 @@
-"""Liveness and readiness, of the server and of a model."""
+"""Liveness of the server, and readiness of the server and of a model."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ model_router = APIRouter(tags=["health"])
 
 @server_router.get("/v2/health/live")
 async def live() -> dict[str, Any]:
-    """The server answers."""
+    """Answer as long as the server runs."""
     return {"live": True}
 
 
 @server_router.get("/v2/health/ready")
 async def ready(request: Request, response: Response) -> dict[str, Any]:
-    """Every model is ready; 503 and the names of the others until then."""
+    """Answer 200 if every model is ready, else 503 with the names of the others."""
     waiting = await run_in_threadpool(request.app.state.not_ready)
     if waiting:
         response.status_code = 503
@@ -29,5 +29,5 @@ async def ready(request: Request, response: Response) -> dict[str, Any]:
 @model_router.get("/ready")
 @model_router.get("/versions/{version}/ready", include_in_schema=False)
 async def model_ready(request: Request) -> dict[str, Any]:
-    """The model answers: it was loaded and warmed up before it took requests."""
+    """Answer 200: a model takes requests only after it was loaded and warmed up."""
     return {"name": request.app.state.name, "ready": True}

@@ -1,4 +1,4 @@
-"""KServe v2 inference: JSON or binary tensors in, JSON or binary tensors out."""
+"""KServe v2 inference with JSON or binary tensors."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ async def infer(request: Request) -> Response:
     """Run the model on explicit tensors (KServe v2; binary tensors with `Inference-Header-Content-Length`)."""
     service: ModelService = request.app.state.service
     parsed = await run_in_threadpool(parse_infer, await request.body(), request.headers.get(HEADER_LENGTH))
-    wanted = parsed.wanted([output.name for output in service.interface.outputs])
+    requested = parsed.requested_outputs([output.name for output in service.interface.outputs])
     outputs = await service.run(parsed.inputs)
     extra = {"model_name": request.app.state.name, "model_version": str(service.manifest.version)}
     if parsed.id is not None:
         extra["id"] = parsed.id
-    content, headers = await run_in_threadpool(pack, "outputs", outputs, wanted, extra)
+    content, headers = await run_in_threadpool(pack, "outputs", outputs, requested, extra)
     return Response(content, headers=headers)

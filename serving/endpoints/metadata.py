@@ -1,4 +1,4 @@
-"""What the server holds, and what a model takes and gives."""
+"""Metadata of the server, the list of models, and the inputs and outputs of each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ model_router = APIRouter(tags=["metadata"])
 
 @server_router.get("/v2")
 async def server() -> ServerMetadata:
-    """KServe v2 server metadata."""
+    """Return KServe v2 server metadata."""
     try:
         return ServerMetadata(version=version("zorse"))
     except PackageNotFoundError:  # run from a checkout
@@ -28,7 +28,7 @@ async def server() -> ServerMetadata:
 
 @server_router.get("/v2/models")
 async def models(request: Request) -> list[ModelSummary]:
-    """The models that are served; each has its own documentation at `/v2/models/<name>/docs`."""
+    """List the models that are served. Each has its own documentation at `/v2/models/<name>/docs`."""
     summaries: list[ModelSummary] = request.app.state.models
     return summaries
 
@@ -36,7 +36,7 @@ async def models(request: Request) -> list[ModelSummary]:
 @server_router.api_route("/v2/models/{name}", methods=["GET", "POST"], include_in_schema=False)
 @server_router.api_route("/v2/models/{name}/{rest:path}", methods=["GET", "POST"], include_in_schema=False)
 async def unknown_model(name: str, request: Request) -> None:
-    """A model's own application answers under its prefix, so what arrives here names no model."""
+    """Answer 404: the paths of existing models are routed to their own applications."""
     names = ", ".join(summary.name for summary in request.app.state.models)
     raise NotFoundError(f"there is no model {name!r} on this server: it serves {names}")
 
@@ -44,7 +44,7 @@ async def unknown_model(name: str, request: Request) -> None:
 @model_router.get("")
 @model_router.get("/versions/{version}", include_in_schema=False)
 async def model(request: Request) -> ModelMetadata:
-    """KServe v2 model metadata."""
+    """Return KServe v2 model metadata."""
     manifest = request.app.state.service.manifest
     return ModelMetadata(
         name=request.app.state.name,

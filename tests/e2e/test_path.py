@@ -22,7 +22,7 @@ from PIL import Image
 
 import zorse
 from export.declared import Declared
-from serving.replay import verify
+from serving.selftest import verify_artifact
 from trainer.cluster import cluster
 from trainer.errors import DataError
 
@@ -217,7 +217,7 @@ def test_every_artifact_proves_itself_again(folder: Path) -> None:
     artifacts = sorted((folder / "repository").glob("*/1"))
     assert [path.parent.name for path in artifacts] == ["digits", "painter", "stripes-AtoB", "stripes-BtoA"]
     for path in artifacts:
-        found = verify(path, "cpu")
+        found = verify_artifact(path, "cpu")
         assert found.samples > 0
         assert found.max_grey_diff <= 1
 

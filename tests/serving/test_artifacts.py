@@ -27,14 +27,14 @@ def test_load_takes_an_artifact_or_a_model_folder(repository: Path) -> None:
     assert direct.model.is_file()
 
 
-def test_a_repository_that_is_missing_or_empty(tmp_path: Path) -> None:
+def test_find_refuses_a_missing_or_empty_repository(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="there is no model repository at"):
         artifacts.find(tmp_path / "none")
     with pytest.raises(ArtifactError, match="holds no artifact"):
         artifacts.find(tmp_path)
 
 
-def test_a_folder_that_is_no_models_is_skipped_and_named(tmp_path: Path) -> None:
+def test_find_skips_and_names_folders_that_are_not_models(tmp_path: Path) -> None:
     write(tmp_path, generator_graph(), generator_manifest("my digits"))
     with pytest.raises(ArtifactError, match=r"holds no artifact .*; skipped my digits: a model's name may hold"):
         artifacts.find(tmp_path)
@@ -50,7 +50,7 @@ def test_a_folder_that_is_no_models_is_skipped_and_named(tmp_path: Path) -> None
             artifacts.load(tmp_path / name)
 
 
-def test_an_older_version_never_takes_the_place_of_a_broken_one(tmp_path: Path) -> None:
+def test_find_never_replaces_a_broken_version_by_an_older_one(tmp_path: Path) -> None:
     write(tmp_path, generator_graph(), generator_manifest())
     folder = write(tmp_path, generator_graph(), generator_manifest(version=2))
     (folder / "manifest.json").write_text("{")
@@ -59,14 +59,14 @@ def test_an_older_version_never_takes_the_place_of_a_broken_one(tmp_path: Path) 
     assert (list(found.models), list(found.skipped)) == (["letters"], ["digits/2"])
 
 
-def test_an_artifact_that_is_missing(tmp_path: Path) -> None:
+def test_load_names_a_missing_artifact(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="there is no artifact at"):
         artifacts.load(tmp_path / "none")
     with pytest.raises(ArtifactError, match=r"there is no artifact at .*: give an artifact folder"):
         artifacts.load(tmp_path)
 
 
-def test_a_changed_graph_is_refused(tmp_path: Path) -> None:
+def test_load_refuses_a_changed_graph(tmp_path: Path) -> None:
     folder = write(tmp_path, generator_graph(), generator_manifest())
     data = bytearray((folder / "model.onnx").read_bytes())
     data[-30] ^= 1
@@ -81,7 +81,7 @@ def test_a_changed_graph_is_refused(tmp_path: Path) -> None:
         artifacts.load(folder)
 
 
-def test_a_broken_manifest_is_one_clear_line(tmp_path: Path) -> None:
+def test_load_reports_a_broken_manifest_in_one_line(tmp_path: Path) -> None:
     folder = write(tmp_path, generator_graph(), generator_manifest())
     (folder / "manifest.json").write_text("{")
     with pytest.raises(ArtifactError, match="is not JSON"):

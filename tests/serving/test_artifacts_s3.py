@@ -12,7 +12,7 @@ import pytest
 import zorse
 from serving import artifacts
 from serving.errors import ArtifactError
-from serving.replay import verify
+from serving.selftest import verify_artifact
 from tests.s3 import s3_server
 from zorse_common.storage import Storage
 
@@ -37,13 +37,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("name", ["digits", "digits@stable", "digits@latest", "digits@1", "digits/1"])
-def test_a_model_at_a_uri_is_that_of_the_folder(uri: str, repository: Path, cache: Path, name: str) -> None:
+def test_load_from_a_uri_equals_load_from_the_folder(uri: str, repository: Path, cache: Path, name: str) -> None:
     images = zorse.load(f"{uri}/{name}").generate(4, seed=3)
     np.testing.assert_array_equal(images, zorse.load(repository / "digits").generate(4, seed=3))
     assert len(list(cache.iterdir())) == 1
 
 
-def test_a_repository_at_a_uri_is_that_of_the_folder(uri: str, repository: Path, cache: Path) -> None:
+def test_find_at_a_uri_equals_find_in_the_folder(uri: str, repository: Path, cache: Path) -> None:
     there, here = artifacts.find(uri), artifacts.find(repository)
     assert list(there.models) == list(here.models)
     for name, folder in there.models.items():
@@ -51,12 +51,12 @@ def test_a_repository_at_a_uri_is_that_of_the_folder(uri: str, repository: Path,
         assert fetched.manifest == local.manifest
         assert fetched.model.read_bytes() == local.model.read_bytes()
     assert list(artifacts.find(uri, "stable").models) == ["digits"]
-    assert verify(f"{uri}/invert", "cpu").max_grey_diff == 0
+    assert verify_artifact(f"{uri}/invert", "cpu").max_grey_diff == 0
     source = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     np.testing.assert_array_equal(zorse.load(f"{uri}/invert").translate(source), 255 - source)
 
 
-def test_a_damaged_entry_of_the_cache_is_fetched_again(uri: str, cache: Path) -> None:
+def test_cache_fetches_a_damaged_entry_again(uri: str, cache: Path) -> None:
     first = artifacts.load(f"{uri}/digits")
     for damage in (b"", first.model.read_bytes()[:-1] + b"x"):
         first.model.write_bytes(damage)
@@ -66,7 +66,7 @@ def test_a_damaged_entry_of_the_cache_is_fetched_again(uri: str, cache: Path) ->
     assert [entry.name for entry in cache.iterdir()] == [first.path.name]
 
 
-def test_what_is_not_at_a_uri_or_is_changed_there_is_one_clear_line(uri: str, cache: Path) -> None:
+def test_load_reports_missing_and_changed_files_at_a_uri_in_one_line(uri: str, cache: Path) -> None:
     with pytest.raises(ArtifactError, match="there is no artifact at s3://models/repository/nothing"):
         artifacts.load(f"{uri}/nothing")
     with pytest.raises(ArtifactError, match=r"has no digits@canary: digits has 1, .*latest"):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.batching import Batcher, Tensors, bucket, capacity, chunks, merge, rows, split
+from serving.batching import Batcher, Tensors, capacity, chunks, group_key, merge, rows, split
 from serving.config import Batching
 from serving.errors import DeadlineError, EngineError, OverloadedError, ServingError
 from tests.serving.fakes import Traced
@@ -73,21 +73,21 @@ def test_chunks_cover_every_row_once() -> None:
     np.testing.assert_array_equal(merge(parts)["x"][:, 0], np.arange(7))
 
 
-def test_bucket_is_by_shape_and_dtype_not_by_rows() -> None:
-    assert bucket(ones(1, 0)) == bucket(ones(5, 9))
-    assert bucket(ones(1, 0)) != bucket(ones(1, 0, width=3))
-    assert bucket(ones(1, 0)) != bucket({"x": np.zeros((1, 2), np.float32)})
+def test_group_key_depends_on_shape_and_dtype_and_not_on_rows() -> None:
+    assert group_key(ones(1, 0)) == group_key(ones(5, 9))
+    assert group_key(ones(1, 0)) != group_key(ones(1, 0, width=3))
+    assert group_key(ones(1, 0)) != group_key({"x": np.zeros((1, 2), np.float32)})
 
 
 @pytest.mark.parametrize(
     ("shape", "most"),
     [((8,), 16), ((), 16), ((4, 4, 3), 16), ((10, 10, 3), 10), ((10, 30, 3), 3), ((32, 32, 3), 1), ((999, 999, 3), 1)],
 )
-def test_images_are_bounded_by_their_pixels_and_latents_are_not(shape: tuple[int, ...], most: int) -> None:
-    assert capacity(bucket({"x": np.zeros((2, *shape))}), Batching(max_size=16, max_pixels=1000)) == most
+def test_capacity_limits_the_pixels_of_images_and_not_of_latents(shape: tuple[int, ...], most: int) -> None:
+    assert capacity(group_key({"x": np.zeros((2, *shape))}), Batching(max_size=16, max_pixels=1000)) == most
 
 
-def test_every_request_gets_its_own_answer_whatever_its_shape_and_size() -> None:
+def test_batcher_gives_every_request_its_own_answer() -> None:
     model = Model()
     order = np.random.default_rng(0).permutation(200).tolist()
 
@@ -104,7 +104,7 @@ def test_every_request_gets_its_own_answer_whatever_its_shape_and_size() -> None
     assert len(model.batches) < 400
 
 
-def test_requests_that_wait_are_run_together_in_order() -> None:
+def test_batcher_runs_waiting_requests_together_in_order() -> None:
     model = Model(open_gate=False)
 
     async def scene(batcher: Batcher) -> None:
@@ -119,21 +119,21 @@ def test_requests_that_wait_are_run_together_in_order() -> None:
     assert model.batches == [[0], [1, 2, 3, 4], [5]]
 
 
-def test_a_full_batch_does_not_wait_for_the_delay() -> None:
+def test_batcher_runs_a_full_batch_without_delay() -> None:
     async def scene(batcher: Batcher) -> None:
         await asyncio.gather(batcher.submit(ones(2, 1)), batcher.submit(ones(2, 2)))
 
     play(scene, Model(), max_size=4, max_delay_ms=3_600_000)
 
 
-def test_a_lone_request_waits_no_longer_than_the_delay() -> None:
+def test_batcher_delays_a_single_request_by_the_delay_at_most() -> None:
     async def scene(batcher: Batcher) -> None:
         assert (await batcher.submit(ones(1, 1)))["y"][0, 0] == 2
 
     play(scene, Model(), max_size=4, max_delay_ms=1)
 
 
-def test_a_large_request_is_cut_and_joined() -> None:
+def test_batcher_cuts_and_joins_a_large_request() -> None:
     model = Model()
 
     async def scene(batcher: Batcher) -> None:
@@ -144,7 +144,7 @@ def test_a_large_request_is_cut_and_joined() -> None:
     assert [len(batch) for batch in model.batches] == [4, 4, 2]
 
 
-def test_large_images_are_merged_and_cut_by_their_pixels() -> None:
+def test_batcher_merges_and_cuts_large_images_by_their_pixels() -> None:
     model = Model(open_gate=False)
 
     def images(*values: int) -> Tensors:
@@ -164,7 +164,7 @@ def test_large_images_are_merged_and_cut_by_their_pixels() -> None:
     assert model.batches == [[0], [1, 2], [3], [4, 5], [6]]
 
 
-def test_arrays_are_merged_in_threads_and_not_on_the_event_loop() -> None:
+def test_batcher_merges_arrays_in_threads_and_not_on_the_event_loop() -> None:
     traced = np.arange(6)[:, None].view(Traced)
 
     async def scene(batcher: Batcher) -> None:
@@ -176,7 +176,7 @@ def test_arrays_are_merged_in_threads_and_not_on_the_event_loop() -> None:
     assert threading.current_thread() not in traced.threads
 
 
-def test_a_failure_reaches_every_request_of_the_batch_and_no_other() -> None:
+def test_batcher_fails_every_request_of_a_failed_batch_and_no_other() -> None:
     model = Model(open_gate=False)
 
     async def scene(batcher: Batcher) -> None:
@@ -196,7 +196,7 @@ def test_a_failure_reaches_every_request_of_the_batch_and_no_other() -> None:
     play(scene, model, max_size=4)
 
 
-def test_an_unknown_failure_is_a_serving_error() -> None:
+def test_batcher_turns_an_unknown_failure_into_a_serving_error() -> None:
     def broken(tensors: Tensors) -> Tensors:
         raise ZeroDivisionError("oh")
 
@@ -207,7 +207,7 @@ def test_an_unknown_failure_is_a_serving_error() -> None:
     play(scene, broken)
 
 
-def test_a_failed_part_drops_the_parts_that_wait() -> None:
+def test_batcher_drops_the_waiting_parts_of_a_request_with_a_failed_part() -> None:
     model = Model()
 
     async def scene(batcher: Batcher) -> None:
@@ -221,7 +221,7 @@ def test_a_failed_part_drops_the_parts_that_wait() -> None:
     assert len(model.batches) <= 3
 
 
-def test_cancelled_requests_are_dropped_and_free_their_place() -> None:
+def test_batcher_drops_cancelled_requests_and_frees_their_place() -> None:
     model = Model(open_gate=False)
 
     async def scene(batcher: Batcher) -> None:
@@ -241,7 +241,7 @@ def test_cancelled_requests_are_dropped_and_free_their_place() -> None:
     assert model.batches == [[0], [3, 4]]
 
 
-def test_a_running_request_may_be_cancelled() -> None:
+def test_batcher_lets_a_running_request_be_cancelled() -> None:
     model = Model(open_gate=False)
 
     async def scene(batcher: Batcher) -> None:
@@ -255,7 +255,7 @@ def test_a_running_request_may_be_cancelled() -> None:
     play(scene, model)
 
 
-def test_a_full_queue_refuses_at_once() -> None:
+def test_batcher_refuses_at_once_when_the_queue_is_full() -> None:
     model = Model(open_gate=False)
 
     async def scene(batcher: Batcher) -> None:
@@ -263,7 +263,7 @@ def test_a_full_queue_refuses_at_once() -> None:
         await entered(model)
         waits = asyncio.create_task(batcher.submit(ones(3, 1)))
         await settled()
-        with pytest.raises(OverloadedError, match="3 images wait already, 4 may") as caught:
+        with pytest.raises(OverloadedError, match="3 images wait already and the limit is 4") as caught:
             await batcher.submit(ones(2, 2))
         assert caught.value.status == 503
         assert caught.value.headers == {"Retry-After": "1"}
@@ -273,7 +273,7 @@ def test_a_full_queue_refuses_at_once() -> None:
     play(scene, model, queue=4)
 
 
-def test_a_request_that_waited_too_long_is_told_so() -> None:
+def test_batcher_fails_a_request_that_waited_too_long() -> None:
     model = Model(open_gate=False)
 
     async def scene(batcher: Batcher) -> None:
@@ -294,7 +294,7 @@ def test_a_request_that_waited_too_long_is_told_so() -> None:
 
 
 @pytest.mark.parametrize("moment", range(8))
-def test_a_late_request_may_be_cancelled_at_any_moment(moment: int) -> None:
+def test_batcher_lets_a_late_request_be_cancelled_at_any_moment(moment: int) -> None:
     async def scene(batcher: Batcher) -> None:
         late = asyncio.create_task(batcher.submit(ones(1, 1)))
         await settled()
@@ -312,7 +312,7 @@ def test_a_late_request_may_be_cancelled_at_any_moment(moment: int) -> None:
     play(scene, Model(), max_size=2, timeout_s=0.001, max_delay_ms=3_600_000)
 
 
-def test_a_worker_that_died_is_replaced() -> None:
+def test_batcher_replaces_a_dead_worker() -> None:
     class Died(BaseException):
         pass
 
@@ -329,7 +329,7 @@ def test_a_worker_that_died_is_replaced() -> None:
     play(scene, run)
 
 
-def test_closing_answers_what_runs_and_what_waits() -> None:
+def test_batcher_close_answers_running_and_waiting_requests() -> None:
     model = Model(open_gate=False)
 
     async def scene(batcher: Batcher) -> None:

@@ -26,26 +26,26 @@ def answering(answer: Callable[[httpx.Request], httpx.Response]) -> Client:
     return Client("http://server", transport=httpx.MockTransport(answer))
 
 
-def test_models_are_listed() -> None:
+def test_models_lists_name_version_and_kind() -> None:
     assert client().models() == [
         {"name": "digits", "version": 1, "kind": "generator"},
         {"name": "invert", "version": 1, "kind": "translator"},
     ]
 
 
-def test_infer_gives_the_outputs_by_name() -> None:
+def test_infer_returns_the_outputs_by_name() -> None:
     outputs = client().infer("invert", {"source": SOURCE})
     assert outputs.keys() == {"image"}
     np.testing.assert_array_equal(outputs["image"], 255 - SOURCE)
 
 
-def test_infer_of_a_generator_is_generate() -> None:
+def test_infer_of_a_generator_equals_generate() -> None:
     with client() as opened:
         image = opened.infer("digits", {"latent": latents(5, range(2, 5), LATENT_DIM)})["image"]
         np.testing.assert_array_equal(image, opened.generate("digits", 3, seed=5, first=2))
 
 
-def test_infer_says_what_is_wrong_with_the_tensors() -> None:
+def test_infer_reports_wrong_tensors() -> None:
     with pytest.raises(ServerError, match="takes the inputs latent and got z") as caught:
         client().infer("digits", {"z": np.zeros((1, LATENT_DIM), np.float32)})
     assert (caught.value.status, caught.value.code) == (400, "bad_request")
@@ -58,18 +58,18 @@ def test_translate_takes_arrays_and_files() -> None:
 
 
 @pytest.mark.parametrize("image", [SOURCE, SOURCE[0, :, :, 0], SOURCE[0] / 255, SOURCE[0, :0], SOURCE[0, :, :, :2]])
-def test_arrays_that_are_no_images_are_refused(image: np.ndarray) -> None:
+def test_translate_refuses_arrays_that_are_not_images(image: np.ndarray) -> None:
     with pytest.raises(BadRequestError, match="an image is uint8"):
         client().translate("invert", image)
 
 
-def test_a_key_of_any_letters_opens_the_server() -> None:
+def test_api_key_may_have_any_letters() -> None:
     assert len(Client("http://server", "schlüssel", transport=transport(api_key="schlüssel")).models()) == 2
-    with pytest.raises(ServerError, match="wants its API key"):
+    with pytest.raises(ServerError, match="requires its API key"):
         client(api_key="schlüssel").models()
 
 
-def test_a_name_that_is_no_model_is_the_servers_404() -> None:
+def test_unknown_model_is_the_servers_404() -> None:
     with pytest.raises(ServerError) as caught:
         client().generate("what? no/model")
     assert (caught.value.status, caught.value.code) == (404, "not_found")
@@ -86,13 +86,13 @@ def test_a_name_that_is_no_model_is_the_servers_404() -> None:
     ids=["models", "generate", "translate", "infer"],
 )
 @pytest.mark.parametrize(("status", "code"), [(200, "protocol"), (502, "http")])
-def test_what_is_no_zorse_server_is_said(call: Callable[[Client], object], status: int, code: str) -> None:
+def test_other_servers_are_reported(call: Callable[[Client], object], status: int, code: str) -> None:
     with pytest.raises(ServerError) as caught:
         call(answering(lambda request: httpx.Response(status, text="<html>hello</html>")))
     assert (caught.value.status, caught.value.code) == (status, code)
 
 
-def test_a_server_that_does_not_answer() -> None:
+def test_unreachable_server_is_reported() -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")
 
@@ -102,6 +102,6 @@ def test_a_server_that_does_not_answer() -> None:
     assert not answering(refuse).ready()
 
 
-def test_a_url_that_is_none() -> None:
+def test_malformed_url_is_refused() -> None:
     with pytest.raises(BadRequestError, match="http://server:port is not a URL"):
         Client("http://server:port")

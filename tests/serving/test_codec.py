@@ -54,23 +54,23 @@ def test_jpeg_is_a_jpeg_near_the_image_and_lays_alpha_over_white() -> None:
     ],
 )
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_every_mode_becomes_the_models_channels(image: Image.Image, kind: str, channels: int) -> None:
+def test_decode_converts_every_mode_to_the_models_channels(image: Image.Image, kind: str, channels: int) -> None:
     decoded = codec.decode(file_of(image, kind), channels, LIMITS)
     assert decoded.shape == (3, 4, channels)
     assert decoded.dtype == np.uint8
 
 
-def test_cmyk_keeps_its_colour() -> None:
+def test_decode_keeps_the_colour_of_cmyk() -> None:
     red = codec.decode(file_of(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"), 3, LIMITS)
     assert np.abs(red.astype(int) - [255, 0, 0]).max() <= 8
 
 
-def test_sixteen_bit_greys_are_scaled_not_clipped() -> None:
+def test_decode_scales_sixteen_bit_greys() -> None:
     ramp = Image.fromarray(np.array([[0, 256, 40000, 65535]], dtype=np.uint16))
     assert codec.decode(file_of(ramp), 1, LIMITS)[0, :, 0].tolist() == [0, 1, 156, 255]
 
 
-def test_transparency_is_laid_over_white() -> None:
+def test_decode_lays_transparency_over_white() -> None:
     palette = Image.new("P", (2, 1), 0)
     palette.putpalette([0, 0, 0, 255, 0, 0])
     palette.putpixel((1, 0), 1)
@@ -80,19 +80,19 @@ def test_transparency_is_laid_over_white() -> None:
     assert codec.decode(file_of(half), 1, LIMITS)[0, 0, 0] == 255
 
 
-def test_exif_orientation_is_applied() -> None:
+def test_decode_applies_the_exif_orientation() -> None:
     image = Image.new("RGB", (6, 4))
     exif = Image.Exif()
     exif[0x0112] = 6
     assert codec.decode(file_of(image, "JPEG", exif=exif), 3, LIMITS).shape == (6, 4, 3)
 
 
-def test_too_many_bytes() -> None:
+def test_decode_refuses_too_many_bytes() -> None:
     with pytest.raises(TooLargeError, match="11 bytes and the limit is 10"):
         codec.decode(b"x" * 11, 3, Limits(bytes=10))
 
 
-def test_too_many_pixels_are_refused_before_decoding() -> None:
+def test_decode_refuses_too_many_pixels_from_the_header() -> None:
     # The header claims 5000 × 5000 and nothing follows: decoding it would fail in another way.
     header = struct.pack(">IIBBBBB", 5000, 5000, 8, 2, 0, 0, 0)
     chunk = b"IHDR" + header
@@ -102,7 +102,7 @@ def test_too_many_pixels_are_refused_before_decoding() -> None:
         codec.decode(data, 3, LIMITS)
 
 
-def test_decompression_bomb() -> None:
+def test_decode_refuses_a_decompression_bomb() -> None:
     bomb = file_of(Image.new("1", (20000, 20000)))
     assert len(bomb) < 100_000
     with pytest.raises(TooLargeError):
@@ -110,7 +110,7 @@ def test_decompression_bomb() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF"])
-def test_every_truncation_is_one_clear_error(kind: str) -> None:
+def test_decode_reports_every_truncation_in_one_line(kind: str) -> None:
     noise = Image.fromarray(RNG.integers(0, 256, (24, 24, 3), dtype=np.uint8))
     data = file_of(noise, kind)
     for stop in range(0, len(data) - 40, 37):
@@ -119,7 +119,7 @@ def test_every_truncation_is_one_clear_error(kind: str) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_exif_that_cannot_be_written_again_is_no_obstacle() -> None:
+def test_decode_accepts_exif_that_pillow_cannot_write() -> None:
     photo = file_of(Image.new("RGB", (6, 4)), "JPEG", exif=EXIF_WITH_A_WORD_FOR_A_NUMBER)
     assert codec.decode(photo, 3, LIMITS).shape == (6, 4, 3)
     cut_off = file_of(Image.new("RGB", (6, 4)), "PNG", exif=b"Exif\0\0II*\0")
@@ -127,12 +127,12 @@ def test_exif_that_cannot_be_written_again_is_no_obstacle() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"<svg/>", b"%PDF-1.7", b"II*\x00" + b"\0" * 50])
-def test_what_is_no_image_is_refused(data: bytes) -> None:
+def test_decode_refuses_other_files(data: bytes) -> None:
     with pytest.raises(ImageError):
         codec.decode(data, 3, LIMITS)
 
 
-def test_channels_that_no_file_has() -> None:
+def test_codec_refuses_channels_that_no_file_has() -> None:
     with pytest.raises(UnsupportedError, match="2 channels"):
         codec.decode(b"x", 2, LIMITS)
     with pytest.raises(UnsupportedError, match=r"\[1, 1, 2\] cannot be written as png"):
@@ -140,7 +140,7 @@ def test_channels_that_no_file_has() -> None:
 
 
 @pytest.mark.parametrize(("n", "rows", "columns"), [(1, 1, 1), (2, 1, 2), (3, 2, 2), (5, 2, 3), (16, 4, 4), (17, 4, 5)])
-def test_grid(n: int, rows: int, columns: int) -> None:
+def test_grid_is_as_square_as_possible(n: int, rows: int, columns: int) -> None:
     images = np.arange(1, n + 1, dtype=np.uint8)[:, None, None, None] * np.ones((n, 2, 3, 1), dtype=np.uint8)
     tiled = codec.grid(images)
     assert tiled.shape == (rows * 2, columns * 3, 1)
@@ -148,7 +148,7 @@ def test_grid(n: int, rows: int, columns: int) -> None:
     assert places.tolist() == [*range(1, n + 1), *[0] * (rows * columns - n)]
 
 
-def test_archive_holds_the_files_and_is_reproducible() -> None:
+def test_archive_contains_the_files_and_is_reproducible() -> None:
     files = [("a.png", b"one"), ("b.png", b"two")]
     data = codec.archive(files).content
     assert data == codec.archive(files).content

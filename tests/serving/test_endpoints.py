@@ -57,7 +57,7 @@ def read(data: bytes) -> np.ndarray:
         ),
     ],
 )
-def test_what_can_be_asked(path: str, answer: object) -> None:
+def test_get_routes_answer(path: str, answer: object) -> None:
     response = server().get(path)
     assert (response.status_code, response.json()) == (200, answer)
 
@@ -68,13 +68,13 @@ def test_server_metadata_names_the_binary_extension() -> None:
     assert body["extensions"] == ["binary_tensor_data"]
 
 
-def test_not_ready_is_503_with_the_names() -> None:
+def test_ready_is_503_with_the_names_of_waiting_models() -> None:
     response = server(not_ready=("digits",)).get("/v2/health/ready")
     assert (response.status_code, response.json()) == (503, {"ready": False, "waiting": ["digits"]})
 
 
 @pytest.mark.parametrize("path", ["", "/infer", "/generate", "/versions/1/infer"])
-def test_an_unknown_model(path: str) -> None:
+def test_unknown_model_is_404_with_the_known_ones(path: str) -> None:
     response = server().post(f"/v2/models/nope{path}")
     error = "there is no model 'nope' on this server: it serves digits, invert"
     assert (response.status_code, response.json()) == (404, {"error": error, "code": "not_found"})
@@ -94,7 +94,7 @@ def test_wrong_routes_are_json_errors(method: str, path: str, status: int, code:
     assert response.json()["code"] == code
 
 
-def test_every_application_documents_itself() -> None:
+def test_documentation_has_every_route() -> None:
     client = server()
     assert "(/v2/models/digits/docs)" in client.get("/openapi.json").json()["info"]["description"]
     document = client.get("/v2/models/invert/openapi.json").json()
@@ -134,7 +134,7 @@ def test_generate_jpeg() -> None:
     assert Image.open(io.BytesIO(response.content)).format == "JPEG"
 
 
-def test_generate_is_asked_by_the_query_as_by_json() -> None:
+def test_generate_takes_a_query_as_well_as_json() -> None:
     client = server()
     wanted = {"n": 5, "seed": 7, "first": 2, "format": "jpeg", "layout": "zip"}
     keys = ["n", "seed", "first", "labels", "format", "layout"]
@@ -160,12 +160,12 @@ def test_generate_is_asked_by_the_query_as_by_json() -> None:
         ("digits/generate?n=0", "query.n: Input should be greater than or equal to 1"),
     ],
 )
-def test_a_wrong_query_is_refused_with_the_nearest_key(path: str, error: str) -> None:
+def test_query_with_a_wrong_key_is_refused_with_the_nearest_one(path: str, error: str) -> None:
     response = server().post(f"/v2/models/{path}")
     assert (response.status_code, response.json()) == (422, {"error": error, "code": "bad_request"})
 
 
-def test_a_query_beside_a_json_body_is_refused() -> None:
+def test_query_beside_a_json_body_is_refused() -> None:
     response = server().post("/v2/models/digits/generate?seed=7", json={"n": 2})
     error = "the request has keys in its query and in its JSON body: leave one of them out"
     assert (response.status_code, response.json()) == (400, {"error": error, "code": "bad_request"})
@@ -182,20 +182,20 @@ def test_a_query_beside_a_json_body_is_refused() -> None:
         ({"n": 257}, 413, "too_large"),
     ],
 )
-def test_generate_refusals(body: dict[str, Any], status: int, code: str) -> None:
+def test_generate_refuses_bad_requests(body: dict[str, Any], status: int, code: str) -> None:
     response = server().post("/v2/models/digits/generate", json=body)
     assert (response.status_code, response.json()["code"]) == (status, code)
     assert response.json().keys() == {"error", "code"}
 
 
-def test_a_key_that_no_answer_can_hold_is_refused_by_its_escape() -> None:
+def test_key_that_json_cannot_contain_is_reported_escaped() -> None:
     headers = {"Content-Type": "application/json"}
     response = server().post("/v2/models/digits/generate", content=b'{"\\ud800": 1}', headers=headers)
     assert response.status_code == 422
     assert r"unknown key \ud800" in response.json()["error"]
 
 
-def test_verbs_that_the_model_does_not_have() -> None:
+def test_verbs_of_the_other_kind_are_refused() -> None:
     client = server()
     for path, content in (("invert/generate", b""), ("digits/translate", PHOTO)):
         response = client.post(f"/v2/models/{path}", content=content)
@@ -232,7 +232,7 @@ def test_translate_to_jpeg() -> None:
         (b"\0" * 70_000, 413, "too_large"),
     ],
 )
-def test_translate_refusals(content: bytes, status: int, code: str) -> None:
+def test_translate_refuses_bad_images(content: bytes, status: int, code: str) -> None:
     limits = Limits(bytes=2000)
     for send in ({"content": content}, {"files": {"image": ("a.png", content)}}):
         response = server(limits=limits).post("/v2/models/invert/translate", **send)
@@ -247,7 +247,7 @@ def test_translate_refusals(content: bytes, status: int, code: str) -> None:
         ("digits/generate", "application/json"),
     ],
 )
-def test_a_chunked_body_is_limited_as_it_comes(path: str, kind: str) -> None:
+def test_chunked_body_is_limited_while_it_is_received(path: str, kind: str) -> None:
     def endless() -> Any:
         yield b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
         for _ in range(1000):
@@ -259,7 +259,7 @@ def test_a_chunked_body_is_limited_as_it_comes(path: str, kind: str) -> None:
     assert (response.status_code, response.json()) == (413, {"error": error, "code": "too_large"})
 
 
-def test_a_form_without_the_image() -> None:
+def test_translate_refuses_a_form_without_an_image() -> None:
     response = server().post("/v2/models/invert/translate", files={"photo": ("a.png", PHOTO)})
     assert response.status_code == 400
     assert "'image'" in response.json()["error"]
@@ -284,7 +284,7 @@ def test_infer_in_json_and_in_binary(binary: bool) -> None:
     assert (header["model_name"], header["model_version"], header["id"]) == ("invert", "1", "q1")
 
 
-def test_infer_of_a_generator_is_generate() -> None:
+def test_infer_of_a_generator_equals_generate() -> None:
     client = server()
     content, headers = pack("inputs", {"latent": latents(5, [0], LATENT_DIM)}, {"latent": True}, {})
     response = client.post("/v2/models/digits/infer", content=content, headers=headers)
@@ -292,7 +292,7 @@ def test_infer_of_a_generator_is_generate() -> None:
     np.testing.assert_array_equal(image[0], read(client.post("/v2/models/digits/generate", json={"seed": 5}).content))
 
 
-def test_outputs_may_be_chosen_one_by_one() -> None:
+def test_infer_returns_the_chosen_outputs() -> None:
     body = {
         "inputs": [{"name": "source", "shape": [1, 1, 1, 3], "datatype": "UINT8", "data": [[[[14, 20, 30]]]]}],
         "outputs": [{"name": "image", "parameters": {"binary_data": False}}],
@@ -343,7 +343,7 @@ def binary_entry(size: object, **changes: Any) -> dict[str, Any]:
         ([entry(data=[1e300] * 6)], b"", "NaN or infinity"),
     ],
 )
-def test_infer_refusals(inputs: list[Any], tail: bytes, message: str) -> None:
+def test_infer_refuses_bad_tensors(inputs: list[Any], tail: bytes, message: str) -> None:
     header = json.dumps({"inputs": inputs}).encode()
     headers = {HEADER_LENGTH: str(len(header))} if tail else {}
     response = server().post("/v2/models/digits/infer", content=header + tail, headers=headers)
@@ -364,7 +364,7 @@ def test_infer_refusals(inputs: list[Any], tail: bytes, message: str) -> None:
         (b"{}", "x", "is 'x'"),
     ],
 )
-def test_infer_bodies_that_are_not_the_protocol(content: bytes, length: str | None, message: str) -> None:
+def test_infer_refuses_bodies_that_break_the_protocol(content: bytes, length: str | None, message: str) -> None:
     headers = {} if length is None else {HEADER_LENGTH: length}
     response = server().post("/v2/models/digits/infer", content=content, headers=headers)
     assert (response.status_code, response.json()["code"]) == (400, "bad_request")
@@ -372,7 +372,7 @@ def test_infer_bodies_that_are_not_the_protocol(content: bytes, length: str | No
 
 
 @pytest.mark.parametrize(("method", "verb"), [("POST", "/infer"), ("GET", "/ready"), ("GET", "")])
-def test_another_version_is_not_served(method: str, verb: str) -> None:
+def test_routes_refuse_another_version(method: str, verb: str) -> None:
     client = server()
     response = client.request(method, f"/v2/models/digits/versions/2{verb}", content=b"{}")
     error = "version 2 of digits is not served: version 1 is"
@@ -382,7 +382,7 @@ def test_another_version_is_not_served(method: str, verb: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.int64])
-def test_tensors_survive_the_wire(dtype: type) -> None:
+def test_tensors_are_unchanged_by_the_wire_format(dtype: type) -> None:
     array = RNG.integers(0, 200, (3, 0, 2)).astype(dtype), RNG.integers(0, 200, (3, 4, 2)).astype(dtype)
     tensors = {"empty": array[0], "full": array[1]}
     for binary in ({"empty": True, "full": False}, {"empty": False, "full": True}):
@@ -393,7 +393,7 @@ def test_tensors_survive_the_wire(dtype: type) -> None:
             assert back[name].dtype == value.dtype or value.size == 0
 
 
-def test_big_endian_tensors_and_tensors_of_no_datatype() -> None:
+def test_pack_takes_big_endian_and_refuses_unknown_dtypes() -> None:
     content, headers = pack("inputs", {"x": np.array([1, 2], ">f4")}, {"x": True}, {})
     assert parse_infer(content, headers[HEADER_LENGTH]).inputs["x"].tolist() == [1, 2]
     with pytest.raises(BadRequestError, match="there are no tensors of float64: use uint8, uint16, float32 or int64"):
@@ -403,13 +403,13 @@ def test_big_endian_tensors_and_tensors_of_no_datatype() -> None:
 # Failures inside
 
 
-def test_an_engine_failure_is_500_with_its_reason() -> None:
+def test_engine_failure_is_500_with_its_reason() -> None:
     source = np.full((1, 16, 16, 3), 13, np.uint8)
     response = server().post("/v2/models/invert/translate", content=codec.encode(source[0], "png"))
     assert (response.status_code, response.json()) == (500, {"error": "thirteen", "code": "engine"})
 
 
-def test_a_full_queue_is_503_with_retry_after() -> None:
+def test_full_queue_is_503_with_retry_after() -> None:
     async def full(tensors: Tensors) -> Tensors:
         raise OverloadedError("the queue is full")
 
@@ -418,7 +418,7 @@ def test_a_full_queue_is_503_with_retry_after() -> None:
     assert response.json() == {"error": "the queue is full", "code": "overloaded"}
 
 
-def test_a_crash_shows_no_internals() -> None:
+def test_crash_shows_no_internals() -> None:
     async def crash(tensors: Tensors) -> Tensors:
         raise ZeroDivisionError("secret")
 
@@ -430,20 +430,20 @@ def test_a_crash_shows_no_internals() -> None:
 
 
 @pytest.mark.parametrize("headers", [{"X-API-Key": "k3y"}, {"Authorization": "Bearer k3y"}])
-def test_the_key_opens_every_route(headers: dict[str, str]) -> None:
+def test_api_key_opens_every_route(headers: dict[str, str]) -> None:
     client = server(api_key="k3y")
     for path in ("/v2/models", "/v2/models/digits", "/docs"):
         assert client.get(path, headers=headers).status_code == 200
 
 
-def test_the_key_may_hold_any_letters() -> None:
+def test_api_key_may_have_any_letters() -> None:
     client = server(api_key="schlüssel")
     assert client.get("/v2/models", headers={"X-API-Key": "schlüssel".encode()}).status_code == 200
     assert client.get("/v2/models", headers={"X-API-Key": "schlussel"}).status_code == 401
 
 
 @pytest.mark.parametrize("headers", [{}, {"X-API-Key": "nope"}, {"Authorization": "Bearer"}, {"X-API-Key": ""}])
-def test_without_the_key_only_health_answers(headers: dict[str, str]) -> None:
+def test_routes_except_health_require_the_api_key(headers: dict[str, str]) -> None:
     client = server(api_key="k3y")
     assert client.get("/v2/health/live", headers=headers).status_code == 200
     for path in ("/v2/models", "/v2/models/digits", "/v2/models/digits/docs", "/nothing"):

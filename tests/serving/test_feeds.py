@@ -90,7 +90,7 @@ def test_check_compares_several_inputs() -> None:
         check(CONDITIONAL, {"latent": LATENT, "label": np.array([0, 3])})
 
 
-def test_the_wrong_kind_of_model_is_refused() -> None:
+def test_feeds_of_the_wrong_kind_of_model_are_refused() -> None:
     with pytest.raises(UnsupportedError, match="model is a generator with the inputs latent: it does not translate"):
         source_feeds(GENERATOR, noise(1, 16, 16, 3))
     with pytest.raises(UnsupportedError, match="model is a translator with the inputs source: it does not generate"):

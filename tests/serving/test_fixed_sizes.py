@@ -92,7 +92,7 @@ class Served:
         (MIXED, (33, 7)),
     ],
 )
-def test_images_up_to_the_models_size_come_back_at_their_own(
+def test_translate_keeps_the_size_of_images_up_to_the_models(
     folders: dict[Axes, Path], axes: Axes, size: tuple[int, int]
 ) -> None:
     served, source = Served(folders[axes]), noise(1, *size, 3)
@@ -101,7 +101,7 @@ def test_images_up_to_the_models_size_come_back_at_their_own(
     np.testing.assert_array_equal(local.translate(source[0]), 255 - source[0])
 
 
-def test_smaller_images_are_reflected_up_to_the_models_size() -> None:
+def test_pad_reflects_up_to_a_fixed_size() -> None:
     source = noise(1, 200, 256, 3)
     padded = pad(inverter_manifest(axes=SQUARE).interface, {"source": source})["source"]
     assert padded.shape == (1, 256, 256, 3)
@@ -120,7 +120,7 @@ def test_smaller_images_are_reflected_up_to_the_models_size() -> None:
         (MIXED, (321, 48), "48×321 is larger than the 48×320 pixels"),
     ],
 )
-def test_larger_images_are_refused_with_the_size(axes: Axes, size: tuple[int, int], message: str) -> None:
+def test_translate_refuses_larger_images_with_the_size(axes: Axes, size: tuple[int, int], message: str) -> None:
     manifest = inverter_manifest(axes=axes)
     service = ModelService(manifest, FakeEngine().submit, Limits())
     with pytest.raises(ImageSizeError, match=message):
@@ -131,7 +131,7 @@ def test_larger_images_are_refused_with_the_size(axes: Axes, size: tuple[int, in
     assert message in response.json()["error"]
 
 
-def test_a_fixed_size_is_served_over_http() -> None:
+def test_fixed_size_is_served_over_http() -> None:
     client = server(manifests=[inverter_manifest(axes=WIDE)])
     assert client.get("/v2/models/invert").json()["inputs"][0]["shape"] == [-1, 32, 48, 3]
     small = noise(20, 30, 3)
@@ -143,7 +143,7 @@ def test_a_fixed_size_is_served_over_http() -> None:
     np.testing.assert_array_equal(image[0], 255 - small)
 
 
-def test_a_graph_of_one_image_is_given_one_at_a_time(folders: dict[Axes, Path]) -> None:
+def test_graph_with_batch_one_gets_one_image_at_a_time(folders: dict[Axes, Path]) -> None:
     served, source = Served(folders[SINGLE]), noise(3, 20, 48, 3)
     sources = (source, source[:2], source[2:])
     for part, image in zip(sources, served.images(*({"source": part} for part in sources)), strict=True):
@@ -152,13 +152,13 @@ def test_a_graph_of_one_image_is_given_one_at_a_time(folders: dict[Axes, Path]) 
     np.testing.assert_array_equal(LocalModel.load(folders[SINGLE], "cpu").translate(source), 255 - source)
 
 
-def test_a_graph_of_any_batch_is_given_all_at_once(folders: dict[Axes, Path]) -> None:
+def test_graph_with_a_dynamic_batch_gets_all_images_at_once(folders: dict[Axes, Path]) -> None:
     served, source = Served(folders[WIDE]), noise(3, 20, 48, 3)
     np.testing.assert_array_equal(served.images({"source": source})[0], 255 - source)
     assert served.shapes == [(3, 32, 48, 3)]
 
 
-def test_a_generator_of_one_image_makes_many(tmp_path: Path) -> None:
+def test_generator_with_batch_one_makes_many_images(tmp_path: Path) -> None:
     folder = write(tmp_path, generator_graph(batch=1), generator_manifest(batch=1))
     free = LocalModel.load(write(tmp_path, generator_graph(), generator_manifest("free")), "cpu", threads=1)
     expected = free.generate(4, seed=2)
@@ -169,14 +169,14 @@ def test_a_generator_of_one_image_makes_many(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("batch", "size"), [(1, 1), ("batch", 16), (4, 4)])
-def test_a_fixed_batch_bounds_what_is_run_together(batch: int | str, size: int) -> None:
+def test_fixed_batch_limits_the_batch_size(batch: int | str, size: int) -> None:
     asked = Batching(max_pixels=500, max_delay_ms=3)
     given = batching_of(inverter_manifest(axes=(batch, 32, 48, 3)).interface, asked)
     assert given == asked.model_copy(update={"max_size": size})
 
 
 @pytest.mark.parametrize("axes", [SQUARE, WIDE, SINGLE, MIXED], ids=str)
-def test_a_replica_of_a_fixed_size_starts(folders: dict[Axes, Path], axes: Axes) -> None:
+def test_replica_with_a_fixed_size_starts(folders: dict[Axes, Path], axes: Axes) -> None:
     ModelReplica(ModelSettings(name="invert", artifact=str(folders[axes])))
     engine = FakeEngine()
     warm_up(engine, inverter_manifest(axes=axes).interface)
@@ -184,7 +184,7 @@ def test_a_replica_of_a_fixed_size_starts(folders: dict[Axes, Path], axes: Axes)
     assert engine.shapes == [(1, 16 if height == "height" else height, width, 3)]
 
 
-def test_heights_and_widths_have_limits_of_their_own() -> None:
+def test_size_limits_of_height_and_width_are_separate() -> None:
     limits = SizeLimits(AxisLimits(4, 4, 28), AxisLimits(24, 24, 24))
     manifest = with_interface(inverter_manifest(), size=limits)
     assert pad(manifest.interface, {"source": noise(1, 27, 3, 3)})["source"].shape == (1, 28, 24, 3)

@@ -40,7 +40,7 @@ def test_options_names_what_a_route_takes(path: str) -> None:
         assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
-def test_a_wrong_method_is_told_the_right_ones() -> None:
+def test_wrong_method_is_405_with_the_allowed_ones() -> None:
     with server() as client:
         answer = client.get("/v2/models/digits/generate")
         assert (answer.status_code, answer.headers["allow"]) == (405, "OPTIONS, POST")
@@ -48,13 +48,13 @@ def test_a_wrong_method_is_told_the_right_ones() -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_slash_at_the_end_changes_nothing(path: str) -> None:
+def test_slash_at_the_end_changes_nothing(path: str) -> None:
     with server() as client:
         assert client.get(f"{path}/", follow_redirects=False).content == client.get(path).content
 
 
 @pytest.mark.parametrize(("encoding", "pack_body"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
-def test_a_compressed_body_is_decoded(encoding: str, pack_body: object) -> None:
+def test_compressed_body_is_decompressed(encoding: str, pack_body: object) -> None:
     assert callable(pack_body)
     with server() as client:
         headers = {"Content-Encoding": encoding}
@@ -65,7 +65,7 @@ def test_a_compressed_body_is_decoded(encoding: str, pack_body: object) -> None:
         assert answer.status_code == 200
 
 
-def test_a_bomb_is_refused_before_it_is_inflated() -> None:
+def test_compression_bomb_is_refused_before_it_is_inflated() -> None:
     bomb = gzip.compress(bytes(64 * 2**20))
     assert len(bomb) < 2**17
     with server(limits=Limits(bytes=2**20)) as client:
@@ -76,19 +76,19 @@ def test_a_bomb_is_refused_before_it_is_inflated() -> None:
 @pytest.mark.parametrize(
     ("encoding", "body", "status", "text"),
     [
-        ("br", b"x", 415, "send it as it is, or in deflate, gzip, x-gzip"),
+        ("br", b"x", 415, "send it uncompressed, or in deflate, gzip, x-gzip"),
         ("gzip", b"not gzip", 400, "the body is not in the encoding gzip"),
         ("gzip", gzip.compress(b"x" * 999, mtime=0)[:-9], 400, "ends in the middle of its gzip encoding"),
     ],
 )
-def test_an_encoding_that_cannot_be_read_is_one_clear_line(encoding: str, body: bytes, status: int, text: str) -> None:
+def test_unreadable_encoding_is_reported_in_one_line(encoding: str, body: bytes, status: int, text: str) -> None:
     with server() as client:
         answer = client.post("/v2/models/invert/translate", content=body, headers={"Content-Encoding": encoding})
     assert answer.status_code == status
     assert text in answer.json()["error"]
 
 
-def test_json_that_curl_calls_a_form_is_taken_as_json() -> None:
+def test_form_type_of_curl_is_taken_as_json() -> None:
     with server() as client:
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         plain = client.post("/v2/models/digits/generate", json={"n": 4, "seed": 1})
@@ -98,7 +98,7 @@ def test_json_that_curl_calls_a_form_is_taken_as_json() -> None:
 
 
 @pytest.mark.parametrize("length", ["9" * 5000, "-1", "1e3", "²", " 5"])
-def test_a_length_that_is_none_is_a_bad_request(length: str) -> None:
+def test_header_length_that_is_not_a_number_is_a_bad_request(length: str) -> None:
     with server() as client:
         headers = {HEADER_LENGTH: length.encode()} if length.isascii() else {HEADER_LENGTH: length.encode("latin-1")}
         answer = client.post("/v2/models/digits/infer", content=b"{}", headers=headers)
@@ -114,7 +114,7 @@ PROXIES = {
 
 
 @pytest.mark.parametrize("name", PROXIES)
-def test_loopback_needs_neither_a_proxy_nor_certificates(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_client_of_loopback_ignores_proxies_and_certificates(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, PROXIES[name])
     with Client("http://127.0.0.1:8000", transport=transport()) as client:
         assert client.ready()
@@ -123,18 +123,18 @@ def test_loopback_needs_neither_a_proxy_nor_certificates(monkeypatch: pytest.Mon
     assert name not in str(caught.value)
 
 
-def test_elsewhere_the_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_of_other_hosts_names_the_proxy_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     with Client("http://server.invalid") as client, pytest.raises(ServerError, match=r"check .*http_proxy of the env"):
         client.models()
 
 
-def test_hosts_of_this_machine_are_known() -> None:
+def test_is_loopback_knows_the_hosts_of_this_machine() -> None:
     assert all(map(is_loopback, ("http://127.0.0.1:8000", "http://localhost", "http://[::1]:1", "https://127.1.2.3/x")))
     assert not any(map(is_loopback, ("http://127.0.0.1.example.com", "http://10.0.0.1", "http://localhost.example")))
 
 
-def test_a_deep_image_is_taken_at_the_range_that_the_request_states() -> None:
+def test_translate_reads_a_deep_image_in_the_stated_value_range() -> None:
     values = np.linspace(0, 4095, 400).astype(np.uint16).reshape(20, 20)
     stream = io.BytesIO()
     Image.fromarray(values).save(stream, "PNG")

@@ -18,22 +18,22 @@ def engine(repository: Path, name: str = "digits") -> OrtEngine:
     return OrtEngine(repository / name / "1" / "model.onnx", "cpu", threads=1)
 
 
-def test_the_cpu_engine_runs_on_the_cpu_alone(repository: Path) -> None:
+def test_cpu_engine_runs_on_the_cpu_alone(repository: Path) -> None:
     assert engine(repository).providers == ("CPUExecutionProvider",)
 
 
-def test_the_engine_knows_which_nodes_run_where(repository: Path) -> None:
+def test_operators_lists_the_nodes_of_each_device(repository: Path) -> None:
     assert engine(repository).operators("cpu") == ["MatMul", "Clip", "Cast", "Reshape"]
     assert engine(repository).operators("cuda") == []
 
 
-def test_the_cores_are_counted_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_cores_is_known_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cpu_cores() >= 1
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
     assert cpu_cores() == (os.cpu_count() or 1)
 
 
-def test_an_image_is_the_same_in_every_batch(repository: Path) -> None:
+def test_engine_makes_the_same_image_in_every_batch(repository: Path) -> None:
     codes = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
     digits = engine(repository)
     whole = digits.run({"latent": codes})["image"]
@@ -42,17 +42,17 @@ def test_an_image_is_the_same_in_every_batch(repository: Path) -> None:
         np.testing.assert_array_equal(digits.run({"latent": codes[row : row + 1]})["image"][0], whole[row])
 
 
-def test_inputs_need_not_be_contiguous(repository: Path) -> None:
+def test_engine_takes_inputs_that_are_not_contiguous(repository: Path) -> None:
     source = np.random.default_rng(0).integers(0, 256, (1, 20, 32, 3), dtype=np.uint8)[:, :, ::2]
     np.testing.assert_array_equal(engine(repository, "invert").run({"source": source})["image"], 255 - source)
 
 
-def test_inputs_that_the_graph_refuses(repository: Path) -> None:
+def test_engine_reports_inputs_that_the_graph_refuses(repository: Path) -> None:
     with pytest.raises(EngineError, match="onnxruntime failed"):
         engine(repository).run({"latent": np.zeros((1, 7), np.float32)})
 
 
-def test_a_file_that_is_no_graph(tmp_path: Path) -> None:
+def test_engine_refuses_a_file_that_is_not_a_graph(tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
     model.write_bytes(b"no graph")
     with pytest.raises(EngineError, match="onnxruntime cannot load"):
@@ -61,12 +61,12 @@ def test_a_file_that_is_no_graph(tmp_path: Path) -> None:
 
 @without_cuda
 def test_cuda_without_a_device_is_refused_with_the_reason(repository: Path) -> None:
-    with pytest.raises(EngineError, match="ask for --device cpu"):
+    with pytest.raises(EngineError, match="use --device cpu"):
         OrtEngine(repository / "digits" / "1" / "model.onnx", "cuda", 1)
 
 
 @without_cuda
-def test_auto_is_the_cpu_without_a_device() -> None:
+def test_resolve_device_takes_the_cpu_without_a_cuda_device() -> None:
     assert resolve_device("auto") == "cpu"
     assert resolve_device("cuda") == "cuda"
 
@@ -82,7 +82,7 @@ def test_cuda_is_within_one_grey_level_of_the_cpu(repository: Path) -> None:
     assert abs(difference).max() <= 1
 
 
-def test_onnxruntime_tells_nobody(repository: Path, tmp_path: Path) -> None:
+def test_onnxruntime_writes_no_telemetry(repository: Path, tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
     environment |= {name: str(tmp_path) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME")}
     model = repository / "digits" / "1" / "model.onnx"

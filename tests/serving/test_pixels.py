@@ -86,7 +86,7 @@ def infer(client: httpx.Client, model: str, tensors: dict[str, NDArray[Any]], bi
 
 
 @KINDS
-def test_images_of_any_size_are_translated_in_their_own_dtype(every: dict[str, Models], pixels: Pixels) -> None:
+def test_translate_keeps_the_dtype_for_images_of_any_size(every: dict[str, Models], pixels: Pixels) -> None:
     models, source = every[pixels.dtype], images(pixels, 2, 33, 18, 3)
     service = models.service(models.inverter)
     translated = asyncio.run(service.run({"source": source}))["image"]
@@ -113,7 +113,7 @@ def test_tensors_of_every_dtype_go_over_the_wire(every: dict[str, Models], pixel
 
 
 @KINDS
-def test_a_generator_gives_its_own_dtype(every: dict[str, Models], pixels: Pixels) -> None:
+def test_generate_returns_the_models_dtype(every: dict[str, Models], pixels: Pixels) -> None:
     models = every[pixels.dtype]
     codes = latents(7, range(3), LATENT_DIM)
     response = infer(models.server(), "digits", {"latent": codes}, binary=True)
@@ -169,7 +169,7 @@ def _json(datatype: str, *data: float) -> dict[str, Any]:
         (REALS, _json("FP32", 0, 1, 1e300), "NaN or infinity"),
     ],
 )
-def test_values_that_are_no_pixels_are_refused(
+def test_infer_refuses_values_out_of_the_dtype_or_range(
     every: dict[str, Models], pixels: Pixels, body: dict[str, Any], message: str
 ) -> None:
     response = every[pixels.dtype].server().post("/v2/models/invert/infer", json=body)
@@ -177,7 +177,7 @@ def test_values_that_are_no_pixels_are_refused(
     assert message in response.json()["error"]
 
 
-def test_floats_that_are_no_numbers_are_refused_in_binary(every: dict[str, Models]) -> None:
+def test_infer_refuses_floats_that_are_not_finite_in_binary(every: dict[str, Models]) -> None:
     for value, message in ((np.nan, "NaN"), (np.inf, "NaN or infinity"), (-3.001, "must lie in")):
         source = np.full((1, 16, 16, 3), value, np.float32)
         response = infer(every["float32"].server(), "invert", {"source": source}, binary=True)
@@ -186,13 +186,13 @@ def test_floats_that_are_no_numbers_are_refused_in_binary(every: dict[str, Model
 
 
 @pytest.mark.parametrize("pixels", [BYTES, WORDS, REALS, Pixels("uint16", 300, 4000), Pixels("float32", 5, 9)], ids=str)
-def test_warm_up_draws_a_legal_image(pixels: Pixels) -> None:
+def test_warm_up_runs_a_legal_image(pixels: Pixels) -> None:
     engine = FakeEngine()
     warm_up(engine, inverter_manifest(pixels=pixels).interface)
     assert engine.shapes == [(1, 16, 16, 3)]
 
 
-def test_values_of_the_dtype_outside_the_range_are_refused() -> None:
+def test_run_refuses_values_outside_the_range() -> None:
     manifest = inverter_manifest(pixels=Pixels("uint16", 300, 4000))
     service = ModelService(manifest, FakeEngine().submit, Limits())
     with pytest.raises(BadRequestError, match=r"source must lie in \[300, 4000\]"):

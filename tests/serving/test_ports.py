@@ -19,14 +19,14 @@ def _ports(variables: dict[str, str]) -> set[int]:
 
 
 @pytest.mark.parametrize("replicas", [1, 200])
-def test_servers_at_once_share_no_port(replicas: int) -> None:
+def test_haproxy_environments_at_the_same_time_share_no_port(replicas: int) -> None:
     with haproxy_environment("/tmp/a", replicas) as one, haproxy_environment("/tmp/b", replicas) as two:
         first, second = _ports(one), _ports(two)
         assert not first & second
         assert len(first) >= 4 * replicas
 
 
-def test_a_port_in_use_is_not_taken() -> None:
+def test_haproxy_environment_avoids_ports_in_use() -> None:
     with haproxy_environment("/tmp/a", 1) as variables:
         port = min(_ports(variables))
         with socket.socket() as other, pytest.raises(OSError, match="in use"):
@@ -35,7 +35,7 @@ def test_a_port_in_use_is_not_taken() -> None:
             other.bind(("", port))
 
 
-def test_paths_lie_in_the_folder() -> None:
+def test_haproxy_paths_are_in_the_folder() -> None:
     with haproxy_environment("/tmp/zorse-1-a", 1) as variables:
         paths = {value for name, value in variables.items() if not name.endswith("_PORT")}
     assert {path.rpartition("/")[0] for path in paths} == {"/tmp/zorse-1-a"}

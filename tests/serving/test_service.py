@@ -59,7 +59,7 @@ def test_service_and_local_model_agree() -> None:
     np.testing.assert_array_equal(local.call("generate", **keys).value(), images)
 
 
-def test_scaled_images_are_cropped_to_the_scaled_size() -> None:
+def test_run_crops_scaled_images_to_the_scaled_size() -> None:
     image, manifest = noise(17, 21, 3), upscaler_manifest(scale=4)
     expected = (255 - image).repeat(4, axis=0).repeat(4, axis=1)
     online = asyncio.run(service(manifest, engine=FakeEngine(scale=4)).run({"source": image[None]}))["image"]

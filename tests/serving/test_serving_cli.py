@@ -55,7 +55,7 @@ def test_translate_replaces_no_image(repository: Path, horse: Path, tmp_path: Pa
     assert horse.read_bytes() == before
 
 
-def test_translate_takes_folders_goes_on_after_a_bad_image_and_does_what_is_missing(
+def test_translate_takes_folders_and_continues_after_a_bad_image_and_does_what_is_missing(
     repository: Path, tmp_path: Path
 ) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
@@ -68,16 +68,19 @@ def test_translate_takes_folders_goes_on_after_a_bad_image_and_does_what_is_miss
     result = invoke(*command)
     assert result.exit_code == 1
     assert f"error: {folder / 'bad.png'}: the image is not a PNG" in result.stderr
-    assert result.stdout.endswith("3 of 4 images translated, 0 were there, 1 failed\n")
+    assert result.stdout.endswith("3 of 4 images translated, 0 existed already, 1 failed\n")
     assert sorted(str(path.relative_to(out)) for path in out.rglob("*.*")) == ["a.png", "deep/b.png", "deep/c.png"]
     kept = (out / "a.png").read_bytes()
     (out / "deep" / "b.png").unlink()
     Image.fromarray(PIXELS).save(folder / "bad.png")
     result = invoke(*command)
-    assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, "2 of 4 images translated, 2 were there, 0 failed")
+    assert (result.exit_code, result.stdout.splitlines()[-1]) == (
+        0,
+        "2 of 4 images translated, 2 existed already, 0 failed",
+    )
     assert (out / "a.png").read_bytes() == kept
     np.testing.assert_array_equal(np.asarray(Image.open(out / "bad.png")), 255 - PIXELS)
-    assert invoke(*command).stdout == "0 of 4 images translated, 4 were there, 0 failed\n"
+    assert invoke(*command).stdout == "0 of 4 images translated, 4 existed already, 0 failed\n"
 
 
 def test_translate_keeps_the_endings_of_a_folders_images_that_have_one_stem(repository: Path, tmp_path: Path) -> None:
@@ -95,9 +98,9 @@ def test_translate_keeps_the_endings_of_a_folders_images_that_have_one_stem(repo
         "b.png",
     ]
     assert f"{folder}: left out 1 files: 1 no image (notes.txt)" in result.stderr
-    with pytest.raises(OutputError, match="would be taken for images the next time: give another --out"):
+    with pytest.raises(OutputError, match="would be taken for images the next time: choose another --out"):
         run("translate", repository / "invert", folder, "--out", folder, "--device", "cpu")
-    for said in ("4 of 4 images translated, 0 were there", "0 of 4 images translated, 4 were there"):
+    for said in ("4 of 4 images translated, 0 existed already", "0 of 4 images translated, 4 existed already"):
         assert said in run("translate", repository / "invert", folder, "--out", folder / "out", "--device", "cpu")
     refused = invoke("translate", repository / "invert", folder, "--out", out, "--value-range", "5", "5")
     assert refused.exit_code == 2
@@ -119,7 +122,7 @@ def test_translate_refuses_two_images_of_one_name_before_it_begins(
 
 
 @pytest.mark.parametrize("end", ["", "/", "/generate", "/generate/", "/translate", "/infer"])
-def test_the_urls_that_serve_prints_are_taken(end: str) -> None:
+def test_split_url_takes_the_urls_that_serve_prints(end: str) -> None:
     assert split_url(f"http://127.0.0.1:1/v2/models/digits{end}") == ("http://127.0.0.1:1", "digits")
     with pytest.raises(typer.BadParameter, match="is not a model's URL"):
         split_url("http://127.0.0.1:1/v2/models/digits/elsewhere")
@@ -131,7 +134,7 @@ def test_verify_prints_json(repository: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "kind"), [("a.png", "PNG"), ("b.JPG", "JPEG"), ("c.jpeg", "JPEG")])
-def test_generate_writes_what_the_name_says(repository: Path, tmp_path: Path, name: str, kind: str) -> None:
+def test_generate_writes_the_format_of_the_ending(repository: Path, tmp_path: Path, name: str, kind: str) -> None:
     run("generate", repository / "digits", "--out", tmp_path / name, "--n", 4, "--device", "cpu")
     with Image.open(tmp_path / name) as image:
         assert (image.format, image.size) == (kind, (16, 16))

@@ -33,5 +33,5 @@ def test_serving_needs_neither_torch_nor_the_trainer() -> None:
     assert imported(blocked, set()) >= 18
 
 
-def test_the_client_and_the_local_model_need_no_ray() -> None:
+def test_client_and_local_model_need_no_ray() -> None:
     assert imported({"ray", "torch", "onnx"}, {"serving.deployment"}) >= 18

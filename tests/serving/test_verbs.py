@@ -111,7 +111,7 @@ def test_interpolate_keeps_the_class_of_its_first_image() -> None:
     assert plan("interpolate", CONDITIONAL.interface, steps=2, label="owl")["label"].tolist() == [2, 2]
 
 
-def test_arithmetic_is_numpys() -> None:
+def test_arithmetic_equals_numpy() -> None:
     mean_a, mean_b, mean_c = z(1, 2, 3).mean(0), z(4).mean(0), z(5, 6).mean(0)
     variance = 3 * (1 / 3) ** 2 + 1 + 2 * (1 / 2) ** 2
     result = (mean_a - mean_b + mean_c) / np.sqrt(variance)
@@ -239,7 +239,7 @@ def test_infer_takes_latents_and_labels() -> None:
         client().infer("classes", {"latent": feeds["latent"]})
 
 
-def test_the_limit_of_images_counts_steps() -> None:
+def test_image_limit_counts_steps() -> None:
     limited = client(limits=Limits(images=10))
     assert limited.call("interpolate", "digits", steps=10).shape == (8, 80, 3)
     with pytest.raises(ServerError, match="the request is for 11 images and the limit is 10") as refused:
@@ -247,7 +247,7 @@ def test_the_limit_of_images_counts_steps() -> None:
     assert (refused.value.status, refused.value.code) == (413, "too_large")
 
 
-def test_an_unknown_verb_is_404_with_the_nearest_one() -> None:
+def test_unknown_verb_is_404_with_the_nearest_one() -> None:
     with pytest.raises(ServerError, match=r"digits/interpolat \(did you mean interpolate\?\)$") as refused:
         client().call("interpolat", "digits")
     assert (refused.value.status, refused.value.code) == (404, "not_found")
@@ -278,7 +278,7 @@ def render_norms(outputs: Tensors, request: NormsRequest) -> File:
 VERBS.register("norms", Verb(NormsRequest, plan_norms, render_norms, (JSON,)))
 
 
-def test_a_registered_verb_is_served_called_and_documented() -> None:
+def test_registered_verb_is_served_called_and_documented() -> None:
     expected = LocalModel(GENERATOR, FakeEngine()).generate(3, seed=5).mean(axis=(1, 2, 3)).tolist()
     assert client().call("norms", "digits", n=3, seed=5) == expected
     assert LocalModel(GENERATOR, FakeEngine()).call("norms", n=3, seed=5).value() == expected

@@ -48,7 +48,7 @@ def digits(tmp_path: Path) -> Path:
     return write(tmp_path, generator_graph(), generator_manifest())
 
 
-def test_a_sound_artifact_is_exit_code_0_without_torch(digits: Path) -> None:
+def test_verify_of_a_sound_artifact_exits_with_0_without_torch(digits: Path) -> None:
     done = program(digits)
     assert (done.returncode, done.stderr) == (0, "")
     first, files, golden, times = done.stdout.splitlines()
@@ -60,7 +60,7 @@ def test_a_sound_artifact_is_exit_code_0_without_torch(digits: Path) -> None:
     assert re.fullmatch(r"session start \d+ ms, first inference \d+ ms, second \d+ ms", times)
 
 
-def test_a_flipped_bit_is_exit_code_1_and_one_line(digits: Path) -> None:
+def test_verify_of_a_flipped_bit_exits_with_1_and_one_line(digits: Path) -> None:
     content = bytearray((digits / "model.onnx").read_bytes())
     content[len(content) // 2] ^= 1
     (digits / "model.onnx").write_bytes(content)
@@ -70,7 +70,7 @@ def test_a_flipped_bit_is_exit_code_1_and_one_line(digits: Path) -> None:
     assert line.startswith(f"error: {digits}/model.onnx is not the file that manifest.json describes (digest mismatch")
 
 
-def test_a_graph_that_does_not_run_is_exit_code_1_and_one_line(digits: Path) -> None:
+def test_verify_of_a_graph_that_does_not_run_exits_with_1_and_one_line(digits: Path) -> None:
     (digits / "model.onnx").write_bytes(b"no graph")
     seal(digits, generator_manifest())
     done = program(digits, "--device", "cpu")
@@ -79,7 +79,7 @@ def test_a_graph_that_does_not_run_is_exit_code_1_and_one_line(digits: Path) -> 
     assert line.startswith(f"error: onnxruntime cannot load {digits}/model.onnx")
 
 
-def test_a_model_folder_and_a_version_name_an_artifact(digits: Path) -> None:
+def test_verify_takes_a_model_folder_and_a_version(digits: Path) -> None:
     write(digits.parents[1], generator_graph(), generator_manifest(version=2))
     (digits.parent / "aliases.json").write_text('{"stable": 1}')
     for words, version in ((digits.parent, 2), (f"{digits.parent}@stable", 1), (f"{digits.parent}@2", 2)):

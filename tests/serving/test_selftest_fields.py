@@ -12,7 +12,7 @@ import pytest
 from export.interface import Latent, SizeLimits, TensorSpec
 from export.manifest import GOLDEN_FILE, Manifest, fields_digest
 from serving.errors import ArtifactError
-from serving.replay import verify
+from serving.selftest import verify_artifact
 from tests.serving.forged import MODELS, forge, starts
 from tests.serving.tiny import LATENT_DIM, generator_manifest, inverter_manifest, write
 
@@ -36,22 +36,22 @@ def altered(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_a_changed_or_missing_field_is_refused(digits: Path, name: str) -> None:
+def test_manifest_with_a_changed_or_missing_field_is_refused(digits: Path, name: str) -> None:
     path = digits / "manifest.json"
     fields = json.loads(path.read_text())
     for changed in (fields | {name: altered(fields[name])}, {key: fields[key] for key in fields if key != name}):
         path.write_text(json.dumps(changed))
         with pytest.raises(ArtifactError, match=r"manifest\.json was changed after it was written: restore it"):
-            verify(digits, "cpu")
+            verify_artifact(digits, "cpu")
         with pytest.raises(ArtifactError, match="was changed after it was written"):
             starts(digits)
 
 
-def test_another_schema_is_refused(digits: Path) -> None:
+def test_manifest_of_another_schema_is_refused(digits: Path) -> None:
     path = digits / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 3}))
     with pytest.raises(ArtifactError, match="has schema version 3"):
-        verify(digits, "cpu")
+        verify_artifact(digits, "cpu")
 
 
 def port(manifest: Manifest, side: str, **changes: Any) -> tuple[TensorSpec, ...]:
@@ -93,20 +93,20 @@ FORGED: list[tuple[str, str, Any]] = [
 
 
 @pytest.mark.parametrize(("name", "field", "value"), FORGED, ids=lambda value: str(value)[:40])
-def test_a_field_under_a_forged_digest_is_held_against_the_model(
+def test_check_fields_compares_a_field_under_a_forged_digest_with_the_model(
     tmp_path: Path, name: str, field: str, value: Any
 ) -> None:
     folder = write(tmp_path, *MODELS[name])
     forge(folder, **{field: value})
     said = "network|source_digest|images_seen" if field == "provenance" else field
     with pytest.raises(ArtifactError, match=rf"(: |, )({said})[, ].*of the manifest and of the model do not agree"):
-        verify(folder, "cpu")
+        verify_artifact(folder, "cpu")
 
 
-def test_a_golden_sample_cannot_be_left_out(digits: Path) -> None:
+def test_golden_sample_cannot_be_left_out(digits: Path) -> None:
     path = digits / "manifest.json"
     fields = json.loads(path.read_text())
     del fields["files"][GOLDEN_FILE], fields["digest"]
     path.write_text(json.dumps(fields | {"digest": fields_digest(fields)}))
     with pytest.raises(ArtifactError, match=r"breaks the artifact contract \(files has no golden\.npz\)"):
-        verify(digits, "cpu")
+        verify_artifact(digits, "cpu")

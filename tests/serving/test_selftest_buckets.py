@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from serving.engine import OrtEngine
 from serving.errors import ArtifactError, EngineError
-from serving.replay import verify
+from serving.selftest import verify_artifact
 from tests.serving.forged import MODELS, forge
 from tests.serving.tiny import LATENT_DIM, OPEN, inverter_manifest, model, write
 
@@ -20,9 +20,9 @@ from tests.serving.tiny import LATENT_DIM, OPEN, inverter_manifest, model, write
     ("name", "buckets"),
     [("digits", ((1, 6), (5, 6))), ("invert", ((2, 32, 48, 3),)), ("invert at one size", ((1, 32, 48, 3),))],
 )
-def test_buckets_are_replayed(tmp_path: Path, name: str, buckets: tuple[tuple[int, ...], ...]) -> None:
+def test_verify_runs_the_buckets(tmp_path: Path, name: str, buckets: tuple[tuple[int, ...], ...]) -> None:
     graph, manifest = MODELS[name]
-    found = verify(write(tmp_path, graph, dataclasses.replace(manifest, buckets=buckets)), "cpu")
+    found = verify_artifact(write(tmp_path, graph, dataclasses.replace(manifest, buckets=buckets)), "cpu")
     assert (found.buckets, found.max_grey_diff) == (len(buckets), 0)
 
 
@@ -38,24 +38,24 @@ def test_buckets_are_replayed(tmp_path: Path, name: str, buckets: tuple[tuple[in
         ("invert at one size", (2, 32, 48, 3)),
     ],
 )
-def test_a_bucket_that_the_graph_cannot_take(tmp_path: Path, name: str, bucket: tuple[int, ...]) -> None:
+def test_verify_refuses_a_bucket_that_the_graph_cannot_take(tmp_path: Path, name: str, bucket: tuple[int, ...]) -> None:
     graph, manifest = MODELS[name]
     folder = write(tmp_path, graph, dataclasses.replace(manifest, buckets=(bucket,)))
     with pytest.raises(
         (ArtifactError, EngineError),
         match=r"the bucket .* is no shape of|onnxruntime failed: .*nvalid",
     ):
-        verify(folder, "cpu")
+        verify_artifact(folder, "cpu")
 
 
-def test_a_bucket_is_run_with_its_axes_fixed(tmp_path: Path) -> None:
+def test_engine_fixes_the_axes_of_a_bucket(tmp_path: Path) -> None:
     engine = OrtEngine(write(tmp_path, *MODELS["digits"]) / "model.onnx", "cpu", 1, axes={"batch": 5})
     assert engine.inputs == [("latent", "float32", (5, LATENT_DIM))]
     with pytest.raises(EngineError, match="onnxruntime failed"):
         engine.run({"latent": np.zeros((4, LATENT_DIM), np.float32)})
 
 
-def test_a_bucket_whose_images_are_not_those_of_the_free_graph(tmp_path: Path) -> None:
+def test_verify_refuses_a_bucket_whose_images_differ_from_those_with_dynamic_axes(tmp_path: Path) -> None:
     """The graph adds noise to large images, which no golden sample shows."""
     nodes = [
         helper.make_node("Cast", ["source"], ["float"], to=TensorProto.FLOAT),
@@ -72,6 +72,6 @@ def test_a_bucket_whose_images_are_not_those_of_the_free_graph(tmp_path: Path) -
     graph = model(nodes, {"limit": np.int64(64 * 64 * 3), "black": np.float32(0)}, *ports)
     folder = write(tmp_path, graph, dataclasses.replace(inverter_manifest(), buckets=((1, 32, 48, 3), (1, 80, 64, 3))))
     with pytest.raises(ArtifactError, match=r"the bucket 1x80x64x3 is up to [2-9]\S* grey levels from what was proved"):
-        verify(folder, "cpu")
+        verify_artifact(folder, "cpu")
     forge(folder, buckets=((1, 32, 48, 3),))
-    assert verify(folder, "cpu").buckets == 1
+    assert verify_artifact(folder, "cpu").buckets == 1

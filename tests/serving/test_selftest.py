@@ -14,7 +14,7 @@ import pytest
 from serving import artifacts
 from serving.engine import OrtEngine
 from serving.errors import ArtifactError
-from serving.replay import replay, verify
+from serving.selftest import check_golden, verify_artifact
 from tests.serving.forged import MODELS, flip, forge, starts, weight_at
 from tests.serving.tiny import write
 
@@ -30,78 +30,76 @@ def golden(folder: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_an_untouched_artifact_is_what_was_proved(tmp_path: Path, name: str) -> None:
+def test_verify_accepts_an_unchanged_artifact(tmp_path: Path, name: str) -> None:
     folder = write(tmp_path, *MODELS[name])
-    found = verify(folder, "cpu")
+    found = verify_artifact(folder, "cpu")
     assert (found.samples, found.buckets, found.max_grey_diff) == (1, 0, 0)
     assert found.artifact.path == folder
     assert min(found.start_seconds, found.first_seconds, found.second_seconds) > 0
     starts(folder)
 
 
-def test_a_copied_artifact_is_still_one(digits: Path, tmp_path: Path) -> None:
-    assert verify(Path(shutil.copytree(digits, tmp_path / "elsewhere")), "cpu").max_grey_diff == 0
+def test_verify_accepts_a_copied_artifact(digits: Path, tmp_path: Path) -> None:
+    assert verify_artifact(Path(shutil.copytree(digits, tmp_path / "elsewhere")), "cpu").max_grey_diff == 0
 
 
 # Weights
 
 
 @pytest.mark.parametrize("bit", [0, 22, 30])
-def test_one_flipped_bit_of_a_weight_is_found_by_the_digest(digits: Path, bit: int) -> None:
+def test_digest_detects_one_flipped_bit_of_a_weight(digits: Path, bit: int) -> None:
     flip(digits / "model.onnx", weight_at(digits), bit)
     with pytest.raises(ArtifactError, match=r"digits/1/model\.onnx is not the file that manifest\.json describes"):
-        verify(digits, "cpu")
+        verify_artifact(digits, "cpu")
 
 
 @pytest.mark.parametrize("bit", [20, 22, 23, 26, 30, 31])
-def test_one_flipped_bit_of_a_weight_under_a_forged_digest_is_found_by_the_golden_sample(
-    digits: Path, bit: int
-) -> None:
+def test_golden_sample_detects_one_flipped_bit_of_a_weight_under_a_forged_digest(digits: Path, bit: int) -> None:
     flip(digits / "model.onnx", weight_at(digits), bit)
     forge(digits)
     said = r"digits/1: its golden sample is up to \d+ grey levels from what was proved \(1 allowed\)"
     with pytest.raises(ArtifactError, match=said):
-        verify(digits, "cpu")
+        verify_artifact(digits, "cpu")
     with pytest.raises(ArtifactError, match=said):
         starts(digits)
 
 
-def test_weights_in_their_own_file_are_checked_too(tmp_path: Path) -> None:
+def test_verify_checks_weights_in_a_separate_file(tmp_path: Path) -> None:
     folder = write(tmp_path, *MODELS["digits"], weights_apart=True)
-    assert verify(folder, "cpu").max_grey_diff == 0
+    assert verify_artifact(folder, "cpu").max_grey_diff == 0
     whole = (folder / "model.onnx.data").read_bytes()
     flip(folder / "model.onnx.data", weight_at(folder, "model.onnx.data"), 22)
     with pytest.raises(ArtifactError, match=r"model\.onnx\.data is not the file"):
-        verify(folder, "cpu")
+        verify_artifact(folder, "cpu")
     forge(folder)
     with pytest.raises(ArtifactError, match="golden sample"):
-        verify(folder, "cpu")
+        verify_artifact(folder, "cpu")
     (folder / "model.onnx.data").write_bytes(whole)
     forge(folder)
-    assert verify(folder, "cpu").max_grey_diff == 0
+    assert verify_artifact(folder, "cpu").max_grey_diff == 0
 
 
 # Files
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "golden.npz"])
-def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+def test_verify_names_a_missing_file(tmp_path: Path, name: str) -> None:
     folder = write(tmp_path, *MODELS["digits"], weights_apart=True)
     (folder / name).unlink()
     with pytest.raises(ArtifactError, match=rf"digits/1/{name} is missing: export the model again"):
-        verify(folder, "cpu")
+        verify_artifact(folder, "cpu")
 
 
-def test_a_missing_manifest_is_named(digits: Path) -> None:
+def test_verify_names_a_missing_manifest(digits: Path) -> None:
     (digits / "manifest.json").unlink()
     with pytest.raises(ArtifactError, match=r"there is no artifact at .*/digits/1: give an artifact folder"):
-        verify(digits, "cpu")
+        verify_artifact(digits, "cpu")
 
 
-def test_a_changed_golden_sample_is_named(digits: Path) -> None:
+def test_verify_names_a_changed_golden_sample(digits: Path) -> None:
     flip(digits / "golden.npz", 200, 1)
     with pytest.raises(ArtifactError, match=r"golden\.npz is not the file that manifest\.json describes"):
-        verify(digits, "cpu")
+        verify_artifact(digits, "cpu")
 
 
 INPUT, OUTPUT = "input/0/latent", "output/0/image"
@@ -132,12 +130,12 @@ def brighter(arrays: dict[str, Any]) -> dict[str, Any]:
     ],
     ids=["one pixel", "other codes", "fewer images", "another dtype", "a second sample", "no numbers"],
 )
-def test_a_golden_sample_that_the_model_does_not_make_stops_the_replica(
+def test_replica_refuses_a_golden_sample_that_the_model_does_not_reproduce(
     digits: Path, change: Callable[[dict[str, Any]], dict[str, Any]], reason: str
 ) -> None:
     np.savez(digits / "golden.npz", **change(golden(digits)))
     forge(digits)
-    for proves in (lambda: verify(digits, "cpu"), lambda: starts(digits)):
+    for proves in (lambda: verify_artifact(digits, "cpu"), lambda: starts(digits)):
         with pytest.raises(ArtifactError, match=rf"digits/1: .*{reason}"):
             proves()
 
@@ -157,15 +155,15 @@ def test_a_golden_sample_that_the_model_does_not_make_stops_the_replica(
     ],
     ids=["text", "empty", "cut", "a bit", "one array", "no arrays", "no outputs", "pickles", "a stray"],
 )
-def test_a_golden_file_that_cannot_be_read_stops_the_replica(digits: Path, damage: Callable[[Path], object]) -> None:
+def test_replica_refuses_an_unreadable_golden_file(digits: Path, damage: Callable[[Path], object]) -> None:
     damage(digits / "golden.npz")
     forge(digits)
-    for proves in (lambda: verify(digits, "cpu"), lambda: starts(digits)):
+    for proves in (lambda: verify_artifact(digits, "cpu"), lambda: starts(digits)):
         with pytest.raises(ArtifactError, match=r"digits/1/golden\.npz breaks the artifact contract"):
             proves()
 
 
-def test_the_golden_sample_holds_the_engine_that_will_serve(digits: Path) -> None:
+def test_check_golden_compares_the_engine_that_will_serve(digits: Path) -> None:
     artifact = artifacts.load(digits)
     samples = artifacts.golden(artifact)
 
@@ -181,10 +179,10 @@ def test_the_golden_sample_holds_the_engine_that_will_serve(digits: Path) -> Non
             image = OrtEngine(artifact.model, "cpu", 1).run(tensors)["image"]
             return {"image": np.where(image < 128, image + self.by, image - self.by).astype(np.uint8)}
 
-    assert replay(Brighter(1), artifact, samples) == 1
+    assert check_golden(Brighter(1), artifact, samples) == 1
     with pytest.raises(ArtifactError, match=r"up to 2 grey levels .* \(1 allowed\) on BadProvider"):
-        replay(Brighter(2), artifact, samples)
+        check_golden(Brighter(2), artifact, samples)
     lax = dataclasses.replace(artifact.manifest, proof=dataclasses.replace(artifact.manifest.proof, replay_tolerance=2))
-    assert replay(Brighter(2), dataclasses.replace(artifact, manifest=lax), samples) == 2
+    assert check_golden(Brighter(2), dataclasses.replace(artifact, manifest=lax), samples) == 2
     with pytest.raises(ArtifactError, match=r"up to 3 grey levels .* \(2 allowed\)"):
-        replay(Brighter(3), dataclasses.replace(artifact, manifest=lax), samples)
+        check_golden(Brighter(3), dataclasses.replace(artifact, manifest=lax), samples)

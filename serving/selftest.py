@@ -1,0 +1,186 @@
+"""Checks the files, the manifest and the golden sample of an artifact with onnxruntime, without torch."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.interface import IMAGE, TensorSpec
+from export.manifest import GREY_LEVELS, Manifest, expected_properties
+from serving import artifacts
+from serving.artifacts import Artifact, GoldenSample
+from serving.engine import Engine, OrtEngine, cpu_cores, import_runtime
+from serving.errors import ArtifactError
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """The result of a successful check: the numbers of golden inputs and of buckets, and the largest difference.
+
+    `max_grey_diff` is in grey levels. The seconds are those that the session took to open, and that the first and the
+    second run of one shape took.
+    """
+
+    artifact: Artifact
+    samples: int
+    max_grey_diff: float
+    buckets: int
+    start_seconds: float
+    first_seconds: float
+    second_seconds: float
+
+
+def verify_artifact(path: str | os.PathLike[str], device: Literal["cpu", "cuda"]) -> SelfTest:
+    """Check every file and field of the artifact at `path`, and its golden sample and its buckets on `device`.
+
+    Raises:
+        ArtifactError: a file is missing or changed, a field contradicts the model, or an image differs from the proved
+            one by more than the proof allows.
+        EngineError: the graph does not run on `device`.
+    """
+    artifact = artifacts.load(path)
+    manifest = artifact.manifest
+    import_runtime()
+    seconds, engine = _timed(lambda: OrtEngine(artifact.model, device, cpu_cores()))
+    check_fields(artifact, engine)
+    samples = artifacts.golden(artifact)
+    first, second = (_timed(lambda: engine.run(samples[0].inputs))[0] for _ in range(2))
+    max_difference = check_golden(engine, artifact, samples)
+    for shape in manifest.buckets:
+        max_difference = max(max_difference, _check_bucket(artifact, engine, device, shape))
+    return SelfTest(artifact, len(samples), max_difference, len(manifest.buckets), seconds, first, second)
+
+
+def check_golden(engine: Engine, artifact: Artifact, samples: list[GoldenSample]) -> float:
+    """Run the golden `samples` and return the largest difference from their outputs in grey levels.
+
+    Raises:
+        ArtifactError: the difference is larger than the proof allows, or an image has another shape or dtype.
+    """
+    max_difference = 0.0
+    for sample in samples:
+        max_difference = max(max_difference, _difference(artifact, sample.image, engine.run(sample.inputs)[IMAGE]))
+    _check_difference(artifact, max_difference, "its golden sample", engine)
+    return max_difference
+
+
+def load_checked_engine(artifact: Artifact, device: Literal["cpu", "cuda"], threads: int) -> OrtEngine:
+    """Open the artifact's graph, and check its fields and its golden sample.
+
+    Raises:
+        ArtifactError: as `check_fields` and `check_golden`.
+        EngineError: the graph does not run on `device`.
+    """
+    samples = artifacts.golden(artifact)
+    engine = OrtEngine(artifact.model, device, threads)
+    check_fields(artifact, engine)
+    check_golden(engine, artifact, samples)
+    return engine
+
+
+def check_fields(artifact: Artifact, engine: OrtEngine) -> None:
+    """Compare the manifest with the metadata, inputs and outputs of the model file.
+
+    Raises:
+        ArtifactError: a field contradicts the model.
+    """
+    manifest = artifact.manifest
+    actual = {key.removeprefix("zorse."): value for key, value in engine.metadata.items() if key.startswith("zorse.")}
+    expected = expected_properties(manifest)
+    contradictory = sorted(key for key in actual.keys() | expected.keys() if actual.get(key) != expected.get(key))
+    for side, nodes, specs in (
+        ("inputs", engine.inputs, manifest.interface.inputs),
+        ("outputs", engine.outputs, manifest.interface.outputs),
+    ):
+        ranges = {spec.value_range for spec in specs if spec.dtype == "uint8"}
+        if nodes != [(spec.name, spec.dtype, spec.shape) for spec in specs] or ranges - {(0, GREY_LEVELS)}:
+            contradictory.append(side)
+    contradictory += _contradictory_limits(manifest)
+    if contradictory:
+        raise ArtifactError(
+            f"{artifact.path}: {', '.join(contradictory)} of the manifest and of the model do not agree: "
+            "export the model again"
+        )
+
+
+def _contradictory_limits(manifest: Manifest) -> Iterator[str]:
+    """Yield "size" or "latent" if that field of the interface contradicts the shape of the first input."""
+    axes, size, latent = manifest.interface.inputs[0].shape[1:], manifest.interface.size, manifest.interface.latent
+    if (axes if manifest.interface.kind == "generator" else None) != (latent and (latent.dim,)):
+        yield "latent"
+    if (size is not None) != (manifest.interface.kind == "translator"):
+        yield "size"
+    elif size is not None:
+        pairs = zip(axes, (size.height, size.width), strict=False)
+        # The only legal size of a fixed axis is the axis's own.
+        if any(
+            isinstance(axis, int) and not limits.legal(0) == axis == limits.legal(axis + 1) for axis, limits in pairs
+        ):
+            yield "size"
+
+
+def _check_bucket(
+    artifact: Artifact, dynamic: OrtEngine, device: Literal["cpu", "cuda"], shape: tuple[int, ...]
+) -> float:
+    """Return the largest difference in grey levels between the graph with the axes of `shape` and the `dynamic` one.
+
+    Raises:
+        ArtifactError: the difference is larger than the proof allows, or the first input cannot have that shape.
+    """
+    specs, text = artifact.manifest.interface.inputs, "x".join(map(str, shape))
+    if len(shape) != len(specs[0].shape) or not all(size > 0 for size in shape):
+        raise ArtifactError(f"{artifact.path}: the bucket {text} is no shape of {specs[0].name}")
+    # The other inputs have no dynamic axis but the batch.
+    shapes = [shape, *((shape[0], *map(int, spec.shape[1:])) for spec in specs[1:])]
+    axes = {
+        name: size
+        for spec, sizes in zip(specs, shapes, strict=True)
+        for name, size in zip(spec.shape, sizes, strict=True)
+        if isinstance(name, str)
+    }
+    fixed = OrtEngine(artifact.model, device, cpu_cores(), axes=axes)
+    random = np.random.default_rng(0)
+    feeds = {spec.name: _random_values(spec, sizes, random) for spec, sizes in zip(specs, shapes, strict=True)}
+    difference = _difference(artifact, dynamic.run(feeds)[IMAGE], fixed.run(feeds)[IMAGE])
+    _check_difference(artifact, difference, f"the bucket {text}", fixed)
+    return difference
+
+
+def _random_values(spec: TensorSpec, shape: tuple[int, ...], random: np.random.Generator) -> NDArray[Any]:
+    if spec.value_range is None:
+        return random.standard_normal(shape, dtype=np.float32)
+    return random.uniform(*spec.value_range, shape).astype(spec.dtype)
+
+
+def _difference(artifact: Artifact, expected: NDArray[Any], actual: NDArray[Any]) -> float:
+    if (actual.shape, actual.dtype) != (expected.shape, expected.dtype):
+        raise ArtifactError(
+            f"{artifact.path}: the model makes {actual.dtype} {list(actual.shape)} and {expected.dtype} "
+            f"{list(expected.shape)} was proved: export it again"
+        )
+    low, high = artifact.manifest.interface.outputs[0].value_range or (0.0, float(GREY_LEVELS))
+    difference = np.abs(actual.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0)
+    # NaN counts as the largest difference.
+    return float(np.nan_to_num(difference * (GREY_LEVELS / (high - low)), nan=GREY_LEVELS))
+
+
+def _check_difference(artifact: Artifact, max_difference: float, what: str, engine: Engine) -> None:
+    tolerance = artifact.manifest.proof.replay_tolerance
+    if not max_difference <= tolerance:
+        raise ArtifactError(
+            f"{artifact.path}: {what} is up to {max_difference:.4g} grey levels from what was proved "
+            f"({tolerance:g} allowed) on {engine.providers[0]}: use another device or onnxruntime for it, "
+            "or export it again"
+        )
+
+
+def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    began = time.perf_counter()
+    result = work()
+    return time.perf_counter() - began, result
