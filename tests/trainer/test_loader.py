@@ -157,6 +157,33 @@ def test_loader_normalizes_all_grey_levels_to_the_bits_of_the_formula() -> None:
     assert step[0].images["image"].dtype == torch.float32
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_loader_normalizes_on_the_gpu_within_rounding() -> None:
+    digits = Digits(Digits.Config(), seed=3)
+
+    def first_batch(device: str) -> Batch:
+        loader = Loader(
+            digits,
+            lambda numbers: {"latent": normal(7, "latent/test", numbers, 3)},
+            BatchSection(global_size=16),
+            Worker(),
+            device=torch.device(device),
+        )
+        with contextlib.closing(loader.steps(0)) as steps:
+            return next(steps)[0]
+
+    on_cpu, on_gpu = first_batch("cpu"), first_batch("cuda")
+    assert on_cpu.labels is not None
+    assert on_gpu.labels is not None
+    assert on_gpu.numbers.device.type == "cpu"
+    assert {on_gpu.images["image"].device.type, on_gpu.labels.device.type} == {"cuda"}
+    assert on_gpu.labels.cpu().equal(on_cpu.labels)
+    assert on_gpu.draws["latent"].cpu().equal(on_cpu.draws["latent"])
+    # A GPU multiplies by the reciprocal of 127.5 instead of dividing.
+    torch.testing.assert_close(on_gpu.images["image"].cpu(), on_cpu.images["image"], rtol=0, atol=2e-7)
+
+
 def test_loader_raises_errors_of_decoder_threads_after_the_steps_before() -> None:
     def visit(number: int) -> None:
         if number == 5:

@@ -85,7 +85,7 @@ class AugmentedFiles:
         """Return the number of examples."""
         return self._length
 
-    def training(self, number: int, augment: Augment) -> dict[str, Image]:
+    def augmented(self, number: int, augment: Augment) -> dict[str, Image]:
         """Return the augmented images of training example `number` by domain.
 
         Where a file cannot be read, the next example of which all files can be read takes its place.
@@ -104,7 +104,7 @@ class AugmentedFiles:
         """Return at most `count` examples at equal distances in the order of names, not augmented, by domain.
 
         Raises:
-            DataError: as `training`.
+            DataError: as `augmented`.
         """
         examples = dict(self._next_readable(start) for start in evenly_spaced(range(len(self)), count))
         return list(examples.values())

@@ -98,7 +98,7 @@ class Folder:
 
     def example(self, number: int) -> Example:
         """Return training example `number`: one image, uint8 [size, size, channels]."""
-        return Example(self._training.training(number, self._augment))
+        return Example(self._training.augmented(number, self._augment))
 
     def held_out(self, domain: str, count: int) -> list[Image]:
         """Return `count` evenly spaced images of `test` or `val`; none if there is no such folder."""

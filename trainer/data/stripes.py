@@ -112,13 +112,13 @@ def _animal(draw: np.random.Generator) -> NDArray[np.float32]:
     """Draw an animal as thick lines: float32 [lines, 5] of (x0, y0, x1, y1, radius) in pixels, y downwards."""
     half, girth, leg = draw.uniform(6, 8), draw.uniform(4.6, 6), draw.uniform(6, 9)
     thickness, tilt, lean = draw.uniform(1.3, 1.9), draw.uniform(-1, 1), draw.uniform(-2, 2)
-    limbs = [(-half, tilt, half, -tilt, girth)]
+    limbs = [(-half, tilt, half, -tilt, girth)]  # the trunk
     for hip, swing in ((-half - 1, -1), (-half + 2, 1), (half - 2, -1), (half + 1, 1)):
         step = swing * draw.uniform(0, 2) + lean / 2
-        limbs += [(hip, girth / 2, hip + step, girth + leg, thickness)]
+        limbs += [(hip, girth / 2, hip + step, girth + leg, thickness)]  # a leg
     rise, reach = draw.uniform(-2, 8), draw.uniform(3.5, 5)
     neck = (half + reach, -rise - girth / 2)
-    limbs += [(half, -girth / 3, *neck, draw.uniform(2, 2.8))]
+    limbs += [(half, -girth / 3, *neck, draw.uniform(2, 2.8))]  # the neck, then head, ear and tail
     limbs += [(*neck, neck[0] + draw.uniform(2.5, 4), neck[1] + draw.uniform(1, 3), draw.uniform(1.7, 2.3))]
     limbs += [(neck[0] - 0.5, neck[1], neck[0] - 1, neck[1] - draw.uniform(3, 4), 0.8)]
     drop = draw.uniform(2, 8)

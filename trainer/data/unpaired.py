@@ -101,7 +101,7 @@ class Unpaired:
         """
         images: dict[str, Image] = {}
         for collection in self._training.values():
-            images |= collection.training(number, self._augment)
+            images |= collection.augmented(number, self._augment)
         return Example(images)
 
     def held_out(self, domain: str, count: int) -> list[Image]:
