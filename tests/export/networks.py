@@ -22,16 +22,68 @@ from export.reference import TorchReference
 from export.targets.base import Target
 from export.wrapper import TraceableModel, wrap
 from trainer import registry
+from trainer.config import Section as ConfigSection
 from trainer.models.base import Generator, Translator
 
 Section = dict[str, Any]
-EDGE, LARGEST, STEPS = 32, 48, 50
+EDGE, LARGEST, STEPS, CLASSES = 32, 48, 50, 3
 GENERATOR: Section = {"type": "dcgan_generator", "latent_dim": 8, "size": 16, "width": 4}
 TRANSLATOR: Section = {"type": "resnet_generator", "width": 4, "blocks": 0}
+CONDITIONAL: Section = {"type": "tests.export.networks:ConditionalGenerator"}
+SCALER: Section = {"type": "tests.export.networks:Scaler"}
 _SMALL = {"width": 4, "blocks": 1, "size": 32, "latent_dim": 8, "depth": 3}
 _VARIANTS: dict[str, Section] = {
     "antialiased": {"type": "resnet_generator", "downsampling": "antialiased", "upsampling": "antialiased"}
 }
+
+
+@registry.register("model")
+class ConditionalGenerator(nn.Module):
+    """A linear layer from a latent and the embedding of a class to images of 8 x 8 pixels."""
+
+    class Config(ConfigSection):
+        """There is nothing to set."""
+
+    latent_dim, channels, size, classes = 6, 3, 8, CLASSES
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(CLASSES, self.latent_dim)
+        self.layer = nn.Linear(self.latent_dim, 3 * 8 * 8)
+
+    def forward(self, latent: Tensor, label: Tensor) -> Tensor:
+        """Decode latents, [b, 6], and labels, [b], to images, [b, 3, 8, 8] in -1..1."""
+        return torch.tanh(self.layer(latent + 2 * self.embedding(label))).reshape(-1, 3, 8, 8)
+
+
+@registry.register("model")
+class Scaler(nn.Module):
+    """Two convolutions and a pixel shuffle: images `scale` times as high and as wide."""
+
+    class Config(ConfigSection):
+        """`promised` is the scale that the network declares, if that is another."""
+
+        scale: int = 2
+        promised: int | None = None
+
+    in_channels = out_channels = 3
+    size_multiple, minimum_size = 1, 4
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.scale = config.promised or config.scale
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(8, 3 * config.scale**2, 3, padding=1),
+            nn.PixelShuffle(config.scale),
+            nn.Tanh(),
+        )
+
+    def forward(self, source: Tensor) -> Tensor:
+        """[b, 3, h, w] in -1..1 to [b, 3, h * scale, w * scale] in -1..1."""
+        image: Tensor = self.layers(source)
+        return image
 
 
 def build(section: Section) -> nn.Module:
@@ -57,28 +109,34 @@ def write_pictures(folder: Path, count: int = 3, size: tuple[int, int] = (24, ED
 
 
 def fit(network: nn.Module, *, steps: int = STEPS, seed: int = 0) -> nn.Module:
-    """Fit `network` to a fixed map, images to their negatives or codes to blends of pictures; in evaluation mode."""
+    """Fit `network` to a fixed map: images to their negatives, latents to blends of pictures; in evaluation mode."""
     generator = torch.Generator().manual_seed(seed)
-    given, wanted = _codes(network, generator) if isinstance(network, Generator) else _images(network)
+    inputs, wanted = _latents(network, generator) if isinstance(network, Generator) else _images(network)
     optimizer = torch.optim.Adam(network.train().parameters(), lr=1e-2)
     for _ in range(steps):
-        chosen = torch.randperm(len(given), generator=generator)[:4]
+        chosen = torch.randperm(len(wanted), generator=generator)[:4]
         optimizer.zero_grad()
-        F.mse_loss(network(given[chosen]), wanted[chosen]).backward()
+        F.mse_loss(network(*(tensor[chosen] for tensor in inputs)), wanted[chosen]).backward()
         optimizer.step()
     return network.eval()
 
 
-def _codes(network: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    codes = torch.randn(32, network.latent_dim, generator=generator)
+def _latents(network: Any, generator: torch.Generator) -> tuple[tuple[Tensor, ...], Tensor]:
+    latents = torch.randn(32, network.latent_dim, generator=generator)
     pictures = torch.from_numpy(smooth(network.latent_dim, network.size, network.size, network.channels))
-    return codes, torch.tanh(torch.einsum("bz,zhwc->bchw", codes, pictures.float() * 2 - 1))
+    wanted = torch.tanh(torch.einsum("bz,zhwc->bchw", latents, pictures.float() * 2 - 1))
+    if network.classes is None:
+        return (latents,), wanted
+    label = torch.arange(32) % network.classes
+    # Each class has its own brightness.
+    return (latents, label), wanted * (label + 1).reshape(-1, 1, 1, 1) / network.classes
 
 
-def _images(network: Any) -> tuple[Tensor, Tensor]:
+def _images(network: Any) -> tuple[tuple[Tensor, ...], Tensor]:
     pictures = torch.from_numpy(smooth(16, EDGE, EDGE, max(network.in_channels, network.out_channels))).float()
     images = pictures.permute(0, 3, 1, 2) * 2 - 1
-    return images[:, : network.in_channels], -images[:, : network.out_channels]
+    wanted = F.interpolate(-images[:, : network.out_channels], scale_factor=network.scale, mode="nearest")
+    return (images[:, : network.in_channels],), wanted
 
 
 def _section(model: str, section: Section) -> Section:

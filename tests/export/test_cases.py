@@ -20,6 +20,7 @@ from export.manifest import read_manifest
 from export.pipeline import export
 from export.state_dicts.checkpoint import read_checkpoint
 from export.targets.onnx_fp16 import decomposed_norms
+from serving.replay import verify
 from serving.service import LocalModel
 from tests.serving.apps import server
 from zorse_common.images import decode, encode
@@ -46,13 +47,14 @@ def _scaler(path: Path, scale: int, dtype: str = "float32", spread: float = 1.0)
     return str(path)
 
 
-@pytest.mark.parametrize(("scale", "dtype"), [(2, "float16"), (3, "float32")])
-def test_a_translator_that_scales_is_proved_and_served(tmp_path: Path, scale: int, dtype: str) -> None:
+@pytest.mark.parametrize(("scale", "dtype"), [(2, "float32"), (2, "float16"), (3, "float32")])
+def test_foreign_super_resolution_is_proved_verified_and_served(tmp_path: Path, scale: int, dtype: str) -> None:
     place = _scaler(tmp_path / "scaler.onnx", scale, dtype)
     (artifact,) = export(place, str(tmp_path / "r"), declared=Declared((0, 1)), max_size=64)
     manifest = read_manifest(Path(artifact))
     assert (manifest.interface.scale, manifest.interface.kind, manifest.proof.max_grey_diff) == (scale, "translator", 0)
     assert manifest.interface.outputs[0].shape == ("batch", f"height_x{scale}", f"width_x{scale}", 3)
+    assert verify(artifact, "cpu").max_grey_diff == 0
     source = np.random.default_rng(0).integers(0, 256, (17, 23, 3), dtype=np.uint8)
     model = LocalModel.load(artifact, "cpu", threads=1)
     expected = source.repeat(scale, 0).repeat(scale, 1)
@@ -93,6 +95,28 @@ def test_a_generator_needs_no_input_range(tmp_path: Path) -> None:
         export(str(path), str(tmp_path / "r2"))
     with pytest.raises(ImporterError, match="is a generator, which translates nothing: leave --direction out"):
         export(str(path), str(tmp_path / "r2"), declared=Declared(output_range=(-1, 1)), direction="AtoB")
+
+
+def test_foreign_conditional_generator_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Cast", ["label"], ["c"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["z", "c"], ["a"]),
+        helper.make_node("Reshape", ["a", "s"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "generator",
+        [
+            helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, 48]),
+            helper.make_tensor_value_info("label", TensorProto.INT64, [1]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3, 4, 4])],
+        [numpy_helper.from_array(np.array([-1, 3, 4, 4]), "s")],
+    )
+    path = tmp_path / "generator.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    with pytest.raises(ImporterError, match=r"is a conditional generator \(z, label\).* export a file for each class"):
+        export(str(path), str(tmp_path / "r"), declared=Declared(output_range=(-1, 1)))
 
 
 def test_norms_that_are_written_out_are_recognised() -> None:
