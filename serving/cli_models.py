@@ -50,7 +50,7 @@ def open_model(model: str, device: DeviceName, api_key: str | None) -> OpenModel
     if not model.startswith(("http://", "https://")):
         from serving.service import LocalModel
 
-        return LocalModel.load(model, device.value).call
+        return LocalModel.load(model, device.value).fetch
     from serving.client import Client
 
     url, name = split_url(model)

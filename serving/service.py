@@ -130,8 +130,12 @@ class LocalModel:
         translated: NDArray[Any] = self.run(feeds.source_feeds(self.interface, batch))[IMAGE]
         return translated[0] if images.ndim == 3 else translated
 
-    def call(self, verb: str, image: bytes | None = None, **keys: Any) -> File:
-        """Return the answer of `verb`, a file, to the request with `keys` and, for some verbs, an `image` file.
+    def call(self, verb: str, image: bytes | None = None, **keys: Any) -> Any:
+        """Return what the answer of `verb` holds, as `File.value` does. Arguments and errors are those of `fetch`."""
+        return self.fetch(verb, image, **keys).value()
+
+    def fetch(self, verb: str, image: bytes | None = None, **keys: Any) -> File:
+        """Return the answer of `verb` to the request with `keys` and, for a verb that takes one, an `image` file.
 
         Raises:
             NotFoundError: there is no such verb.

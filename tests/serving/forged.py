@@ -15,11 +15,13 @@ from serving.deployment import ModelReplica
 from tests.serving.tiny import (
     REALS,
     WORDS,
+    conditional_manifest,
     generator_graph,
     generator_manifest,
     inverter_graph,
     inverter_manifest,
     seal,
+    upscaler_manifest,
     with_interface,
 )
 
@@ -28,6 +30,8 @@ MODELS = {
     "digits of 16 bits": (generator_graph(WORDS), generator_manifest(pixels=WORDS)),
     "invert": (inverter_graph(), inverter_manifest()),
     "invert in floats": (inverter_graph(REALS), inverter_manifest(pixels=REALS)),
+    "classes": (generator_graph(classes=3), conditional_manifest()),
+    "upscale": (inverter_graph(scale=2), upscaler_manifest()),
     "invert at one size": (inverter_graph(axes=(1, 32, 48, 3)), inverter_manifest(axes=(1, 32, 48, 3))),
 }
 

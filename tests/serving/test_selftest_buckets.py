@@ -18,7 +18,13 @@ from tests.serving.tiny import LATENT_DIM, OPEN, inverter_manifest, model, write
 
 @pytest.mark.parametrize(
     ("name", "buckets"),
-    [("digits", ((1, 6), (5, 6))), ("invert", ((2, 32, 48, 3),)), ("invert at one size", ((1, 32, 48, 3),))],
+    [
+        ("digits", ((1, 6), (5, 6))),
+        ("classes", ((4, 6),)),
+        ("upscale", ((2, 32, 48, 3),)),
+        ("invert", ((2, 32, 48, 3),)),
+        ("invert at one size", ((1, 32, 48, 3),)),
+    ],
 )
 def test_verify_runs_the_buckets(tmp_path: Path, name: str, buckets: tuple[tuple[int, ...], ...]) -> None:
     graph, manifest = MODELS[name]

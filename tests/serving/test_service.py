@@ -21,10 +21,13 @@ from tests.serving.fakes import FakeEngine, Traced
 from tests.serving.tiny import (
     LATENT_DIM,
     conditional_manifest,
+    generator_graph,
     generator_manifest,
+    inverter_graph,
     inverter_manifest,
     upscaler_manifest,
     with_interface,
+    write,
 )
 
 GENERATOR, INVERTER, CONDITIONAL = generator_manifest(), inverter_manifest(), conditional_manifest()
@@ -50,13 +53,13 @@ def test_service_and_local_model_agree() -> None:
     np.testing.assert_array_equal(online[0], 255 - image)
     local = LocalModel(INVERTER, FakeEngine())
     np.testing.assert_array_equal(local.translate(image), 255 - image)
-    np.testing.assert_array_equal(local.call("translate", encode(image, "png")).value(), 255 - image)
+    np.testing.assert_array_equal(local.call("translate", encode(image, "png")), 255 - image)
     local = LocalModel(CONDITIONAL, FakeEngine())
     images = local.generate(5, 3, labels="dog")
     assert images[:, 0, 0, 2].tolist() == [1] * 5
     keys = {"n": 5, "seed": 3, "labels": "dog", "layout": "zip"}
     np.testing.assert_array_equal(call(service(CONDITIONAL), "generate", **keys), images)
-    np.testing.assert_array_equal(local.call("generate", **keys).value(), images)
+    np.testing.assert_array_equal(local.call("generate", **keys), images)
 
 
 def test_run_crops_scaled_images_to_the_scaled_size() -> None:
@@ -154,3 +157,19 @@ def test_local_model_loads_real_graphs(repository: Path) -> None:
     np.testing.assert_array_equal(images[17:], LocalModel.load(repository / "digits" / "1", "cpu").generate(3, 4, 17))
     photo = noise(3, 255, 257, 3)
     np.testing.assert_array_equal(LocalModel.load(repository / "invert", "cpu").translate(photo), 255 - photo)
+
+
+def test_local_model_runs_a_real_conditional_graph(tmp_path: Path) -> None:
+    local = LocalModel.load(write(tmp_path, generator_graph(classes=3), CONDITIONAL), "cpu", threads=1)
+    cycled = local.generate(6, seed=2)
+    for label, name in enumerate(("cat", "dog", "owl")):
+        images = local.generate(6, seed=2, labels=name)
+        np.testing.assert_array_equal(images[label::3], cycled[label::3])
+        assert (images[(label + 1) % 3 :: 3] != cycled[(label + 1) % 3 :: 3]).any()
+    np.testing.assert_array_equal(local.generate(3, seed=2, first=3), cycled[3:])
+
+
+def test_local_model_runs_a_real_upscaling_graph(tmp_path: Path) -> None:
+    local = LocalModel.load(write(tmp_path, inverter_graph(scale=2), upscaler_manifest()), "cpu", threads=1)
+    image = noise(33, 18, 3)
+    np.testing.assert_array_equal(local.translate(image), (255 - image).repeat(2, axis=0).repeat(2, axis=1))

@@ -281,7 +281,7 @@ VERBS.register("norms", Verb(NormsRequest, plan_norms, render_norms, (JSON,)))
 def test_registered_verb_is_served_called_and_documented() -> None:
     expected = LocalModel(GENERATOR, FakeEngine()).generate(3, seed=5).mean(axis=(1, 2, 3)).tolist()
     assert client().call("norms", "digits", n=3, seed=5) == expected
-    assert LocalModel(GENERATOR, FakeEngine()).call("norms", n=3, seed=5).value() == expected
+    assert LocalModel(GENERATOR, FakeEngine()).call("norms", n=3, seed=5) == expected
     document = http().get("/v2/models/digits/openapi.json").json()
     operation = document["paths"]["/v2/models/digits/norms"]["post"]
     assert operation["description"].startswith("State the norms of `n` latents")

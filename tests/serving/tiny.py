@@ -45,12 +45,17 @@ class Pixels(NamedTuple):
 BYTES, WORDS, REALS = Pixels("uint8", 0, 255), Pixels("uint16", 0, 65535), Pixels("float32", -3, 5)
 
 
-def generator_graph(pixels: Pixels = BYTES, batch: int | str = "batch") -> onnx.ModelProto:
-    """latent [batch, 6] → MatMul → clip → image [batch, 8, 8, 3]."""
+def generator_graph(pixels: Pixels = BYTES, batch: int | str = "batch", classes: int = 0) -> onnx.ModelProto:
+    """latent [batch, 6] (+ one vector for each of `classes`) → MatMul → clip → image [batch, 8, 8, 3]."""
     step = (pixels.high - pixels.low) / GREY_LEVELS
     weight = np.random.default_rng(0).normal(128 * step, 60 * step, (LATENT_DIM, SIDE * SIDE * 3)).astype(np.float32)
+    embedding = [
+        helper.make_node("Gather", ["vectors", "label"], ["vector"]),
+        helper.make_node("Add", ["latent", "vector"], ["code"]),
+    ]
     nodes = [
-        helper.make_node("MatMul", ["latent", "weight"], ["flat"]),
+        *(embedding if classes else []),
+        helper.make_node("MatMul", ["code" if classes else "latent", "weight"], ["flat"]),
         helper.make_node("Clip", ["flat", "low", "high"], ["clipped"]),
         helper.make_node("Cast", ["clipped"], ["stored"], to=_onnx_type(pixels.dtype)),
         helper.make_node("Reshape", ["stored", "shape"], ["image"]),
@@ -61,26 +66,33 @@ def generator_graph(pixels: Pixels = BYTES, batch: int | str = "batch") -> onnx.
         "high": np.float32(pixels.high),
         "shape": np.array([-1, SIDE, SIDE, 3], dtype=np.int64),
     }
+    if classes:
+        constants["vectors"] = np.random.default_rng(1).standard_normal((classes, LATENT_DIM), dtype=np.float32)
+    label = helper.make_tensor_value_info("label", TensorProto.INT64, [batch])
     return model(
         nodes,
         constants,
         helper.make_tensor_value_info("latent", TensorProto.FLOAT, [batch, LATENT_DIM]),
         helper.make_tensor_value_info("image", _onnx_type(pixels.dtype), [batch, SIDE, SIDE, 3]),
+        *([label] if classes else []),
     )
 
 
-def inverter_graph(pixels: Pixels = BYTES, axes: Axes = OPEN) -> onnx.ModelProto:
-    """source [batch, height, width, 3] → low + high - source, by way of float."""
+def inverter_graph(pixels: Pixels = BYTES, axes: Axes = OPEN, scale: int = 1) -> onnx.ModelProto:
+    """source [batch, height, width, 3] → low + high - source, by way of float, each pixel `scale` times."""
+    nearest = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     nodes = [
         helper.make_node("Cast", ["source"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Sub", ["ends", "float"], ["inverted"]),
-        helper.make_node("Cast", ["inverted"], ["image"], to=_onnx_type(pixels.dtype)),
+        *([helper.make_node("Resize", ["inverted", "", "scales"], ["large"], **nearest)] if scale > 1 else []),
+        helper.make_node("Cast", ["large" if scale > 1 else "inverted"], ["image"], to=_onnx_type(pixels.dtype)),
     ]
+    constants = {"ends": np.float32(pixels.low + pixels.high), "scales": np.array([1, scale, scale, 1], np.float32)}
     return model(
         nodes,
-        {"ends": np.float32(pixels.low + pixels.high)},
+        constants,
         helper.make_tensor_value_info("source", _onnx_type(pixels.dtype), axes),
-        helper.make_tensor_value_info("image", _onnx_type(pixels.dtype), axes),
+        helper.make_tensor_value_info("image", _onnx_type(pixels.dtype), _scaled(axes, scale)),
     )
 
 
@@ -109,7 +121,7 @@ def inverter_manifest(name: str = "invert", version: int = 1, pixels: Pixels = B
             "translator",
             inputs=(TensorSpec("source", pixels.dtype, axes, "image", (pixels.low, pixels.high)),),
             outputs=(TensorSpec("image", pixels.dtype, axes, "image", (pixels.low, pixels.high)),),
-            size=SizeLimits(*(_edge(axis) for axis in axes[1:3])),
+            size=SizeLimits(*(_axis_limits(axis) for axis in axes[1:3])),
         ),
         direction="AtoB",
     )
@@ -121,15 +133,16 @@ def with_interface(manifest: Manifest, **fields: Any) -> Manifest:
 
 
 def conditional_manifest(name: str = "classes", labels: tuple[str, ...] = ("cat", "dog", "owl")) -> Manifest:
-    """The manifest of a generator with one class for each of `labels`, without its files."""
+    """The manifest of a `generator_graph` with a class for each of `labels`, without its files."""
     generator = generator_manifest(name)
     label = TensorSpec("label", "int64", ("batch",), "class", (0, len(labels) - 1))
     return with_interface(generator, inputs=(*generator.interface.inputs, label), labels=labels)
 
 
 def upscaler_manifest(name: str = "upscale", scale: int = 2) -> Manifest:
-    """The manifest of a translator whose images are `scale` times as high and as wide, without its files."""
-    return with_interface(inverter_manifest(name), scale=scale)
+    """The manifest of an `inverter_graph` with `scale`, without its files."""
+    output = TensorSpec("image", "uint8", _scaled(OPEN, scale), "image", (0, 255))
+    return with_interface(inverter_manifest(name), outputs=(output,), scale=scale)
 
 
 def write(repository: Path, graph: onnx.ModelProto, manifest: Manifest, *, weights_apart: bool = False) -> Path:
@@ -182,10 +195,11 @@ def model(
     constants: dict[str, Any],
     source: onnx.ValueInfoProto,
     target: onnx.ValueInfoProto,
+    *more_sources: onnx.ValueInfoProto,
 ) -> onnx.ModelProto:
-    """The model of one graph, with one input and one output."""
+    """The model of one graph with one output."""
     initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
-    graph = helper.make_graph(nodes, "tiny", [source], [target], initializers)
+    graph = helper.make_graph(nodes, "tiny", [source, *more_sources], [target], initializers)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
@@ -193,7 +207,14 @@ def _onnx_type(dtype: str) -> int:
     return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
 
 
-def _edge(axis: int | str) -> AxisLimits:
+def _scaled(axes: Axes, scale: int) -> Axes:
+    batch, *sizes, channels = axes
+    if scale == 1:
+        return axes
+    return batch, *(axis * scale if isinstance(axis, int) else f"{axis}_x{scale}" for axis in sizes), channels
+
+
+def _axis_limits(axis: int | str) -> AxisLimits:
     return AxisLimits(axis, axis, axis) if isinstance(axis, int) else AxisLimits(MULTIPLE, MINIMUM, MAXIMUM)
 
 
