@@ -181,15 +181,15 @@ def test_paired_images_share_index_crop_and_mirroring(tmp_path: Path) -> None:
     assert len({example["input"].tobytes() for example in examples if _pair_number(example) == 0}) > 3
 
 
-@pytest.mark.parametrize("torn", ["input/2.png", "target/2.png"])
-def test_paired_examples_are_replaced_as_a_whole(tmp_path: Path, torn: str) -> None:
+@pytest.mark.parametrize("broken", ["input/2.png", "target/2.png"])
+def test_paired_examples_are_replaced_as_a_whole(tmp_path: Path, broken: str) -> None:
     _write_pairs(tmp_path, 4)
     whole = [_pair_number(PairedFolders(tmp_path).example(number).images) for number in range(8)]
-    (tmp_path / torn).write_bytes(b"torn")
+    (tmp_path / broken).write_bytes(b"broken")
     dataset = PairedFolders(tmp_path)
     numbers = [_pair_number(dataset.example(number).images) for number in range(8)]
     assert numbers == [3 if number == 2 else number for number in whole]
-    assert [line.split(":")[0] for line in dataset.skipped] == [f"skipped {torn}"]
+    assert [line.split(":")[0] for line in dataset.skipped] == [f"skipped {broken}"]
     held_out = [dataset.held_out(domain, 4) for domain in ("input", "target")]
     assert [_pair_number({"input": one, "target": two}) for one, two in zip(*held_out, strict=True)] == [0, 1, 3]
 

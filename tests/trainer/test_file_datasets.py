@@ -130,7 +130,7 @@ def test_file_names_need_not_be_utf8(tmp_path: Path) -> None:
     _fill(tmp_path, "0.png")
     name = os.fsencode(tmp_path) + b"/Mu\xf1oz.png"
     Path(os.fsdecode(name)).write_bytes(_png(_picture(1)))
-    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")).write_bytes(b"torn")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")).write_bytes(b"broken")
     dataset = _dataset("folder", tmp_path)
     assert dataset.count("image") == 3
     assert len({dataset.example(number).images["image"].tobytes() for number in range(3)}) == 2

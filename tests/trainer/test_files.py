@@ -21,7 +21,7 @@ from trainer.registry import DataComponent
 from zorse_common.files import FilesError, ImageFiles, read_images, write_image
 
 NO_IMAGE = "the image is not a PNG, JPEG, WEBP, BMP, GIF, TIFF, PPM, TGA file: convert it to one of these"
-TORN = "the image cannot be read (image file is truncated): make or copy the file again"
+TRUNCATED = "the image cannot be read (image file is truncated): make or copy the file again"
 EMPTY = "the image is empty: give the bytes of an image file"
 
 
@@ -123,12 +123,12 @@ def test_hidden_files_and_those_of_macos_are_left_out(tmp_path: Path) -> None:
 def test_unreadable_images_are_listed_and_skipped_up_to_the_limit(tmp_path: Path) -> None:
     for number in range(4):
         _write(tmp_path / f"good{number}.png")
-    (tmp_path / "torn.png").write_bytes((tmp_path / "good0.png").read_bytes()[:60])
+    (tmp_path / "truncated.png").write_bytes((tmp_path / "good0.png").read_bytes()[:60])
     (tmp_path / "text.jpg").write_text("not an image")
     dataset = registry.build(_folder(tmp_path, max_unreadable=2), seed=0)
     assert len([dataset.example(number).images["image"] for number in range(12)]) == 12
     assert set(dataset.skipped) == {
-        f"skipped torn.png: {TORN}",
+        f"skipped truncated.png: {TRUNCATED}",
         f"skipped text.jpg: {NO_IMAGE}",
     }
     strict = registry.build(_folder(tmp_path, max_unreadable=1), seed=0)
@@ -142,7 +142,7 @@ def test_damaged_files_of_every_kind_are_unreadable_with_a_reason(tmp_path: Path
         "empty.png": b"",
         "exif.jpg": _jpeg_with_broken_exif(),
         "postscript.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n",
-        "torn.png": _png(np.random.default_rng(0).integers(0, 256, (40, 40)))[:700],
+        "truncated.png": _png(np.random.default_rng(0).integers(0, 256, (40, 40)))[:700],
     }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
@@ -156,7 +156,7 @@ def test_damaged_files_of_every_kind_are_unreadable_with_a_reason(tmp_path: Path
         "float.tif": "the image has floating-point values, whose black and white the file does not say: state its "
         "value range",
         "postscript.png": NO_IMAGE,
-        "torn.png": TORN,
+        "truncated.png": TRUNCATED,
     }
     with pytest.raises(FilesError, match=r"bomb.png cannot be read \(the image has 12000×12000 pixels"):
         read_images(str(tmp_path))

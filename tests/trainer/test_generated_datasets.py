@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from trainer import registry
+from trainer.data.base import DataConfig, Dataset, DataSpec, ImageSpec
 from trainer.data.digits import Digits
 from trainer.data.sampler import sample_index
 from trainer.data.stripes import Stripes
-from trainer.registry import DataComponent
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 PAIRS = 200
@@ -82,19 +83,35 @@ def test_stripes_scenes_are_ordered_but_not_drawn_by_the_seed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "shape"),
+    ("section", "spec"),
     [
-        (registry.resolve("data", {"type": "stripes"}), (32, 32, 3)),
-        (registry.resolve("data", {"type": "digits"}), (32, 32, 1)),
-        (registry.resolve("data", {"type": "digits", "size": 28}), (28, 28, 1)),
+        ({"type": "stripes"}, DataSpec({"A": ImageSpec(32, 3), "B": ImageSpec(32, 3)})),
+        ({"type": "digits"}, DataSpec({"image": ImageSpec(32, 1)}, classes=10)),
+        ({"type": "digits", "size": 28}, DataSpec({"image": ImageSpec(28, 1)}, classes=10)),
     ],
 )
-def test_dataset_images_have_the_shapes_of_its_spec(section: DataComponent, shape: tuple[int, ...]) -> None:
-    dataset = registry.build(section, seed=0)
-    for domain in dataset.spec.domains:
-        examples = [dataset.example(number) for number in (0, dataset.count(domain))]
+def test_dataset_examples_are_those_of_its_spec(section: dict[str, Any], spec: DataSpec) -> None:
+    config = registry.resolve("data", section)
+    dataset: Dataset = registry.build(config, seed=0)
+    assert isinstance(config, DataConfig)
+    assert config.spec() == dataset.spec == spec
+    examples = [dataset.example(number) for number in (0, max(map(dataset.count, spec.domains)))]
+    for domain, image_spec in spec.domains.items():
+        shape = (image_spec.size, image_spec.size, image_spec.channels)
         images = [*(example.images[domain] for example in examples), *dataset.held_out(domain, 3)]
         assert [(image.shape, image.dtype.name) for image in images] == [(shape, "uint8")] * 5
+        np.testing.assert_array_equal(dataset.example(0).images[domain], examples[0].images[domain])
+    for example in examples:
+        assert (example.label is None) == (spec.classes is None)
+        assert example.label is None or spec.classes is None or 0 <= example.label < spec.classes
+
+
+def test_digits_labels_are_those_of_their_images() -> None:
+    digits = Digits(Digits.Config(), seed=5)
+    images, labels = digits.labelled("train")
+    label_of = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
+    examples = [digits.example(number) for number in range(200)]
+    assert [example.label for example in examples] == [label_of[e.images["image"].tobytes()] for e in examples]
 
 
 def test_digits_are_halved_by_class_independently_of_the_seed() -> None:

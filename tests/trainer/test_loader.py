@@ -1,4 +1,4 @@
-"""What the loader promises: order, threads, labels, draws, pixel values and errors."""
+"""The loader: order of steps, threads, labels, draws, pixel values and errors."""
 
 from __future__ import annotations
 
