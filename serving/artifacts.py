@@ -26,7 +26,7 @@ _MOST_GOLDEN_BYTES = 2**30
 
 @dataclass(frozen=True)
 class GoldenSample:
-    """The inputs of one model call by name, and the image [batch, height, width, channels] that the model then made."""
+    """The inputs of one model call by name, and the image [batch, height, width, channels] of the proved model."""
 
     inputs: dict[str, NDArray[Any]]
     image: NDArray[Any]

@@ -76,11 +76,11 @@ class Client:
         return self._request(_read_json, "GET", "/v2/models")
 
     def call(self, verb: str, model: str, image: Image | None = None, **keys: Any) -> Any:
-        """Return what the answer of a verb holds: `call("interpolate", "digits", first=3, last=8, steps=10)`.
+        """Call a verb and return its answer as arrays: `call("interpolate", "digits", first=3, last=8, steps=10)`.
 
         `keys` are those of the verb's request, listed in the documentation that the server has of each model; a key
         that is None is left out. `image` is for verbs that take one: uint8 [h, w, c], the bytes of an image file, or
-        its path. The answer is uint8 [h, w, c] for one image and uint8 [n, h, w, c] for several.
+        its path. One image is uint8 [h, w, c], several are uint8 [n, h, w, c], and an answer in JSON is its value.
         """
         file = self.fetch(verb, model, image, **keys)
         try:
@@ -89,7 +89,7 @@ class Client:
             raise self._protocol_error(_path(model, verb), error, 200) from error
 
     def fetch(self, verb: str, model: str, image: Image | None = None, **keys: Any) -> File:
-        """Return the answer of a verb as the file that the server sends. Arguments are those of `call`."""
+        """Call a verb and return its answer as a file. Arguments are those of `call`."""
         present = {key: value for key, value in keys.items() if value is not None}
         path = _path(model, verb)
         if image is None:

@@ -34,7 +34,7 @@ class File:
     media_type: str
 
     def value(self) -> Any:
-        """Return what the file holds.
+        """Return the content of the file as an array or a JSON value.
 
         PNG and JPEG give uint8 [h, w, c], GIF and a ZIP of images give uint8 [n, h, w, c], JSON gives its value. Bytes
         that are not of the media type make the format's reader raise its own exception.

@@ -19,7 +19,7 @@ from serving.service import ModelService, batching_of, warm_up
 GATEWAY = "_gateway"
 """The name of the gateway's application. Models cannot have it, since their names do not begin with an underscore."""
 _NO_QUEUE_LIMIT = 100_000
-"""So many that Ray never holds a request back; the batcher's queue answers 503 long before."""
+"""So many that Ray never delays a request: the batcher's queue is full, and answers 503, long before."""
 
 
 class ModelReplica:

@@ -131,20 +131,22 @@ class LocalModel:
         return translated[0] if images.ndim == 3 else translated
 
     def call(self, verb: str, image: bytes | None = None, **keys: Any) -> Any:
-        """Return what the answer of `verb` holds, as `File.value` does. Arguments and errors are those of `fetch`."""
+        """Call a verb and return its answer as arrays (see `File.value`). Arguments and errors are those of `fetch`."""
         return self.fetch(verb, image, **keys).value()
 
     def fetch(self, verb: str, image: bytes | None = None, **keys: Any) -> File:
-        """Return the answer of `verb` to the request with `keys` and, for a verb that takes one, an `image` file.
+        """Call a verb with the `keys` of its request and return its answer as a file.
+
+        `image` is the bytes of an image file, for verbs that take one.
 
         Raises:
             NotFoundError: there is no such verb.
             BadRequestError: a key is unknown or missing, or a value is not legal.
             ServingError: as the verb's `plan` and `render`, and `run`.
         """
-        found = VERBS.find(verb)
-        request = self._with_image(found.request.parse(keys), image)
-        return found.render(self.run(found.plan(self.interface, request)), request)
+        entry = VERBS.find(verb)
+        request = self._with_image(entry.request.parse(keys), image)
+        return entry.render(self.run(entry.plan(self.interface, request)), request)
 
     def run(self, inputs: Feeds) -> Tensors:
         """Return the outputs by name, as `ModelService.run` does.

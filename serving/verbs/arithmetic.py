@@ -57,7 +57,7 @@ def combine(weights: dict[int, float], seed: int, dim: int) -> NDArray[np.float3
 
 
 def plan(interface: Interface, request: ArithmeticRequest) -> Feeds:
-    """Return the latent of the result, and those of a, b and c before it if the request wants a strip."""
+    """Return the latent of the result, and those of a, b and c before it if the request is for a strip."""
     dim = latent_dim(interface, "do arithmetic")
     terms = [(1.0, request.a), (-1.0, request.b), (1.0, request.c)]
     sums = [_weights((1.0, numbers)) for _, numbers in terms] if request.layout == "strip" else []

@@ -44,7 +44,7 @@ def plan(interface: Interface, request: GenerateRequest) -> Feeds:
 
 
 def render(outputs: Tensors, request: GenerateRequest) -> File:
-    """Encode the images as the request wants them; a file of the ZIP is called `<seed>_<number>.<format>`."""
+    """Encode the images as a grid, or as a ZIP whose files are called `<seed>_<number>.<format>`."""
     images = outputs[IMAGE]
     if request.layout == "grid":
         return codec.image_file(codec.grid(images), request.format)

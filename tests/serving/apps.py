@@ -27,7 +27,7 @@ def transport(
     api_key: str | None = None,
     not_ready: tuple[str, ...] = (),
 ) -> InProcess:
-    """A server with models of `manifests`, or `digits` and `invert`, on fake engines or `submit`."""
+    """Return a server of `manifests` (by default `digits` and `invert`) on fake engines or `submit`."""
     manifests = manifests or [generator_manifest(), inverter_manifest()]
     apps: dict[str, ASGIApp] = {}
     for manifest in manifests:
@@ -49,7 +49,7 @@ class InProcess(httpx.BaseTransport):
         async def call() -> httpx.Response:
             transport = httpx.ASGITransport(self._route, raise_app_exceptions=False)
             body = request.read()
-            # Given as bytes, a body that came in chunks would get a Content-Length.
+            # A chunked body must not get a Content-Length, which bytes would.
             content = _pieces(body) if "transfer-encoding" in request.headers else body
             whole = httpx.Request(request.method, request.url, headers=request.headers, content=content)
             response = await transport.handle_async_request(whole)
@@ -58,7 +58,7 @@ class InProcess(httpx.BaseTransport):
         return asyncio.run(call())
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Ray Serve's own rule: the prefix goes into root_path and the path stays whole."""
+        """Route as Ray Serve does: the prefix goes into root_path, and the path stays whole."""
         for prefix in sorted(self._apps, key=len, reverse=True):
             if (scope["path"] + "/").startswith(prefix + "/"):
                 await self._apps[prefix]({**scope, "root_path": prefix}, receive, send)
@@ -71,5 +71,5 @@ async def _pieces(body: bytes) -> AsyncIterator[bytes]:
 
 
 def server(**options: Any) -> httpx.Client:
-    """A plain HTTP client of `transport(**options)`."""
+    """Return a plain HTTP client of `transport(**options)`."""
     return httpx.Client(transport=transport(**options), base_url="http://server")

@@ -13,7 +13,7 @@ from serving.errors import EngineError
 
 
 class Traced(np.ndarray):
-    """An array that notes in which threads it is concatenated or padded."""
+    """An array that records the threads in which it is concatenated or padded."""
 
     threads: set[threading.Thread]
 
@@ -51,5 +51,5 @@ class FakeEngine:
         return {"image": (255 - source).repeat(self.scale, axis=1).repeat(self.scale, axis=2)}
 
     async def submit(self, tensors: Tensors) -> Tensors:
-        """What a batcher offers, at once and alone."""
+        """Run the tensors at once, in place of a batcher."""
         return self.run(tensors)

@@ -1,4 +1,4 @@
-"""Artifacts to damage, and the ways to do it."""
+"""Artifacts, and functions that damage them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tests.serving.tiny import (
     generator_manifest,
     inverter_graph,
     inverter_manifest,
-    seal,
     upscaler_manifest,
     with_interface,
+    write_manifest,
 )
 
 MODELS = {
@@ -40,23 +40,23 @@ def forge(folder: Path, **fields: Any) -> None:
     """Change fields of the manifest or of its interface, and make its digests fit."""
     manifest = contract.read_manifest(folder)
     inner = {name: fields.pop(name) for name in list(fields) if name in Interface.__dataclass_fields__}
-    seal(folder, dataclasses.replace(with_interface(manifest, **inner), **fields))
+    write_manifest(folder, dataclasses.replace(with_interface(manifest, **inner), **fields))
 
 
 def flip(path: Path, position: int, bit: int) -> None:
-    """Flip the bit `bit` of what begins at byte `position` of the file."""
+    """Flip the bit `bit` of the value that begins at byte `position` of the file."""
     content = bytearray(path.read_bytes())
     content[position + bit // 8] ^= 1 << bit % 8
     path.write_bytes(content)
 
 
 def weight_at(folder: Path, name: str = "model.onnx") -> int:
-    """Where a seeded weight begins in the file `name`."""
+    """Return the byte position of a randomly chosen weight in the file `name`."""
     tensor = next(entry for entry in generator_graph().graph.initializer if entry.name == "weight")
     index = int(np.random.default_rng(3).integers(len(tensor.raw_data) // 4))
     return (folder / name).read_bytes().index(tensor.raw_data) + 4 * index
 
 
-def starts(folder: Path) -> None:
-    """What Ray Serve does before a replica of the artifact takes requests."""
+def start_replica(folder: Path) -> None:
+    """Construct a replica of the artifact as Ray Serve does."""
     ModelReplica(ModelSettings(name="digits", artifact=str(folder)))

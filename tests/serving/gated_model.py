@@ -1,4 +1,4 @@
-"""A model that a test can hold back, and a batcher over it."""
+"""A model that waits until a test lets it continue, and a batcher over it."""
 
 from __future__ import annotations
 
@@ -60,6 +60,6 @@ async def entered(model: GatedModel) -> None:
 
 
 async def settled() -> None:
-    """Let every task that can run do so."""
+    """Run every task on the event loop that is ready to run."""
     for _ in range(20):
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""What the server decides before Ray starts anything."""
+"""Checks of the server before Ray starts: resources, memory, and names."""
 
 from __future__ import annotations
 

@@ -16,9 +16,9 @@ def test_find_takes_the_newest_version_by_number(tmp_path: Path) -> None:
     (tmp_path / "digits" / "draft").mkdir()
     (tmp_path / "notes").mkdir()
     (tmp_path / "README.md").write_text("")
-    found = artifacts.find(tmp_path)
-    assert {name: folder.local for name, folder in found.models.items()} == {"digits": tmp_path / "digits" / "10"}
-    assert found.skipped == {}
+    listing = artifacts.find(tmp_path)
+    assert {name: folder.local for name, folder in listing.models.items()} == {"digits": tmp_path / "digits" / "10"}
+    assert listing.skipped == {}
 
 
 def test_load_takes_an_artifact_or_a_model_folder(repository: Path) -> None:
@@ -41,10 +41,10 @@ def test_find_skips_and_names_folders_that_are_not_models(tmp_path: Path) -> Non
     write(tmp_path, generator_graph(), generator_manifest("digits"))
     write(tmp_path, generator_graph(), generator_manifest("letters"))
     (tmp_path / "letters").rename(tmp_path / "renamed")
-    found = artifacts.find(tmp_path)
-    assert list(found.models) == ["digits"]
-    assert found.skipped["renamed/1"].endswith("is the manifest of letters@1: undo the renaming or export again")
-    assert set(found.skipped) == {"my digits", "renamed/1"}
+    listing = artifacts.find(tmp_path)
+    assert list(listing.models) == ["digits"]
+    assert listing.skipped["renamed/1"].endswith("is the manifest of letters@1: undo the renaming or export again")
+    assert set(listing.skipped) == {"my digits", "renamed/1"}
     for name in ("renamed", "renamed@1"):
         with pytest.raises(ArtifactError, match="is the manifest of letters@1"):
             artifacts.load(tmp_path / name)
@@ -55,8 +55,8 @@ def test_find_never_replaces_a_broken_version_by_an_older_one(tmp_path: Path) ->
     folder = write(tmp_path, generator_graph(), generator_manifest(version=2))
     (folder / "manifest.json").write_text("{")
     write(tmp_path, generator_graph(), generator_manifest("letters"))
-    found = artifacts.find(tmp_path)
-    assert (list(found.models), list(found.skipped)) == (["letters"], ["digits/2"])
+    listing = artifacts.find(tmp_path)
+    assert (list(listing.models), list(listing.skipped)) == (["letters"], ["digits/2"])
 
 
 def test_load_names_a_missing_artifact(tmp_path: Path) -> None:

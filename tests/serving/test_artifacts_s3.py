@@ -1,4 +1,4 @@
-"""Models of an object store answer with the bytes of those of a folder."""
+"""Artifacts in an object store are loaded as those in a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client against a whole server in this process, and against what is no zorse server."""
+"""The client with a whole server in this process, and with other servers."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ def test_unknown_model_is_the_servers_404() -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda asked: asked.models(),
-        lambda asked: asked.generate("digits"),
-        lambda asked: asked.translate("invert", SOURCE[0]),
-        lambda asked: asked.infer("invert", {"source": SOURCE}),
+        lambda opened: opened.models(),
+        lambda opened: opened.generate("digits"),
+        lambda opened: opened.translate("invert", SOURCE[0]),
+        lambda opened: opened.infer("invert", {"source": SOURCE}),
     ],
     ids=["models", "generate", "translate", "infer"],
 )

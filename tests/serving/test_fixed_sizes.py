@@ -45,7 +45,7 @@ def noise(*shape: int) -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Axes, Path]:
-    """The artifact of each shape."""
+    """Return the artifact of each shape."""
     return {
         axes: write(tmp_path_factory.mktemp("fixed"), inverter_graph(axes=axes), inverter_manifest(axes=axes))
         for axes in (SQUARE, WIDE, SINGLE, MIXED)
@@ -53,7 +53,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Axes, Path]:
 
 
 class Served:
-    """A model in its batcher, as a replica has it, and the shapes that its graph was given."""
+    """A model in its batcher, as in a replica. It records the shapes of the graph's inputs."""
 
     def __init__(self, folder: Path) -> None:
         artifact = artifacts.load(folder)
@@ -73,7 +73,7 @@ class Served:
             await batcher.close()
 
     def images(self, *requests: Tensors) -> list[Any]:
-        """Return the images that the service makes of feeds that arrive at once."""
+        """Return the images that the service makes of feeds that arrive at the same time."""
         return asyncio.run(self._with_service(*requests))
 
 
@@ -170,9 +170,9 @@ def test_generator_with_batch_one_makes_many_images(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("batch", "size"), [(1, 1), ("batch", 16), (4, 4)])
 def test_fixed_batch_limits_the_batch_size(batch: int | str, size: int) -> None:
-    asked = Batching(max_pixels=500, max_delay_ms=3)
-    given = batching_of(inverter_manifest(axes=(batch, 32, 48, 3)).interface, asked)
-    assert given == asked.model_copy(update={"max_size": size})
+    requested = Batching(max_pixels=500, max_delay_ms=3)
+    limited = batching_of(inverter_manifest(axes=(batch, 32, 48, 3)).interface, requested)
+    assert limited == requested.model_copy(update={"max_size": size})
 
 
 @pytest.mark.parametrize("axes", [SQUARE, WIDE, SINGLE, MIXED], ids=str)

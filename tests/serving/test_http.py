@@ -147,5 +147,5 @@ def test_translate_reads_a_deep_image_in_the_stated_value_range() -> None:
     np.testing.assert_array_equal(decode(stated.content)[..., 0], expected)
     assert decode(plain.content).min() >= 239
     assert half.status_code == 422
-    with Client("http://server", transport=transport()) as asked:
-        np.testing.assert_array_equal(asked.translate("invert", stream.getvalue(), (0, 4095))[..., 0], expected)
+    with Client("http://server", transport=transport()) as client:
+        np.testing.assert_array_equal(client.translate("invert", stream.getvalue(), (0, 4095))[..., 0], expected)

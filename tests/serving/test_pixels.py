@@ -1,4 +1,4 @@
-"""Models whose images have 16 bits or are floats: as tensors all of it works, and image files are refused."""
+"""Models with images of 16 bits or floats: tensors of them are served, and image files are refused."""
 
 from __future__ import annotations
 
@@ -117,26 +117,26 @@ def test_generate_returns_the_models_dtype(every: dict[str, Models], pixels: Pix
     models = every[pixels.dtype]
     codes = latents(7, range(3), LATENT_DIM)
     response = infer(models.server(), "digits", {"latent": codes}, binary=True)
-    made = unpack_outputs(response.content, response.headers.get(HEADER_LENGTH))["image"]
-    assert (made.dtype, made.shape) == (pixels.dtype, (3, 8, 8, 3))
-    assert made.std() > (pixels.high - pixels.low) / 10
-    assert pixels.low <= made.min() < made.max() <= pixels.high
+    generated = unpack_outputs(response.content, response.headers.get(HEADER_LENGTH))["image"]
+    assert (generated.dtype, generated.shape) == (pixels.dtype, (3, 8, 8, 3))
+    assert generated.std() > (pixels.high - pixels.low) / 10
+    assert pixels.low <= generated.min() < generated.max() <= pixels.high
     local = LocalModel(models.generator, models.engine(models.generator)).generate(3, seed=7)
-    np.testing.assert_array_equal(local, made)
+    np.testing.assert_array_equal(local, generated)
 
 
 @DEEP
 def test_image_files_are_refused_in_one_line(every: dict[str, Models], pixels: Pixels) -> None:
     client = every[pixels.dtype].server()
     photo = codec.encode(images(BYTES, 17, 20, 3), "png")
-    asked: list[tuple[str, str, dict[str, Any]]] = [
+    requests: list[tuple[str, str, dict[str, Any]]] = [
         ("invert", "translate", {"content": photo}),
         ("invert", "translate", {"files": {"image": ("a.png", photo)}}),
         ("digits", "generate", {}),
         ("digits", "generate", {"json": {"n": 3, "layout": "zip"}}),
         ("digits", "generate", {"json": {"format": "jpeg"}}),
     ]
-    for model, verb, options in asked:
+    for model, verb, options in requests:
         response = client.post(f"/v2/models/{model}/{verb}", **options)
         error = f"the images of the model are {pixels.dtype}, which no image file has: use infer"
         assert (response.status_code, response.json()) == (400, {"error": error, "code": "unsupported"})

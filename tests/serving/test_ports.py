@@ -12,7 +12,7 @@ LOWEST, HIGHEST = "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_IN
 
 
 def _ports(variables: dict[str, str]) -> set[int]:
-    """All ports that the variables name; Ray gives replicas those below the highest."""
+    """Return all ports in the variables. Ray assigns replicas the ports below the highest."""
     fixed = {int(value) for name, value in variables.items() if name.endswith("_PORT") and "INGRESS" not in name}
     assert len(fixed) == 4
     return fixed | set(range(int(variables[LOWEST]), int(variables[HIGHEST])))

@@ -1,4 +1,4 @@
-"""An artifact proves itself again with onnxruntime alone; a damaged file of it is found."""
+"""`verify_artifact` accepts sound artifacts and detects damaged files, with onnxruntime alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from serving import artifacts
 from serving.engine import OrtEngine
 from serving.errors import ArtifactError
 from serving.selftest import check_golden, verify_artifact
-from tests.serving.forged import MODELS, flip, forge, starts, weight_at
+from tests.serving.forged import MODELS, flip, forge, start_replica, weight_at
 from tests.serving.tiny import write
 
 
@@ -32,11 +32,11 @@ def golden(folder: Path) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", MODELS)
 def test_verify_accepts_an_unchanged_artifact(tmp_path: Path, name: str) -> None:
     folder = write(tmp_path, *MODELS[name])
-    found = verify_artifact(folder, "cpu")
-    assert (found.samples, found.buckets, found.max_grey_diff) == (1, 0, 0)
-    assert found.artifact.path == folder
-    assert min(found.start_seconds, found.first_seconds, found.second_seconds) > 0
-    starts(folder)
+    result = verify_artifact(folder, "cpu")
+    assert (result.samples, result.buckets, result.max_grey_diff) == (1, 0, 0)
+    assert result.artifact.path == folder
+    assert min(result.start_seconds, result.first_seconds, result.second_seconds) > 0
+    start_replica(folder)
 
 
 def test_verify_accepts_a_copied_artifact(digits: Path, tmp_path: Path) -> None:
@@ -57,11 +57,11 @@ def test_digest_detects_one_flipped_bit_of_a_weight(digits: Path, bit: int) -> N
 def test_golden_sample_detects_one_flipped_bit_of_a_weight_under_a_forged_digest(digits: Path, bit: int) -> None:
     flip(digits / "model.onnx", weight_at(digits), bit)
     forge(digits)
-    said = r"digits/1: its golden sample is up to \d+ grey levels from what was proved \(1 allowed\)"
-    with pytest.raises(ArtifactError, match=said):
+    message = r"digits/1: its golden sample is up to \d+ grey levels from what was proved \(1 allowed\)"
+    with pytest.raises(ArtifactError, match=message):
         verify_artifact(digits, "cpu")
-    with pytest.raises(ArtifactError, match=said):
-        starts(digits)
+    with pytest.raises(ArtifactError, match=message):
+        start_replica(digits)
 
 
 def test_verify_checks_weights_in_a_separate_file(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_replica_refuses_a_golden_sample_that_the_model_does_not_reproduce(
 ) -> None:
     np.savez(digits / "golden.npz", **change(golden(digits)))
     forge(digits)
-    for proves in (lambda: verify_artifact(digits, "cpu"), lambda: starts(digits)):
+    for proves in (lambda: verify_artifact(digits, "cpu"), lambda: start_replica(digits)):
         with pytest.raises(ArtifactError, match=rf"digits/1: .*{reason}"):
             proves()
 
@@ -158,7 +158,7 @@ def test_replica_refuses_a_golden_sample_that_the_model_does_not_reproduce(
 def test_replica_refuses_an_unreadable_golden_file(digits: Path, damage: Callable[[Path], object]) -> None:
     damage(digits / "golden.npz")
     forge(digits)
-    for proves in (lambda: verify_artifact(digits, "cpu"), lambda: starts(digits)):
+    for proves in (lambda: verify_artifact(digits, "cpu"), lambda: start_replica(digits)):
         with pytest.raises(ArtifactError, match=r"digits/1/golden\.npz breaks the artifact contract"):
             proves()
 
@@ -168,7 +168,7 @@ def test_check_golden_compares_the_engine_that_will_serve(digits: Path) -> None:
     samples = artifacts.golden(artifact)
 
     class Brighter:
-        """Off by so many grey levels, as a provider's bad kernel would be."""
+        """Makes images that are wrong by `by` grey levels, like a faulty kernel of a provider."""
 
         providers = ("BadProvider",)
 

@@ -1,4 +1,4 @@
-"""The shapes that were proved with fixed axes are replayed so."""
+"""The shapes that were proved with fixed axes are run with fixed axes again."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from tests.serving.tiny import LATENT_DIM, OPEN, inverter_manifest, model, write
 )
 def test_verify_runs_the_buckets(tmp_path: Path, name: str, buckets: tuple[tuple[int, ...], ...]) -> None:
     graph, manifest = MODELS[name]
-    found = verify_artifact(write(tmp_path, graph, dataclasses.replace(manifest, buckets=buckets)), "cpu")
-    assert (found.buckets, found.max_grey_diff) == (len(buckets), 0)
+    result = verify_artifact(write(tmp_path, graph, dataclasses.replace(manifest, buckets=buckets)), "cpu")
+    assert (result.buckets, result.max_grey_diff) == (len(buckets), 0)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_engine_fixes_the_axes_of_a_bucket(tmp_path: Path) -> None:
 
 
 def test_verify_refuses_a_bucket_whose_images_differ_from_those_with_dynamic_axes(tmp_path: Path) -> None:
-    """The graph adds noise to large images, which no golden sample shows."""
+    """The graph adds noise to large images, which the golden sample does not detect."""
     nodes = [
         helper.make_node("Cast", ["source"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("RandomUniformLike", ["float"], ["noise"], high=9.0, low=1.0),

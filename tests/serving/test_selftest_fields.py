@@ -1,4 +1,4 @@
-"""A changed manifest is refused, and so is a field that is not the model's under a forged digest."""
+"""A changed manifest is refused, and so is a field that contradicts the model under a forged digest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from export.interface import Latent, SizeLimits, TensorSpec
 from export.manifest import GOLDEN_FILE, Manifest, fields_digest
 from serving.errors import ArtifactError
 from serving.selftest import verify_artifact
-from tests.serving.forged import MODELS, forge, starts
+from tests.serving.forged import MODELS, forge, start_replica
 from tests.serving.tiny import LATENT_DIM, generator_manifest, inverter_manifest, write
 
 FIELDS = sorted({*(field.name for field in dataclasses.fields(Manifest)), "digest"} - {"schema_version"})
@@ -25,7 +25,7 @@ def digits(tmp_path: Path) -> Path:
 
 
 def altered(value: Any) -> Any:
-    """Another value of the same JSON type where there is one."""
+    """Return another value, of the same JSON type if it has other values."""
     if isinstance(value, bool) or value is None:
         return 1
     if isinstance(value, str):
@@ -44,7 +44,7 @@ def test_manifest_with_a_changed_or_missing_field_is_refused(digits: Path, name:
         with pytest.raises(ArtifactError, match=r"manifest\.json was changed after it was written: restore it"):
             verify_artifact(digits, "cpu")
         with pytest.raises(ArtifactError, match="was changed after it was written"):
-            starts(digits)
+            start_replica(digits)
 
 
 def test_manifest_of_another_schema_is_refused(digits: Path) -> None:
@@ -98,8 +98,8 @@ def test_check_fields_compares_a_field_under_a_forged_digest_with_the_model(
 ) -> None:
     folder = write(tmp_path, *MODELS[name])
     forge(folder, **{field: value})
-    said = "network|source_digest|images_seen" if field == "provenance" else field
-    with pytest.raises(ArtifactError, match=rf"(: |, )({said})[, ].*of the manifest and of the model do not agree"):
+    names = "network|source_digest|images_seen" if field == "provenance" else field
+    with pytest.raises(ArtifactError, match=rf"(: |, )({names})[, ].*of the manifest and of the model do not agree"):
         verify_artifact(folder, "cpu")
 
 

@@ -43,8 +43,8 @@ def service(manifest: Manifest, limits: Limits | None = None, engine: FakeEngine
 
 
 def call(model: ModelService, verb: str, **keys: object) -> object:
-    found = VERBS.find(verb)
-    return asyncio.run(model.call(found, found.request.parse(keys))).value()
+    entry = VERBS.find(verb)
+    return asyncio.run(model.call(entry, entry.request.parse(keys))).value()
 
 
 def test_service_and_local_model_agree() -> None:

@@ -100,8 +100,8 @@ def test_translate_keeps_the_endings_of_a_folders_images_that_have_one_stem(repo
     assert f"{folder}: left out 1 files: 1 no image (notes.txt)" in result.stderr
     with pytest.raises(OutputError, match="would be taken for images the next time: choose another --out"):
         run("translate", repository / "invert", folder, "--out", folder, "--device", "cpu")
-    for said in ("4 of 4 images translated, 0 existed already", "0 of 4 images translated, 4 existed already"):
-        assert said in run("translate", repository / "invert", folder, "--out", folder / "out", "--device", "cpu")
+    for output in ("4 of 4 images translated, 0 existed already", "0 of 4 images translated, 4 existed already"):
+        assert output in run("translate", repository / "invert", folder, "--out", folder / "out", "--device", "cpu")
     refused = invoke("translate", repository / "invert", folder, "--out", out, "--value-range", "5", "5")
     assert refused.exit_code == 2
     assert "are no value range" in " ".join(refused.output.replace("│", " ").split())
@@ -129,8 +129,8 @@ def test_split_url_takes_the_urls_that_serve_prints(end: str) -> None:
 
 
 def test_verify_prints_json(repository: Path) -> None:
-    found = json.loads(run("verify", repository / "digits", "--device", "cpu", "--json"))
-    assert (found["model"], found["max_grey_diff"], found["device"]) == ("digits", 0, "cpu")
+    printed = json.loads(run("verify", repository / "digits", "--device", "cpu", "--json"))
+    assert (printed["model"], printed["max_grey_diff"], printed["device"]) == ("digits", 0, "cpu")
 
 
 @pytest.mark.parametrize(("name", "kind"), [("a.png", "PNG"), ("b.JPG", "JPEG"), ("c.jpeg", "JPEG")])
@@ -152,8 +152,8 @@ def test_generate_passes_labels_on(repository: Path, tmp_path: Path) -> None:
 
 def test_latent_interpolate_writes_a_strip_and_a_gif(repository: Path, tmp_path: Path) -> None:
     command = ("latent", "interpolate", repository / "digits", "--steps", 5, "--seed", 3, "--device", "cpu")
-    said = run(*command, "--first", 2, "--last", 6, "--out", tmp_path / "new" / "a.png")
-    assert said == f"images 2, 6 of seed 3, 5 steps from each to the next, in {tmp_path / 'new' / 'a.png'}\n"
+    output = run(*command, "--first", 2, "--last", 6, "--out", tmp_path / "new" / "a.png")
+    assert output == f"images 2, 6 of seed 3, 5 steps from each to the next, in {tmp_path / 'new' / 'a.png'}\n"
     strip = np.asarray(Image.open(tmp_path / "new" / "a.png"))
     assert strip.shape == (8, 40, 3)
     ends = [LocalModel.load(repository / "digits", "cpu").generate(1, 3, number)[0] for number in (2, 6)]
@@ -168,8 +168,8 @@ def test_latent_interpolate_writes_a_strip_and_a_gif(repository: Path, tmp_path:
 
 def test_latent_arithmetic_writes_a_strip_and_the_result_alone(repository: Path, tmp_path: Path) -> None:
     terms = ("--a", 1, "--a", 2, "--b", 3, "--c", 4, "--device", "cpu")
-    said = run("latent", "arithmetic", repository / "digits", *terms, "--out", tmp_path / "a.png")
-    assert said == f"mean(1, 2) - 3 + 4 of seed 0 in {tmp_path / 'a.png'}\n"
+    output = run("latent", "arithmetic", repository / "digits", *terms, "--out", tmp_path / "a.png")
+    assert output == f"mean(1, 2) - 3 + 4 of seed 0 in {tmp_path / 'a.png'}\n"
     run("latent", "arithmetic", repository / "digits", *terms, "--only-result", "--out", tmp_path / "b.png")
     strip, result = (np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "b.png"))
     assert (strip.shape, result.shape) == ((8, 32, 3), (8, 8, 3))

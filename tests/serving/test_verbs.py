@@ -35,8 +35,8 @@ RNG = np.random.default_rng(0)
 
 
 def plan(verb: str, interface: Interface = GENERATOR.interface, **keys: Any) -> Feeds:
-    found = VERBS.find(verb)
-    return found.plan(interface, found.request.parse(keys))
+    entry = VERBS.find(verb)
+    return entry.plan(interface, entry.request.parse(keys))
 
 
 def http(**options: Any) -> httpx.Client:

@@ -1,4 +1,4 @@
-"""`zorse verify` as a program: its lines, its exit codes, and that it needs neither torch nor onnx nor Ray."""
+"""`zorse verify` as a program: its output and exit codes, without torch, onnx and Ray."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from serving.cli import register
 from serving.errors import ArtifactError
-from tests.serving.tiny import generator_graph, generator_manifest, seal, write
+from tests.serving.tiny import generator_graph, generator_manifest, write, write_manifest
 
 PROGRAM = """
 import sys
@@ -72,7 +72,7 @@ def test_verify_of_a_flipped_bit_exits_with_1_and_one_line(digits: Path) -> None
 
 def test_verify_of_a_graph_that_does_not_run_exits_with_1_and_one_line(digits: Path) -> None:
     (digits / "model.onnx").write_bytes(b"no graph")
-    seal(digits, generator_manifest())
+    write_manifest(digits, generator_manifest())
     done = program(digits, "--device", "cpu")
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()

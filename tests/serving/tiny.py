@@ -35,7 +35,7 @@ OPEN: Axes = ("batch", "height", "width", 3)
 
 
 class Pixels(NamedTuple):
-    """The dtype of images, and the ends of their range."""
+    """The dtype of images, and the limits of their value range."""
 
     dtype: DType
     low: float
@@ -99,7 +99,7 @@ def inverter_graph(pixels: Pixels = BYTES, axes: Axes = OPEN, scale: int = 1) ->
 def generator_manifest(
     name: str = "digits", version: int = 1, pixels: Pixels = BYTES, batch: int | str = "batch"
 ) -> Manifest:
-    """The manifest of `generator_graph`, without its files."""
+    """Return the manifest of `generator_graph`, without its files."""
     return _manifest(
         name,
         version,
@@ -113,7 +113,7 @@ def generator_manifest(
 
 
 def inverter_manifest(name: str = "invert", version: int = 1, pixels: Pixels = BYTES, axes: Axes = OPEN) -> Manifest:
-    """The manifest of `inverter_graph`, without its files."""
+    """Return the manifest of `inverter_graph`, without its files."""
     return _manifest(
         name,
         version,
@@ -128,50 +128,50 @@ def inverter_manifest(name: str = "invert", version: int = 1, pixels: Pixels = B
 
 
 def with_interface(manifest: Manifest, **fields: Any) -> Manifest:
-    """`manifest` with other fields in its interface."""
+    """Return `manifest` with other fields in its interface."""
     return dataclasses.replace(manifest, interface=dataclasses.replace(manifest.interface, **fields))
 
 
 def conditional_manifest(name: str = "classes", labels: tuple[str, ...] = ("cat", "dog", "owl")) -> Manifest:
-    """The manifest of a `generator_graph` with a class for each of `labels`, without its files."""
+    """Return the manifest of a `generator_graph` with a class for each of `labels`, without its files."""
     generator = generator_manifest(name)
     label = TensorSpec("label", "int64", ("batch",), "class", (0, len(labels) - 1))
     return with_interface(generator, inputs=(*generator.interface.inputs, label), labels=labels)
 
 
 def upscaler_manifest(name: str = "upscale", scale: int = 2) -> Manifest:
-    """The manifest of an `inverter_graph` with `scale`, without its files."""
+    """Return the manifest of an `inverter_graph` with `scale`, without its files."""
     output = TensorSpec("image", "uint8", _scaled(OPEN, scale), "image", (0, 255))
     return with_interface(inverter_manifest(name), outputs=(output,), scale=scale)
 
 
 def write(repository: Path, graph: onnx.ModelProto, manifest: Manifest, *, weights_apart: bool = False) -> Path:
-    """Write the proved artifact `<repository>/<name>/<version>/`, with or without a file of its own for the weights."""
+    """Write the proved artifact `<repository>/<name>/<version>/`, with the weights apart or not."""
     folder = repository / manifest.name / str(manifest.version)
     folder.mkdir(parents=True)
     described = onnx.ModelProto()
     described.CopyFrom(graph)
-    said = expected_properties(manifest)
-    helper.set_model_props(described, {f"zorse.{key}": fact for key, fact in said.items()})
+    properties = expected_properties(manifest)
+    helper.set_model_props(described, {f"zorse.{key}": value for key, value in properties.items()})
     path = folder / MODEL_FILE
     onnx.save(described, path, save_as_external_data=weights_apart, location=WEIGHTS_FILE, size_threshold=1024)
     feeds = sample_feeds(manifest)
     arrays = {golden_key("input", 0, name): array for name, array in feeds.items()}
     arrays[golden_key("output", 0, "image")] = OrtEngine(path, "cpu", 1).run(feeds)["image"]
     np.savez(folder / GOLDEN_FILE, allow_pickle=False, **arrays)
-    seal(folder, manifest)
+    write_manifest(folder, manifest)
     return folder
 
 
-def seal(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest` with the digests of the files that lie in `folder`, whatever they are."""
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest` with the digests of the files in `folder`."""
     there = [name for name in (MODEL_FILE, WEIGHTS_FILE, GOLDEN_FILE) if (folder / name).exists()]
     whole = dataclasses.replace(manifest, files={name: file_entry(folder / name) for name in there})
     (folder / MANIFEST_FILE).write_text(whole.to_json(), encoding="utf-8")
 
 
 def sample_feeds(manifest: Manifest, seed: int = 0) -> dict[str, NDArray[Any]]:
-    """Seeded inputs of the model: two codes or images, or as many as it takes."""
+    """Return seeded inputs of the model: two rows, or as many as its fixed batch has."""
     random, free = np.random.default_rng(seed), {"batch": 2, "height": 2 * MINIMUM, "width": MINIMUM}
     feeds: dict[str, NDArray[Any]] = {}
     for spec in manifest.interface.inputs:
@@ -184,7 +184,7 @@ def sample_feeds(manifest: Manifest, seed: int = 0) -> dict[str, NDArray[Any]]:
 
 
 def write_repository(repository: Path) -> Path:
-    """A repository with the generator `digits` and the translator `invert`."""
+    """Write a repository with the generator `digits` and the translator `invert`."""
     write(repository, generator_graph(), generator_manifest())
     write(repository, inverter_graph(), inverter_manifest())
     return repository
@@ -197,7 +197,7 @@ def model(
     target: onnx.ValueInfoProto,
     *more_sources: onnx.ValueInfoProto,
 ) -> onnx.ModelProto:
-    """The model of one graph with one output."""
+    """Return the model of one graph with one output."""
     initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "tiny", [source, *more_sources], [target], initializers)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
