@@ -20,7 +20,7 @@ from export.manifest import read_manifest
 from export.pipeline import export
 from export.state_dicts.checkpoint import read_checkpoint
 from export.targets.onnx_fp16 import decomposed_norms
-from serving.replay import verify
+from serving.selftest import verify_artifact
 from serving.service import LocalModel
 from tests.serving.apps import server
 from zorse_common.images import decode, encode
@@ -54,7 +54,7 @@ def test_foreign_super_resolution_is_proved_verified_and_served(tmp_path: Path, 
     manifest = read_manifest(Path(artifact))
     assert (manifest.interface.scale, manifest.interface.kind, manifest.proof.max_grey_diff) == (scale, "translator", 0)
     assert manifest.interface.outputs[0].shape == ("batch", f"height_x{scale}", f"width_x{scale}", 3)
-    assert verify(artifact, "cpu").max_grey_diff == 0
+    assert verify_artifact(artifact, "cpu").max_grey_diff == 0
     source = np.random.default_rng(0).integers(0, 256, (17, 23, 3), dtype=np.uint8)
     model = LocalModel.load(artifact, "cpu", threads=1)
     expected = source.repeat(scale, 0).repeat(scale, 1)

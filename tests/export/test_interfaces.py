@@ -14,7 +14,7 @@ from export.manifest import GOLDEN_FILE, Manifest, read_manifest
 from export.pipeline import export
 from export.triton import triton_config
 from export.wrapper import wrap
-from serving.replay import verify
+from serving.selftest import verify_artifact
 from serving.service import LocalModel
 from tests.export.conftest import MakeSnapshot
 from tests.export.networks import CLASSES, CONDITIONAL, EDGE, SCALER, ConditionalGenerator, build
@@ -48,7 +48,7 @@ def test_conditional_generator_is_proved_with_every_target(target: str, conditio
     assert (latent.name, latent.dtype, latent.shape) == ("latent", "float32", ("batch", 6))
     assert (label.name, label.dtype, label.shape, label.value_range) == ("label", "int64", ("batch",), (0, CLASSES - 1))
     assert manifest.proof.shapes == ((1, 6), (3, 6), (16, 6), (4, 6))
-    found = verify(artifact, "cpu")
+    found = verify_artifact(artifact, "cpu")
     assert (found.samples, found.buckets) == (3, 1)
     with np.load(artifact / GOLDEN_FILE) as golden:
         assert set(golden.files) == {
@@ -108,7 +108,7 @@ def test_super_resolution_network_is_proved_and_run(
     assert manifest.interface.inputs[0].shape == ("batch", "height", "width", 3)
     assert manifest.interface.outputs[0].shape == ("batch", f"height_x{scale}", f"width_x{scale}", 3)
     assert manifest.proof.cycle is None
-    assert verify(artifact, "cpu").max_grey_diff == 0
+    assert verify_artifact(artifact, "cpu").max_grey_diff == 0
     source = np.random.default_rng(0).integers(0, 256, (20, EDGE, 3), dtype=np.uint8)
     image = LocalModel.load(artifact, "cpu", threads=1).translate(source)
     assert image.shape == (20 * scale, EDGE * scale, 3)
