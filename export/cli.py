@@ -34,7 +34,7 @@ class PixelName(StrEnum):
 
 
 class DirectionName(StrEnum):
-    """Which domain a translator takes and which it makes."""
+    """The source and target domain of a translator."""
 
     A_TO_B = "AtoB"
     B_TO_A = "BtoA"
@@ -64,14 +64,15 @@ def export(
         typer.Option(
             "--from",
             metavar="FORMAT",
-            help="What PLACE is: snapshot, onnx or an importer; auto finds it out; another word lists them.",
+            help="The format of PLACE: snapshot, onnx or an importer; auto decides by the file; others list them.",
         ),
     ] = "auto",
     name: Annotated[str | None, typer.Option(help="The artifacts' name instead of the source's.")] = None,
     direction: Annotated[
-        DirectionName | None, typer.Option(help="Of a foreign translator whose file's name does not say it.")
+        DirectionName | None,
+        typer.Option(help="The direction of a foreign translator, if its file name does not say it."),
     ] = None,
-    target: Annotated[str, typer.Option(help="What to convert to; another word lists all.")] = "onnx",
+    target: Annotated[str, typer.Option(help="The export target; any other word lists them.")] = "onnx",
     images: Annotated[
         str | None, typer.Option(help="A folder or zip of real images, to prove and calibrate translators with.")
     ] = None,
@@ -97,16 +98,24 @@ def export(
     provider: Annotated[ProviderName, typer.Option(help="What every node must run on.")] = ProviderName.CUDA,
     input_range: Annotated[
         tuple[float, float] | None,
-        typer.Option(metavar="LOW HIGH", help="Of an ONNX translator: the numbers that it takes for black and white."),
+        typer.Option(metavar="LOW HIGH", help="The input values of an ONNX translator for black and white."),
     ] = None,
     output_range: Annotated[
         tuple[float, float] | None,
-        typer.Option(metavar="LOW HIGH", help="The numbers that it makes of them.", show_default="those it takes"),
+        typer.Option(
+            metavar="LOW HIGH",
+            help="The output values of an ONNX model for black and white.",
+            show_default="those of the input",
+        ),
     ] = None,
     layout: Annotated[LayoutName, typer.Option(help="The order of an ONNX file's axes.")] = LayoutName.NCHW,
-    mean: Annotated[str, typer.Option(help="What is subtracted then, for all channels or each: 0.5,0.5,0.5.")] = "0",
-    std: Annotated[str, typer.Option(help="What that is divided by.")] = "1",
-    size_multiple: Annotated[int, typer.Option(min=1, help="What its heights and widths are multiples of.")] = 1,
+    mean: Annotated[
+        str, typer.Option(help="What is subtracted from the input, one number or one for each channel: 0.5,0.5,0.5.")
+    ] = "0",
+    std: Annotated[str, typer.Option(help="What the input is then divided by.")] = "1",
+    size_multiple: Annotated[
+        int, typer.Option(min=1, help="The number of pixels of which its heights and widths are multiples.")
+    ] = 1,
     licence: Annotated[str | None, typer.Option(help="A note for the manifest on what may be done with it.")] = None,
     metrics: Annotated[
         Path | None, typer.Option(help="A JSON file of figures for the manifest, as `zorse evaluate` prints.")
@@ -114,7 +123,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Turn generators into ONNX artifacts, each proved against its source before any is published."""
-    # Here, since importing torch takes a second that `zorse --help` need not wait for.
+    # Imported here, since torch takes a second to import and `zorse --help` should not wait for it.
     from rich.console import Console
 
     from export.declared import Declared
@@ -153,7 +162,7 @@ def export(
 def _shape(text: str) -> tuple[int, ...]:
     parts = text.lower().split("x")
     if not all(part.isdecimal() and len(part) < 10 for part in parts):
-        raise typer.BadParameter(f"--bucket {text} is no shape: give one such as 8x256x256x3, or 8x100 for codes")
+        raise typer.BadParameter(f"--bucket {text} is no shape: give one such as 8x256x256x3, or 8x100 for latents")
     return tuple(map(int, parts))
 
 
@@ -168,8 +177,8 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
 
 def _figures(path: Path) -> Mapping[str, float]:
     try:
-        found = from_json(path.read_text(encoding="utf-8"))
-        figures = {str(name): float(value) for name, value in found.items() if type(value) in (int, float)}
+        data = from_json(path.read_text(encoding="utf-8"))
+        figures = {str(name): float(value) for name, value in data.items() if type(value) in (int, float)}
         if not all(map(math.isfinite, figures.values())):
             raise ValueError("a figure is not finite")
         return figures

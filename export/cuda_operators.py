@@ -1,4 +1,4 @@
-"""What onnxruntime computes on CUDA."""
+"""The ONNX operators for which onnxruntime has a CUDA kernel."""
 
 from __future__ import annotations
 
@@ -14,5 +14,4 @@ ON_CUDA = frozenset(
     Selu Shape Shrink Sigmoid Sign Sin Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tanh
     ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where Xor""".split()  # noqa: SIM905
 )
-"""ONNX's operators with a CUDA kernel in onnxruntime 1.31, which has no way to ask for them without a GPU; a node of
-any other would run on the CPU."""
+"""The list for onnxruntime 1.31, which has no way to query it without a GPU. Other operators run on the CPU."""

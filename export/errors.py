@@ -5,7 +5,7 @@ from __future__ import annotations
 from zorse_common.errors import ZorseError
 
 OTHER_WAY = "export your network to ONNX with torch.onnx.export and import that with --from onnx"
-"""What helps where an architecture is not known."""
+"""What to do if an architecture is not known."""
 
 
 class ExportError(ZorseError):
@@ -17,7 +17,7 @@ class ManifestError(ExportError):
 
 
 class UnsupportedGraphError(ExportError):
-    """A network or a graph is something that an artifact may not be."""
+    """A network or a graph cannot become an artifact."""
 
 
 class ProofError(ExportError):
@@ -25,7 +25,7 @@ class ProofError(ExportError):
 
 
 class ImageSetError(ExportError):
-    """The images given for a proof cannot be found or read."""
+    """The images of a proof are missing, cannot be read, or cannot be used."""
 
 
 class ImporterError(ExportError):
@@ -33,20 +33,20 @@ class ImporterError(ExportError):
 
 
 class RepositoryError(ExportError):
-    """The model repository cannot be written, or a model cannot have the name that was asked for."""
+    """The model repository cannot be written, or a name is not allowed in it."""
 
 
-TOLD_REASONS = 3
-"""How many reasons of a refusal its message gives."""
+SHOWN_REASONS = 3
+"""The largest number of reasons in the message of a refusal."""
 
 
 class RefusedError(ExceptionGroup[ExportError], ExportError):
-    """Everything that keeps one model from becoming an artifact; nothing was published."""
+    """One model is refused for every reason in `exceptions`; nothing was published."""
 
     def __str__(self) -> str:
-        told = [str(reason) for reason in self.exceptions]
-        if len(told) > TOLD_REASONS:
-            # The last one may be the layer that the others come from.
-            left = len(told) - TOLD_REASONS
-            told = [*told[: TOLD_REASONS - 1], f"{left} more", told[-1]]
-        return f"{self.message}: {'; '.join(told)}"
+        shown = [str(reason) for reason in self.exceptions]
+        if len(shown) > SHOWN_REASONS:
+            # The last reason may be the layer that causes the others.
+            left = len(shown) - SHOWN_REASONS
+            shown = [*shown[: SHOWN_REASONS - 1], f"{left} more", shown[-1]]
+        return f"{self.message}: {'; '.join(shown)}"

@@ -98,7 +98,7 @@ def _interface(
 
 
 def _check_operators(model: onnx.ModelProto, name: str) -> int:
-    """The model's opset, once nothing in its graph keeps it from becoming an artifact."""
+    """Return the model's opset, after checking that its operators can be part of an artifact."""
     version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if version < _OLDEST_OPSET:
         raise ImporterError(f"{name} has opset {version}: export it with opset {_OLDEST_OPSET} or newer")
@@ -116,7 +116,7 @@ def _check_operators(model: onnx.ModelProto, name: str) -> int:
 
 
 def _may_be_true(graph: onnx.GraphProto, value: str) -> bool:
-    """Whether the boolean `value` is not known to be false."""
+    """Return whether the boolean `value` is not known to be false."""
     for inner in graphs(graph):
         constants = [entry for entry in inner.initializer if entry.name == value]
         constants += [node.attribute[0].t for node in inner.node if node.op_type == "Constant" and value in node.output]
@@ -129,13 +129,13 @@ def _upgraded(model: onnx.ModelProto, version: int, opset: int, name: str) -> on
     try:
         converted = version_converter.convert_version(model, opset)
     except Exception as error:  # the converter's errors have no common base
-        what = f"{name}: opset {version} cannot be brought to {opset} ({first_sentence(error)})"
+        what = f"{name}: opset {version} cannot be converted to {opset} ({first_sentence(error)})"
         raise ImporterError(f"{what}: export it with a newer opset") from error
-    # Before opset 11 there was one way to find a pixel's place, and the converter does not say that it was that one.
-    way = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"} if version < 11 else {}
+    # Before opset 11 Resize had one coordinate mode only, which the converter does not write into the new node.
+    mode = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"} if version < 11 else {}
     for node in (node for graph in graphs(converted.graph) for node in graph.node if node.op_type == "Resize"):
-        said = {attribute.name for attribute in node.attribute}
-        node.attribute.extend(helper.make_attribute(key, way[key]) for key in way if key not in said)
+        present = {attribute.name for attribute in node.attribute}
+        node.attribute.extend(helper.make_attribute(key, mode[key]) for key in mode if key not in present)
     return converted
 
 
@@ -174,7 +174,7 @@ def _surround(model: onnx.ModelProto, source: OnnxSource, interface: Interface) 
 
 
 def _free_reserved_names(graph: onnx.GraphProto) -> dict[str, str]:
-    """Rename, in place, the values whose names we need; returns the new names by the old."""
+    """Rename, in place, the values that have reserved names; return the new names by the old."""
     nodes = [node for inner in graphs(graph) for node in inner.node]
     names = {name for node in nodes for name in (*node.input, *node.output)}
     prefix = "original_"

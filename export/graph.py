@@ -1,4 +1,4 @@
-"""ONNX graphs as files and as something to look at: saved, digested, walked, cut open."""
+"""Saves, checks, digests and walks ONNX graphs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SHAPE_ARITHMETIC = frozenset({"Shape", "Size", "ConstantOfShape", "NonZero", "R
 
 
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and those within its nodes."""
+    """Yield the graph and all graphs within its nodes."""
     yield graph
     for attribute in (attribute for node in graph.node for attribute in node.attribute):
         for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
@@ -34,36 +34,36 @@ def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """The graph's nodes and those of its inner graphs."""
+    """Yield the nodes of the graph and of its inner graphs."""
     for inner in graphs(graph):
         yield from inner.node
 
 
 def faults(model: onnx.ModelProto, provider: str) -> list[str]:
-    """What keeps a model from being an artifact that runs on `provider` ("cuda" or "cpu"), each in one line."""
+    """Return every reason why a model cannot be an artifact for `provider` ("cuda" or "cpu"), one line each."""
     every = [*nodes(model.graph), *(node for function in model.functions for node in function.node)]
     never = _false_values(model.graph, every)
     random = [node for node in every if node.op_type in RANDOM or _is_live_dropout(node, never)]
-    found = [
+    reasons = [
         f"{node.op_type} at {node.name} draws random numbers: make noise an input of the network" for node in random
     ]
     if provider == "cuda":
-        foreign = sorted({node.op_type for node in every} - ON_CUDA - RANDOM)
-        if foreign:
-            found.append(
-                f"onnxruntime has no CUDA kernel for {', '.join(foreign)} and would run them on the CPU: "
+        missing = sorted({node.op_type for node in every} - ON_CUDA - RANDOM)
+        if missing:
+            reasons.append(
+                f"onnxruntime has no CUDA kernel for {', '.join(missing)} and would run them on the CPU: "
                 "use other operators, or say --provider cpu"
             )
-    return found
+    return reasons
 
 
 def _is_live_dropout(node: onnx.NodeProto, never: set[str]) -> bool:
-    """Whether it may drop anything: one whose third input is absent or always false gives back what it is given."""
+    """Return whether a Dropout node may drop values: it does not if its third input is absent or always false."""
     return node.op_type == "Dropout" and len(node.input) > 2 and node.input[2] not in never
 
 
 def _false_values(graph: onnx.GraphProto, every: Iterable[onnx.NodeProto]) -> set[str]:
-    """The names of the graph's values that are false always; an absent input is called ""."""
+    """Return the names of values that are always false, with "", which stands for an absent input."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     constants |= {node.output[0]: node.attribute[0].t for node in every if node.op_type == "Constant"}
     booleans = {name: tensor for name, tensor in constants.items() if tensor.data_type == onnx.TensorProto.BOOL}
@@ -71,7 +71,7 @@ def _false_values(graph: onnx.GraphProto, every: Iterable[onnx.NodeProto]) -> se
 
 
 def shape_arithmetic(model: onnx.ModelProto) -> list[str]:
-    """The nodes that compute with shapes, which CUDA graphs refuse."""
+    """Return the names of the nodes that compute with shapes, which CUDA graphs cannot run."""
     return [node.name for node in nodes(model.graph) if node.op_type in _SHAPE_ARITHMETIC]
 
 
@@ -87,10 +87,10 @@ def save(model: onnx.ModelProto, folder: Path) -> None:
 
 
 def check(folder: Path) -> None:
-    """See that the model in `folder` is one by ONNX's own rules.
+    """Check the model in `folder` by ONNX's own rules.
 
     Raises:
-        UnsupportedGraphError: it is not.
+        UnsupportedGraphError: it breaks them.
     """
     try:
         onnx.checker.check_model(str(folder / MODEL_FILE))
@@ -99,12 +99,12 @@ def check(folder: Path) -> None:
 
 
 def is_large(model: onnx.ModelProto) -> bool:
-    """Whether the weights do not fit into the model's file."""
+    """Return whether the weights do not fit into the model's file."""
     return bool(sum(tensor.ByteSize() for tensor in model.graph.initializer) > INLINE_BYTES)
 
 
 def graph_digest(model: onnx.ModelProto) -> str:
-    """The SHA-256 of the graph without the values of its weights: equal for models that differ in those alone."""
+    """Return the SHA-256 of the graph without the values of its weights: equal for models that differ only in those."""
     bare = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     graph = bare.graph
     graph.node.extend(model.graph.node)
@@ -116,7 +116,7 @@ def graph_digest(model: onnx.ModelProto) -> str:
 
 
 def weights_digest(model: onnx.ModelProto) -> str:
-    """The SHA-256 of the weights: names, types, shapes and values."""
+    """Return the SHA-256 of the weights: names, types, shapes and values."""
     total = hashlib.sha256()
     for tensor in sorted(model.graph.initializer, key=lambda tensor: tensor.name):
         total.update(f"{tensor.name} {tensor.data_type} {list(tensor.dims)}".encode())
@@ -125,7 +125,7 @@ def weights_digest(model: onnx.ModelProto) -> str:
 
 
 def sort_nodes(graph: onnx.GraphProto) -> None:
-    """Bring the nodes, in place, into an order in which each comes after those that it needs."""
+    """Sort the nodes in place, so that each comes after the nodes whose outputs it takes."""
     makers = {output: index for index, node in enumerate(graph.node) for output in node.output}
     needs = {index: {makers[name] for name in node.input if name in makers} for index, node in enumerate(graph.node)}
     ordered = [graph.node[index] for index in TopologicalSorter(needs).static_order()]
@@ -135,13 +135,13 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
 
 
 def layer_outputs(model: onnx.ModelProto) -> dict[str, str]:
-    """Each layer's last output in the graph, by the layer: what stands before the last `/` of its nodes' names."""
+    """Return the last output of each layer by the layer's name, which is the part of node names before the last `/`."""
     named = [node for node in model.graph.node if node.name]
     return {node.name.rpartition("/")[0] or node.name: node.output[0] for node in named}
 
 
 def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
-    """A copy of `model` that also gives the tensors `names`."""
+    """Return a copy of `model` with the tensors `names` as further outputs."""
     opened = onnx.ModelProto()
     opened.CopyFrom(model)
     there = {value.name for value in model.graph.output}

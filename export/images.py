@@ -38,34 +38,34 @@ class ImagePlace:
 
 def load_images(
     where: ImagePlace,
-    port: TensorSpec,
+    spec: TensorSpec,
     limits: SizeLimits,
-    edge: int,
+    size: int,
     count: int = 8,
     report: Callable[[str], None] = lambda fact: None,
 ) -> list[NDArray[Any]]:
     """Return up to `count` of the images at `where`, evenly spaced by name, each [height, width, channels].
 
-    Where `port` takes bytes of 1, 3 or 4 channels they are image files, each scaled until its longer side is `edge`
-    pixels, then to the nearest legal height and width above. Else they are NumPy files (`.npy`, of the port's dtype and
-    value range), cut to a legal size from the top left. `report` gets what was found, one fact a line.
+    If `spec` is uint8 of 1, 3 or 4 channels, they are image files. Each is scaled until its longer side is `size`
+    pixels, then to the nearest legal height and width above. Otherwise they are NumPy files (`.npy`, of the spec's
+    dtype and value range), cut to a legal size from the top left. `report` gets facts about the images, one a line.
 
     Raises:
         FilesError: the place is missing or damaged, or the files' values use too little of the value range.
         ImageSetError: there are no images, or one cannot be read, decoded or used.
     """
-    channels = int(port.shape[-1])
-    if port.dtype != "uint8" or channels not in MODES:
+    channels = int(spec.shape[-1])
+    if spec.dtype != "uint8" or channels not in MODES:
         files = FileSet(where.place)
         arrays = [name for name in files.sizes if name.lower().endswith(".npy") and not is_hidden(name)]
         chosen = evenly_spaced(_of_domain(where, arrays, ".npy"), count)
-        return [_array(f"{where.place}/{name}", files.read(name), port, limits) for name in chosen]
+        return [_array(f"{where.place}/{name}", files.read(name), spec, limits) for name in chosen]
     images = ImageFiles(where.place, value_range=where.value_range)
     names = _of_domain(where, images.names, "image")
     unused = unused_facts(images, names, "of another domain or split")
     for fact in (*collection_facts(images, names, where.place, RANGE_KEY), *unused):
         report(fact)
-    return [_decode(images, name, channels, limits, edge) for name in evenly_spaced(names, count)]
+    return [_decode(images, name, channels, limits, size) for name in evenly_spaced(names, count)]
 
 
 def _of_domain(where: ImagePlace, names: Sequence[str], kind: str) -> Sequence[str]:
@@ -84,37 +84,37 @@ def _of_domain(where: ImagePlace, names: Sequence[str], kind: str) -> Sequence[s
     return names if own is None else own
 
 
-def _array(where: str, content: bytes, port: TensorSpec, limits: SizeLimits) -> NDArray[Any]:
+def _array(where: str, content: bytes, spec: TensorSpec, limits: SizeLimits) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise ImageSetError(
             f"{where} cannot be read ({one_line(error)}): remove it or write it with numpy.save"
         ) from error
-    if array.ndim != 3 or array.shape[-1] != port.shape[-1] or array.dtype != port.dtype:
+    if array.ndim != 3 or array.shape[-1] != spec.shape[-1] or array.dtype != spec.dtype:
         raise ImageSetError(
-            f"{where} is {array.dtype} {list(array.shape)} and must be {port.dtype} [height, width, {port.shape[-1]}]"
+            f"{where} is {array.dtype} {list(array.shape)} and must be {spec.dtype} [height, width, {spec.shape[-1]}]"
         )
-    assert port.value_range is not None
-    low, high = port.value_range
+    assert spec.value_range is not None
+    low, high = spec.value_range
     if array.size and not (low <= array.min() and array.max() <= high):
         raise ImageSetError(f"{where} has values outside {low:g}..{high:g}: give the right --value-range")
     height, width = (
-        min(edge, axis.maximum) // axis.multiple * axis.multiple
-        for edge, axis in zip(array.shape, (limits.height, limits.width), strict=False)
+        min(size, axis.maximum) // axis.multiple * axis.multiple
+        for size, axis in zip(array.shape, (limits.height, limits.width), strict=False)
     )
     if height < limits.height.minimum or width < limits.width.minimum:
         raise ImageSetError(f"{where} is {array.shape[1]}×{array.shape[0]} pixels, too small for the network")
     return array[:height, :width]
 
 
-def _decode(files: ImageFiles, name: str, channels: int, limits: SizeLimits, edge: int) -> NDArray[np.uint8]:
+def _decode(files: ImageFiles, name: str, channels: int, limits: SizeLimits, size: int) -> NDArray[np.uint8]:
     """Return the file `name` as uint8 [height, width, channels] of a legal size."""
     image = files.open(name, channels)
     if image is None:
         reason = files.unreadable[name]
         raise ImageSetError(f"{files.root}/{printable(name)} cannot be decoded ({reason}): remove or repair it")
-    scale = edge / max(image.size)
+    scale = size / max(image.size)
     width, height = (round(side * scale) for side in image.size)
     height, width = limits.legal(height, width)
     return to_array(image.resize((width, height), Image.Resampling.BICUBIC))

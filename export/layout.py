@@ -1,4 +1,4 @@
-"""The reader of a model repository, on a disk or an object store: a part of the artifact contract.
+"""Reads a model repository on a disk or an object store: a part of the artifact contract.
 
 A model lies at `<repository>/<model>/<version>/manifest.json`: its name fits `manifest.NAME`, versions are numbers from
 1 on, and the manifest states the name and number of its folders. A folder with manifests that breaks this rule is
@@ -22,12 +22,12 @@ _NAME_RULE = "may hold letters, digits, '.', '_' and '-' only, and starts with a
 
 @dataclass
 class Models:
-    """The manifests of a repository by model and version, and the reasons of the folders that were skipped.
+    """The manifests of a repository by model and version, and the reason for each skipped folder.
 
-    Names and versions are in order. Keys of `skipped` are `<model>` or `<model>/<version>`.
+    Names and versions are in order. The keys of `skipped` are `<model>` or `<model>/<version>`.
     """
 
-    found: dict[str, dict[int, Manifest]] = field(default_factory=dict)
+    manifests: dict[str, dict[int, Manifest]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
 
@@ -39,13 +39,13 @@ def models(repository: Storage) -> Models:
     """
     numbers, skipped = published_models(repository)
     result = Models(skipped=skipped)
-    for model, found in numbers.items():
-        for version in found:
+    for model, versions_of_model in numbers.items():
+        for version in versions_of_model:
             try:
-                result.found.setdefault(model, {})[version] = read(repository, model, version)[0]
+                result.manifests.setdefault(model, {})[version] = read(repository, model, version)[0]
             except ExportError as error:
                 skipped[f"{model}/{version}"] = str(error)
-    result.found = {model: manifests for model, manifests in result.found.items() if manifests}
+    result.manifests = {model: manifests for model, manifests in result.manifests.items() if manifests}
     return result
 
 
@@ -57,7 +57,7 @@ def published_models(repository: Storage) -> tuple[dict[str, list[int]], dict[st
     Raises:
         RepositoryError: there is no repository, or it cannot be read.
     """
-    found: dict[str, list[int]] = {}
+    published_numbers: dict[str, list[int]] = {}
     skipped: dict[str, str] = {}
     with _reading(repository):
         if repository.kind() == "nothing":
@@ -72,8 +72,8 @@ def published_models(repository: Storage) -> tuple[dict[str, list[int]], dict[st
             printable(f"{model}/{name}"): "versions are called 1, 2, 3, …: rename the folder" for name in misnamed
         }
         if numbers := numbered(folders):
-            found[model] = numbers
-    return found, skipped
+            published_numbers[model] = numbers
+    return published_numbers, skipped
 
 
 def versions(repository: Storage, model: str) -> list[int]:
@@ -110,18 +110,18 @@ def resolve(repository: Storage, name: str) -> tuple[str, int]:
         RepositoryError: there is no such model, version or alias.
     """
     model, at, which = name.partition("@")
-    found = versions(repository, model)
-    if not found:
+    numbers = versions(repository, model)
+    if not numbers:
         known = ", ".join(published_models(repository)[0]) or "none"
         raise RepositoryError(f"{repository.uri} has no model {model}: it has {known}")
     if not at or which == LATEST:
-        return model, found[-1]
+        return model, numbers[-1]
     named = {} if VERSION.fullmatch(which) else aliases(repository, model)
-    version = next((number for number in found if str(number) == which), named.get(which))
-    if version not in found:
+    version = next((number for number in numbers if str(number) == which), named.get(which))
+    if version not in numbers:
         words = (f"{alias} ({number})" for alias, number in sorted(named.items()))
         raise RepositoryError(
-            f"{repository.uri} has no {name}: {model} has {', '.join([*map(str, found), *words, LATEST])}"
+            f"{repository.uri} has no {name}: {model} has {', '.join([*map(str, numbers), *words, LATEST])}"
         )
     return model, version
 
@@ -147,12 +147,12 @@ def read(repository: Storage, model: str, version: int) -> tuple[Manifest, bytes
     where = f"{repository.uri}/{model}/{version}/{MANIFEST_FILE}"
     with _reading(repository):
         content = (repository / model).read(f"{version}/{MANIFEST_FILE}")
-    found = Manifest.from_json(content.decode(errors="replace"), where)
-    if (found.name, found.version) != (model, version):
+    manifest = Manifest.from_json(content.decode(errors="replace"), where)
+    if (manifest.name, manifest.version) != (model, version):
         raise RepositoryError(
-            f"{where} is the manifest of {found.name}@{found.version}: undo the renaming or export again"
+            f"{where} is the manifest of {manifest.name}@{manifest.version}: undo the renaming or export again"
         )
-    return found, content
+    return manifest, content
 
 
 def model_folder(repository: Storage, model: str) -> Storage:
@@ -181,25 +181,25 @@ def numbered(folders: list[str]) -> list[int]:
 
 
 def _listed(repository: Storage, skipped: dict[str, str]) -> dict[str, list[str]]:
-    """The names of the folders with a manifest, by the name of the folder that they are in."""
-    found: dict[str, list[str]] = {}
+    """Return the names of the folders with a manifest, by the name of their parent folder."""
+    listed: dict[str, list[str]] = {}
     if repository.local is None:
         # One request instead of one for each folder.
         for path in repository.entries():
             match path.split("/"):
                 case [model, version, name] if name == MANIFEST_FILE:
-                    found.setdefault(model, []).append(version)
+                    listed.setdefault(model, []).append(version)
     else:
         for model in repository.folders():
             try:
-                found[model] = _with_manifest(repository / model)
+                listed[model] = _with_manifest(repository / model)
             except OSError as error:
                 skipped[printable(model)] = f"it cannot be read: {first_sentence(error)}"
-    return {model: folders for model, folders in found.items() if folders and not model.startswith(".")}
+    return {model: folders for model, folders in listed.items() if folders and not model.startswith(".")}
 
 
 def _with_manifest(model: Storage) -> list[str]:
-    """The names of the folders with a manifest, links to folders included, hidden ones not."""
+    """Return the names of the folders with a manifest, without hidden ones; a link to a folder counts as a folder."""
     if model.local is None:
         paths = [path.split("/") for path in model.entries()]
         names = [parts[0] for parts in paths if parts[1:] == [MANIFEST_FILE]]
@@ -209,7 +209,7 @@ def _with_manifest(model: Storage) -> list[str]:
 
 
 def _folders(model: Storage) -> list[str]:
-    # The folder may be removed between two looks at it.
+    # The folder may have been removed since it was listed.
     with contextlib.suppress(FileNotFoundError):
         return model.folders()
     return []

@@ -18,7 +18,7 @@ Place = Annotated[str, typer.Argument(metavar="REPO", help="The repository's fol
 Name = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL[@VERSION]", help="A model, and a version or alias other than the latest.", show_default=False
+        metavar="MODEL[@VERSION]", help="A model; without a version or alias the latest version.", show_default=False
     ),
 ]
 Exact = Annotated[
@@ -28,7 +28,7 @@ Other = Annotated[
     str, typer.Argument(metavar="REPO", help="The folder or URI of the repository to copy to.", show_default=False)
 ]
 CopiedAlias = Annotated[
-    str | None, typer.Option(help="Have this alias name the version there, once it is whole.", show_default=False)
+    str | None, typer.Option(help="An alias for the copied version, set once it is complete.", show_default=False)
 ]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -54,9 +54,9 @@ def list_models(repository: Place, as_json: AsJson = False) -> None:
     opened = Repository(repository)
     models = opened.read_models()
     rows, broken = [], []
-    for model, manifests in models.found.items():
+    for model, manifests in models.manifests.items():
         names: dict[int, str] = {}
-        # What is broken hides nothing else.
+        # A model with broken aliases is listed without them.
         try:
             names = _names(opened, model)
         except ExportError as error:
@@ -78,13 +78,13 @@ def show(repository: Place, model: Name, as_json: AsJson = False) -> None:
     """Show what is known of a version: its tensors, limits, proof, source, files, licence and figures."""
     from export.repository import Repository
 
-    found = Repository(repository)
-    name, version = found.resolve(model)
-    manifest, names = found.manifest(name, version), _names(found, name)
+    opened = Repository(repository)
+    name, version = opened.resolve(model)
+    manifest, names = opened.manifest(name, version), _names(opened, name)
     if as_json:
         print_json(json.loads(manifest.to_json()) | {"aliases": names.get(version, "")})
         return
-    print_table(("model", f"{name}@{version}"), _facts(manifest, names.get(version, "none")))
+    print_table(("model", f"{name}@{version}"), _details(manifest, names.get(version, "none")))
     print_table(
         ("tensor", "way", "dtype", "shape", "values", "meaning"),
         [
@@ -105,12 +105,12 @@ def promote(
     model: Exact,
     alias: Annotated[str, typer.Argument(help="The alias, such as stable.", show_default=False)],
 ) -> None:
-    """Have an alias name a version, whatever it named before."""
+    """Make an alias name a version instead of any other."""
     from export.repository import Repository
 
-    found = Repository(repository)
-    name, version = _resolve_exactly(found, model)
-    found.promote(name, version, alias)
+    opened = Repository(repository)
+    name, version = _resolve_exactly(opened, model)
+    opened.promote(name, version, alias)
     typer.echo(f"{name}@{alias} is version {version} in {repository}")
 
 
@@ -118,21 +118,21 @@ def delete(
     repository: Place,
     model: Exact,
     alias: Annotated[bool, typer.Option("--alias", help="Delete the alias in MODEL@ALIAS, and no version.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
 ) -> None:
     """Delete a version that no alias names, or with --alias an alias."""
     from export.repository import Repository
 
-    found = Repository(repository)
+    opened = Repository(repository)
     if alias:
         name, _, word = model.partition("@")
-        found.remove_alias(name, word)
+        opened.remove_alias(name, word)
         typer.echo(f"{model} names nothing in {repository} any more")
         return
-    name, version = _resolve_exactly(found, model)
+    name, version = _resolve_exactly(opened, model)
     if not yes:
         typer.confirm(f"Delete {name}@{version} of {repository} for good?", abort=True)
-    found.delete(name, version)
+    opened.delete(name, version)
     typer.echo(f"deleted {name}@{version} of {repository}")
 
 
@@ -173,7 +173,7 @@ def _copy(source: str, model: str, target: str, alias: str | None) -> None:
 
 
 def _resolve_exactly(repository: Repository, name: str) -> tuple[str, int]:
-    """What `name` means; the latest version must be asked for."""
+    """Return the model and version that `name` means; a name without "@" is refused."""
     from export.errors import RepositoryError
 
     if "@" not in name:
@@ -182,7 +182,7 @@ def _resolve_exactly(repository: Repository, name: str) -> tuple[str, int]:
 
 
 def _names(repository: Repository, model: str) -> dict[int, str]:
-    """What versions of `model` can be called besides their numbers."""
+    """Return the aliases of each version of `model`, with "latest", joined by commas."""
     from export.aliases import LATEST
 
     names: dict[int, list[str]] = {repository.latest(model): [LATEST]}
@@ -198,7 +198,7 @@ def _row(manifest: Manifest, names: str) -> tuple[str, ...]:
     return (manifest.name, str(manifest.version), names, *kind, _bytes(size), seen)
 
 
-def _facts(manifest: Manifest, names: str) -> list[tuple[str, str]]:
+def _details(manifest: Manifest, names: str) -> list[tuple[str, str]]:
     interface = manifest.interface
     size, latent = interface.size, interface.latent
     facts = {
@@ -253,8 +253,8 @@ def _provenance(provenance: Provenance) -> list[tuple[str, str]]:
     return [(name, value) for name, value in facts.items() if value]
 
 
-def _limits(edge: AxisLimits) -> str:
-    return f"multiples of {edge.multiple} from {edge.legal(0)} to {edge.legal(edge.maximum)}"
+def _limits(axis: AxisLimits) -> str:
+    return f"multiples of {axis.multiple} from {axis.legal(0)} to {axis.legal(axis.maximum)}"
 
 
 def _shape(shape: tuple[int | str, ...]) -> str:

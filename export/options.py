@@ -72,4 +72,4 @@ class ExportOptions:
         if origin == SNAPSHOT and self.direction is not None:
             raise ExportError(f"{place} knows the directions of its networks: leave --direction out")
         if origin == ONNX and self.pixels != BYTES:
-            raise ImporterError(f"{place}: foreign models are made to take bytes: leave --pixels out")
+            raise ImporterError(f"{place}: an ONNX file is wrapped to take bytes: leave --pixels out")

@@ -162,10 +162,10 @@ def _check_size(model: ModelUnderTest, feeds: Feeds, levels: NDArray[Any]) -> No
     (source,), scale = feeds.values(), model.interface.scale
     if levels.shape[1:3] == tuple(size * scale for size in source.shape[1:3]):
         return
-    actual, given = ("×".join(map(str, shape[1:3])) for shape in (levels.shape, source.shape))
+    actual, wanted = ("×".join(map(str, shape[1:3])) for shape in (levels.shape, source.shape))
     must = f"the size must be scaled by {scale}" if scale > 1 else "the size must be kept"
     raise not_proved(
         model,
-        f"{model.reference.name} makes {actual} of images of {given} (height × width): {must}, "
+        f"{model.reference.name} makes {actual} of images of {wanted} (height × width): {must}, "
         "so declare the multiple that it needs, or a smaller largest size",
     )

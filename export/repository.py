@@ -20,7 +20,7 @@ from zorse_common.storage import Storage
 
 
 class Repository:
-    """The models of one repository. Every method that reads or writes it raises RepositoryError where it cannot."""
+    """The models of one repository. Every method raises RepositoryError if the repository cannot be read or written."""
 
     def __init__(self, place: str, *, now: Callable[[], float] = time.time) -> None:
         """Open the repository at `place`, a local path or a URI, which need not exist yet.
@@ -41,7 +41,7 @@ class Repository:
             raise RepositoryError(f"repository {place} is not a folder: give another place")
 
     def read_models(self) -> layout.Models:
-        """Read all models and versions; what is none is skipped with a reason.
+        """Read all models and versions; folders that break the rules are skipped with a reason.
 
         Raises:
             RepositoryError: there is no repository.
@@ -54,7 +54,7 @@ class Repository:
         Raises:
             RepositoryError: there is no repository.
         """
-        return list(self.read_models().found)
+        return list(self.read_models().manifests)
 
     def versions(self, model: str) -> list[int]:
         """Return the published versions of `model` in order; none if there is no such model.
@@ -101,8 +101,7 @@ class Repository:
     def add(self, staged: Path, manifest: Manifest) -> int:
         """Make the files of the local folder `staged` the next version of `manifest.name`, and return its number.
 
-        `manifest.files` are the files; its version is set here. Of several callers at once each gets a version of its
-        own.
+        `manifest.files` are the files; its version is set here. Concurrent callers get different versions.
 
         Raises:
             RepositoryError: no model can have this name, or a file is missing or not what `manifest` says.
@@ -113,7 +112,7 @@ class Repository:
             lambda version: dataclasses.replace(manifest, version=version).to_json().encode(),
             _silent,
         )
-        with self._told("written"):
+        with self._write_errors():
             folder = self._model(manifest.name)
             version = uploads.publish(folder, None, upload)
             uploads.sweep(folder, self._now())
@@ -125,7 +124,7 @@ class Repository:
         return version
 
     def promote(self, model: str, version: int, alias: str) -> None:
-        """Have `alias` name this version, whatever it named before.
+        """Make `alias` name this version instead of any other.
 
         Raises:
             ManifestError: the aliases break the contract.
@@ -136,7 +135,7 @@ class Repository:
             self._write_aliases(model, self.aliases(model) | {alias: version})
 
     def remove_alias(self, model: str, alias: str) -> None:
-        """Have `alias` name nothing.
+        """Remove `alias`; the version that it names stays.
 
         Raises:
             ManifestError: the aliases break the contract.
@@ -168,7 +167,7 @@ class Repository:
                 f"{model}@{version} of {self.place} is {' and '.join(named)}: promote another version to that or "
                 "delete the alias first"
             )
-        with self._told("written"):
+        with self._write_errors():
             folder = self._model(model)
             uploads.sweep(folder, self._now())
             was_newest = self.versions(model)[-1] == version
@@ -179,7 +178,7 @@ class Repository:
     def copy(
         self, model: str, version: int, other: Repository, *, alias: str | None = None, progress: Progress | None = None
     ) -> int:
-        """Copy a version to `other` under its number, which is returned, and have `alias` name it there.
+        """Copy a version to `other` under its number, which is returned, and make `alias` name it there.
 
         A version that is there already with the same manifest is left as it is.
 
@@ -192,7 +191,7 @@ class Repository:
             _check_alias(alias)
         manifest, content = layout.manifest(self._folder, model, version)
         upload = Upload(self._model(model) / str(version), manifest.files, lambda _: content, progress or _silent)
-        with other._told("written"):
+        with other._write_errors():
             folder = other._model(model)
             if not uploads.is_published(folder, version, content):
                 uploads.publish(folder, version, upload)
@@ -206,30 +205,30 @@ class Repository:
         return layout.model_folder(self._folder, name)
 
     def _configure_triton(self, model: str, version: int) -> None:
-        """Have the model's `config.pbtxt` describe `version` where that is the newest one, which Triton serves."""
+        """Write the model's `config.pbtxt` if `version` is the newest one, which is the one that Triton serves."""
         if self.versions(model)[-1] == version:
             content = triton_config(self.manifest(model, version)).encode()
             uploads.replace(self._model(model), TRITON_FILE, content)
 
     def _write_aliases(self, model: str, aliases: dict[str, int]) -> None:
-        with self._told("written"):
+        with self._write_errors():
             text = json.dumps(aliases, indent=2, sort_keys=True) + "\n"
             uploads.replace(self._model(model), ALIASES_FILE, text.encode())
 
     @contextlib.contextmanager
     def _locked(self, name: str) -> Iterator[None]:
-        """Keep others out of the folder of the model that `name` means, while that is there."""
-        model, _ = self.resolve(name)  # what is not there has no folder to lock
-        with self._told("written"), uploads.locked(self._model(model)):
+        """Lock the folder of the model that `name` means, and check again that the model is there."""
+        model, _ = self.resolve(name)  # a missing model has no folder to lock
+        with self._write_errors(), uploads.locked(self._model(model)):
             self.resolve(name)
             yield
 
     @contextlib.contextmanager
-    def _told(self, what: str) -> Iterator[None]:
+    def _write_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise RepositoryError(f"repository {self.place} cannot be {what}: {first_sentence(error)}") from error
+            raise RepositoryError(f"repository {self.place} cannot be written: {first_sentence(error)}") from error
 
 
 def _check_alias(alias: str) -> None:
@@ -241,4 +240,4 @@ def _check_alias(alias: str) -> None:
 
 
 def _silent(name: str, nbytes: int) -> None:
-    """Tell nobody of progress."""
+    """Ignore progress."""

@@ -1,8 +1,9 @@
-"""How a version comes into a model's folder of a repository and goes out of it: whole, on disks and on object stores.
+"""Publishes and withdraws versions of a model, so that readers see a whole version or none.
 
-A version is published by its manifest. On a disk it is staged in a hidden folder that is renamed. Object stores have no
-rename: there the files are written beside a mark that says they are unfinished, and the manifest last. What a killed
-upload leaves is never a version; `sweep` removes it once it is a day old, since until then the upload may be going on.
+The manifest makes a folder a version. On a disk the version is staged in a hidden folder, which is then renamed. Object
+stores have no rename: there the files are written first, beside a mark file that says that they are unfinished, and the
+manifest last. The leftovers of a killed upload are never a version; `sweep` removes them once they are a day old, since
+until then the upload may still be running.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ from zorse_common.storage import Storage
 
 TRITON_FILE = "config.pbtxt"
 UNFINISHED_AGE = 24 * 60 * 60
-"""Seconds after which an upload that wrote nothing is taken for dead."""
+"""Seconds without a write after which an upload counts as dead."""
 Progress = Callable[[str, int], None]
-"""Told the name of a file and how many more bytes of it were written."""
+"""Takes the name of a file and how many more bytes of it were written."""
 
 _STAGING, _MARK = ".staging-", ".unfinished-"
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A version to be.
+    """A version that is to be published.
 
-    `files` are to be found in `source`, and `manifest` makes the manifest's content for the number that it gets.
+    `files` lie in `source`. `manifest` returns the content of the manifest file for a version number.
     """
 
     source: Storage
@@ -47,10 +48,10 @@ class Upload:
 
 
 def is_published(model: Storage, version: int, manifest: bytes) -> bool:
-    """Whether `version` is there, and is the one with this `manifest`.
+    """Return whether `version` is published with this `manifest`.
 
     Raises:
-        RepositoryError: it is there with another.
+        RepositoryError: it is published with another manifest.
     """
     if not model.exists(f"{version}/{MANIFEST_FILE}"):
         return False
@@ -62,7 +63,7 @@ def is_published(model: Storage, version: int, manifest: bytes) -> bool:
 
 
 def publish(model: Storage, number: int | None, upload: Upload) -> int:
-    """Bring a version into `model` under `number`, or else the next one that is free, and return its number.
+    """Publish a version in the folder `model` and return its number: `number`, or if that is None the next free one.
 
     Raises:
         OSError: the folder cannot be written.
@@ -73,7 +74,7 @@ def publish(model: Storage, number: int | None, upload: Upload) -> int:
         try:
             return _publish_on_disk(model, model.local, number, upload)
         except BaseException:
-            with contextlib.suppress(OSError):  # it stays where there is something in it
+            with contextlib.suppress(OSError):  # the folder stays if it is not empty
                 model.local.rmdir()
             raise
     version = _claim(model, number)
@@ -82,7 +83,7 @@ def publish(model: Storage, number: int | None, upload: Upload) -> int:
     if number is not None and is_published(model, number, upload.manifest(number)):
         return version
     model.write(f"{version}/{MANIFEST_FILE}", upload.manifest(version))
-    # The mark, and what an upload that died under this number left.
+    # The mark, and leftovers of an upload that died under this number.
     whole = {f"{version}/{name}" for name in (*upload.files, MANIFEST_FILE)}
     for path in _inside(model, version) - whole:
         model.remove(path)
@@ -91,7 +92,7 @@ def publish(model: Storage, number: int | None, upload: Upload) -> int:
 
 def _publish_on_disk(model: Storage, folder: Path, number: int | None, upload: Upload) -> int:
     with _staging(folder) as work:
-        # A folder of its own: the temporary one is readable for its owner alone.
+        # A folder inside the temporary one, which only its owner can read.
         staged = work / "artifact"
         staged.mkdir()
         for name in upload.files:
@@ -105,17 +106,18 @@ def _publish_on_disk(model: Storage, folder: Path, number: int | None, upload: U
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
-            # Another got this version between the look and the rename, or there are rests under the number.
+            # Another process took this number meanwhile, or leftovers lie under it.
             if number is not None:
                 if is_published(model, number, upload.manifest(number)):
                     return number
-                (folder / str(number)).rename(work / "rests")
+                (folder / str(number)).rename(work / "leftovers")
 
 
 def _claim(model: Storage, number: int | None) -> int:
-    """The version to write to, which has a mark now.
+    """Reserve a version number by writing a mark file under it, and return the number.
 
-    Of several at once each gets its own: who sees another's files beside the own mark goes on to the next number.
+    Two uploads may pick the same number at once. Each writes its mark first and lists the folder then, so at least one
+    of them sees the other's mark. An upload that sees other files removes its mark and tries the next number.
     """
     while True:
         version = number or _next(model)
@@ -136,7 +138,7 @@ def _next(model: Storage) -> int:
 
 
 def _transfer(upload: Upload, name: str, target: Storage, path: str) -> None:
-    """Copy the file `name` to `path`, and see that it is the one that the manifest means."""
+    """Copy the file `name` to `path`, and compare its digest and size with the manifest's."""
     digest, size = hashlib.sha256(), 0
 
     def watched() -> Iterator[bytes]:
@@ -158,7 +160,7 @@ def _transfer(upload: Upload, name: str, target: Storage, path: str) -> None:
 
 
 def withdraw(model: Storage, version: int) -> None:
-    """Remove a version, so that it is never seen without one of its files; and the folder after the last one.
+    """Remove a version in one step as readers see it; after the last version also remove the model's folder.
 
     Raises:
         OSError: the folder cannot be written.
@@ -176,7 +178,7 @@ def withdraw(model: Storage, version: int) -> None:
     if model.local:
         for name in (ALIASES_FILE, TRITON_FILE):
             (model.local / name).unlink(missing_ok=True)
-        # It stays where there is more in it, such as an upload that is going on.
+        # The folder stays if there is more in it, such as a running upload.
         with contextlib.suppress(OSError):
             model.local.rmdir()
     elif entries.keys() <= {ALIASES_FILE, TRITON_FILE}:
@@ -185,7 +187,7 @@ def withdraw(model: Storage, version: int) -> None:
 
 @contextlib.contextmanager
 def locked(model: Storage) -> Iterator[None]:
-    """Keep other processes of this kind out of the model's folder; on object stores, which have no locks, nobody.
+    """Lock the model's folder against other processes that use this function; object stores have no locks.
 
     Raises:
         OSError: there is no such folder.
@@ -202,7 +204,7 @@ def locked(model: Storage) -> Iterator[None]:
 
 
 def sweep(model: Storage, now: float) -> None:
-    """Remove what uploads left that wrote nothing for a day before `now`, in seconds since 1970."""
+    """Remove the leftovers of uploads that wrote nothing in the day before `now` (seconds since 1970)."""
     inside: dict[str, dict[str, float]] = {}
     for path, changed in model.entries().items():
         top, _, rest = path.partition("/")
@@ -210,13 +212,13 @@ def sweep(model: Storage, now: float) -> None:
     for top, files in inside.items():
         marked = any(name.startswith(_MARK) for name in files) and MANIFEST_FILE not in files
         if (marked or top.startswith(_STAGING)) and now - max(files.values()) > UNFINISHED_AGE:
-            # Rests are in nobody's way: to leave them again is no failure.
+            # Leftovers do no harm: it is no failure if they cannot be removed.
             with contextlib.suppress(OSError):
                 model.remove(top)
 
 
 def replace(folder: Storage, name: str, content: bytes) -> None:
-    """Write the file `name` whole or not at all, also when several do so at once.
+    """Write the file `name` atomically, also if several processes do so at once.
 
     Raises:
         OSError: the folder cannot be written.

@@ -1,4 +1,4 @@
-"""What an importer is, and the registry of them: one file beside this one adds one."""
+"""The importers of foreign state dicts: what one is, and their registry. A file beside this one adds one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from export.errors import OTHER_WAY, ImporterError
-from export.state_dicts.checkpoint import read_checkpoint
+from export.state_dicts.foreign import read_state_dict
 from trainer.snapshot import Snapshot
 from zorse_common.registry import Registry
 
@@ -18,9 +18,9 @@ from zorse_common.registry import Registry
 class Importer:
     """A foreign format.
 
-    `read` turns such a file into a snapshot of our own architectures that computes what the file's network computes
-    in evaluation mode. It runs no code from the file, and raises ImporterError where the file is not of the format.
-    `fits` says of a file's tensors whether they are of the format and of no other.
+    `read` returns a snapshot of one of our architectures that computes the same as the file's network in evaluation
+    mode. It runs no code from the file, and raises ImporterError if the file is not of the format. `fits` returns
+    whether a file's tensors are of this format and of no other.
     """
 
     name: str
@@ -43,7 +43,7 @@ def recognise(path: Path) -> Importer:
     Raises:
         ImporterError: the file cannot be read, or no importer knows such tensors.
     """
-    tensors = read_checkpoint(path).tensors
+    tensors = read_state_dict(path).tensors
     fitting = [importer for importer in map(find, names()) if importer.fits(tensors)]
     if len(fitting) != 1:
         begins = ", ".join(list(tensors)[:2])

@@ -1,4 +1,4 @@
-"""Generators of github.com/taesungp/contrastive-unpaired-translation (CUT and FastCUT, Park et al. 2020)."""
+"""Imports generators of github.com/taesungp/contrastive-unpaired-translation (CUT and FastCUT, Park et al. 2020)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from export.errors import OTHER_WAY, ImporterError
 from export.importers.base import Importer, register
-from export.state_dicts.checkpoint import read_checkpoint
+from export.state_dicts.foreign import read_state_dict
 from export.state_dicts.resnet import has_filters, is_resnet, read_resnet
 from export.state_dicts.unet import is_unet, read_unet
 from trainer.snapshot import Snapshot
@@ -23,13 +23,13 @@ def read(path: Path) -> Snapshot:
     Raises:
         ImporterError: the file cannot be read, or is not one of the repository's residual generators or U-Nets.
     """
-    checkpoint = read_checkpoint(path)
+    foreign = read_state_dict(path)
     for prefix, kind in _OTHERS.items():
-        if any(key.startswith(prefix) for key in checkpoint.tensors):
+        if any(key.startswith(prefix) for key in foreign.tensors):
             raise ImporterError(
-                f"{path} is a {kind} generator, which zorse has not (only --netG resnet_* and unet_*): {OTHER_WAY}"
+                f"{path} is a {kind} generator, which is not supported (only --netG resnet_* and unet_*): {OTHER_WAY}"
             )
-    return read_unet(checkpoint, "cut") if is_unet(checkpoint.tensors) else read_resnet(checkpoint, "cut")
+    return read_unet(foreign, "cut") if is_unet(foreign.tensors) else read_resnet(foreign, "cut")
 
 
 def fits(tensors: Mapping[str, Tensor]) -> bool:

@@ -1,4 +1,4 @@
-"""The generator of PyTorch's DCGAN tutorial and of github.com/pytorch/examples (Radford et al. 2016)."""
+"""Imports the generator of PyTorch's DCGAN tutorial and of github.com/pytorch/examples (Radford et al. 2016)."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from torch import Tensor
 
 from export.errors import OTHER_WAY, ImporterError
 from export.importers.base import Importer, register
-from export.state_dicts.checkpoint import read_checkpoint
+from export.state_dicts.foreign import read_state_dict
 from export.state_dicts.moving import Layer, move
 from trainer.snapshot import Snapshot
 
 
 def read(path: Path) -> Snapshot:
-    """The generator in `path` as a snapshot; its size and what the tutorial calls nz, ngf and nc come from its tensors.
+    """Return the generator in `path` as a snapshot; its size and the tutorial's nz, ngf and nc come from its tensors.
 
-    The layout: a sequence `main` of transposed convolutions without biases at 0, 3, 6, …, each but the last followed
-    by a batch norm; so is ours.
+    The layers are a sequence `main`: transposed convolutions without biases at 0, 3, 6, …, and a batch norm after each
+    but the last. Our network has the same order.
 
     Raises:
         ImporterError: the file cannot be read, or is not this generator.
     """
-    checkpoint = read_checkpoint(path)
-    found = (re.fullmatch(r"main\.(\d+)\.weight", key) for key, value in checkpoint.tensors.items() if value.ndim == 4)
-    indices = sorted(int(match[1]) for match in found if match)
+    foreign = read_state_dict(path)
+    matches = (re.fullmatch(r"main\.(\d+)\.weight", key) for key, value in foreign.tensors.items() if value.ndim == 4)
+    indices = sorted(int(match[1]) for match in matches if match)
     if len(indices) < 2 or indices != list(range(0, 3 * len(indices), 3)):
         raise ImporterError(
             f"{path} is not the tutorial's generator: its layers are not main.0, main.3, main.6, …: {OTHER_WAY}"
         )
-    first, last = (checkpoint.tensors[f"main.{index}.weight"] for index in (indices[0], indices[-1]))
+    first, last = (foreign.tensors[f"main.{index}.weight"] for index in (indices[0], indices[-1]))
     size = 4 * 2 ** (len(indices) - 1)
     model: dict[str, Any] = {
         "type": "dcgan_generator",
@@ -46,7 +46,7 @@ def read(path: Path) -> Snapshot:
         Layer((f"layers.{i}", f"main.{i}"), (f"layers.{i + 1}", f"main.{i + 1}") if i < indices[-1] else None)
         for i in indices
     ]
-    return checkpoint.snapshot("gan", model, move(checkpoint, model, layers), size, None)
+    return foreign.snapshot("gan", model, move(foreign, model, layers), size, None)
 
 
 def fits(tensors: Mapping[str, Tensor]) -> bool:

@@ -1,4 +1,4 @@
-"""Moves the tensors of a foreign state dict, layer by layer, into one of our networks; none may be lost."""
+"""Moves the tensors of a foreign state dict, layer by layer, into one of our networks, and refuses leftovers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from export.errors import OTHER_WAY, ImporterError
-from export.state_dicts.checkpoint import Checkpoint
+from export.state_dicts.foreign import ForeignStateDict
 from trainer import registry
 from trainer.errors import ConfigError
 from trainer.models.norm import Norm
@@ -22,10 +22,10 @@ _Named = tuple[str, Tensor]
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution and the norm behind it, if any: the prefix of each, in our network and in the file.
+    """A convolution and the norm after it, if any; each as a pair of prefixes, in our network and in the file.
 
-    `always_biased` says that the published network gives the convolution a bias whatever its norm is. The others
-    have biases all or none; where they have none and ours needs one, it is zero.
+    `always_biased` means that the published network gives the convolution a bias with every norm. Of the other
+    convolutions all have a bias or none has; if none has and our network needs one, it is zero.
     """
 
     convolution: tuple[str, str]
@@ -33,27 +33,28 @@ class Layer:
     always_biased: bool = False
 
 
-def norm_of(checkpoint: Checkpoint, layers: Sequence[Layer]) -> Norm:
-    """Which norm the file's network has.
+def norm_of(foreign: ForeignStateDict, layers: Sequence[Layer]) -> Norm:
+    """Return which norm the file's network has.
 
-    An instance norm has no tensors that count: it is told by the biases before it, which a network without
-    any norm does not have as published.
+    A batch norm has weights. An instance norm has no tensors that matter, but the published networks give biases to the
+    convolutions before it, and none to those of a network without norms.
     """
-    if any(f"{layer.norm[1]}.weight" in checkpoint.tensors for layer in layers if layer.norm):
+    if any(f"{layer.norm[1]}.weight" in foreign.tensors for layer in layers if layer.norm):
         return "batch"
-    return "instance" if _biased(checkpoint, layers) else "none"
+    return "instance" if _biased(foreign, layers) else "none"
 
 
-def move(checkpoint: Checkpoint, model: dict[str, Any], layers: Sequence[Layer]) -> dict[str, Tensor]:
-    """The state dict of our network `model`, made of `layers` from the file.
+def move(foreign: ForeignStateDict, model: dict[str, Any], layers: Sequence[Layer]) -> dict[str, Tensor]:
+    """Return the state dict of our network `model`, with the `layers` of the file.
 
-    A bias that an instance norm cancels is left out, and one before a batch norm goes into the norm's mean. Running
-    statistics of instance norms, which PyTorch wrote before 0.4, count for nothing.
+    Our convolutions before a norm have no bias. A bias before an instance norm is left out, since the norm cancels it;
+    a bias before a batch norm is subtracted from the norm's mean. Running statistics of instance norms, which PyTorch
+    wrote before 0.4, are ignored.
 
     Raises:
         ImporterError: `model` cannot be built, or a tensor is missing, left over, of another shape or not finite.
     """
-    moving, biased = _Mover(checkpoint, model), _biased(checkpoint, layers)
+    moving, biased = _Mover(foreign, model), _biased(foreign, layers)
     for layer in layers:
         ours, theirs = layer.convolution
         moving.put(f"{ours}.weight", *moving.taken(f"{theirs}.weight"))
@@ -67,25 +68,25 @@ def move(checkpoint: Checkpoint, model: dict[str, Any], layers: Sequence[Layer])
     return moving.finished()
 
 
-def _biased(checkpoint: Checkpoint, layers: Sequence[Layer]) -> bool:
-    return any(f"{layer.convolution[1]}.bias" in checkpoint.tensors for layer in layers if not layer.always_biased)
+def _biased(foreign: ForeignStateDict, layers: Sequence[Layer]) -> bool:
+    return any(f"{layer.convolution[1]}.bias" in foreign.tensors for layer in layers if not layer.always_biased)
 
 
 class _Mover:
-    """`left` is what the file has and no layer has asked for yet."""
+    """Moves tensors into our network; `left` are the tensors of the file that are not moved yet."""
 
-    def __init__(self, checkpoint: Checkpoint, model: dict[str, Any]) -> None:
-        self.path, self.left = checkpoint.path, dict(checkpoint.tensors)
+    def __init__(self, foreign: ForeignStateDict, model: dict[str, Any]) -> None:
+        self.path, self.left = foreign.path, dict(foreign.tensors)
         try:
             with torch.device("meta"):
                 self._network: nn.Module = registry.build(registry.resolve("model", model))
         except ConfigError as error:
-            raise ImporterError(f"{self.path} is a network of a kind that zorse has not: {error}") from error
+            raise ImporterError(f"{self.path} is a network that zorse does not have: {error}") from error
         self._shapes = {key: tensor.shape for key, tensor in self._network.state_dict().items()}
-        self._made: dict[str, Tensor] = {}
+        self._moved: dict[str, Tensor] = {}
 
     def taken(self, theirs: str) -> _Named:
-        """The tensor `theirs` of the file, which must be there, with its key."""
+        """Remove the tensor `theirs` from those left, and return it with its key."""
         if theirs not in self.left:
             raise ImporterError(
                 f"{self.path} has no {theirs}: it is incomplete or of another architecture: {OTHER_WAY}"
@@ -93,26 +94,26 @@ class _Mover:
         return theirs, self.left.pop(theirs)
 
     def taken_bias(self, ours: str, theirs: str) -> _Named:
-        """The bias `theirs` of what is our network's convolution `ours`, checked whether ours needs it or not."""
+        """Remove the bias `theirs` of our convolution `ours` from those left; check it even if ours has no bias."""
         convolution = self._network.get_submodule(ours)
         assert isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d)
         key, bias = self.taken(theirs)
-        return key, self._sound(key, bias, torch.Size([convolution.out_channels]))
+        return key, self._checked(key, bias, torch.Size([convolution.out_channels]))
 
     def wants(self, ours: str) -> bool:
-        """Whether our network has `ours`."""
+        """Return whether our network has a tensor `ours`."""
         return ours in self._shapes
 
     def zeros(self, ours: str) -> _Named:
-        """What stands for `ours` where the file has nothing."""
+        """Return zeros for `ours`, which the file does not have."""
         return ours, torch.zeros(self._shapes[ours])
 
     def put(self, ours: str, theirs: str, tensor: Tensor) -> None:
-        """Make `tensor`, called `theirs` in errors, our network's `ours`."""
-        self._made[ours] = self._sound(theirs, tensor, self._shapes[ours])
+        """Set our network's `ours` to `tensor`; `theirs` is its key for messages."""
+        self._moved[ours] = self._checked(theirs, tensor, self._shapes[ours])
 
-    def _sound(self, theirs: str, tensor: Tensor, shape: torch.Size) -> Tensor:
-        """`tensor`, if it has the `shape` and is finite."""
+    def _checked(self, theirs: str, tensor: Tensor, shape: torch.Size) -> Tensor:
+        """Return `tensor` after checking that it has the `shape` and is finite."""
         if tensor.shape != shape:
             raise ImporterError(
                 f"{self.path}: {theirs} has the shape {list(tensor.shape)} where the others need {list(shape)}: it is "
@@ -125,25 +126,25 @@ class _Mover:
         return tensor.contiguous()
 
     def batch_norm(self, ours: str, theirs: str, bias: _Named | None) -> None:
-        """Move a batch norm and, with it, the `bias` before it."""
+        """Move a batch norm; the `bias` before it is subtracted from its mean."""
         for name in ("weight", "bias", *_STATISTICS):
             self.put(f"{ours}.{name}", *self.taken(f"{theirs}.{name}"))
         if bias is not None:
-            mean = self._made[f"{ours}.running_mean"]
-            self._made[f"{ours}.running_mean"] = mean - bias[1]
+            mean = self._moved[f"{ours}.running_mean"]
+            self._moved[f"{ours}.running_mean"] = mean - bias[1]
         count = self.left.pop(f"{theirs}.{_COUNT}", torch.tensor(0))  # PyTorch has it since 0.4.1
         self.put(f"{ours}.{_COUNT}", f"{theirs}.{_COUNT}", count)
 
     def drop_statistics(self, theirs: str) -> None:
-        """Forget what an instance norm may have recorded."""
+        """Discard the running statistics that an instance norm may have."""
         for name in (*_STATISTICS, _COUNT):
             self.left.pop(f"{theirs}.{name}", None)
 
     def finished(self) -> dict[str, Tensor]:
-        """Our network's state dict, if nothing is left of the file's."""
+        """Return our network's state dict, after checking that no tensor of the file is left."""
         if self.left:
             first, *others = self.left
             more = f" and {len(others)} more" if others else ""
-            what = f"{self.path} has {first}{more}, which the published generator has not"
+            what = f"{self.path} has {first}{more}, which the published generator does not have"
             raise ImporterError(f"{what}: {OTHER_WAY}")
-        return self._made
+        return self._moved

@@ -1,4 +1,4 @@
-"""The residual generator of CycleGAN's PyTorch repository, which CUT's shares but for the anti-aliasing."""
+"""Reads the residual generator of CycleGAN's PyTorch repository, and CUT's, which differs by anti-aliasing."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from export.errors import OTHER_WAY, ImporterError
-from export.state_dicts.checkpoint import Checkpoint
+from export.state_dicts.foreign import ForeignStateDict
 from export.state_dicts.moving import Layer, move, norm_of
 from trainer.models.blur import DOWN_TAPS, UP_TAPS, blur_kernel
 from trainer.snapshot import Snapshot
 
-_SIZE = 256  # these networks take any size; the published ones were trained at this one
+_SIZE = 256  # the training size of the published networks, which take any size
 _BLOCK = re.compile(r"model\.(\d+)\.conv_block\.")
 
 
@@ -29,21 +29,22 @@ def has_filters(tensors: Mapping[str, Tensor]) -> bool:
     return any(key.endswith(".filt") for key in tensors)
 
 
-def read_resnet(checkpoint: Checkpoint, task: str) -> Snapshot:
-    """A snapshot of the residual generator in `checkpoint`, whatever its width, depth, norm and dropout.
+def read_resnet(foreign: ForeignStateDict, task: str) -> Snapshot:
+    """Return a snapshot of the residual generator in `foreign`, whatever its width, depth, norm and dropout.
 
-    The layout, all in one sequence `model`: 1 the first layer; 4 and 7 halve; then the blocks; the next two layers
-    double; the last has the images' channels. A norm follows its convolution. Behind (or before) a convolution, an
-    anti-aliased network has a module with one tensor, `filt`, which moves what comes after by one. Within a
-    block, `conv_block`, dropout moves the second convolution from 5 to 6.
+    The layers are in one sequence `model`: layer 1 is the first convolution; 4 and 7 halve the map; then come the
+    blocks; the next two layers double the map; the last one has the images' channels. A norm follows its convolution.
+    An anti-aliased network has a module with one tensor, `filt`, after a halving and before a doubling convolution; it
+    shifts the numbers of later layers by one. Within a block, `conv_block`, dropout shifts the second convolution
+    from 5 to 6.
 
     Raises:
         ImporterError: it is another network.
     """
-    tensors = checkpoint.tensors
+    tensors = foreign.tensors
     first = tensors.get("model.1.weight")
     if first is None or first.ndim != 4:
-        raise ImporterError(_refusal(checkpoint))
+        raise ImporterError(_refusal(foreign))
     blocks = {int(found[1]) for key in tensors if (found := _BLOCK.match(key))}
     blurs_down = "model.7.filt" in tensors
     first_block = 12 if blurs_down else 10
@@ -52,32 +53,32 @@ def read_resnet(checkpoint: Checkpoint, task: str) -> Snapshot:
     key = f"model.{end + (9 if blurs_up else 7)}.weight"
     last = tensors.get(key)
     if last is None or last.ndim != 4:
-        raise ImporterError(f"{checkpoint.path} has no layer {key}: it is incomplete or not a residual generator")
-    layers = list(_layers(checkpoint, first_block, end, blurs_down, blurs_up))
+        raise ImporterError(f"{foreign.path} has no layer {key}: it is incomplete or not a residual generator")
+    layers = list(_layers(foreign, first_block, end, blurs_down, blurs_up))
     model: dict[str, Any] = {
         "type": "resnet_generator",
         "in_channels": first.shape[1],
         "out_channels": len(last),
         "width": len(first),
         "blocks": len(blocks),
-        "norm": norm_of(checkpoint, layers),
+        "norm": norm_of(foreign, layers),
         "downsampling": "antialiased" if blurs_down else "strided",
         "upsampling": "antialiased" if blurs_up else "transposed",
     }
     filters = dict.fromkeys(("model.7", "model.11") if blurs_down else (), blur_kernel(DOWN_TAPS, 1.0))
     filters |= dict.fromkeys((f"model.{end}", f"model.{end + 4}") if blurs_up else (), blur_kernel(UP_TAPS, 4.0))
-    weights = move(_without_filters(checkpoint, filters), model, layers)
-    return checkpoint.snapshot(task, model, weights, _SIZE, checkpoint.direction)
+    weights = move(_without_filters(foreign, filters), model, layers)
+    return foreign.snapshot(task, model, weights, _SIZE, foreign.direction)
 
 
-def _layers(checkpoint: Checkpoint, first_block: int, end: int, blurs_down: bool, blurs_up: bool) -> Iterator[Layer]:
-    """Our sequence has the same order and so the same numbers."""
+def _layers(foreign: ForeignStateDict, first_block: int, end: int, blurs_down: bool, blurs_up: bool) -> Iterator[Layer]:
+    """Yield the layers; our sequence has the same order and so the same numbers."""
     for index in (1, 4, 8 if blurs_down else 7):
         yield _normed("layers", "model", index, index)
     for index in range(first_block, end):
         ours, theirs = f"layers.{index}.layers", f"model.{index}.conv_block"
         yield _normed(ours, theirs, 1, 1)
-        yield _normed(ours, theirs, 5, 5 if f"{theirs}.5.weight" in checkpoint.tensors else 6)
+        yield _normed(ours, theirs, 5, 5 if f"{theirs}.5.weight" in foreign.tensors else 6)
     for index in (end + 1, end + 5) if blurs_up else (end, end + 3):
         yield _normed("layers", "model", index, index)
     last = end + (9 if blurs_up else 7)
@@ -90,24 +91,23 @@ def _normed(ours: str, theirs: str, our_index: int, their_index: int) -> Layer:
     )
 
 
-def _without_filters(checkpoint: Checkpoint, filters: dict[str, Tensor]) -> Checkpoint:
-    """`checkpoint` less the anti-aliasing `filters`, once they are known to be ours: [k, k] for every channel."""
-    tensors = dict(checkpoint.tensors)
+def _without_filters(foreign: ForeignStateDict, filters: dict[str, Tensor]) -> ForeignStateDict:
+    """`foreign` without the anti-aliasing `filters` [k, k], after checking that they equal ours for every channel."""
+    tensors = dict(foreign.tensors)
     for prefix, kernel in filters.items():
         found = tensors.pop(f"{prefix}.filt", None)
         if found is None or found.shape[1:] != (1, *kernel.shape) or not torch.allclose(found, kernel, atol=1e-6):
             raise ImporterError(
-                f"{checkpoint.path}: {prefix}.filt is missing or is not the published {len(kernel)} x {len(kernel)} "
-                "filter"
+                f"{foreign.path}: {prefix}.filt is missing or is not the published {len(kernel)} x {len(kernel)} filter"
             )
-    return Checkpoint(checkpoint.path, tensors, checkpoint.digest)
+    return ForeignStateDict(foreign.path, tensors, foreign.digest)
 
 
-def _refusal(checkpoint: Checkpoint) -> str:
+def _refusal(foreign: ForeignStateDict) -> str:
     """Why a file without the first layer of a residual generator is refused."""
-    if any(_BLOCK.match(key) for key in checkpoint.tensors) and "model.0.weight" in checkpoint.tensors:
+    if any(_BLOCK.match(key) for key in foreign.tensors) and "model.0.weight" in foreign.tensors:
         return (
-            f"{checkpoint.path} was trained with the repository of early 2017, whose layers pad with zeros: train it "
+            f"{foreign.path} was trained with the repository of early 2017, whose layers pad with zeros: train it "
             "again with a later version"
         )
-    return f"{checkpoint.path} is no residual generator (it begins with {next(iter(checkpoint.tensors))}): {OTHER_WAY}"
+    return f"{foreign.path} is no residual generator (it begins with {next(iter(foreign.tensors))}): {OTHER_WAY}"

@@ -1,4 +1,4 @@
-"""The U-Net generator of pix2pix's PyTorch repository, which CUT's shares."""
+"""Reads the U-Net generator of pix2pix's PyTorch repository, which CUT's repository shares."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from export.errors import ImporterError
-from export.state_dicts.checkpoint import Checkpoint
+from export.state_dicts.foreign import ForeignStateDict
 from export.state_dicts.moving import Layer, move, norm_of
 from trainer.snapshot import Snapshot
 
@@ -18,19 +18,23 @@ def is_unet(tensors: Mapping[str, Tensor]) -> bool:
     return "model.model.0.weight" in tensors
 
 
-def read_unet(checkpoint: Checkpoint, task: str) -> Snapshot:
-    """A snapshot of a U-Net of any depth.
+def read_unet(foreign: ForeignStateDict, task: str) -> Snapshot:
+    """Return a snapshot of a U-Net of any depth.
 
-    Each level's sequence lies in that of the level around it: 0 and 3 of the outermost are its convolutions and 1 is
-    the next level; else they are 1 and 5 with norms behind them and 3 is the next, and the innermost has 1 and 3.
+    Each level is a sequence within the sequence of the next outer level. In the outermost one, 0 and 3 are convolutions
+    and 1 is the next level. In a middle one, 1 and 5 are convolutions, each with a norm after it, and 3 is the next
+    level. In the innermost one, 1 and 3 are convolutions, and 4 is a norm.
+
+    Raises:
+        ImporterError: it is another network.
     """
     levels = ["model.model"]
-    while any(key.startswith(f"{(inner := _next(levels))}.") for key in checkpoint.tensors):
+    while any(key.startswith(f"{(inner := _next(levels))}.") for key in foreign.tensors):
         levels.append(inner)
-    first = checkpoint.tensors["model.model.0.weight"]
-    last = checkpoint.tensors.get("model.model.3.weight")
+    first = foreign.tensors["model.model.0.weight"]
+    last = foreign.tensors.get("model.model.3.weight")
     if last is None or last.ndim != 4 or first.ndim != 4:
-        raise ImporterError(f"{checkpoint.path} is no U-Net generator: model.model.3.weight is missing or no layer's")
+        raise ImporterError(f"{foreign.path} is no U-Net generator: model.model.3.weight is missing or no layer's")
     layers = list(_unet_layers(levels))
     model: dict[str, Any] = {
         "type": "unet_generator",
@@ -38,10 +42,10 @@ def read_unet(checkpoint: Checkpoint, task: str) -> Snapshot:
         "out_channels": last.shape[1],
         "width": len(first),
         "depth": len(levels),
-        "norm": norm_of(checkpoint, layers),
+        "norm": norm_of(foreign, layers),
     }
-    weights = move(checkpoint, model, layers)
-    return checkpoint.snapshot(task, model, weights, 2 ** len(levels), checkpoint.direction)
+    weights = move(foreign, model, layers)
+    return foreign.snapshot(task, model, weights, 2 ** len(levels), foreign.direction)
 
 
 def _next(levels: list[str]) -> str:
@@ -49,7 +53,7 @@ def _next(levels: list[str]) -> str:
 
 
 def _unet_layers(levels: list[str]) -> Iterator[Layer]:
-    """From the outermost level inwards. Ours are two lists: `down` inwards and `up` outwards."""
+    """Yield the layers from the outermost level inwards. Our network has two lists: `down` inwards, `up` outwards."""
     innermost = len(levels) - 1
     yield Layer(("down.0.0", f"{levels[0]}.0"))
     yield Layer((f"up.{innermost}.1", f"{levels[0]}.3"), always_biased=True)

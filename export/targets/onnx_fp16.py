@@ -14,34 +14,34 @@ from export.targets.base import Target, Variant, register
 
 _NORMS = ["InstanceNormalization", "BatchNormalization", "LayerNormalization", "GroupNormalization", "ReduceMean"]
 _OURS = ("image/", "zorse_")
-"""How the names of nodes begin that are around a network of ours, and around a foreign model."""
+"""Prefixes of the names of the nodes around a network of ours, and around a foreign model."""
 
 
 def variants(model: onnx.ModelProto, samples: Sequence[Feeds]) -> Iterator[Variant]:
-    """Implements `export.targets.base.Variants`: norms stay in float32 where the proof needs it.
+    """Implements `export.targets.base.Variants`: first with norms in float16, then with norms in float32.
 
-    Bringing images to grey levels stays in float32 always: float16 has steps of an eighth there.
+    The conversion of images to grey levels is always in float32: near 255, float16 has steps of 1/8.
     """
     around = [node.name for node in model.graph.node if node.name.startswith(_OURS)]
     for norms, decomposed in (([], []), (_NORMS, decomposed_norms(model.graph))):
         kept, outside = [*DEFAULT_OP_BLOCK_LIST, *norms], [*around, *decomposed]
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
-        made = convert_float_to_float16(copy, keep_io_types=True, op_block_list=kept, node_block_list=outside)
-        _drop_detours(made.graph, {node.name for node in model.graph.node})
-        sort_nodes(made.graph)
+        converted = convert_float_to_float16(copy, keep_io_types=True, op_block_list=kept, node_block_list=outside)
+        _drop_detours(converted.graph, {node.name for node in model.graph.node})
+        sort_nodes(converted.graph)
         in_float32 = {node.name for node in model.graph.node if node.op_type in kept} | set(outside)
-        yield Variant(made, _rounding(model, in_float32))
+        yield Variant(converted, _rounding(model, in_float32))
 
 
 def decomposed_norms(graph: onnx.GraphProto) -> list[str]:
-    """Return the names of the nodes that norms consist of where they are written out, as old exporters do.
+    """Return the names of the nodes of norms that an old exporter wrote as single operators.
 
     Such a norm is (x - mean(x)) / sqrt(mean((x - mean(x))²) + eps): between a Div (or the Reciprocal of the same) and
     the ReduceMean of x there are Sqrt, Add, ReduceMean, Pow or Mul, and Sub.
     """
     makers = {name: node for node in graph.node for name in node.output}
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for division in graph.node:
         if division.op_type not in ("Div", "Reciprocal"):
             continue
@@ -52,13 +52,15 @@ def decomposed_norms(graph: onnx.GraphProto) -> list[str]:
                 break
             chain.append(above[-1])
         else:
-            found |= dict.fromkeys(node.name for node in chain)
-    return list(found)
+            names |= dict.fromkeys(node.name for node in chain)
+    return list(names)
 
 
 def _drop_detours(graph: onnx.GraphProto, ours: set[str]) -> None:
-    """Between two nodes in float32 the converter goes by way of float16: join them again. Nodes of `ours` it did not
-    make."""
+    """Remove the casts to float16 and back that the converter puts between two nodes in float32.
+
+    `ours` are the names of the nodes that the converter did not add.
+    """
     casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast" and node.name not in ours}
     detours = {}
     for back in casts.values():
@@ -70,7 +72,7 @@ def _drop_detours(graph: onnx.GraphProto, ours: set[str]) -> None:
     outputs = {value.name for inner in graphs(graph) for value in inner.output}
     for name in detours.keys() & outputs:
         casts[name].CopyFrom(helper.make_node("Identity", [detours[name]], [name], name=casts[name].name))
-    # The way back first, after which the way there may have no user.
+    # Casts back first: after that the cast to float16 may be unused.
     for unused in (detours.keys() - outputs, casts.keys() - detours.keys()):
         used = {name for node in nodes(graph) for name in node.input} | outputs
         for name in unused - used:
@@ -82,21 +84,22 @@ def _casts_to(node: onnx.NodeProto, kind: int) -> bool:
 
 
 def _rounding(model: onnx.ModelProto, in_float32: set[str]) -> onnx.ModelProto:
-    """`model` with weights, and what goes into and comes out of every node but those `in_float32`, rounded to float16.
+    """Return `model` in float32 with explicit rounding to float16 of weights, inputs and outputs of every node.
 
-    GPUs do this, while onnxruntime's CPU provider computes the nodes that it has no float16 kernel for in float32 and
-    drops the roundings between them: a value beyond 65504 is infinite on the one and harmless on the other.
+    The nodes `in_float32` are left out. GPUs round like this. onnxruntime's CPU provider instead computes nodes without
+    a float16 kernel in float32 and drops the roundings between them: there a value above 65504 stays finite, which
+    becomes infinite on a GPU.
     """
-    made = onnx.shape_inference.infer_shapes(model)
-    values = (*made.graph.value_info, *made.graph.input, *made.graph.output)
+    rounding = onnx.shape_inference.infer_shapes(model)
+    values = (*rounding.graph.value_info, *rounding.graph.input, *rounding.graph.output)
     floats = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
-    floats |= {tensor.name for tensor in made.graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    floats |= {tensor.name for tensor in rounding.graph.initializer if tensor.data_type == TensorProto.FLOAT}
     ordered: list[onnx.NodeProto] = []
     rounded: dict[str, str] = {}
     born_rounded: set[str] = set()
 
     def round_value(name: str, layer: str) -> str:
-        """The name of the rounded value; what rounds it belongs to the layer."""
+        """Return the name of the rounded value; the casts that round it get names of the layer."""
         if name not in rounded and name in floats:
             half, rounded[name] = f"{name}/float16", f"{name}/rounded"
             ordered.append(
@@ -109,7 +112,7 @@ def _rounding(model: onnx.ModelProto, in_float32: set[str]) -> onnx.ModelProto:
             )
         return rounded.get(name, name)
 
-    for node in made.graph.node:
+    for node in rounding.graph.node:
         half = node.name not in in_float32
         node.input[:] = [round_value(name, node.name) if half or name in born_rounded else name for name in node.input]
         ordered.append(node)
@@ -117,9 +120,9 @@ def _rounding(model: onnx.ModelProto, in_float32: set[str]) -> onnx.ModelProto:
             born_rounded.update(node.output)
             for name in node.output:
                 round_value(name, node.name)
-    del made.graph.node[:]
-    made.graph.node.extend(ordered)
-    return made
+    del rounding.graph.node[:]
+    rounding.graph.node.extend(ordered)
+    return rounding
 
 
 register(Target("onnx-fp16", variants, tolerance=2, min_psnr=45, replay_tolerance=4, layer_tolerance=3e-2, smallest=16))

@@ -1,4 +1,4 @@
-"""ONNX with convolutions in 8-bit integers, their ranges taken from samples (static quantisation)."""
+"""ONNX with convolutions in 8-bit integers; their value ranges come from samples (static quantisation)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from export.targets.base import Target, Variant, register
 
 _LAYERS = ["Conv", "MatMul", "Gemm"]
 _TRANSPOSED = "ConvTranspose"
-"""onnxruntime has no kernel for it in integers: its weights alone get smaller, and its images worse."""
+"""onnxruntime has no integer kernel for it: quantising it makes the weights smaller and the images worse."""
 
 
 class _Samples(CalibrationDataReader):
@@ -30,8 +30,10 @@ class _Samples(CalibrationDataReader):
 
 
 def variants(model: onnx.ModelProto, samples: Sequence[Feeds]) -> Iterator[Variant]:
-    """Implements `export.targets.base.Variants`: the layers next to the images stay in float32 where it is needed, and
-    transposed convolutions where there are other layers."""
+    """Implements `export.targets.base.Variants`: first with all layers quantised, then without the first and the last.
+
+    Transposed convolutions stay in float32, unless there are no other layers.
+    """
     operators = {node.op_type for node in model.graph.node}
     quantized = _LAYERS if operators & {*_LAYERS} else [_TRANSPOSED]
     layers = [node.name for node in model.graph.node if node.op_type in quantized]
@@ -41,7 +43,9 @@ def variants(model: onnx.ModelProto, samples: Sequence[Feeds]) -> Iterator[Varia
         with tempfile.TemporaryDirectory() as folder:
             path, source = Path(folder) / "int8.onnx", Path(folder) / "float32.onnx"
             onnx.save(model, source)
-            logging.disable(logging.WARNING)  # it advises a preprocessing that the exporter has done
+            logging.disable(
+                logging.WARNING
+            )  # onnxruntime advises a preprocessing that torch's exporter has already done
             try:
                 quantize_static(
                     source,

@@ -45,7 +45,7 @@ def _replay(folder: Path) -> int:
     return count
 
 
-def test_a_manifest_describes_the_files_beside_it(tmp_path: Path) -> None:
+def test_manifest_describes_the_files_beside_it(tmp_path: Path) -> None:
     manifest = _stage(tmp_path / "staged")
     model = onnx.load(tmp_path / "staged" / MODEL_FILE)
     assert {path.name for path in (tmp_path / "staged").iterdir()} == set(manifest.files) == {MODEL_FILE, GOLDEN_FILE}
@@ -62,13 +62,13 @@ def test_a_manifest_describes_the_files_beside_it(tmp_path: Path) -> None:
     assert "zorse.direction" not in facts
 
 
-def test_the_golden_sample_is_what_the_model_makes(tmp_path: Path, pair: list[Path], generator: Path) -> None:
+def test_golden_sample_is_what_the_model_makes(tmp_path: Path, pair: list[Path], generator: Path) -> None:
     _stage(tmp_path / "staged")
     assert _replay(tmp_path / "staged") == 3
     assert all(_replay(folder) > 1 for folder in (*pair, generator))
 
 
-def test_weights_above_the_limit_travel_in_a_file_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_above_the_limit_are_in_a_separate_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inside = _stage(tmp_path / "inside")
     monkeypatch.setattr(graph, "INLINE_BYTES", 1000)
     apart = _stage(tmp_path / "apart")
@@ -83,18 +83,18 @@ def test_weights_above_the_limit_travel_in_a_file_of_their_own(tmp_path: Path, m
     assert _replay(published.path) == 3
 
 
-def test_names_of_translators_carry_their_direction() -> None:
+def test_model_name_has_the_direction_of_translators() -> None:
     assert model_name("stripes", "AtoB") == "stripes-AtoB"
     assert model_name("digits", None) == "digits"
 
 
 @pytest.mark.parametrize("name", ["", "../up", ".hidden", "a/b", "two words", "naïve"])
-def test_names_that_break_a_path_or_url_are_refused(name: str) -> None:
+def test_model_name_that_breaks_a_path_or_url_is_refused(name: str) -> None:
     with pytest.raises(RepositoryError, match="--name"):
         model_name(name, None)
 
 
-def test_triton_finds_the_configuration_of_a_published_translator(pair: list[Path]) -> None:
+def test_triton_config_of_a_published_translator(pair: list[Path]) -> None:
     assert (pair[0].parent / "config.pbtxt").read_text(encoding="utf-8") == (
         'name: "toy-AtoB"\n'
         'platform: "onnxruntime_onnx"\n'
@@ -105,7 +105,7 @@ def test_triton_finds_the_configuration_of_a_published_translator(pair: list[Pat
     )
 
 
-def test_triton_finds_the_configuration_of_a_generator(generator: Path) -> None:
+def test_triton_config_of_a_generator(generator: Path) -> None:
     text = triton_config(read_manifest(generator))
     assert 'input [ { name: "latent" data_type: TYPE_FP32 dims: [ 8 ] } ]\n' in text
     assert 'output [ { name: "image" data_type: TYPE_UINT8 dims: [ 16, 16, 3 ] } ]\n' in text
@@ -120,14 +120,14 @@ def test_triton_finds_the_configuration_of_a_generator(generator: Path) -> None:
         ("int64", ("batch",), "data_type: TYPE_INT64 dims: [  ]"),
     ],
 )
-def test_triton_is_told_axes_and_types(dtype: Any, shape: tuple[int | str, ...], declared: str) -> None:
+def test_triton_config_has_axes_and_types(dtype: Any, shape: tuple[int | str, ...], declared: str) -> None:
     interface = dataclasses.replace(GOLDEN.interface, inputs=(TensorSpec("source", dtype, shape, "an image"),))
     text = triton_config(dataclasses.replace(GOLDEN, interface=interface))
     assert f'input [ {{ name: "source" {declared} }} ]' in text
     assert "max_batch_size: 16\n" in text
 
 
-def test_triton_is_told_that_a_fixed_batch_is_no_batch() -> None:
+def test_triton_config_has_no_batch_axis_for_a_fixed_batch() -> None:
     tensor = TensorSpec("source", "uint8", (1, 256, "width", 3), "an image")
     output = dataclasses.replace(tensor, name="y")
     interface = dataclasses.replace(GOLDEN.interface, inputs=(tensor,), outputs=(output,))

@@ -18,7 +18,7 @@ from export.errors import ImageSetError, ImporterError, RefusedError
 from export.importers import base as importers
 from export.manifest import read_manifest
 from export.pipeline import export
-from export.state_dicts.checkpoint import read_checkpoint
+from export.state_dicts.foreign import read_state_dict
 from export.targets.onnx_fp16 import decomposed_norms
 from serving.selftest import verify_artifact
 from serving.service import LocalModel
@@ -68,7 +68,7 @@ def test_foreign_super_resolution_is_proved_verified_and_served(tmp_path: Path, 
     np.testing.assert_array_equal(decode(response.content), expected)
 
 
-def test_a_range_that_is_not_the_models_is_refused(tmp_path: Path) -> None:
+def test_wrong_value_range_is_refused(tmp_path: Path) -> None:
     place = _scaler(tmp_path / "bytes.onnx", 1, spread=255.0)
     with pytest.raises(RefusedError) as caught:
         export(place, str(tmp_path / "r"), declared=Declared((0, 1)), max_size=64)
@@ -78,7 +78,7 @@ def test_a_range_that_is_not_the_models_is_refused(tmp_path: Path) -> None:
     assert len(export(place, str(tmp_path / "r"), declared=declared, max_size=64)) == 1
 
 
-def test_a_generator_needs_no_input_range(tmp_path: Path) -> None:
+def test_foreign_generator_needs_no_input_range(tmp_path: Path) -> None:
     nodes = [helper.make_node("Tanh", ["z"], ["t"]), helper.make_node("Reshape", ["t", "s"], ["y"])]
     graph = helper.make_graph(
         nodes,
@@ -119,7 +119,7 @@ def test_foreign_conditional_generator_is_refused_with_what_to_do(tmp_path: Path
         export(str(path), str(tmp_path / "r"), declared=Declared(output_range=(-1, 1)))
 
 
-def test_norms_that_are_written_out_are_recognised() -> None:
+def test_decomposed_norms_are_recognised() -> None:
     names = ("mean", "Sub", "square", "variance", "Add", "Sqrt", "Div")
     nodes = [
         helper.make_node("ReduceMean", ["x"], ["m"], name="mean", axes=[2, 3]),
@@ -145,26 +145,26 @@ WRAPPED = {
 
 
 @pytest.mark.parametrize("prefix", WRAPPED.values(), ids=list(WRAPPED))
-def test_prefixes_of_wrappers_are_taken_off_in_any_order(tmp_path: Path, prefix: str) -> None:
+def test_state_dict_prefixes_are_removed_in_any_order(tmp_path: Path, prefix: str) -> None:
     state = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 3, 3)).state_dict()
     torch.save({f"{prefix}model.{key}": tensor for key, tensor in state.items()}, tmp_path / "x.pth")
-    assert set(read_checkpoint(tmp_path / "x.pth").tensors) == {f"model.{key}" for key in state}
+    assert set(read_state_dict(tmp_path / "x.pth").tensors) == {f"model.{key}" for key in state}
 
 
-def test_a_file_of_another_architecture_is_told_the_way_out(tmp_path: Path) -> None:
+def test_unknown_architecture_is_refused_with_what_to_do(tmp_path: Path) -> None:
     torch.save({"features.0.weight": torch.zeros(3, 3)}, tmp_path / "vgg.pth")
     with pytest.raises(ImporterError, match=r"1 tensors \(features.0.weight, …\) .* torch.onnx.export .* --from onnx"):
         importers.recognise(tmp_path / "vgg.pth")
 
 
-def test_a_pickle_is_one_line_without_torchs_advice(tmp_path: Path) -> None:
+def test_pickle_is_refused_in_one_line_without_torchs_advice(tmp_path: Path) -> None:
     torch.save({"model.1.weight": torch.zeros(2)}, tmp_path / "x.pkl", _use_new_zipfile_serialization=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert set(read_checkpoint(tmp_path / "x.pkl").tensors) == {"model.1.weight"}
+        assert set(read_state_dict(tmp_path / "x.pkl").tensors) == {"model.1.weight"}
 
 
-def test_images_of_one_value_prove_nothing(tmp_path: Path) -> None:
+def test_images_of_one_value_are_refused(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(encode(np.full((32, 32, 3), 255, np.uint8)))
     place = _scaler(tmp_path / "scaler.onnx", 1)

@@ -35,19 +35,19 @@ from export.targets import base as targets
         ("float32", float("nan"), 1),
     ],
 )
-def test_values_that_a_dtype_does_not_have_are_refused(pixels: tuple[Any, float, float]) -> None:
+def test_pixels_refuse_values_that_the_dtype_does_not_have(pixels: tuple[Any, float, float]) -> None:
     with pytest.raises(UnsupportedGraphError, match=rf"{pixels[0]} images cannot have the values .*--value-range"):
         Pixels(*pixels)
 
 
-def test_an_unknown_origin_is_told_all_that_there_are(gan: str, tmp_path: Path) -> None:
+def test_unknown_origin_is_refused_with_the_known_ones(gan: str, tmp_path: Path) -> None:
     with pytest.raises(
         ImporterError, match=r"'tensorflow'; known: auto, snapshot, onnx, cut, dcgan-tutorial, pytorch-cyc"
     ):
         export(gan, str(tmp_path / "r"), origin="tensorflow")
 
 
-def test_only_onnx_files_are_described(gan: str, tmp_path: Path) -> None:
+def test_declared_is_refused_for_other_files_than_onnx(gan: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="only ONNX files need to be described"):
         export(gan, str(tmp_path / "r"), declared=Declared((0, 1)))
 
@@ -84,9 +84,7 @@ def colours(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_foreign_layers_become_integers_whether_they_have_names_or_not(
-    named: bool, colours: str, tmp_path: Path
-) -> None:
+def test_int8_target_quantises_foreign_layers_with_and_without_names(named: bool, colours: str, tmp_path: Path) -> None:
     place = _painter(tmp_path / "painter.onnx", named=named, factor=0.02)
     options: dict[str, Any] = {"origin": "onnx", "declared": Declared((0, 1)), "max_size": 64, "images": colours}
     (artifact,) = export(place, str(tmp_path / "r"), target="onnx-int8", **options)
@@ -106,7 +104,7 @@ def _resized(path: Path, *nodes: onnx.NodeProto, **tensors: Any) -> str:
     return str(path)
 
 
-def test_a_translator_must_keep_every_size_that_it_is_proved_for(tmp_path: Path) -> None:
+def test_foreign_translator_must_keep_every_proved_size(tmp_path: Path) -> None:
     crop = _resized(
         tmp_path / "crop.onnx",
         helper.make_node("Slice", ["x", "start", "end", "axes"], ["y"]),
@@ -128,19 +126,19 @@ def test_a_translator_must_keep_every_size_that_it_is_proved_for(tmp_path: Path)
     assert read_manifest(Path(artifact)).interface.size == SizeLimits.square(4, 4, 128)
 
 
-def test_a_foreign_proof_that_fails_needs_no_names(tmp_path: Path) -> None:
+def test_failed_foreign_proof_needs_no_node_names(tmp_path: Path) -> None:
     place = _painter(tmp_path / "painter.onnx", named=False, factor=4000.0)
     with pytest.raises(RefusedError, match="is not proved"):
         export(place, str(tmp_path / "r"), origin="onnx", declared=Declared((0, 1)), target="onnx-fp16", max_size=64)
 
 
 @pytest.mark.parametrize(("bucket", "message"), [((10**9, 8), "too large to be proved"), ((2**29, 8), "too large")])
-def test_a_bucket_beyond_memory_is_refused(bucket: tuple[int, ...], message: str, gan: str, tmp_path: Path) -> None:
+def test_bucket_beyond_memory_is_refused(bucket: tuple[int, ...], message: str, gan: str, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedGraphError, match=message):
         export(gan, str(tmp_path / "r"), buckets=[bucket])
 
 
-def test_a_foreign_proof_that_fails_names_the_layer(tmp_path: Path) -> None:
+def test_failed_foreign_proof_names_the_layer(tmp_path: Path) -> None:
     place = _painter(tmp_path / "painter.onnx", named=True, factor=40.0)
     with pytest.raises(RefusedError) as caught:
         export(place, str(tmp_path / "r"), origin="onnx", declared=Declared((0, 1)), target="onnx-fp16", max_size=64)
@@ -149,7 +147,7 @@ def test_a_foreign_proof_that_fails_names_the_layer(tmp_path: Path) -> None:
     assert not (tmp_path / "r").exists()
 
 
-def test_what_has_no_layers_has_no_integers(colours: str, tmp_path: Path) -> None:
+def test_int8_target_refuses_a_model_without_layers(colours: str, tmp_path: Path) -> None:
     node = helper.make_node("Tanh", ["x"], ["y"], name="tanh")
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3, "h", "w"]) for name in "xy"]
     graph = helper.make_graph([node], "tanh", ports[:1], ports[1:])
@@ -166,7 +164,7 @@ def test_what_has_no_layers_has_no_integers(colours: str, tmp_path: Path) -> Non
         )
 
 
-def test_each_direction_has_its_own_images(tmp_path: Path) -> None:
+def test_load_images_reads_the_domain_of_each_direction(tmp_path: Path) -> None:
     port = TensorSpec("source", "uint8", ("batch", "height", "width", 1), "the image", (0, 255))
     for folder, level in (("testA", 10), ("testB", 20), ("trainA", 30)):
         (tmp_path / folder).mkdir()

@@ -144,7 +144,7 @@ def _check(model: onnx.ModelProto, declared: Declared, foreign: WrappedOnnx, giv
     assert image.std() > 5
 
 
-def test_an_old_model_of_bytes_in_floats_and_of_fixed_size() -> None:
+def test_wrap_onnx_of_an_old_model_of_fixed_size() -> None:
     model = _painter(0, 255, (1, 3, 256, 256))
     model.metadata_props.add(key="author", value="somebody")
     model.graph.node[3].doc_string = "/home/somebody/train.py(12)"
@@ -167,7 +167,7 @@ def test_an_old_model_of_bytes_in_floats_and_of_fixed_size() -> None:
 
 @pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
 @pytest.mark.parametrize("bounds", [(0, 255), (0, 1), (-1, 1)], ids=str)
-def test_ranges_and_layouts(bounds: tuple[float, float], last: bool) -> None:
+def test_wrap_onnx_converts_ranges_and_layouts(bounds: tuple[float, float], last: bool) -> None:
     declared = Declared(bounds, layout="NHWC" if last else "NCHW")
     model = _painter(*bounds, ("n", "h", "w", 3) if last else ("n", 3, "h", "w"), last)
     foreign = wrap_onnx(model, dataclasses.replace(declared, size_multiple=2), max_size=64, name="painter")
@@ -189,7 +189,7 @@ def test_ranges_and_layouts(bounds: tuple[float, float], last: bool) -> None:
     ],
     ids=str,
 )
-def test_a_model_that_changes_nothing_gives_every_grey_level_back(declared: dict[str, Any], layout: Any) -> None:
+def test_wrap_onnx_of_an_identity_keeps_every_grey_level(declared: dict[str, Any], layout: Any) -> None:
     axes = OPEN if layout == "NCHW" else OPEN_LAST
     model, how = _single("Identity", given=axes, made=axes), Declared(layout=layout, **declared)
     foreign = wrap_onnx(model, how, name="same")
@@ -198,7 +198,7 @@ def test_a_model_that_changes_nothing_gives_every_grey_level_back(declared: dict
     np.testing.assert_allclose(expected, LEVELS, atol=1e-3)
 
 
-def test_each_channel_has_its_own_mean_and_deviation() -> None:
+def test_wrap_onnx_uses_mean_and_std_of_each_channel() -> None:
     declared = Declared((0, 1), mean=(0.0, 0.1, 0.2), std=(1.0, 0.5, 2.0))
     foreign = wrap_onnx(_single("Identity"), declared, name="same")
     grey = np.full((1, 2, 3, 3), 102, np.uint8)
@@ -208,7 +208,7 @@ def test_each_channel_has_its_own_mean_and_deviation() -> None:
 @pytest.mark.parametrize(
     ("factor", "levels"), [(0.5, {1: 0, 3: 2, 5: 2, 255: 128}), (2, {100: 200, 200: 255}), (-1, {9: 0})]
 )
-def test_halves_are_rounded_to_even_and_values_beyond_the_range_are_cut(factor: float, levels: dict[int, int]) -> None:
+def test_wrap_onnx_rounds_half_to_even_and_clips(factor: float, levels: dict[int, int]) -> None:
     model = _single("Mul", "factor", weights={"factor": np.float32(factor)})
     foreign = wrap_onnx(model, BYTES, name="scaled")
     image = _run(foreign, LEVELS)
@@ -217,14 +217,14 @@ def test_halves_are_rounded_to_even_and_values_beyond_the_range_are_cut(factor: 
     assert 0 <= expected.min() <= expected.max() <= 255
 
 
-def test_what_is_not_finite_stays_so_in_the_reference() -> None:
+def test_onnx_source_keeps_values_that_are_not_finite() -> None:
     model = _single("Div", "zero", weights={"zero": np.float32(0)})
     values = _reference(model, BYTES, np.array([0, 1], np.uint8).reshape(1, 1, 2, 1).repeat(3, -1))
     assert np.isnan(values[0, 0, 0]).all()
     assert np.isposinf(values[0, 0, 1]).all()
 
 
-def test_the_smallest_size_is_found_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+def test_find_size_limits_finds_the_smallest_size_silently(capfd: pytest.CaptureFixture[str]) -> None:
     pads = np.array([0, 0, 3, 3, 0, 0, 3, 3], np.int64)
     nodes = [
         helper.make_node("Pad", ["x", "pads"], ["padded"], mode="reflect"),
@@ -235,7 +235,7 @@ def test_the_smallest_size_is_found_without_a_word(capfd: pytest.CaptureFixture[
     assert capfd.readouterr() == ("", "")
 
 
-def test_one_edge_may_be_fixed() -> None:
+def test_wrap_onnx_keeps_one_fixed_axis() -> None:
     axes = (1, 3, "h", 24)
     foreign = wrap_onnx(_painter(0, 255, axes), dataclasses.replace(BYTES, size_multiple=4), max_size=30, name="strip")
     assert foreign.interface.inputs[0].shape == foreign.interface.outputs[0].shape == ("batch", "height", 24, 3)
@@ -254,7 +254,7 @@ def test_one_edge_may_be_fixed() -> None:
     ],
     ids=str,
 )
-def test_generators(given: Axes, made: Axes, layout: Any) -> None:
+def test_wrap_onnx_of_generators(given: Axes, made: Axes, layout: Any) -> None:
     declared, model = Declared((-1, 1), layout=layout), _generator(given, made)
     foreign = wrap_onnx(model, declared, name="maker")
     _check(model, declared, foreign, _noise(5, 8))
@@ -291,7 +291,7 @@ def _mixing() -> onnx.ModelProto:
 @pytest.mark.parametrize(
     "model", [_reshaped(1), _mixing()], ids=["written in the graph", "neighbours change the image"]
 )
-def test_a_batch_that_cannot_vary_stays_one(model: onnx.ModelProto) -> None:
+def test_wrap_onnx_fixes_a_batch_that_cannot_vary(model: onnx.ModelProto) -> None:
     foreign = wrap_onnx(model, BYTES, name="lonely")
     assert foreign.interface.inputs[0].shape[0] == foreign.interface.outputs[0].shape[0] == 1
     given = _pixels(1, 4, 4, 3)
@@ -299,7 +299,7 @@ def test_a_batch_that_cannot_vary_stays_one(model: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_a_fixed_batch_is_opened(batch: int) -> None:
+def test_wrap_onnx_opens_a_fixed_batch(batch: int) -> None:
     model = _painter(0, 255, (batch, 3, 16, 16))
     foreign = wrap_onnx(model, BYTES, name="painter")
     assert foreign.interface.inputs[0].shape == ("batch", 16, 16, 3)
@@ -307,7 +307,7 @@ def test_a_fixed_batch_is_opened(batch: int) -> None:
 
 
 @pytest.mark.parametrize("half", [(True, True), (True, False), (False, True)], ids=str)
-def test_half_precision(half: tuple[bool, bool]) -> None:
+def test_wrap_onnx_of_half_precision(half: tuple[bool, bool]) -> None:
     dtypes = [TensorProto.FLOAT16 if is_half else TensorProto.FLOAT for is_half in half]
     model = _single("Cast", to=dtypes[1], dtypes=(dtypes[0], dtypes[1]))
     foreign = wrap_onnx(model, Declared((-1, 1)), name="half")
@@ -315,7 +315,7 @@ def test_half_precision(half: tuple[bool, bool]) -> None:
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-def test_bytes_go_through_as_they_are(layout: Any) -> None:
+def test_wrap_onnx_of_uint8_is_exact(layout: Any) -> None:
     axes = OPEN if layout == "NCHW" else OPEN_LAST
     model = _single("Identity", given=axes, made=axes, dtypes=(TensorProto.UINT8, TensorProto.UINT8))
     declared = Declared((0, 255), layout=layout)
@@ -324,7 +324,7 @@ def test_bytes_go_through_as_they_are(layout: Any) -> None:
     np.testing.assert_array_equal(_reference(model, declared, LEVELS), LEVELS)
 
 
-def test_a_wrapped_model_can_be_wrapped_again() -> None:
+def test_wrap_onnx_of_a_wrapped_model() -> None:
     model, declared = (
         wrap_onnx(_painter(-1, 1), Declared((-1, 1)), name="once").model,
         Declared((0, 255), layout="NHWC"),
@@ -335,7 +335,7 @@ def test_a_wrapped_model_can_be_wrapped_again() -> None:
     assert len(names) == len(set(names))
 
 
-def test_names_of_the_contract_in_the_original_make_way_also_within_branches() -> None:
+def test_wrap_onnx_renames_reserved_names_also_within_branches() -> None:
     branches = [
         helper.make_graph(
             [helper.make_node(operator, ["image", "source"], ["latent"])],
@@ -355,7 +355,7 @@ def test_names_of_the_contract_in_the_original_make_way_also_within_branches() -
     assert (_run(foreign, LEVELS)[LEVELS == 100] == 107).all()
 
 
-def test_functions_of_the_model_become_part_of_the_graph() -> None:
+def test_wrap_onnx_inlines_functions() -> None:
     body = [helper.make_node("Neg", ["a"], ["b"])]
     function = helper.make_function("local", "Flip", ["a"], ["b"], body, [helper.make_opsetid("", 20)])
     model = _model([helper.make_node("Flip", ["x"], ["y"], domain="local")], domains=("local",), functions=(function,))
@@ -375,7 +375,7 @@ def _enlarging(opset: int, mode: str) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
 @pytest.mark.parametrize("opset", [9, 10])
-def test_old_opsets_enlarge_as_they_did(opset: int, mode: str) -> None:
+def test_wrap_onnx_keeps_the_resize_mode_of_old_opsets(opset: int, mode: str) -> None:
     model = _enlarging(opset, mode)
     foreign = wrap_onnx(model, dataclasses.replace(BYTES, size_multiple=3), name="old")
     assert foreign.interface.inputs[0].shape[0] == "batch"
@@ -392,14 +392,14 @@ def _shrinking() -> onnx.ModelProto:
     return _model(nodes, weights, opset=10, ir_version=4)
 
 
-def test_a_newer_opset_stays() -> None:
+def test_wrap_onnx_keeps_a_newer_opset() -> None:
     model = _single("Relu", opset=21)
     foreign = wrap_onnx(model, BYTES, name="new")
     assert [entry.version for entry in foreign.model.opset_import] == [21]
     _check(model, BYTES, foreign, LEVELS)
 
 
-def test_operators_of_onnxruntime_are_kept() -> None:
+def test_wrap_onnx_keeps_operators_of_onnxruntime() -> None:
     model = _model(
         [helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft")], opset=14, domains=("com.microsoft",)
     )
@@ -416,7 +416,7 @@ def _dropout(live: bool, constant: bool) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("constant", [False, True])
-def test_dropout_that_is_off_may_stay(constant: bool) -> None:
+def test_wrap_onnx_keeps_inactive_dropout(constant: bool) -> None:
     foreign = wrap_onnx(_dropout(False, constant), BYTES, name="calm")
     np.testing.assert_array_equal(_run(foreign, LEVELS), LEVELS)
 
@@ -484,7 +484,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("model", "options", "message"), REFUSED, ids=[message for _, _, message in REFUSED])
-def test_a_model_that_cannot_be_kept_is_refused(model: onnx.ModelProto, options: dict[str, Any], message: str) -> None:
+def test_wrap_onnx_refuses_unusable_models(model: onnx.ModelProto, options: dict[str, Any], message: str) -> None:
     sizes = {key: options[key] for key in options if key == "max_size"}
     declared = {"input_range": (0, 1)} | {key: options[key] for key in options if key not in sizes}
     with pytest.raises(ImporterError, match=message) as caught:
@@ -503,12 +503,12 @@ def test_a_model_that_cannot_be_kept_is_refused(model: onnx.ModelProto, options:
         ({"input_range": (0, 1), "size_multiple": 0}, "multiples of 0: give 1 or more"),
     ],
 )
-def test_what_cannot_be_declared(options: dict[str, Any], message: str) -> None:
+def test_declared_refuses_illegal_values(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ImporterError, match=message):
         Declared(**options)
 
 
-def test_weights_beside_the_file_are_read_with_it(tmp_path: Path) -> None:
+def test_load_onnx_reads_weights_beside_the_file(tmp_path: Path) -> None:
     model, path = _painter(-1, 1), tmp_path / "painter.onnx"
     onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     (loaded, digest), declared = load_onnx(path), Declared((-1, 1))
@@ -527,7 +527,7 @@ def test_weights_beside_the_file_are_read_with_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model at all", b"\x08\x09", b"{}", None], ids=repr)
-def test_a_file_that_is_no_model_is_refused(content: bytes | None, tmp_path: Path) -> None:
+def test_load_onnx_refuses_other_files(content: bytes | None, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     if content is not None:
         path.write_bytes(content)
@@ -536,7 +536,7 @@ def test_a_file_that_is_no_model_is_refused(content: bytes | None, tmp_path: Pat
     assert "\n" not in str(caught.value)
 
 
-def test_weights_outside_the_folder_are_not_read(tmp_path: Path) -> None:
+def test_load_onnx_refuses_weights_outside_the_folder(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     path = tmp_path / "folder" / "model.onnx"
     onnx.save(_painter(-1, 1), path, save_as_external_data=True, location="weights.bin", size_threshold=0)

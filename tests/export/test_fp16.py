@@ -23,7 +23,7 @@ from tests.export.networks import EDGE, EXPORTABLE, LARGEST, build, fit, under_t
 HALF = targets.find("onnx-fp16")
 
 
-def test_a_value_beyond_float16_is_refused_though_the_cpu_computes_it(tmp_path: Path) -> None:
+def test_value_beyond_float16_is_refused_though_the_cpu_computes_it(tmp_path: Path) -> None:
     network = fit(build(EXPORTABLE["resnet_generator"]))
     with torch.no_grad():
         # A norm follows, so that in float32 the images stay what they are.
@@ -41,7 +41,7 @@ def test_a_value_beyond_float16_is_refused_though_the_cpu_computes_it(tmp_path: 
 @pytest.mark.parametrize(
     "pixels", [BYTES, Pixels("uint16", 0, 65535), Pixels("float32", -1, 1)], ids=lambda it: it.dtype
 )
-def test_images_are_brought_to_their_values_in_float32(pixels: Pixels) -> None:
+def test_image_conversion_stays_in_float32(pixels: Pixels) -> None:
     traceable = wrap(build(EXPORTABLE["resnet_generator"]), "toy", training_size=EDGE, pixels=pixels)
     model = next(iter(HALF.variants(convert(trace(traceable, "toy"), traceable.interface), []))).model
     casts = [node for node in model.graph.node if node.op_type == "Cast"]
@@ -50,7 +50,7 @@ def test_images_are_brought_to_their_values_in_float32(pixels: Pixels) -> None:
     assert (len(to_half), len(casts)) == (1, 2 if pixels.dtype == "float32" else 4)
 
 
-def test_sixteen_bits_keep_their_steps(tmp_path: Path) -> None:
+def test_sixteen_bit_images_keep_their_steps(tmp_path: Path) -> None:
     traceable = wrap(
         fit(build(EXPORTABLE["resnet_generator"])),
         "toy",
@@ -67,7 +67,7 @@ def test_sixteen_bits_keep_their_steps(tmp_path: Path) -> None:
     assert (image[image > 2048] % 2).mean() == pytest.approx(0.5, abs=0.1)
 
 
-def test_the_emulation_rounds_weights_and_every_value_between_nodes() -> None:
+def test_emulation_rounds_weights_and_every_value_between_nodes() -> None:
     third = np.full((1,), 1 / 3, np.float32)
     nodes = [
         helper.make_node("Mul", ["x", "third"], ["a"], name="first"),

@@ -43,7 +43,7 @@ def _node(kind: str, *inputs: str, **attributes: Any) -> onnx.NodeProto:
 
 
 @pytest.mark.parametrize("provider", ["cuda", "cpu"])
-def test_random_operators_are_found_also_within_branches_and_functions(provider: str) -> None:
+def test_faults_name_random_operators_also_within_branches_and_functions(provider: str) -> None:
     noise = "RandomNormalLike at layer/RandomNormalLike draws random numbers: make noise an input of the network"
     assert graph.faults(_graph(_node("RandomNormalLike")), provider) == [noise]
     within = graph.faults(_graph(_node("Relu"), inner=(_node("RandomNormalLike"),)), "cpu")
@@ -55,7 +55,7 @@ def test_random_operators_are_found_also_within_branches_and_functions(provider:
     assert noise in graph.faults(model, provider)
 
 
-def test_dropout_in_a_graph_is_random_only_where_it_is_live() -> None:
+def test_faults_name_dropout_only_if_it_is_active() -> None:
     for inert in (_node("Dropout"), _node("Dropout", "r"), _node("Dropout", "r", "off"), _node("Dropout", "r", "")):
         assert graph.faults(_graph(inert), "cuda") == []
     for live in (_node("Dropout", "r", "on"), _node("Dropout", "r", "x")):
@@ -63,14 +63,14 @@ def test_dropout_in_a_graph_is_random_only_where_it_is_live() -> None:
         assert found.startswith("Dropout at layer/Dropout draws random numbers")
 
 
-def test_operators_that_cuda_lacks_are_named_once() -> None:
+def test_faults_name_operators_without_a_cuda_kernel_once() -> None:
     model = _graph(_node("Sinh"), _node("Relu"), _node("Sinh"), inner=(_node("Acosh"),))
     (found,) = graph.faults(model, "cuda")
     assert found.startswith("onnxruntime has no CUDA kernel for Acosh, Sinh and would run them on the CPU")
     assert graph.faults(model, "cpu") == []
 
 
-def test_the_operators_on_cuda_are_those_of_the_installed_onnxruntime() -> None:
+def test_cuda_operators_are_those_of_the_installed_onnxruntime() -> None:
     library = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
     if not library.is_file():
         pytest.skip("this onnxruntime was built without CUDA")
@@ -99,9 +99,7 @@ def _changed(model: onnx.ModelProto, change: Callable[[onnx.ModelProto], None]) 
     return copy
 
 
-def test_weights_in_a_file_of_their_own_are_proved_like_those_inside(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_in_a_separate_file_are_proved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     traceable, model = converted("resnet_generator")
     before, against = model.SerializeToString(), under_test(traceable, model)
     expected = run_reference(against, PLAIN)
@@ -127,7 +125,7 @@ def test_weights_in_a_file_of_their_own_are_proved_like_those_inside(
     assert caught.group_contains(ProofError, match="^onnxruntime does not load the model")
 
 
-def test_the_digest_of_weights_does_not_depend_on_their_order_but_on_every_bit() -> None:
+def test_weights_digest_depends_on_every_bit_but_not_on_the_order() -> None:
     def turned(model: onnx.ModelProto) -> None:
         tensors = list(model.graph.initializer)[::-1]
         del model.graph.initializer[:]

@@ -43,7 +43,7 @@ def test_images_are_scaled_to_legal_sizes_in_the_order_of_their_names(folder: Pa
     assert second[0, 0].tolist() == [7, 7, 7]
 
 
-def test_a_zip_gives_the_same_images_as_its_folder(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_zip_gives_the_same_images_as_its_folder(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     archive = tmp_path_factory.mktemp("zip") / "images.zip"
     with zipfile.ZipFile(archive, "w") as stream:
         for path in folder.rglob("*.*"):
@@ -57,7 +57,7 @@ def test_a_zip_gives_the_same_images_as_its_folder(folder: Path, tmp_path_factor
         np.testing.assert_array_equal(one, two)
 
 
-def test_only_the_first_ones_are_read(folder: Path) -> None:
+def test_load_images_reads_no_more_than_it_returns(folder: Path) -> None:
     assert len(load_images(ImagePlace(str(folder)), RGB, LIMITS, 32, count=1)) == 1
 
 
@@ -69,7 +69,7 @@ def test_legal_sizes_are_multiples_within_the_limits(edge: int, legal: int) -> N
     assert LIMITS.legal(9, edge) == (12, legal)
 
 
-def test_limits_that_are_no_multiples_are_never_crossed() -> None:
+def test_limits_that_are_no_multiples_are_kept() -> None:
     limits = SizeLimits.square(4, 6, 30)
     assert (limits.smallest, limits.largest) == ((8, 8), (28, 28))
     assert limits.at_least(16).smallest == (16, 16)
@@ -81,7 +81,7 @@ def test_heights_and_widths_have_their_own_limits(folder: Path) -> None:
     assert [image.shape[:2] for image in load_images(ImagePlace(str(folder)), RGB, limits, 32)] == [(16, 32), (16, 16)]
 
 
-def test_a_folder_that_is_named_like_an_image_is_none(folder: Path) -> None:
+def test_folder_named_like_an_image_is_ignored(folder: Path) -> None:
     (folder / "a.png").mkdir()
     assert len(load_images(ImagePlace(str(folder)), RGB, LIMITS, 32)) == 2
     archive = folder / "images.zip"
@@ -107,7 +107,7 @@ def _damaged(archive: Path, offsets: tuple[int, int], value: int) -> None:
     [(FLAGS, 1, "encrypted"), (METHOD, 99, "compression method"), ((40, 16), 255, "")],
     ids=["encrypted", "unknown compression", "damaged"],
 )
-def test_a_zip_that_cannot_be_read_is_one_clear_line(
+def test_zip_that_cannot_be_read_is_one_clear_line(
     folder: Path, offsets: tuple[int, int], value: int, reason: str
 ) -> None:
     archive = folder / "images.zip"
@@ -118,7 +118,7 @@ def test_a_zip_that_cannot_be_read_is_one_clear_line(
         load_images(ImagePlace(str(archive)), RGB, LIMITS, 32)
 
 
-def test_a_zip_without_its_directory_is_one_clear_line(folder: Path) -> None:
+def test_zip_without_its_directory_is_one_clear_line(folder: Path) -> None:
     archive = folder / "images.zip"
     with zipfile.ZipFile(archive, "w") as stream:
         stream.write(folder / "b.png", "b.png")
@@ -127,7 +127,7 @@ def test_a_zip_without_its_directory_is_one_clear_line(folder: Path) -> None:
         load_images(ImagePlace(str(archive)), RGB, LIMITS, 32)
 
 
-def test_metadata_that_pillow_cannot_write_again_are_no_obstacle(tmp_path: Path) -> None:
+def test_metadata_that_pillow_cannot_write_are_ignored(tmp_path: Path) -> None:
     # Turned by 90°, and a word is its horizontal resolution: Pillow raises a TypeError.
     tags = b"\x01\x1a\0\x02\0\0\0\x06\0\0\0&\x01\x12\0\x03\0\0\0\x01\0\x06\0\0"
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02" + tags + b"\0\0\0\0hello\0"
@@ -135,7 +135,7 @@ def test_metadata_that_pillow_cannot_write_again_are_no_obstacle(tmp_path: Path)
     assert [image.shape for image in load_images(ImagePlace(str(tmp_path)), RGB, LIMITS, 32)] == [(32, 16, 3)]
 
 
-def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
+def test_unusable_images_are_named(tmp_path: Path) -> None:
     with pytest.raises(FilesError, match="does not exist"):
         load_images(ImagePlace(str(tmp_path / "nowhere")), RGB, LIMITS, 32)
     with pytest.raises(ImageSetError, match="holds no image files"):
@@ -152,7 +152,7 @@ def _save(path: Path, array: np.ndarray) -> None:
     np.save(path, array, allow_pickle=False)
 
 
-def test_arrays_are_read_where_image_files_cannot_hold_the_pixels(tmp_path: Path) -> None:
+def test_arrays_are_read_if_image_files_cannot_hold_the_pixels(tmp_path: Path) -> None:
     array = np.random.default_rng(0).integers(0, 4096, (18, 70, 2), dtype=np.uint16)
     _save(tmp_path / "b.npy", array)
     _save(tmp_path / "a.npy", np.zeros((8, 8, 2), np.uint16))
@@ -165,7 +165,7 @@ def test_arrays_are_read_where_image_files_cannot_hold_the_pixels(tmp_path: Path
     np.testing.assert_array_equal(load_images(ImagePlace(str(tmp_path / "all.zip")), WORDS, LIMITS, 32)[0], second)
 
 
-def test_bytes_of_many_channels_are_arrays_too(tmp_path: Path) -> None:
+def test_uint8_of_many_channels_is_read_from_arrays(tmp_path: Path) -> None:
     _save(tmp_path / "a.npy", np.full((8, 8, 12), 7, np.uint8))
     (image,) = load_images(ImagePlace(str(tmp_path)), _port(12), LIMITS, 32)
     assert image.shape == (8, 8, 12)
@@ -182,20 +182,20 @@ def test_bytes_of_many_channels_are_arrays_too(tmp_path: Path) -> None:
         (np.zeros((0, 8, 2), np.uint16), r"is 8×0 pixels, too small for the network"),
     ],
 )
-def test_an_array_that_is_no_legal_image_is_named(array: np.ndarray, reason: str, tmp_path: Path) -> None:
+def test_array_that_is_no_legal_image_is_refused(array: np.ndarray, reason: str, tmp_path: Path) -> None:
     _save(tmp_path / "odd.npy", array)
     with pytest.raises(ImageSetError, match=rf"odd\.npy {reason}"):
         load_images(ImagePlace(str(tmp_path)), WORDS, LIMITS, 32)
 
 
-def test_values_that_are_not_finite_are_no_image(tmp_path: Path) -> None:
+def test_array_with_values_that_are_not_finite_is_refused(tmp_path: Path) -> None:
     _save(tmp_path / "odd.npy", np.full((8, 8, 2), np.nan, np.float32))
     with pytest.raises(ImageSetError, match=r"odd\.npy has values outside"):
         load_images(ImagePlace(str(tmp_path)), _port(2, "float32", (-1, 1)), LIMITS, 32)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"not an array", b"\x80\x04N."])
-def test_a_file_that_is_no_array_is_named(content: bytes, tmp_path: Path) -> None:
+def test_npy_file_that_is_no_array_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "odd.npy").write_bytes(content)
     with pytest.raises(ImageSetError, match=r"odd\.npy cannot be read \(.*numpy\.save"):
         load_images(ImagePlace(str(tmp_path)), WORDS, LIMITS, 32)
@@ -207,7 +207,7 @@ def test_arrays_of_objects_are_never_unpickled(tmp_path: Path) -> None:
         load_images(ImagePlace(str(tmp_path)), WORDS, LIMITS, 32)
 
 
-def test_the_suffixes_that_count_are_told(tmp_path: Path) -> None:
+def test_load_images_names_the_suffixes_that_it_reads(tmp_path: Path) -> None:
     with pytest.raises(ImageSetError, match=r"holds no \.npy files"):
         load_images(ImagePlace(str(tmp_path)), WORDS, LIMITS, 32)
     with pytest.raises(ImageSetError, match="holds no image files"):
@@ -222,7 +222,7 @@ def test_hidden_arrays_are_left_out_and_endings_are_of_any_case(tmp_path: Path) 
     assert len(load_images(ImagePlace(str(tmp_path)), _port(3, "float32", (-1, 1)), LIMITS, 32)) == 1
 
 
-def test_images_of_another_domain_are_named_or_where_there_are_no_others_refused(folder: Path) -> None:
+def test_images_of_another_domain_are_reported_or_refused(folder: Path) -> None:
     for name in ("testA/1.png", "trainB/2.png"):
         (folder / name).parent.mkdir()
         Image.new("RGB", (16, 16), 9).save(folder / name)

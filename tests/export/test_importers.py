@@ -108,7 +108,7 @@ def test_cut_resnets_compute_the_same(tmp_path: Path, blocks: int, blur_down: bo
 
 
 @pytest.mark.parametrize(("layers", "size"), [(4, 32), (5, 64), (6, 128)])
-def test_the_tutorial_s_generator_computes_the_same(tmp_path: Path, layers: int, size: int) -> None:
+def test_tutorial_generators_compute_the_same(tmp_path: Path, layers: int, size: int) -> None:
     state = dcgan(layers, latent=7)
     snapshot = _read("dcgan-tutorial", _write(tmp_path / "faces" / "netG_epoch_4.pth", state))
     assert (snapshot.name, snapshot.task, snapshot.size) == ("faces", "gan", size)
@@ -144,7 +144,7 @@ def test_old_files_compute_the_same(tmp_path: Path, make: Callable[..., State], 
     ],
     ids=["data parallel", "compiled", "state_dict", "netG", "parameters"],
 )
-def test_the_state_dict_is_found(tmp_path: Path, packed: Callable[[State], object]) -> None:
+def test_state_dict_is_found_under_usual_keys(tmp_path: Path, packed: Callable[[State], object]) -> None:
     state = resnet(1)
     plain = _read("pytorch-cyclegan", _write(tmp_path / "plain.pth", state))
     found = _read("pytorch-cyclegan", _write(tmp_path / "packed.pth", packed(state)))
@@ -152,7 +152,7 @@ def test_the_state_dict_is_found(tmp_path: Path, packed: Callable[[State], objec
     torch.testing.assert_close(found.weights, plain.weights, rtol=0, atol=0)
 
 
-def test_other_ways_to_save_are_read(tmp_path: Path) -> None:
+def test_state_dict_is_read_from_other_ways_to_save(tmp_path: Path) -> None:
     state = resnet(1, blur_down=True)
     plain = _read("cut", _write(tmp_path / "plain.pth", state))
     torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
@@ -181,7 +181,7 @@ def test_other_ways_to_save_are_read(tmp_path: Path) -> None:
         ("one/THING_A.pth", "THING_A", "cyclegan", None),
     ],
 )
-def test_the_file_s_name_says_the_name_and_the_direction(
+def test_file_name_decides_name_and_direction(
     tmp_path: Path, file: str, name: str, task: str, direction: str | None
 ) -> None:
     path = _write(tmp_path / file, resnet(1))
@@ -191,12 +191,12 @@ def test_the_file_s_name_says_the_name_and_the_direction(
     assert snapshot.digest == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_a_unet_is_pix2pix_s_unless_its_name_has_a_direction(tmp_path: Path) -> None:
+def test_unet_without_a_direction_is_of_pix2pix(tmp_path: Path) -> None:
     assert _read("pytorch-cyclegan", _write(tmp_path / "latest_net_G.pth", unet(5))).task == "pix2pix"
     assert _read("pytorch-cyclegan", _write(tmp_path / "latest_net_G_B.pth", unet(5))).task == "cyclegan"
 
 
-def test_an_imported_snapshot_can_be_written_and_read(tmp_path: Path) -> None:
+def test_imported_snapshot_can_be_written_and_read(tmp_path: Path) -> None:
     state = unet(5, norm="batch")
     snapshot = _read("pytorch-cyclegan", _write(tmp_path / "latest_net_G.pth", state))
     again = read_snapshot(write_snapshot(Storage(tmp_path / "run"), snapshot))
@@ -232,7 +232,7 @@ class _Malicious:
 
 
 @pytest.mark.parametrize("format_", ["cut", "dcgan-tutorial", "pytorch-cyclegan"])
-def test_a_file_s_code_is_never_run(tmp_path: Path, format_: str) -> None:
+def test_code_in_a_file_is_never_run(tmp_path: Path, format_: str) -> None:
     trace, path = tmp_path / "trace", tmp_path / "x.pth"
     state = {**resnet(1), "extra": _Malicious(trace)}
     torch.save(state, path)
@@ -248,7 +248,7 @@ def test_a_file_s_code_is_never_run(tmp_path: Path, format_: str) -> None:
 
 
 @pytest.mark.parametrize("format_", ["cut", "dcgan-tutorial", "pytorch-cyclegan"])
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path, format_: str) -> None:
+def test_file_that_is_no_checkpoint_is_refused(tmp_path: Path, format_: str) -> None:
     path = tmp_path / "x.pth"
     assert "does not exist" in _refused(format_, path)
     assert "is a folder" in _refused(format_, tmp_path)
@@ -257,7 +257,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, format_: str) -> None:
     path.write_text("version https://git-lfs.github.com/spec/v1\n")
     assert "neither a file of torch.save nor" in _refused(format_, path)
     (tmp_path / "x.safetensors").write_bytes(b"\x00" * 20)
-    assert "not a sound safetensors file" in _refused(format_, tmp_path / "x.safetensors")
+    assert "not a valid safetensors file" in _refused(format_, tmp_path / "x.safetensors")
     whole = _write(path, resnet(1)).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     assert "is broken" in _refused(format_, path)
@@ -279,7 +279,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, format_: str) -> None:
         ({"a": torch.eye(2).to_sparse()}, "'a' is no dense tensor"),
     ],
 )
-def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object, said: str) -> None:
+def test_file_without_a_state_dict_is_refused(tmp_path: Path, content: object, said: str) -> None:
     assert said in _refused("cut", _write(tmp_path / "x.pth", content))
 
 
@@ -312,7 +312,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_no_tensor_may_be_missing_or_left_over_or_misshapen_or_not_finite(tmp_path: Path, case: str) -> None:
+def test_tensors_missing_left_over_misshapen_or_not_finite_are_refused(tmp_path: Path, case: str) -> None:
     format_, make = CASES[case]
     state, path = make(), tmp_path / "x.pth"
     _read(format_, _write(path, state))
@@ -327,7 +327,7 @@ def test_no_tensor_may_be_missing_or_left_over_or_misshapen_or_not_finite(tmp_pa
         assert key in _refused(format_, _write(path, {**state, key: broken}))
 
 
-def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
+def test_missing_tensor_is_named(tmp_path: Path) -> None:
     for key in ("model.4.weight", "model.4.bias", "model.11.conv_block.5.bias", "model.19.weight"):
         state = resnet(2)
         del state[key]
@@ -353,18 +353,18 @@ def test_weights_that_are_no_floats_are_refused(dtype: torch.dtype, tmp_path: Pa
     ],
     ids=["resnet", "unet", "antialiased", "dcgan"],
 )
-def test_the_importer_is_found_from_the_tensors(tmp_path: Path, state: dict[str, torch.Tensor], name: str) -> None:
+def test_importer_is_recognised_by_the_tensors(tmp_path: Path, state: dict[str, torch.Tensor], name: str) -> None:
     assert importers.recognise(_write(tmp_path / "x.pth", state)).name == name
 
 
-def test_a_unet_of_cut_is_imported(tmp_path: Path) -> None:
+def test_unet_of_cut_is_imported(tmp_path: Path) -> None:
     path = _write(tmp_path / "winter" / "latest_net_G.pth", unet(5))
     ours, theirs = _read("cut", path), _read("pytorch-cyclegan", path)
     torch.testing.assert_close(ours.weights, theirs.weights, rtol=0, atol=0)
     assert (ours.name, ours.task, ours.networks["G"].direction) == ("winter", "cut", None)
 
 
-def test_a_direction_that_is_given_may_not_contradict_the_name(tmp_path: Path) -> None:
+def test_direction_that_contradicts_the_file_name_is_refused(tmp_path: Path) -> None:
     path = _write(tmp_path / "latest_net_G_B.pth", resnet(1))
     with pytest.raises(ImporterError, match="is BtoA by its name: leave --direction out or rename the file"):
         export(str(path), str(tmp_path / "r"), direction="AtoB")

@@ -24,30 +24,30 @@ def place(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def _found(place: Path) -> dict[str, list[int]]:
-    return {model: list(manifests) for model, manifests in layout.models(Storage(place)).found.items()}
+def _versions(place: Path) -> dict[str, list[int]]:
+    return {model: list(manifests) for model, manifests in layout.models(Storage(place)).manifests.items()}
 
 
 def test_manifests_are_read_by_model_and_version(place: Path) -> None:
     models = layout.models(Storage(place))
     assert models.skipped == {}
-    assert {name: list(found) for name, found in models.found.items()} == {"digits": [1, 2]}
-    assert models.found["digits"][2] == Repository(str(place)).manifest("digits", 2)
+    assert {name: list(found) for name, found in models.manifests.items()} == {"digits": [1, 2]}
+    assert models.manifests["digits"][2] == Repository(str(place)).manifest("digits", 2)
 
 
-def test_a_renamed_model_is_skipped_and_named(place: Path) -> None:
+def test_renamed_model_is_skipped_and_named(place: Path) -> None:
     (place / "digits").rename(place / "letters")
     models = layout.models(Storage(place))
-    assert models.found == {}
+    assert models.manifests == {}
     assert models.skipped.keys() == {"letters/1", "letters/2"}
     assert models.skipped["letters/2"].endswith("is the manifest of digits@2: undo the renaming or export again")
     with pytest.raises(RepositoryError, match="is the manifest of digits@2"):
         layout.manifest(Storage(place), *layout.resolve(Storage(place), "letters"))
 
 
-def test_a_version_with_another_number_is_skipped_and_hides_no_other(place: Path) -> None:
+def test_version_with_another_number_is_skipped_alone(place: Path) -> None:
     (place / "digits" / "2").rename(place / "digits" / "7")
-    assert _found(place) == {"digits": [1]}
+    assert _versions(place) == {"digits": [1]}
     assert "is the manifest of digits@2" in layout.models(Storage(place)).skipped["digits/7"]
 
 
@@ -59,9 +59,7 @@ def test_a_version_with_another_number_is_skipped_and_hides_no_other(place: Path
         ("digits/2", "digits/copy of 2", "digits/copy of 2", "versions are called 1, 2, 3"),
     ],
 )
-def test_a_folder_with_a_bad_name_is_skipped_and_named(
-    place: Path, old: str, new: str, folder: str, reason: str
-) -> None:
+def test_folder_with_a_bad_name_is_skipped_and_named(place: Path, old: str, new: str, folder: str, reason: str) -> None:
     (place / old).rename(place / new)
     models = layout.models(Storage(place))
     assert list(models.skipped) == [folder]
@@ -74,13 +72,13 @@ def test_other_folders_and_hidden_ones_are_ignored(place: Path) -> None:
     (place / ".trash").symlink_to(place / "digits", target_is_directory=True)
     models = layout.models(Storage(place))
     assert models.skipped == {}
-    assert _found(place) == {"digits": [2]}
+    assert _versions(place) == {"digits": [2]}
 
 
 def test_links_to_folders_are_followed(place: Path, tmp_path: Path) -> None:
     (place / "digits").rename(tmp_path / "elsewhere")
     (place / "digits").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    assert _found(place) == {"digits": [1, 2]}
+    assert _versions(place) == {"digits": [1, 2]}
     assert layout.resolve(Storage(place), "digits") == ("digits", 2)
 
 
@@ -95,7 +93,7 @@ def test_names_of_versions_are_resolved(place: Path) -> None:
         layout.resolve(Storage(place), "other")
 
 
-def test_list_prints_the_others_and_ends_with_the_skipped(place: Path, tmp_path: Path) -> None:
+def test_list_command_prints_the_skipped_last(place: Path, tmp_path: Path) -> None:
     add(Repository(str(place)), tmp_path, name="letters")
     (place / "letters").rename(place / "renamed")
     result = run("list", str(place))

@@ -23,7 +23,7 @@ def _reasons(network: nn.Module) -> list[str]:
     return [str(error) for error in caught.value.exceptions]
 
 
-def test_everything_that_is_wrong_is_said_at_once() -> None:
+def test_trace_names_all_faults_at_once() -> None:
     def change(x: Tensor) -> Tensor:
         return F.dropout(x + torch.randn_like(x), training=True).double().float()
 
@@ -35,7 +35,7 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_one_weight_that_is_not_finite_is_enough(value: float) -> None:
+def test_trace_refuses_one_weight_that_is_not_finite(value: float) -> None:
     network = FaultyGenerator()
     with torch.no_grad():
         network.layer.bias[3] = value
@@ -55,12 +55,12 @@ def test_one_weight_that_is_not_finite_is_enough(value: float) -> None:
     ],
     ids=["bernoulli", "normal", "uniform", "rrelu", "randperm", "cauchy", "gumbel"],
 )
-def test_random_numbers_of_every_kind_are_found(change: Any) -> None:
+def test_trace_refuses_random_numbers(change: Any) -> None:
     assert any("draws random numbers" in reason for reason in _reasons(FaultyGenerator(change)))
 
 
 @pytest.mark.parametrize("dropout", [nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout])
-def test_dropout_of_every_kind_is_found_where_it_is_live(dropout: type[nn.Module]) -> None:
+def test_trace_refuses_active_dropout(dropout: type[nn.Module]) -> None:
     class Live(dropout):  # type: ignore[misc, valid-type]
         def train(self, mode: bool = True) -> Any:
             return super().train(True)
@@ -69,7 +69,7 @@ def test_dropout_of_every_kind_is_found_where_it_is_live(dropout: type[nn.Module
     trace(wrap(FaultyGenerator(dropout(0.5)), "toy", training_size=4), "toy")
 
 
-def test_dropout_within_attention_is_found() -> None:
+def test_trace_refuses_active_dropout_within_attention() -> None:
     def attend(x: Tensor, dropped: float) -> Tensor:
         heads = x[:, None]
         return F.scaled_dot_product_attention(heads, heads, heads, dropout_p=dropped)[:, 0]
@@ -79,7 +79,7 @@ def test_dropout_within_attention_is_found() -> None:
     trace(wrap(FaultyGenerator(lambda x: attend(x, 0.0)), "toy", training_size=4), "toy")
 
 
-def test_batch_norm_without_running_statistics_is_found_with_its_layer() -> None:
+def test_trace_refuses_batch_norm_without_running_statistics() -> None:
     norm = nn.BatchNorm1d(48, track_running_stats=False)
     assert _reasons(FaultyGenerator(norm)) == [
         "batch_norm at change (BatchNorm1d) uses the statistics of the batch: use running ones, or instance norm"
@@ -97,7 +97,7 @@ def test_batch_norm_without_running_statistics_is_found_with_its_layer() -> None
     ],
     ids=["a tuple", "no batch", "other channels", "a mistake"],
 )
-def test_what_is_no_image_is_refused(made: Any, reason: str) -> None:
+def test_trace_refuses_outputs_that_are_no_images(made: Any, reason: str) -> None:
     class Odd(FaultyGenerator):
         def forward(self, latent: Tensor) -> Any:
             return made(super().forward(latent))
@@ -105,11 +105,11 @@ def test_what_is_no_image_is_refused(made: Any, reason: str) -> None:
     assert _reasons(Odd()) == [reason]
 
 
-def test_a_half_precise_layer_is_found() -> None:
+def test_trace_refuses_a_layer_in_half_precision() -> None:
     assert any("computes in bfloat16" in reason for reason in _reasons(FaultyGenerator(lambda x: x.bfloat16().float())))
 
 
-def test_a_network_that_computes_with_shapes_is_refused() -> None:
+def test_convert_refuses_a_network_that_computes_with_shapes() -> None:
     traceable = wrap(
         FaultyTranslator(FaultyTranslator.Config(fault="sizes of tensors")), "toy", training_size=EDGE, max_size=LARGEST
     )
@@ -119,7 +119,7 @@ def test_a_network_that_computes_with_shapes_is_refused() -> None:
         convert(trace(traceable, "toy"), traceable.interface)
 
 
-def test_what_onnx_has_no_operator_for_is_one_line() -> None:
+def test_convert_refuses_missing_operators_in_one_line() -> None:
     traceable = wrap(FaultyGenerator(lambda x: torch.special.gammainc(x.abs() + 1, x.abs())), "toy", training_size=4)
     with pytest.raises(UnsupportedGraphError, match=r"^torch cannot export the network to ONNX: .*igamma.*$"):
         convert(trace(traceable, "toy"), traceable.interface)

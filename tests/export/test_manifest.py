@@ -34,7 +34,7 @@ def _read(data: dict[str, Any]) -> Manifest:
     return Manifest.from_json(json.dumps(data), "it.json")
 
 
-def test_the_golden_manifest_reads_back_as_written() -> None:
+def test_golden_manifest_reads_back_as_written() -> None:
     assert GOLDEN.to_json() == TEXT
     assert GOLDEN.interface.size == SizeLimits.square(4, 8, LARGEST)
     assert isinstance(GOLDEN.proof, Proof)
@@ -43,7 +43,7 @@ def test_the_golden_manifest_reads_back_as_written() -> None:
     assert GOLDEN.buckets == (BUCKET,)
 
 
-def test_export_writes_the_golden_manifest_but_for_what_is_measured(pair: list[Path]) -> None:
+def test_export_writes_the_golden_manifest_except_for_measurements(pair: list[Path]) -> None:
     made = read_manifest(pair[0])
     assert made.proof.cycle is not None
     fixed = dataclasses.replace(
@@ -124,7 +124,7 @@ def test_manifest_of_another_schema_is_refused_with_what_to_do(version: Any) -> 
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", "[" * 100_000, "1" * 5000], ids=lambda text: text[:3])
-def test_what_is_no_json_object_is_refused(text: str) -> None:
+def test_manifest_that_is_no_json_object_is_refused(text: str) -> None:
     with pytest.raises(ManifestError, match=r"^it\.json is not (JSON|a JSON object)"):
         Manifest.from_json(text, "it.json")
 
@@ -183,6 +183,6 @@ def _signed(data: dict[str, Any]) -> dict[str, Any]:
     return fields | {"digest": fields_digest(fields)}
 
 
-def test_a_folder_without_a_manifest_is_no_artifact(tmp_path: Path) -> None:
+def test_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"is not an artifact: manifest\.json cannot be read"):
         read_manifest(tmp_path)

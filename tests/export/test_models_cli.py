@@ -77,7 +77,7 @@ def cells(printed: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in printed.splitlines() if line]
 
 
-def test_the_list_has_a_line_for_each_version(repository: Repository) -> None:
+def test_list_has_a_line_for_each_version(repository: Repository) -> None:
     assert cells(done("list", repository.place)) == [
         ["model", "version", "aliases", "task", "kind", "target", "size", "images seen"],
         ["digits", "2", "latest", "gan", "generator", "onnx", "0.0 MiB", "256,000"],
@@ -86,7 +86,7 @@ def test_the_list_has_a_line_for_each_version(repository: Repository) -> None:
     ]
 
 
-def test_a_broken_artifact_hides_no_other_and_is_an_error(repository: Repository) -> None:
+def test_list_prints_the_others_beside_a_broken_artifact(repository: Repository) -> None:
     (Path(repository.place) / "digits" / "1" / MANIFEST_FILE).write_text("{")
     (Path(repository.place) / "invert" / ALIASES_FILE).write_text("[]")
     result = run("list", repository.place)
@@ -96,12 +96,12 @@ def test_a_broken_artifact_hides_no_other_and_is_an_error(repository: Repository
     assert "invert/aliases.json is not a JSON object" in str(result.exception)
 
 
-def test_an_empty_repository_says_so(tmp_path: Path) -> None:
+def test_list_of_an_empty_repository(tmp_path: Path) -> None:
     assert done("list", str(tmp_path)) == f"no models in {tmp_path}\n"
     assert "no model repository" in refused("list", str(tmp_path / "nothing"))
 
 
-def test_a_generator_is_shown_with_all_that_a_person_wants(repository: Repository) -> None:
+def test_show_prints_all_facts_of_a_generator(repository: Repository) -> None:
     printed = done("show", repository.place, "digits@stable")
     lines = cells(printed)
     entry = repository.manifest("digits", 1).files["model.onnx"]
@@ -126,7 +126,7 @@ def test_a_generator_is_shown_with_all_that_a_person_wants(repository: Repositor
     assert "heights" not in printed
 
 
-def test_a_translator_is_shown_with_its_sizes_and_its_texts_as_they_are(repository: Repository) -> None:
+def test_show_prints_sizes_and_markup_of_a_translator(repository: Repository) -> None:
     lines = cells(done("show", repository.place, "invert"))
     for line in (
         ["model", "invert@1"],
@@ -141,7 +141,7 @@ def test_a_translator_is_shown_with_its_sizes_and_its_texts_as_they_are(reposito
     assert ["figure", "value"] not in lines
 
 
-def test_the_cycle_and_identical_images_are_shown(repository: Repository, tmp_path: Path) -> None:
+def test_show_prints_the_cycle_and_identical_images(repository: Repository, tmp_path: Path) -> None:
     proof = dataclasses.replace(manifest(stage(tmp_path / "staged")).proof, psnr=None, cycle=Cycle(4.25, 4.5))
     add(repository, tmp_path, name="pair", proof=proof)
     lines = cells(done("show", repository.place, "pair"))
@@ -149,7 +149,7 @@ def test_the_cycle_and_identical_images_are_shown(repository: Repository, tmp_pa
     assert ["there and back", "4.50 grey levels, 4.25 with torch 2.13.0"] in lines
 
 
-def test_promotion_is_said_and_done(repository: Repository) -> None:
+def test_promote_sets_the_alias_and_reports_it(repository: Repository) -> None:
     assert done("promote", repository.place, "digits@latest", "next") == (
         f"digits@next is version 2 in {repository.place}\n"
     )
@@ -158,7 +158,7 @@ def test_promotion_is_said_and_done(repository: Repository) -> None:
     assert "neither a number nor 'latest'" in refused("promote", repository.place, "digits@1", "latest")
 
 
-def test_a_version_is_deleted_after_a_yes(repository: Repository) -> None:
+def test_delete_asks_first(repository: Repository) -> None:
     assert run("delete", repository.place, "digits@2", answer="n\n").exit_code == 1
     assert repository.versions("digits") == [1, 2]
     assert "Delete digits@2" in done("delete", repository.place, "digits@2", answer="y\n")
@@ -175,7 +175,7 @@ def test_a_version_is_deleted_after_a_yes(repository: Repository) -> None:
 
 
 @pytest.mark.parametrize("command", ["push", "pull"])
-def test_a_version_is_copied_and_named(repository: Repository, tmp_path: Path, command: str) -> None:
+def test_push_and_pull_copy_a_version_and_set_the_alias(repository: Repository, tmp_path: Path, command: str) -> None:
     other = Repository(str(tmp_path / "other"))
     assert done(command, repository.place, "digits@stable", other.place, "--alias", "live") == (
         f"digits@1 is in {other.place} as digits@live\n"
@@ -186,7 +186,7 @@ def test_a_version_is_copied_and_named(repository: Repository, tmp_path: Path, c
     assert other.versions("digits") == [1, 2]
 
 
-def test_what_cannot_be_copied_is_refused(repository: Repository, tmp_path: Path) -> None:
+def test_push_refuses_missing_and_broken_versions(repository: Repository, tmp_path: Path) -> None:
     other = str(tmp_path / "other")
     assert "has no model numbers: it has digits, invert" in refused("push", repository.place, "numbers", other)
     (Path(repository.place) / "invert" / "1" / "golden.npz").unlink()

@@ -51,7 +51,7 @@ def test_targets_allow_no_more_than_was_promised() -> None:
 
 @pytest.mark.parametrize("target", targets.names())
 @pytest.mark.parametrize("name", EXPORTABLE)
-def test_every_architecture_is_proved_with_every_target(name: str, target: str) -> None:
+def test_architectures_are_proved_with_every_target(name: str, target: str) -> None:
     (model, proof, golden), (most, least) = _proved(name, target), PROMISED[target]
     assert proof.p999_grey_diff <= proof.max_grey_diff <= most
     assert proof.psnr is None or proof.psnr >= least
@@ -97,7 +97,7 @@ def test_proof_inputs_are_the_same_every_time() -> None:
         np.testing.assert_array_equal(one["latent"], two["latent"])
 
 
-def test_the_translator_graph_is_the_contract_written_out() -> None:
+def test_translator_graph_is_the_contract_written_out() -> None:
     traceable, model = converted("resnet_generator")
     source = np.random.default_rng(1).integers(0, 256, (2, 16, 24, 3), dtype=np.uint8)
     with torch.no_grad():
@@ -111,7 +111,7 @@ def test_the_translator_graph_is_the_contract_written_out() -> None:
     assert np.abs(image.astype(np.int16) - expected).max() <= 1
 
 
-def test_the_model_has_clean_axes_and_no_machine_paths() -> None:
+def test_model_has_clean_axes_and_no_machine_paths() -> None:
     model = converted("resnet_generator")[1]
     for value in (*model.graph.input, *model.graph.output):
         axes = [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
@@ -133,7 +133,7 @@ def test_nodes_are_named_for_their_layers() -> None:
     assert len(names) == len(set(names))
 
 
-def test_the_generator_artifact_makes_the_snapshot_s_images(gan: str, generator: Path) -> None:
+def test_generator_artifact_makes_the_images_of_the_snapshot(gan: str, generator: Path) -> None:
     latent = np.random.default_rng(2).standard_normal((5, 8), dtype=np.float32)
     with torch.no_grad():
         values = read_snapshot(gan).build("generator")(torch.from_numpy(latent)).numpy()
@@ -145,7 +145,7 @@ def test_the_generator_artifact_makes_the_snapshot_s_images(gan: str, generator:
     assert np.abs(image.astype(np.int16) - expected).max() <= 1
 
 
-def test_the_model_file_says_where_it_came_from(gan: str, generator: Path) -> None:
+def test_model_file_has_its_provenance(gan: str, generator: Path) -> None:
     facts = {entry.key: entry.value for entry in onnx.load(generator / MODEL_FILE).metadata_props}
     assert facts == {
         "zorse.schema_version": "1",

@@ -32,7 +32,7 @@ def app() -> typer.Typer:
     return app
 
 
-def test_the_command_publishes_and_prints_what_was_proved(
+def test_export_command_publishes_and_prints_the_proof(
     app: typer.Typer, translator: str, pictures: Path, tmp_path: Path
 ) -> None:
     repository = tmp_path / "repository"
@@ -56,7 +56,9 @@ def test_the_command_publishes_and_prints_what_was_proved(
     assert manifest.proof.real_images == 3
 
 
-def test_of_a_pair_both_are_published_or_none(cyclegan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_publishes_both_of_a_pair_or_none(
+    cyclegan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add = Repository.add
 
     def full(self: Repository, staged: Path, manifest: Manifest) -> int:
@@ -70,7 +72,7 @@ def test_of_a_pair_both_are_published_or_none(cyclegan: str, tmp_path: Path, mon
     assert list((tmp_path / "repository").iterdir()) == []
 
 
-def test_the_pair_is_published_with_all_that_was_said_of_it(pair: list[Path], cyclegan: str) -> None:
+def test_export_publishes_a_pair_with_all_its_facts(pair: list[Path], cyclegan: str) -> None:
     assert [(path.parent.name, path.name) for path in pair] == [("toy-AtoB", "1"), ("toy-BtoA", "1")]
     snapshot = read_snapshot(cyclegan)
     for artifact, network, direction in zip(pair, ("A2B", "B2A"), ("AtoB", "BtoA"), strict=True):
@@ -90,7 +92,7 @@ def test_the_pair_is_published_with_all_that_was_said_of_it(pair: list[Path], cy
         assert {(1, LARGEST, LARGEST, 3), (1, 24, 32, 3), BUCKET} <= set(manifest.proof.shapes)
 
 
-def test_the_cycle_of_a_pair_is_the_same_in_torch_and_onnxruntime(pair: list[Path]) -> None:
+def test_cycle_of_a_pair_is_the_same_in_torch_and_onnxruntime(pair: list[Path]) -> None:
     manifests = [read_manifest(artifact) for artifact in pair]
     cycles = [manifest.proof.cycle for manifest in manifests]
     for cycle in cycles:
@@ -99,7 +101,7 @@ def test_the_cycle_of_a_pair_is_the_same_in_torch_and_onnxruntime(pair: list[Pat
     assert cycles[0] != cycles[1]
 
 
-def test_the_cycle_is_that_of_the_real_images(pair: list[Path], pictures: Path) -> None:
+def test_cycle_is_that_of_the_real_images(pair: list[Path], pictures: Path) -> None:
     from PIL import Image
 
     there, back = (
@@ -117,12 +119,12 @@ def test_the_cycle_is_that_of_the_real_images(pair: list[Path], pictures: Path) 
     assert cycle.onnxruntime < 60, "the pair was fitted to lead back"
 
 
-def test_a_translator_alone_has_no_cycle(translator: str, tmp_path: Path) -> None:
+def test_translator_alone_has_no_cycle(translator: str, tmp_path: Path) -> None:
     (artifact,) = export(translator, str(tmp_path), max_size=LARGEST)
     assert read_manifest(Path(artifact)).proof.cycle is None
 
 
-def test_a_generator_s_manifest_says_its_latent(generator: Path) -> None:
+def test_generator_manifest_has_the_latent(generator: Path) -> None:
     manifest = read_manifest(generator)
     assert (manifest.name, manifest.interface.kind, manifest.direction, manifest.interface.size) == (
         "toy",
@@ -137,9 +139,7 @@ def test_a_generator_s_manifest_says_its_latent(generator: Path) -> None:
     assert manifest.created.endswith("+00:00")
 
 
-def test_a_second_export_is_the_next_version_and_a_name_can_be_chosen(
-    gan: str, generator: Path, tmp_path: Path
-) -> None:
+def test_second_export_is_the_next_version(gan: str, generator: Path, tmp_path: Path) -> None:
     repository = str(generator.parent.parent)
     assert export(gan, repository) == [f"{repository}/toy/2"]
     assert Repository(repository).versions("toy") == [1, 2]
@@ -148,7 +148,7 @@ def test_a_second_export_is_the_next_version_and_a_name_can_be_chosen(
     assert export(gan, str(tmp_path), name="digits") == [f"{tmp_path}/digits/1"]
 
 
-def test_user_errors_are_found_before_any_work(gan: str, translator: str, tmp_path: Path) -> None:
+def test_user_errors_are_raised_before_any_work(gan: str, translator: str, tmp_path: Path) -> None:
     lines: list[str] = []
 
     def refused(kind: type[Exception], match: str, place: str = gan, **options: object) -> None:
@@ -176,6 +176,6 @@ def test_user_errors_are_found_before_any_work(gan: str, translator: str, tmp_pa
     assert not (tmp_path / "r").exists()
 
 
-def test_the_command_line_is_assembled_without_torch() -> None:
+def test_command_line_is_assembled_without_torch() -> None:
     code = "import sys, export.cli; sys.exit(bool({'torch', 'onnx', 'onnxruntime'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

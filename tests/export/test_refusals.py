@@ -46,7 +46,7 @@ def faulty() -> str:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_broken_model_is_refused_and_nothing_is_on_the_disk(
+def test_faulty_model_is_refused_and_nothing_is_written(
     fault: str, faulty: str, make_snapshot: MakeSnapshot, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (kind, title), reason = FAULTS[fault]
@@ -68,7 +68,7 @@ def test_a_broken_model_is_refused_and_nothing_is_on_the_disk(
     ("target", "reason"),
     [("onnx-fp16", "in a batch of 3 an image is"), ("onnx-int8", "in a batch of 3 an image is|grey levels from torch")],
 )
-def test_the_other_targets_refuse_as_well(
+def test_faulty_model_is_refused_by_the_other_targets(
     target: str, reason: str, faulty: str, make_snapshot: MakeSnapshot, pictures: Path, tmp_path: Path
 ) -> None:
     place = make_snapshot("pix2pix", G=Network({"type": faulty, "fault": "mean of the batch"}, "AtoB"))
@@ -78,7 +78,7 @@ def test_the_other_targets_refuse_as_well(
     assert not (tmp_path / "repository").exists()
 
 
-def test_the_same_architecture_without_a_fault_is_exported(
+def test_faultless_model_of_the_same_architecture_is_exported(
     faulty: str, make_snapshot: MakeSnapshot, tmp_path: Path
 ) -> None:
     place = make_snapshot("pix2pix", G=Network({"type": faulty}, "AtoB"))
@@ -86,7 +86,7 @@ def test_the_same_architecture_without_a_fault_is_exported(
     assert read_manifest(Path(artifact)).proof.max_grey_diff <= 1
 
 
-def test_an_operator_without_a_cuda_kernel_may_run_on_the_cpu(
+def test_operator_without_a_cuda_kernel_may_run_on_the_cpu(
     faulty: str, make_snapshot: MakeSnapshot, tmp_path: Path
 ) -> None:
     place = make_snapshot("pix2pix", G=Network({"type": faulty, "fault": "hyperbolic"}, "AtoB"))
@@ -95,7 +95,7 @@ def test_an_operator_without_a_cuda_kernel_may_run_on_the_cpu(
 
 
 @pytest.mark.parametrize(("fault", "is_proved_first"), [("noise", False), ("mean of the batch", True)])
-def test_one_network_that_is_refused_keeps_the_others_back(
+def test_refused_network_keeps_the_others_unpublished(
     fault: str, is_proved_first: bool, faulty: str, make_snapshot: MakeSnapshot, tmp_path: Path
 ) -> None:
     place = make_snapshot(
@@ -108,6 +108,6 @@ def test_one_network_that_is_refused_keeps_the_others_back(
     assert not (tmp_path / "repository").exists()
 
 
-def test_a_network_of_neither_kind_is_refused() -> None:
+def test_network_of_neither_kind_is_refused() -> None:
     with pytest.raises(UnsupportedGraphError, match=r"odd \(Linear\) is neither a generator nor a translator"):
         wrap(nn.Linear(2, 2), "odd", training_size=4)

@@ -30,7 +30,7 @@ def _folder(repository: Repository, *parts: str) -> Path:
     return Path(repository.place).joinpath(*parts)
 
 
-def test_an_added_version_is_whole_and_its_manifest_describes_it(repository: Repository, tmp_path: Path) -> None:
+def test_added_version_is_complete(repository: Repository, tmp_path: Path) -> None:
     staged = stage(tmp_path / "staged")
     assert repository.add(staged, manifest(staged)) == 1
     artifact = _folder(repository, "digits", "1")
@@ -42,7 +42,7 @@ def test_an_added_version_is_whole_and_its_manifest_describes_it(repository: Rep
     assert tree(staged) == FILES
 
 
-def test_versions_count_up_past_everything_that_has_a_number(repository: Repository, tmp_path: Path) -> None:
+def test_version_numbers_count_up_past_every_numbered_folder(repository: Repository, tmp_path: Path) -> None:
     for name in ("2", "10", "latest", ".staging-dead/artifact", "007"):
         _folder(repository, "digits", name).mkdir(parents=True)
     assert [add(repository, tmp_path) for _ in range(2)] == [11, 12]
@@ -51,7 +51,7 @@ def test_versions_count_up_past_everything_that_has_a_number(repository: Reposit
     assert repository.models() == ["digits"]
 
 
-def test_what_is_not_published_is_not_there(repository: Repository, tmp_path: Path) -> None:
+def test_unpublished_folders_are_not_versions(repository: Repository, tmp_path: Path) -> None:
     add(repository, tmp_path)
     _folder(repository, "digits", "2").mkdir()
     _folder(repository, "digits", "2", "model.onnx").write_bytes(b"half")
@@ -63,7 +63,7 @@ def test_what_is_not_published_is_not_there(repository: Repository, tmp_path: Pa
         repository.manifest("digits", 2)
 
 
-def test_exporters_at_once_get_a_version_each(repository: Repository, tmp_path: Path) -> None:
+def test_concurrent_exporters_get_different_versions(repository: Repository, tmp_path: Path) -> None:
     staged = stage(tmp_path / "staged")
     with ThreadPoolExecutor(8) as pool:
         added = list(pool.map(lambda _: repository.add(staged, manifest(staged)), range(24)))
@@ -73,7 +73,7 @@ def test_exporters_at_once_get_a_version_each(repository: Repository, tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "golden.npz"])
-def test_a_damaged_or_missing_file_is_named_and_nothing_is_published(
+def test_damaged_or_missing_file_is_named_and_nothing_is_published(
     repository: Repository, tmp_path: Path, name: str
 ) -> None:
     staged = stage(tmp_path / "staged")
@@ -88,7 +88,7 @@ def test_a_damaged_or_missing_file_is_named_and_nothing_is_published(
     assert repository.models() == []
 
 
-def test_names_mean_versions(repository: Repository, tmp_path: Path) -> None:
+def test_names_resolve_to_versions(repository: Repository, tmp_path: Path) -> None:
     for _ in range(3):
         add(repository, tmp_path)
     repository.promote("digits", 2, "stable")
@@ -120,7 +120,7 @@ def test_aliases_are_moved_and_removed(repository: Repository, tmp_path: Path) -
     assert {path.name for path in _folder(repository, "digits").iterdir()} == {"1", "2", TRITON_FILE, ALIASES_FILE}
 
 
-def test_who_reads_aliases_while_they_are_written_reads_the_old_ones(repository: Repository, tmp_path: Path) -> None:
+def test_aliases_are_replaced_atomically(repository: Repository, tmp_path: Path) -> None:
     add(repository, tmp_path)
     repository.promote("digits", 1, "stable")
     with _folder(repository, "digits", ALIASES_FILE).open() as reader:
@@ -130,7 +130,7 @@ def test_who_reads_aliases_while_they_are_written_reads_the_old_ones(repository:
 
 
 @pytest.mark.parametrize("alias", ["", "latest", "7", "a/b", ".hidden", "two words", "../up"])
-def test_aliases_that_would_mean_something_else_are_refused(repository: Repository, tmp_path: Path, alias: str) -> None:
+def test_aliases_with_reserved_names_are_refused(repository: Repository, tmp_path: Path, alias: str) -> None:
     add(repository, tmp_path)
     with pytest.raises(RepositoryError, match="alias"):
         repository.promote("digits", 1, alias)
@@ -141,9 +141,7 @@ def test_aliases_that_would_mean_something_else_are_refused(repository: Reposito
     "content",
     [b"{", b"[]", b'{"stable": "1"}', b'{"stable": true}', b'{"latest": 1}', b'{"3": 1}', b"\xff\xfe"],
 )
-def test_broken_aliases_are_said_and_stop_only_what_needs_them(
-    repository: Repository, tmp_path: Path, content: bytes
-) -> None:
+def test_broken_aliases_stop_only_what_needs_them(repository: Repository, tmp_path: Path, content: bytes) -> None:
     add(repository, tmp_path)
     path = _folder(repository, "digits", ALIASES_FILE)
     path.write_bytes(content)
@@ -160,9 +158,7 @@ def test_broken_aliases_are_said_and_stop_only_what_needs_them(
     assert add(repository, tmp_path) == 2
 
 
-def test_a_deleted_version_is_gone_and_the_last_one_takes_the_model_with_it(
-    repository: Repository, tmp_path: Path
-) -> None:
+def test_delete_of_the_last_version_removes_the_model(repository: Repository, tmp_path: Path) -> None:
     for _ in range(2):
         add(repository, tmp_path)
     repository.promote("digits", 1, "stable")
@@ -178,7 +174,7 @@ def test_a_deleted_version_is_gone_and_the_last_one_takes_the_model_with_it(
         repository.delete("digits", 1)
 
 
-def test_a_model_without_versions_keeps_what_is_not_of_the_repository(repository: Repository, tmp_path: Path) -> None:
+def test_model_folder_keeps_other_files_after_the_last_version(repository: Repository, tmp_path: Path) -> None:
     add(repository, tmp_path)
     note = _folder(repository, "digits", "note.txt")
     note.write_text("mine")
@@ -186,7 +182,7 @@ def test_a_model_without_versions_keeps_what_is_not_of_the_repository(repository
     assert list(note.parent.iterdir()) == [note]
 
 
-def test_a_copy_is_the_same_byte_for_byte_under_the_same_number(repository: Repository, tmp_path: Path) -> None:
+def test_copy_is_byte_for_byte_equal_under_the_same_number(repository: Repository, tmp_path: Path) -> None:
     for _ in range(3):
         add(repository, tmp_path)
     other = Repository(str(tmp_path / "other"))
@@ -199,7 +195,7 @@ def test_a_copy_is_the_same_byte_for_byte_under_the_same_number(repository: Repo
     assert add(other, tmp_path) == 3
 
 
-def test_a_copy_of_what_is_there_is_nothing_to_do(repository: Repository, tmp_path: Path) -> None:
+def test_copy_of_an_equal_version_changes_nothing(repository: Repository, tmp_path: Path) -> None:
     add(repository, tmp_path)
     other = Repository(str(tmp_path / "other"))
     repository.copy("digits", 1, other)
@@ -210,7 +206,7 @@ def test_a_copy_of_what_is_there_is_nothing_to_do(repository: Repository, tmp_pa
     assert {path: path.stat().st_mtime_ns for path in Path(other.place).rglob("*")} == before
 
 
-def test_a_copy_takes_the_place_of_rests_but_not_of_another_artifact(repository: Repository, tmp_path: Path) -> None:
+def test_copy_replaces_leftovers_but_no_other_artifact(repository: Repository, tmp_path: Path) -> None:
     add(repository, tmp_path)
     other = Repository(str(tmp_path / "other"))
     rests = _folder(other, "digits", "1")
@@ -226,7 +222,7 @@ def test_a_copy_takes_the_place_of_rests_but_not_of_another_artifact(repository:
     assert tree(rests) == tree(_folder(repository, "digits", "1"))
 
 
-def test_an_older_version_does_not_bring_its_triton_file(repository: Repository, tmp_path: Path) -> None:
+def test_copy_of_an_older_version_keeps_the_triton_file(repository: Repository, tmp_path: Path) -> None:
     for _ in range(2):
         add(repository, tmp_path)
     other = Repository(str(tmp_path / "other"))
@@ -237,7 +233,7 @@ def test_an_older_version_does_not_bring_its_triton_file(repository: Repository,
     assert other.versions("digits") == [1, 2]
 
 
-def test_a_damaged_file_is_not_copied(repository: Repository, tmp_path: Path) -> None:
+def test_damaged_file_is_not_copied(repository: Repository, tmp_path: Path) -> None:
     add(repository, tmp_path)
     model = _folder(repository, "digits", "1", "model.onnx")
     content = bytearray(model.read_bytes())
@@ -251,7 +247,7 @@ def test_a_damaged_file_is_not_copied(repository: Repository, tmp_path: Path) ->
         repository.copy("digits", 1, other, alias="7")
 
 
-def test_a_version_under_another_name_is_refused(repository: Repository, tmp_path: Path) -> None:
+def test_copy_of_a_renamed_version_is_refused(repository: Repository, tmp_path: Path) -> None:
     add(repository, tmp_path)
     _folder(repository, "digits", "1").rename(_folder(repository, "digits", "2"))
     with pytest.raises(RepositoryError, match=r"2/manifest\.json is the manifest of digits@1"):
@@ -259,7 +255,7 @@ def test_a_version_under_another_name_is_refused(repository: Repository, tmp_pat
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_killed_copy_leaves_no_version_and_its_rests_go_after_a_day(
+def test_killed_copy_leaves_no_version_and_is_swept_after_a_day(
     repository: Repository, tmp_path: Path, name: str
 ) -> None:
     add(repository, tmp_path)
@@ -292,7 +288,7 @@ def test_names_that_break_a_path_or_url_are_refused(repository: Repository, tmp_
     assert not Path(repository.place).exists()
 
 
-def test_places_that_are_no_repository_are_one_line_each(tmp_path: Path) -> None:
+def test_places_that_are_no_repository_are_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RepositoryError, match="file is not a folder"):
         Repository(str(tmp_path / "file"))
@@ -314,7 +310,7 @@ def test_places_that_would_mean_another_one_are_refused(place: str, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_alias_is_lost_where_several_promote(repository: Repository, tmp_path: Path) -> None:
+def test_concurrent_promotions_lose_no_alias(repository: Repository, tmp_path: Path) -> None:
     add(repository, tmp_path)
     names = [f"alias-{number}" for number in range(60)]
     with ThreadPoolExecutor(6) as pool:
@@ -322,7 +318,7 @@ def test_no_alias_is_lost_where_several_promote(repository: Repository, tmp_path
     assert repository.aliases("digits") == dict.fromkeys(names, 1)
 
 
-def test_a_version_is_promoted_or_deleted_but_not_both(repository: Repository, tmp_path: Path) -> None:
+def test_version_is_promoted_or_deleted_but_not_both(repository: Repository, tmp_path: Path) -> None:
     add(repository, tmp_path)
     for _ in range(20):
         version = add(repository, tmp_path)
@@ -338,7 +334,7 @@ def test_a_version_is_promoted_or_deleted_but_not_both(repository: Repository, t
             repository.remove_alias("digits", "stable")
 
 
-def test_of_several_who_delete_a_version_one_does(repository: Repository, tmp_path: Path) -> None:
+def test_concurrent_deletions_delete_once(repository: Repository, tmp_path: Path) -> None:
     add(repository, tmp_path)
     for _ in range(10):
         version = add(repository, tmp_path)
@@ -350,7 +346,7 @@ def test_of_several_who_delete_a_version_one_does(repository: Repository, tmp_pa
         assert all(f"has no digits@{version}" in str(error) for error in told)
 
 
-def test_a_version_that_triton_cannot_find_is_not_published(repository: Repository, tmp_path: Path) -> None:
+def test_version_is_withdrawn_if_the_triton_file_fails(repository: Repository, tmp_path: Path) -> None:
     add(repository, tmp_path)
     (_folder(repository, "digits") / TRITON_FILE).unlink()
     (_folder(repository, "digits") / TRITON_FILE).mkdir()
@@ -359,7 +355,7 @@ def test_a_version_that_triton_cannot_find_is_not_published(repository: Reposito
     assert repository.versions("digits") == [1]
 
 
-def test_a_broken_manifest_is_named(repository: Repository, tmp_path: Path) -> None:
+def test_broken_manifest_is_named(repository: Repository, tmp_path: Path) -> None:
     add(repository, tmp_path)
     path = _folder(repository, "digits", "1", MANIFEST_FILE)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"opset": 3}))

@@ -52,9 +52,7 @@ def _objects(repository: Repository, folder: str) -> dict[str, bytes]:
     return {name: storage.read(name) for name in storage.tree().sizes}
 
 
-def test_what_is_pushed_and_pulled_is_the_same_byte_for_byte(
-    local: Repository, store: Repository, tmp_path: Path
-) -> None:
+def test_pushed_and_pulled_version_is_byte_for_byte_equal(local: Repository, store: Repository, tmp_path: Path) -> None:
     local.copy("digits", 2, store, alias="stable")
     here = tree(Path(local.place, "digits", "2"))
     assert _objects(store, "digits/2") == here
@@ -73,7 +71,7 @@ def test_what_is_pushed_and_pulled_is_the_same_byte_for_byte(
     }
 
 
-def test_a_version_that_is_there_stays(local: Repository, store: Repository, tmp_path: Path) -> None:
+def test_published_version_is_not_overwritten(local: Repository, store: Repository, tmp_path: Path) -> None:
     local.copy("digits", 1, store)
     told: list[str] = []
     local.copy("digits", 1, store, progress=lambda name, _: told.append(name))
@@ -86,7 +84,7 @@ def test_a_version_that_is_there_stays(local: Repository, store: Repository, tmp
     assert _objects(store, "digits") == before
 
 
-def test_a_damaged_file_is_not_published(local: Repository, store: Repository) -> None:
+def test_damaged_file_is_not_published(local: Repository, store: Repository) -> None:
     path = Path(local.place, "digits", "1", "model.onnx.data")
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(RepositoryError, match=r"digits/1/model\.onnx\.data is damaged \(10999 bytes"):
@@ -94,7 +92,7 @@ def test_a_damaged_file_is_not_published(local: Repository, store: Repository) -
     assert store.models() == store.versions("digits") == []
 
 
-def test_versions_are_added_on_the_store_itself(store: Repository, tmp_path: Path) -> None:
+def test_versions_are_added_on_the_store(store: Repository, tmp_path: Path) -> None:
     staged = stage(tmp_path / "staged")
     with ThreadPoolExecutor(4) as pool:
         added = list(pool.map(lambda _: store.add(staged, manifest(staged)), range(8)))
@@ -105,7 +103,7 @@ def test_versions_are_added_on_the_store_itself(store: Repository, tmp_path: Pat
         assert _objects(store, f"digits/{version}") == {**FILES, MANIFEST_FILE: content}
 
 
-def test_the_last_version_takes_the_model_with_it(local: Repository, store: Repository) -> None:
+def test_delete_of_the_last_version_removes_the_model(local: Repository, store: Repository) -> None:
     for version in (1, 2):
         local.copy("digits", version, store, alias="stable")
     with pytest.raises(RepositoryError, match=r"digits@2 of .* is stable"):
@@ -119,7 +117,7 @@ def test_the_last_version_takes_the_model_with_it(local: Repository, store: Repo
 
 
 @pytest.mark.parametrize(("name", "there"), [("golden.npz", set()), ("model.onnx.data", {"golden.npz", "model.onnx"})])
-def test_a_killed_push_leaves_only_whole_versions_and_the_next_succeeds(
+def test_killed_push_leaves_only_whole_versions_and_the_next_succeeds(
     store: Repository, tmp_path: Path, name: str, there: set[str]
 ) -> None:
     local = Repository(str(tmp_path / "models"))
@@ -143,7 +141,7 @@ def test_a_killed_push_leaves_only_whole_versions_and_the_next_succeeds(
     assert _objects(store, "digits/1") == tree(Path(local.place, "digits", "1"))
 
 
-def test_rests_are_removed_after_a_day_and_nothing_else(local: Repository, store: Repository, tmp_path: Path) -> None:
+def test_leftovers_are_swept_after_a_day_and_nothing_else(local: Repository, store: Repository, tmp_path: Path) -> None:
     local.copy("digits", 2, store)
     foreign = Storage(f"{store.place}/digits")
     foreign.write("9/model.onnx", b"of somebody who uses the folder without zorse")
@@ -159,7 +157,7 @@ def test_rests_are_removed_after_a_day_and_nothing_else(local: Repository, store
     assert store.versions("digits") == [2, 10, 11]
 
 
-def test_a_published_version_outlives_its_mark_and_half_a_deletion_does_not(
+def test_published_version_survives_its_mark_and_half_a_deletion_does_not(
     local: Repository, store: Repository, tmp_path: Path
 ) -> None:
     for version in (1, 2):
@@ -171,7 +169,7 @@ def test_a_published_version_outlives_its_mark_and_half_a_deletion_does_not(
     assert {path.split("/")[0] for path in _objects(store, "digits")} == {"2", "3", TRITON_FILE}
 
 
-def test_a_bucket_that_is_not_there_is_one_clear_line(local: Repository) -> None:
+def test_missing_bucket_is_one_clear_line(local: Repository) -> None:
     nowhere = Repository("s3://no-such-bucket/models")
     with pytest.raises(RepositoryError, match="no-such-bucket") as error:
         local.copy("digits", 1, nowhere)

@@ -39,7 +39,7 @@ def _run(artifact: Path, given: NDArray[Any]) -> NDArray[Any]:
 
 
 @pytest.mark.parametrize("pixels", [WORDS, REALS], ids=["uint16", "float32"])
-def test_a_translator_of_other_pixels(pixels: Pixels, translator: str, tmp_path: Path) -> None:
+def test_translator_of_other_pixels_is_exported(pixels: Pixels, translator: str, tmp_path: Path) -> None:
     (tmp_path / "arrays").mkdir()
     source = (smooth(2, 24, 32) * (pixels.high - pixels.low) + pixels.low).astype(pixels.dtype)
     for index, array in enumerate(source):
@@ -63,7 +63,7 @@ def test_a_translator_of_other_pixels(pixels: Pixels, translator: str, tmp_path:
     assert np.abs(image.astype(float) - np.clip(expected, pixels.low, pixels.high)).max() <= half / 255 + pixels.whole
 
 
-def test_a_generator_of_other_pixels(gan: str, generator: Path, tmp_path: Path) -> None:
+def test_generator_of_other_pixels_is_exported(gan: str, generator: Path, tmp_path: Path) -> None:
     manifest, artifact = _exported(gan, tmp_path, pixels=WORDS)
     assert (manifest.interface.inputs[0].dtype, manifest.interface.inputs[0].value_range) == ("float32", None)
     assert (manifest.interface.outputs[0].dtype, manifest.interface.outputs[0].value_range) == ("uint16", (0, 4095))
@@ -74,7 +74,7 @@ def test_a_generator_of_other_pixels(gan: str, generator: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("target", ["onnx-fp16", "onnx-int8"])
-def test_the_other_targets_go_through_the_same_pipeline(
+def test_other_targets_go_through_the_same_pipeline(
     target: str, translator: str, pictures: Path, tmp_path: Path
 ) -> None:
     manifest, artifact = _exported(translator, tmp_path, target=target, images=str(pictures), max_size=LARGEST)
@@ -93,7 +93,7 @@ def test_the_other_targets_go_through_the_same_pipeline(
 
 
 @pytest.mark.parametrize("opset", [18, 21, 23])
-def test_the_operator_set_can_be_chosen(opset: int, gan: str, tmp_path: Path) -> None:
+def test_opset_can_be_chosen(opset: int, gan: str, tmp_path: Path) -> None:
     manifest, artifact = _exported(gan, tmp_path, opset=opset)
     assert manifest.opset == opset
     found = {entry.domain: entry.version for entry in onnx.load(artifact / MODEL_FILE).opset_import}
@@ -101,13 +101,13 @@ def test_the_operator_set_can_be_chosen(opset: int, gan: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("opset", [7, OPSETS.start - 1, OPSETS.stop])
-def test_an_operator_set_that_is_not_offered_is_refused(opset: int, gan: str, tmp_path: Path) -> None:
+def test_unsupported_opset_is_refused(opset: int, gan: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=rf"opset {opset} is none of 18 to 23: give another --opset"):
         _exported(gan, tmp_path, opset=opset)
     assert not (tmp_path / "repository").exists()
 
 
-def test_the_largest_size_is_declared_and_proved(translator: str, tmp_path: Path) -> None:
+def test_largest_size_is_declared_and_proved(translator: str, tmp_path: Path) -> None:
     manifest, _ = _exported(translator, tmp_path, max_size=51)
     assert manifest.interface.size is not None
     assert manifest.interface.size.largest == (48, 48)
@@ -116,13 +116,13 @@ def test_the_largest_size_is_declared_and_proved(translator: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("bucket", [(2, 16, 24), (2, 16, 24, 1), (2, 15, 24, 3), (2, 16, 52, 3), (0, 16, 24, 3)])
-def test_a_bucket_that_is_no_legal_input_is_refused(bucket: tuple[int, ...], translator: str, tmp_path: Path) -> None:
+def test_bucket_that_is_no_legal_input_is_refused(bucket: tuple[int, ...], translator: str, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedGraphError, match=r"is no legal input of toy-AtoB, which takes batch x height x w"):
         _exported(translator, tmp_path, max_size=LARGEST, buckets=[bucket])
     assert not (tmp_path / "repository").exists()
 
 
-def test_a_generator_has_buckets_too(gan: str, tmp_path: Path) -> None:
+def test_generator_has_buckets(gan: str, tmp_path: Path) -> None:
     manifest, _ = _exported(gan, tmp_path, buckets=[(5, 8), (16, 8)])
     assert manifest.buckets == ((5, 8), (16, 8))
     assert {(5, 8), (16, 8)} <= set(manifest.proof.shapes)
@@ -165,7 +165,7 @@ def _foreign(path: Path, *middle: onnx.NodeProto) -> Path:
 
 
 @pytest.mark.parametrize("target", ["onnx", "onnx-fp16"])
-def test_an_old_foreign_model_of_one_size(target: str, tmp_path: Path) -> None:
+def test_old_foreign_model_of_one_size_is_exported(target: str, tmp_path: Path) -> None:
     path = _foreign(tmp_path / "painter.onnx")
     manifest, artifact = _exported(path, tmp_path, origin="onnx", declared=Declared((0, 255)), target=target)
     assert (manifest.name, manifest.task, manifest.interface.kind, manifest.target) == (
@@ -192,22 +192,22 @@ def test_an_old_foreign_model_of_one_size(target: str, tmp_path: Path) -> None:
         assert {kind for name, kind in types.items() if name.startswith("zorse_")} == {TensorProto.FLOAT}
 
 
-def test_a_foreign_model_may_keep_dropout_that_is_off(tmp_path: Path) -> None:
+def test_foreign_model_may_keep_inactive_dropout(tmp_path: Path) -> None:
     path = _foreign(tmp_path / "painter.onnx", helper.make_node("Dropout", ["bent"], ["kept"], name="dropout"))
     manifest, _ = _exported(path, tmp_path, origin="onnx", declared=Declared((0, 255)))
     assert manifest.proof.max_grey_diff <= 1
 
 
-def test_a_foreign_file_must_be_declared(tmp_path: Path) -> None:
+def test_foreign_file_must_be_declared(tmp_path: Path) -> None:
     path = _foreign(tmp_path / "painter.onnx")
     with pytest.raises(ImporterError, match="give its --input-range"):
         _exported(path, tmp_path, origin="onnx")
-    with pytest.raises(ImporterError, match="foreign models are made to take bytes"):
+    with pytest.raises(ImporterError, match="an ONNX file is wrapped to take bytes"):
         _exported(path, tmp_path, origin="onnx", declared=Declared((0, 255)), pixels=WORDS)
     assert not (tmp_path / "repository").exists()
 
 
-def test_a_published_checkpoint_becomes_an_artifact(tmp_path: Path) -> None:
+def test_published_checkpoint_becomes_an_artifact(tmp_path: Path) -> None:
     torch.manual_seed(0)
     state = resnet(1, norm="batch")
     (tmp_path / "horses").mkdir()

@@ -104,7 +104,7 @@ def _padding(layer: str) -> Change:
         ("dcgan_generator", "layers.9"),
     ],
 )
-def test_one_weight_of_one_layer_is_found_and_the_layer_named(name: str, layer: str, tmp_path: Path) -> None:
+def test_proof_names_the_layer_of_one_changed_weight(name: str, layer: str, tmp_path: Path) -> None:
     traceable, model = converted(name)
     assert layer in dict(traceable.graph.network.named_modules())
     changed = _copy(model, _weight(layer))
@@ -114,14 +114,14 @@ def test_one_weight_of_one_layer_is_found_and_the_layer_named(name: str, layer: 
 
 
 @pytest.mark.parametrize("layer", ["layers.0", "layers.10.layers.0", "layers.17"])
-def test_another_padding_is_found_and_the_layer_named(layer: str, tmp_path: Path) -> None:
+def test_proof_names_the_layer_of_another_padding(layer: str, tmp_path: Path) -> None:
     traceable, model = converted("resnet_generator")
     changed = _copy(model, _padding(layer))
     assert graph.graph_digest(changed) != graph.graph_digest(model)
     assert _named_layer(_refusal(under_test(traceable, model), changed, tmp_path)) == layer
 
 
-def test_what_diverges_behind_the_last_layer_is_refused_without_a_layer(tmp_path: Path) -> None:
+def test_proof_names_no_layer_if_the_divergence_is_after_the_last(tmp_path: Path) -> None:
     def darker(model: onnx.ModelProto) -> None:
         node = next(node for node in model.graph.node if node.name == "image/Add")
         tensor = next(tensor for tensor in model.graph.initializer if tensor.name in node.input)
@@ -132,7 +132,7 @@ def test_what_diverges_behind_the_last_layer_is_refused_without_a_layer(tmp_path
     assert all(str(one).startswith("for input (") for one in error.exceptions)
 
 
-def test_a_layer_that_makes_no_number_is_named(tmp_path: Path) -> None:
+def test_proof_names_the_layer_that_makes_nan(tmp_path: Path) -> None:
     def spoil(model: onnx.ModelProto) -> None:
         tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "network.layers.18.weight")
         tensor.CopyFrom(numpy_helper.from_array(np.full(tensor.dims, np.nan, np.float32), tensor.name))
@@ -142,14 +142,14 @@ def test_a_layer_that_makes_no_number_is_named(tmp_path: Path) -> None:
     assert str(last) == "the first layer that diverges is layers.18 (relative error nan)"
 
 
-def test_every_input_that_differs_is_told_and_none_that_does_not(tmp_path: Path) -> None:
+def test_proof_names_every_input_that_differs(tmp_path: Path) -> None:
     traceable, model = converted("dcgan_generator")
     error = _refusal(under_test(traceable, model), _copy(model, _weight("layers.9")), tmp_path)
     told = [str(one).partition(" onnxruntime")[0] for one in error.exceptions[:-1]]
     assert told == ["for input (1, 8)", "for input (3, 8)", "for input (16, 8)"]
 
 
-def test_other_weights_than_torch_s_are_refused(tmp_path: Path) -> None:
+def test_proof_refuses_other_weights(tmp_path: Path) -> None:
     model = converted("resnet_generator")[1]
     other = wrap(
         build({"type": "resnet_generator", "width": 4, "blocks": 1}), "toy", training_size=EDGE, max_size=LARGEST
@@ -169,14 +169,14 @@ def tiny() -> tuple[TraceableModel, onnx.ModelProto]:
     return _tiny()
 
 
-def test_an_image_that_depends_on_its_neighbours_is_refused(tmp_path: Path) -> None:
+def test_proof_refuses_an_image_that_depends_on_its_batch(tmp_path: Path) -> None:
     traceable, model = _tiny(lambda x: x - x.mean(0, keepdim=True))
     (error,) = _refusal(under_test(traceable, model), model, tmp_path).exceptions
     assert re.match(r"in a batch of 3 an image is [\d.]+ grey levels from what it is alone: is a norm", str(error))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_values_that_are_not_finite_are_refused_even_where_rounding_hides_them(
+def test_proof_refuses_values_that_are_not_finite_though_rounding_hides_them(
     value: float, tiny: tuple[TraceableModel, onnx.ModelProto], tmp_path: Path
 ) -> None:
     class Broken:
@@ -203,7 +203,7 @@ def test_values_that_are_not_finite_are_refused_even_where_rounding_hides_them(
         ("inputs", {"shape": (1, 4)}),
     ],
 )
-def test_a_model_of_another_contract_is_refused(
+def test_proof_refuses_a_model_of_another_interface(
     side: str, change: dict[str, Any], tiny: tuple[TraceableModel, onnx.ModelProto], tmp_path: Path
 ) -> None:
     against = under_test(*tiny)
@@ -214,7 +214,7 @@ def test_a_model_of_another_contract_is_refused(
     assert re.match(r"the model's inputs and outputs are .* and the contract wants .*", str(error))
 
 
-def test_a_file_that_is_no_model_is_refused(tiny: tuple[TraceableModel, onnx.ModelProto], tmp_path: Path) -> None:
+def test_proof_refuses_a_file_that_is_no_model(tiny: tuple[TraceableModel, onnx.ModelProto], tmp_path: Path) -> None:
     against = under_test(*tiny)
     (tmp_path / MODEL_FILE).write_bytes(b"not a model")
     with pytest.raises(RefusedError) as caught:
@@ -222,7 +222,7 @@ def test_a_file_that_is_no_model_is_refused(tiny: tuple[TraceableModel, onnx.Mod
     assert caught.group_contains(ProofError, match="^onnxruntime does not load the model")
 
 
-def test_a_size_that_torch_does_not_take_is_refused(tmp_path: Path) -> None:
+def test_proof_refuses_a_size_that_torch_does_not_take(tmp_path: Path) -> None:
     traceable, model = converted("unet_generator")
     against = under_test(traceable, model)
     interface = dataclasses.replace(against.interface, size=SizeLimits.square(4, 12, 36))
@@ -231,7 +231,7 @@ def test_a_size_that_torch_does_not_take_is_refused(tmp_path: Path) -> None:
     assert re.match(r"torch does not run on input \(3, 12, 12, 3\) \(.+\)", str(error))
 
 
-def test_a_size_that_only_the_graph_does_not_take_is_refused(tmp_path: Path) -> None:
+def test_proof_refuses_a_size_that_only_the_graph_does_not_take(tmp_path: Path) -> None:
     model = _copy(converted("resnet_generator")[1])
     for port in (model.graph.input[0], model.graph.output[0]):
         port.type.tensor_type.shape.dim[1].dim_value = EDGE
@@ -254,7 +254,7 @@ def test_buckets_are_proved_with_their_axes_fixed(tmp_path: Path) -> None:
     assert (5, 16, 40, 3) not in [feeds["source"].shape for feeds in proof_inputs(against)]
 
 
-def test_a_proof_says_what_was_measured(tmp_path: Path) -> None:
+def test_proof_has_the_measured_figures(tmp_path: Path) -> None:
     traceable, model = converted("resnet_generator")
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
@@ -282,7 +282,7 @@ def test_a_proof_says_what_was_measured(tmp_path: Path) -> None:
     assert proof.psnr == pytest.approx(10 * np.log10(255**2 * values / (len(sources) + 1)), abs=0.01)
 
 
-def test_the_golden_sample_is_small_and_what_the_model_made(tmp_path: Path) -> None:
+def test_golden_sample_is_small_and_has_the_images_of_the_model(tmp_path: Path) -> None:
     traceable, model = converted("resnet_generator")
     golden = _verify(under_test(traceable, model), model, tmp_path).golden
     assert len(golden) > 1
@@ -294,7 +294,7 @@ def test_the_golden_sample_is_small_and_what_the_model_made(tmp_path: Path) -> N
         assert sample.image.dtype == np.uint8
 
 
-def test_a_translation_there_and_back_is_measured_in_both(tmp_path: Path) -> None:
+def test_cycle_error_is_measured_with_reference_and_onnxruntime(tmp_path: Path) -> None:
     traceable, model = converted("resnet_generator")
     graph.save(model, tmp_path)
     end = (under_test(traceable, model), tmp_path)

@@ -1,4 +1,4 @@
-"""Foreign checkpoints, read without running anything that they hold."""
+"""Reads state dicts of other programs without running any code in their files."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from export.errors import ImporterError
 from trainer.snapshot import Network, Snapshot
 
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "netG", "generator")
-# Put before every key by DataParallel, by a module that holds the generator, and anywhere in keys by compilation, FSDP
-# and activation checkpointing.
+# Prefixes that DataParallel or an enclosing module puts before every key.
 _LEADING = re.compile(r"(module|net_?G(_[AB])?|generator|G(_[AB])?)\.")
+# Infixes that torch.compile, FSDP and activation checkpointing put anywhere in keys.
 _ANYWHERE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-_SPEAKS_FOR_NOTHING = re.compile(
+_GENERIC_NAME = re.compile(
     r"(((latest|\d+)_)?net_?G(_[AB])?(_epoch_\d+)?|generator|model|weights|checkpoint|state_dict|[AB](to|2)[AB])"
     r"([ _-]*(\(\d+\)|copy|kopie))*",
     re.IGNORECASE,
 )
 _DIRECTIONS = {"A": "AtoB", "B": "BtoA"}
-# `G_A` and `net_G_B`, or `AtoB` and `B2A`; the letter is that of the domain that goes in.
+# `G_A` and `net_G_B`, or `AtoB` and `B2A`; the letter is the source domain.
 _DIRECTED = re.compile(r"(?:^|[^A-Za-z]|net)G_([AB])(?![A-Za-z0-9])|(?<![A-Za-z])([AB])(?:to|2)(?!\2)[AB](?![A-Za-z])")
 _ALONE = "load it where it was made and save the generator's `state_dict()` alone"
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A file's state dict: `tensors` on the CPU, float32 where they are floating point; the SHA-256 of the file."""
+class ForeignStateDict:
+    """A file's state dict and the SHA-256 of the file. `tensors` are on the CPU; floating point is float32."""
 
     path: Path
     tensors: dict[str, Tensor]
@@ -47,9 +47,9 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """A name for the model: the file's, or its folder's where many files are called so (`latest_net_G.pth`)."""
+        """A name for the model: the file's, or the folder's if the file's is generic, such as `latest_net_G.pth`."""
         stem = self.path.stem
-        chosen = self.path.resolve().parent.name if _SPEAKS_FOR_NOTHING.fullmatch(stem) else stem
+        chosen = self.path.resolve().parent.name if _GENERIC_NAME.fullmatch(stem) else stem
         return re.sub(r"[^A-Za-z0-9._-]+", "-", chosen).strip("-._") or "imported"
 
     @property
@@ -61,7 +61,7 @@ class Checkpoint:
     def snapshot(
         self, task: str, model: dict[str, Any], weights: dict[str, Tensor], size: int, direction: str | None
     ) -> Snapshot:
-        """A snapshot of one network, `model` with `weights`; what training would know of it stays empty."""
+        """Return a snapshot of one network, `model` with `weights`; the fields about training stay empty."""
         return Snapshot(
             name=self.name,
             task=task,
@@ -75,8 +75,8 @@ class Checkpoint:
         )
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """The state dict in `path`, a file of `torch.save` or (`*.safetensors`) of safetensors.
+def read_state_dict(path: Path) -> ForeignStateDict:
+    """Read the state dict in `path`, a file of `torch.save` or (`*.safetensors`) of safetensors.
 
     It may lie under a key such as "state_dict" or "netG", and its keys may have the prefix of a wrapper.
 
@@ -98,14 +98,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
         key: tensor.detach().float() if tensor.is_floating_point() else tensor.detach()
         for key, tensor in _unwrapped(_state_dict(path, loaded)).items()
     }
-    return Checkpoint(path, tensors, hashlib.sha256(content).hexdigest())
+    return ForeignStateDict(path, tensors, hashlib.sha256(content).hexdigest())
 
 
 def _safetensors(path: Path, content: bytes) -> Mapping[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_safetensors(content)
     except SafetensorError as error:
-        raise ImporterError(f"{path} is not a sound safetensors file ({error}): copy or save it again") from error
+        raise ImporterError(f"{path} is not a valid safetensors file ({error}): copy or save it again") from error
     return tensors
 
 
@@ -116,7 +116,7 @@ def _torch(path: Path, content: bytes) -> object:
         raise ImporterError(f"{path} is a TorchScript archive, which is code: {_ALONE}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's advice on pickle is not for whoever imports a file
+            warnings.simplefilter("ignore")  # torch's advice on pickle does not help someone who imports a file
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ImporterError(
@@ -135,7 +135,7 @@ def _is_torchscript(content: bytes) -> bool:
 
 
 def _state_dict(path: Path, loaded: object) -> dict[str, Tensor]:
-    """`loaded` itself, or what lies in it under one of the usual keys."""
+    """Return `loaded` itself, or the state dict in it under one of the usual keys."""
     if not isinstance(loaded, Mapping):
         raise ImporterError(f"{path} holds a {type(loaded).__name__} and no state dict: {_ALONE}")
     inner = [value for key in _CONTAINERS if isinstance(value := loaded.get(key), Mapping)]
