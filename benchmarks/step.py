@@ -26,14 +26,16 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from trainer.bare import BareStep
+from benchmarks.bare import BareStep
 from trainer.config_files import find_config, load_config
-from trainer.engine import Players, autocast_dtype
+from trainer.engine import PlayerEngines, autocast_dtype
+from trainer.history import Run
 from trainer.run import train
 from trainer.run_config import RunConfig
 from trainer.tasks.base import Batch
-from trainer.tasks.build import build_task
+from trainer.tasks.build import build_task, data_spec
 from zorse_common.files import write_image
+from zorse_common.storage import Storage
 
 RESULT = Path(__file__).parent / "results" / "step.json"
 SETTINGS = {"64 px, batch 1": (64, 1, 12, 40), "128 px, batch 4": (128, 4, 3, 14)}
@@ -74,7 +76,10 @@ def _measure(folder: Path, size: int, batch: int, rounds: int, steps: int) -> di
     config = _config(folder, size, batch, steps)
     before = _paired(config, rounds, STAGES)
     train(config)
-    scaling = json.loads((Path(config.run.dir) / "scaling.json").read_text(encoding="utf-8"))
+    performance = Run(Storage(config.run.dir)).performance_curves
+    # The first interval has the warm-up of caches and of the allocator.
+    shares = {name: statistics.mean(value for _, value in points[1:]) for name, points in performance.items()}
+    seconds_per_step = batch / shares["images/s"]
     # Once more, since the machine may have become slower or faster meanwhile.
     after = _paired(config, rounds, STAGES[:1])
     with_deepspeed = statistics.mean(seconds["stage 0"] for seconds in (before, after))
@@ -83,9 +88,9 @@ def _measure(folder: Path, size: int, batch: int, rounds: int, steps: int) -> di
     return {
         "bare_seconds": [before["bare"], after["bare"]],
         "deepspeed_over_bare": over_bare,
-        "seconds_in_the_run": scaling["seconds_per_step"],
-        "zorse_over_deepspeed": scaling["seconds_per_step"] / with_deepspeed,
-        "in_the_run": scaling["ranks"][0],
+        "seconds_in_the_run": seconds_per_step,
+        "zorse_over_deepspeed": seconds_per_step / with_deepspeed,
+        "in_the_run": shares,
         "deepspeed_profile": _profile(config),
     }
 
@@ -129,11 +134,11 @@ def _bare(config: RunConfig) -> Step:
 def _deepspeed(config: RunConfig, stage: int) -> Step:
     section = {"zero_optimization": {"stage": stage}} if stage else {}
     task = build_task(config)
-    players = Players(task, config.model_copy(update={"deepspeed": section}), torch.device("cpu"))
+    engines = PlayerEngines(task, config.model_copy(update={"deepspeed": section}), torch.device("cpu"))
 
     def step(batches: list[Batch]) -> None:
         for phase in task.phases:
-            players.step(phase, batches, 0.0)
+            engines.step(phase, batches, 0.0)
 
     return step
 
@@ -156,7 +161,7 @@ def _profile(config: RunConfig) -> list[dict[str, Any]]:
 
 
 def _batch(config: RunConfig, number: int) -> Batch:
-    draw, size = torch.Generator().manual_seed(number), int(config.data.keys()["size"])
+    draw, size = torch.Generator().manual_seed(number), data_spec(config).domains["A"].size
     count = config.batch.global_size
     images = {domain: torch.rand(count, 3, size, size, generator=draw) * 2 - 1 for domain in "AB"}
     return Batch(torch.arange(number * count, (number + 1) * count), images)

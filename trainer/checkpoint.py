@@ -31,17 +31,20 @@ STATE_FILE, FACTS_FILE, MANIFEST_FILE = "state.safetensors", "checkpoint.json", 
 class Checkpoint:
     """A run after `images_seen` images.
 
-    `tensors` are whole and on the CPU, whatever the sharding and the number of workers. `attempt` counts the
-    rollbacks before it. `score` is the figure by which the best checkpoint is kept, if there is one. `counts` are the
-    numbers of training images of each domain, on which their order depends, and `data_digest` is the source's `digest`.
+    Attributes:
+        tensors: whole tensors by name, on the CPU, whatever the sharding and the number of workers.
+        rollback_count: how many rollbacks there were before.
+        score: the figure by which the best checkpoint is kept, if there is one.
+        counts: the number of training images of each domain, on which the order of images depends.
+        data_digest: the dataset's `digest`.
     """
 
     images_seen: int
     tensors: dict[str, Tensor]
-    attempt: int = 0
+    rollback_count: int = 0
     score: float | None = None
     counts: dict[str, int] = field(default_factory=dict)
-    data_digest: str | None = None
+    data_digest: str = ""
 
 
 class _DamagedError(CheckpointError):
@@ -72,7 +75,7 @@ class Checkpoints:
         facts = {
             "schema_version": SCHEMA_VERSION,
             "images_seen": checkpoint.images_seen,
-            "attempt": checkpoint.attempt,
+            "rollback_count": checkpoint.rollback_count,
             "score": checkpoint.score,
             "counts": checkpoint.counts,
             "data_digest": checkpoint.data_digest,
@@ -127,7 +130,7 @@ class Checkpoints:
                 f"checkpoint {self._folder.uri}/{name}: {STATE_FILE} cannot be read ({error})"
             ) from error
         return Checkpoint(
-            images_seen, tensors, facts["attempt"], facts["score"], facts["counts"], facts.get("data_digest")
+            images_seen, tensors, facts["rollback_count"], facts["score"], facts["counts"], facts["data_digest"]
         )
 
     def forget_after(self, images_seen: int) -> None:
@@ -207,8 +210,7 @@ def changed_images(checkpoint: Checkpoint, counts: dict[str, int], data_digest: 
     Raises:
         DataError: they differ, and that is not `allowed`.
     """
-    same_files = checkpoint.data_digest in (None, data_digest)  # older checkpoints have no digest
-    if counts == checkpoint.counts and same_files:
+    if (counts, data_digest) == (checkpoint.counts, checkpoint.data_digest):
         return None
     change = "as many, but other files" if counts == checkpoint.counts else f"{checkpoint.counts} -> {counts}"
     if not allowed:

@@ -192,7 +192,8 @@ def _show_dry_run(config: RunConfig, as_json: bool) -> None:
         return
     rows = [(network.name, network.architecture, f"{network.parameters:,}") for network in found.networks]
     print_table(("network", "architecture", "parameters"), rows)
-    typer.echo(f"batch of a worker: {list(found.image_shape)}, {config.run.workers} workers")
+    shapes = ", ".join(f"{domain} {list(shape)}" for domain, shape in found.image_shapes.items())
+    typer.echo(f"batch of a worker: {shapes}, {config.run.workers} workers")
     typer.echo(
         f"memory of a worker: about {found.state_bytes / 2**20:.0f} MiB of weights, gradients, moments and averages "
         f"and {found.activation_bytes / 2**20:.0f} MiB of activations"

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from trainer.errors import ConfigError, is_out_of_memory
 from trainer.run_config import RunConfig
-from trainer.tasks.base import Batch, only_trainable
-from trainer.tasks.build import build_task, data_spec
+from trainer.tasks.base import only_trainable
+from trainer.tasks.build import black_batch, build_task, data_spec
 
 COPIES = {"adam": 4, "sgd": 2}
 """Tensors kept for each weight: itself, its gradient and, with Adam, two moments."""
@@ -30,7 +30,7 @@ class DryRun:
     """Sizes of a run on each worker, in bytes, and the losses of one step on black images."""
 
     networks: list[NetworkSize]
-    image_shape: tuple[int, ...]
+    image_shapes: dict[str, tuple[int, ...]]
     state_bytes: int
     activation_bytes: int
     losses: dict[str, float]
@@ -54,12 +54,8 @@ def dry_run(config: RunConfig) -> DryRun:
 
 def _dry_run(config: RunConfig) -> DryRun:
     task = build_task(config)
-    images = {
-        name: torch.zeros(config.micro_size, image.channels, image.size or 0, image.size or 0)
-        for name, image in data_spec(config).domains.items()
-    }
-    shape = next(iter(images.values())).shape
-    batch = Batch(torch.arange(config.micro_size), images)
+    batch = black_batch(task, data_spec(config), config.micro_size, torch.device("cpu"))
+    shapes = {domain: tuple(images.shape) for domain, images in batch.images.items()}
     losses: dict[str, float] = {}
     activations = 0
     weights_of: dict[tuple[str, ...], int] = {}
@@ -75,13 +71,13 @@ def _dry_run(config: RunConfig) -> DryRun:
         losses |= {name: value.item() for name, value in outcome.logged.items()}
         weights = sum(p.numel() * p.element_size() for p in trained)
         weights_of[phase.networks] = weights * COPIES[task.optimizer(phase.networks).type]
-    averaged = [p for name in task.generators for p in task.networks[name].parameters()] if config.ema else []
+    averaged = [p for name in task.exports() for p in task.networks[name].parameters()] if config.ema else []
     networks = [
         NetworkSize(name, type(network).__name__, sum(p.numel() for p in network.parameters()))
         for name, network in task.networks.items()
     ]
     state_bytes = sum(weights_of.values()) + sum(p.numel() * 4 for p in averaged)
-    return DryRun(networks, tuple(shape), state_bytes, activations, losses)
+    return DryRun(networks, shapes, state_bytes, activations, losses)
 
 
 class _Saved:

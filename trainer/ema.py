@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import torch
 from torch import nn
@@ -13,20 +14,25 @@ class Ema:
 
     def __init__(self, networks: nn.ModuleDict, half_life_images: float) -> None:
         self.networks = copy.deepcopy(networks).requires_grad_(False).eval()
-        self._followed, self._half_life = networks, half_life_images
+        self._half_life = half_life_images
+        averages, values = (
+            dict(itertools.chain(each.named_parameters(), each.named_buffers())) for each in (self.networks, networks)
+        )
+        # Running statistics are averaged as weights are; counters are copied.
+        floats = [name for name, average in averages.items() if average.is_floating_point()]
+        others = [name for name in averages if name not in floats]
+        self._averages, self._values = [averages[name] for name in floats], [values[name] for name in floats]
+        self._counters = [(averages[name], values[name]) for name in others]
 
     @torch.no_grad()
     def update(self, images: int, seen: int) -> None:
-        """Move towards the networks as they are now, after a step of `images` images, `seen` images into the run.
+        """Move the averages towards the networks' present values, after a step of `images` images.
 
-        Early in the run the half-life is a tenth of what was seen, so that the first weights are forgotten.
-        Running statistics are averaged as weights are; counters are copied.
+        Early in the run, `seen` images after its start, the half-life is a tenth of `seen`, so that the first weights
+        are forgotten.
         """
         half_life = min(self._half_life, 0.1 * seen) or 1e-9
-        weight = 1 - 0.5 ** (images / half_life)
-        current = self._followed.state_dict()
-        for name, average in self.networks.state_dict().items():
-            if average.is_floating_point():
-                average.lerp_(current[name].to(average.dtype), weight)
-            else:
-                average.copy_(current[name])
+        # One kernel for many tensors, in place of one for each.
+        torch._foreach_lerp_(self._averages, self._values, 1 - 0.5 ** (images / half_life))
+        for average, value in self._counters:
+            average.copy_(value)

@@ -6,7 +6,7 @@ through the modules themselves: an engine's own forward forbids a loss that cros
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import deepspeed
@@ -15,7 +15,7 @@ from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_fp32_pa
 from torch import Tensor, nn
 
 from trainer.run_config import RunConfig
-from trainer.tasks.base import Batch, OptimizerSection, Phase, Task, only_trainable, trained_sets
+from trainer.tasks.base import Batch, Losses, OptimizerSection, Phase, Task, only_trainable, trained_sets
 
 # On CPUs DeepSpeed would compile and load a reduction that inference alone uses, behind a lock file that a worker
 # killed meanwhile leaves for ever (docs/decisions/0005). We use no operator that it looks up here.
@@ -87,27 +87,26 @@ def engine_config(config: RunConfig, optimizer: OptimizerSection) -> dict[str, A
     )
 
 
-class Players:
+class PlayerEngines:
     """One DeepSpeed engine for each distinct set of networks that the task's phases train."""
 
     def __init__(self, task: Task, config: RunConfig, device: torch.device) -> None:
-        """Take over the task's networks, which must be equal on all ranks; torch.distributed is initialised."""
+        """Move the task's networks, which must be equal on all ranks, to `device`; torch.distributed is initialised."""
         self._task, self._config, self._device = task, config, device
         task.networks.to(device)
-        self._engines = {networks: self._start(networks) for networks in trained_sets(task.phases)}
+        self._engines = {networks: self._initialize(networks) for networks in trained_sets(task.phases)}
         self._autocast = autocast_dtype(config, device)
 
-    def step(self, phase: Phase, batches: list[Batch], progress: float) -> dict[str, Tensor]:
-        """One turn of a player over the step's micro-batches; `progress` (0..1) sets the learning rate.
+    def step(self, phase: Phase, batches: list[Batch], progress: float) -> Losses:
+        """Take one step of a phase over the step's micro-batches; `progress` (0..1) sets the learning rate.
 
-        Returns the phase's logged scalars over the micro-batches of this rank; their mean over all ranks is the
-        mean over the step's images.
+        Returns the phase's scalars over the micro-batches of this rank. Their mean over all ranks is the mean over the
+        step's images.
         """
         rate = self._task.optimizer(phase.networks).rate(progress)
         for group in self._engines[phase.networks].optimizer.param_groups:
             group["lr"] = rate
-        logged = [self._turn(phase, batch) for batch in batches]
-        return {name: torch.stack([entry[name] for entry in logged]).mean() for name in logged[0]}
+        return _mean([self._micro_step(phase, batch) for batch in batches])
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Every engine's optimiser state as whole tensors named `<key>/<parameter>`; each rank must call it."""
@@ -132,18 +131,25 @@ class Players:
                 if parameter.requires_grad:
                     yield f"{network}.{name}", parameter
 
-    def _turn(self, phase: Phase, batch: Batch) -> dict[str, Tensor]:
-        """One micro-batch: on the step's last one DeepSpeed reduces the gradients and moves the weights."""
+    def _micro_step(self, phase: Phase, batch: Batch) -> Losses:
+        """Accumulate one micro-batch; at the step's last one DeepSpeed reduces the gradients and moves the weights.
+
+        Returns the losses, detached and multiplied by the batch's weight.
+        """
         engine = self._engines[phase.networks]
         with only_trainable(self._task.networks, phase.networks):
             with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
                 losses = self._task.losses(phase, batch)
-            # DeepSpeed takes the mean over ranks and micro-batches, which may differ by an image.
+            # DeepSpeed takes the mean over ranks and micro-batches, whose sizes may differ by an image.
             engine.backward(losses.total * batch.weight)
         engine.step()
-        return {name: value * batch.weight for name, value in losses.logged.items()}
+        return Losses(
+            losses.total.detach() * batch.weight,
+            {name: value * batch.weight for name, value in losses.logged.items()},
+            {name: (real * batch.weight, fake * batch.weight) for name, (real, fake) in losses.realness.items()},
+        )
 
-    def _start(self, networks: tuple[str, ...]) -> Any:
+    def _initialize(self, networks: tuple[str, ...]) -> Any:
         player = nn.ModuleDict({name: self._task.networks[name] for name in networks})
         section = self._task.optimizer(networks)
         engine, *_ = deepspeed.initialize(
@@ -153,6 +159,23 @@ class Players:
             dist_init_required=False,
         )
         return engine
+
+
+def _mean(losses: list[Losses]) -> Losses:
+    """Return the means of the scalars of several micro-batches."""
+
+    def mean(values: Iterable[Tensor]) -> Tensor:
+        return torch.stack(list(values)).mean()
+
+    first = losses[0]
+    return Losses(
+        mean(each.total for each in losses),
+        {name: mean(each.logged[name] for each in losses) for name in first.logged},
+        {
+            name: (mean(each.realness[name][0] for each in losses), mean(each.realness[name][1] for each in losses))
+            for name in first.realness
+        },
+    )
 
 
 def _sharded(engine: Any) -> bool:

@@ -19,15 +19,13 @@ import yaml
 
 from trainer.config import default_leaves, flatten, validate
 from trainer.errors import ConfigError
+from trainer.metric_lines import read_parts
 from trainer.run_config import RunConfig
 from zorse_common.errors import StorageError
 from zorse_common.storage import Storage
 
-CONFIG_FILE, STATE_FILE, EVENTS_FILE, METRICS_FILE = "config.yaml", "run.json", "events.jsonl", "metrics.jsonl"
+CONFIG_FILE, STATE_FILE, EVENTS_FILE = "config.yaml", "run.json", "events.jsonl"
 SAMPLES_FOLDER = "samples"
-
-NO_FIGURES = frozenset({"images", "seconds", "images/s", "data wait", "memory GiB"})
-"""What a line of figures holds beside those of the game itself."""
 
 SILENT_SECONDS = 60.0
 """A driver that has not been heard of for so long is taken for dead."""
@@ -64,7 +62,7 @@ class Run:
             config = None
         self.config: dict[str, Any] = config if isinstance(config, dict) else {}
         self._leaves = flatten(self.config)
-        self._record = _json_object(self._text(STATE_FILE))
+        self._state = _json_object(self._text(STATE_FILE))
 
     @property
     def name(self) -> str:
@@ -74,31 +72,31 @@ class Run:
     @property
     def state(self) -> str:
         """`running`, `finished`, `preempted`, `failed`, `aborted`, `lost` where the driver was killed, or `unknown`."""
-        state = str(self._record.get("state", "unknown"))
+        state = str(self._state.get("state", "unknown"))
         silence = datetime.now(UTC) - (self.time or datetime.now(UTC))
         return "lost" if state == "running" and silence.total_seconds() > SILENT_SECONDS else state
 
     @property
     def driver(self) -> dict[str, Any] | None:
         """The `host` and `pid` of the process that trains or trained the run."""
-        found = self._record.get("driver")
+        found = self._state.get("driver")
         return found if isinstance(found, dict) and {"host", "pid"} <= found.keys() else None
 
     @property
     def reason(self) -> str | None:
         """Why the run ended early, in one line."""
-        reason = self._record.get("reason")
+        reason = self._state.get("reason")
         return None if reason is None else str(reason)
 
     @property
     def time(self) -> datetime | None:
         """When the run was last heard of."""
-        return _time(self._record)
+        return _time(self._state)
 
     @property
     def environment(self) -> dict[str, Any]:
         """What the run ran on: versions and the platform."""
-        found = self._record.get("environment")
+        found = self._state.get("environment")
         return found if isinstance(found, dict) else {}
 
     @property
@@ -114,36 +112,42 @@ class Run:
     @property
     def images_seen(self) -> int:
         """How many images the run has seen, as far as it was written down."""
-        return max(int(self._record.get("images_seen") or 0), int(self.newest.get("images", 0)))
+        return max(int(self._state.get("images_seen") or 0), self.images_logged)
 
     @cached_property
     def curves(self) -> dict[str, list[Point]]:
-        """What became of each figure, oldest first."""
-        curves: defaultdict[str, list[Point]] = defaultdict(list)
-        for line in self._metric_lines:
-            figures = _figures(line)
-            if "images" in figures:
-                images = figures.pop("images")
-                for name, value in figures.items():
-                    curves[name].append((images, value))
-        return dict(curves)
+        """The values of each logged figure, oldest first."""
+        return self._curves("figures")
 
     @cached_property
-    def newest(self) -> dict[str, float]:
-        """The newest line of figures, with `images` and `seconds`; empty where there is none."""
-        lines = (_figures(line) for line in reversed(self._metric_lines))
-        return next((figures for figures in lines if "images" in figures), {})
+    def performance_curves(self) -> dict[str, list[Point]]:
+        """The values of images/s, data wait, hooks and memory, oldest first."""
+        return self._curves("performance")
+
+    @cached_property
+    def realness_curves(self) -> dict[str, list[Point]]:
+        """The mean probability with which each discriminator took real and generated images for real, oldest first."""
+        return self._curves("realness")
+
+    @cached_property
+    def figures(self) -> dict[str, float]:
+        """The newest value of each logged figure and of realness."""
+        return {name: points[-1][1] for name, points in (self.curves | self.realness_curves).items()}
 
     @property
-    def figures(self) -> dict[str, float]:
-        """The newest figures of the game."""
-        return {name: value for name, value in self.newest.items() if name not in NO_FIGURES}
+    def images_logged(self) -> int:
+        """The number of images seen at the newest line."""
+        return int(self._lines[-1]["images"]) if self._lines else 0
+
+    @property
+    def training_seconds(self) -> float:
+        """The seconds of training up to the newest line, without the time in which no worker ran."""
+        return float(self._lines[-1].get("seconds", 0.0)) if self._lines else 0.0
 
     @property
     def images_per_second(self) -> float | None:
         """The mean speed of training, without the time in which no worker ran."""
-        seconds = self.newest.get("seconds", 0.0)
-        return self.newest["images"] / seconds if seconds > 0 else None
+        return self.images_logged / self.training_seconds if self.training_seconds > 0 else None
 
     @cached_property
     def events(self) -> list[Event]:
@@ -161,9 +165,18 @@ class Run:
         """The PNG file of the grid drawn after `images` images, one of `samples`."""
         return self.storage.read(f"{SAMPLES_FOLDER}/{images:010d}.png")
 
+    def _curves(self, group: str) -> dict[str, list[Point]]:
+        curves: defaultdict[str, list[Point]] = defaultdict(list)
+        for line in self._lines:
+            for name, value in _numbers(line.get(group)).items():
+                curves[name].append((line["images"], value))
+        return dict(curves)
+
     @cached_property
-    def _metric_lines(self) -> list[str]:
-        return self._text(METRICS_FILE).split("\n")
+    def _lines(self) -> list[dict[str, Any]]:
+        """The lines of figures, without torn ones."""
+        lines = (_json_object(line) for _, part in read_parts(self.storage) for line in part)
+        return [line for line in lines if isinstance(line.get("images"), int)]
 
     def _text(self, name: str) -> str:
         try:
@@ -216,7 +229,8 @@ def side_by_side(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 def facts(run: Run) -> dict[str, str]:
     """What the files tell of a run, in a few words each."""
-    total, seconds, memory = run.total_images, run.newest.get("seconds"), run.newest.get("memory GiB")
+    total, seconds = run.total_images, run.training_seconds
+    memory = run.performance_curves.get("memory GiB", [(0, 0.0)])[-1][1]
     found = {
         "task": run.task,
         "images seen": f"{run.images_seen:,}" + (f" of {total:,}" if total else ""),
@@ -321,8 +335,15 @@ def _time(line: dict[str, Any]) -> datetime | None:
         return None
 
 
-def _figures(line: str) -> dict[str, float]:
-    return {name: float(value) for name, value in _json_object(line).items() if isinstance(value, int | float)}
+def _numbers(group: Any) -> dict[str, float]:
+    """Return the numbers of one group of a line; a pair of realness becomes two, named as in the terminal."""
+    numbers: dict[str, float] = {}
+    for name, value in group.items() if isinstance(group, dict) else ():
+        if isinstance(value, int | float):
+            numbers[name] = float(value)
+        elif isinstance(value, list) and len(value) == 2 and all(isinstance(each, int | float) for each in value):
+            numbers |= {f"{name}(real)": float(value[0]), f"{name}(fake)": float(value[1])}
+    return numbers
 
 
 def _json_object(text: str) -> dict[str, Any]:

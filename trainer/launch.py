@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from typing import Any
 
 import ray
@@ -15,9 +16,9 @@ from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from trainer.board import Board, RunAction, Update
 from trainer.cluster import Capacity, cluster, cpus_per_worker, use_gpus
 from trainer.errors import LaunchError, Preempted, TrainerError, WatchdogError
-from trainer.hooks.base import Update, Verdict
 from trainer.run_config import RunConfig
 from zorse_common.errors import ZorseError
 from zorse_common.signals import stop_requested
@@ -32,70 +33,28 @@ _RAY_FOLDER = ".ray-train"
 """Ray Train's own folder in the run's; it is also how Ray finds out that every node sees the run's storage."""
 
 
-class _Board:
-    """The actor between the driver and the workers: what they report, and what it asks of them."""
-
-    def __init__(self) -> None:
-        self._update = Update()
-        self._stopping = False
-        self._failure: ZorseError | None = None
-        self._verdict: Verdict | None = None
-        self._heard = time.monotonic()
-
-    def progress(self, seen: int, metrics: dict[str, float]) -> None:
-        self._update = Update(seen, metrics, self._update.events)
-
-    def event(self, message: str) -> None:
-        self._update = Update(self._update.seen, self._update.metrics, (*self._update.events, message))
-
-    def read(self) -> Update:
-        return self._update
-
-    def stop(self) -> None:
-        self._stopping = True
-
-    def stopping(self) -> bool:
-        self._heard = time.monotonic()
-        return self._stopping
-
-    def silence(self) -> float:
-        return time.monotonic() - self._heard
-
-    def fail(self, failure: ZorseError) -> None:
-        self._failure = self._failure or failure
-
-    def failure(self) -> ZorseError | None:
-        return self._failure
-
-    def end(self, verdict: Verdict) -> None:
-        self._verdict = verdict
-
-    def verdict(self) -> Verdict | None:
-        return self._verdict
-
-
 class _BoardReporter:
-    """The workers' `Reporter`: calls the board and does not wait for the answer."""
+    """The workers' `Reporter`: it calls the board and does not wait for the answer."""
 
     def __init__(self, board: Any, is_main: bool) -> None:
         self._board, self._is_main = board, is_main
         self._stopping = False
-        self._asked: Any = None
+        self._answer: Any = None
         self._next = 0.0
 
-    def progress(self, seen: int, metrics: dict[str, float]) -> None:
-        self._board.progress.remote(seen, metrics)
+    def progress(self, seen: int, figures: dict[str, float]) -> None:
+        self._board.progress.remote(seen, figures)
 
     def event(self, message: str) -> None:
         self._board.event.remote(message)
 
     def stop_requested(self) -> bool:
-        """The newest answer of the board, which is asked twice a second."""
+        """Return the newest answer of the board, which is asked twice a second."""
         now = time.monotonic()
-        if self._is_main and self._asked is None and now >= self._next:
-            self._asked, self._next = self._board.stopping.remote(), now + POLL_SECONDS
-        if self._asked is not None and ray.wait([self._asked], timeout=0)[0]:
-            self._stopping, self._asked = ray.get(self._asked), None
+        if self._is_main and self._answer is None and now >= self._next:
+            self._answer, self._next = self._board.stopping.remote(), now + POLL_SECONDS
+        if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+            self._stopping, self._answer = ray.get(self._answer), None
         return self._stopping
 
 
@@ -116,10 +75,10 @@ def launch(
     with stop_requested() as stop, cluster(config.run.most_workers, address):
         # Beside the driver: a board on another node would be lost with it.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        board = ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
+        board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
         ray.get([board.event.remote(message) for message in news])
         try:
-            _Driver(config, board, show, stop).run()
+            _RunMonitor(config, board, show, stop).run()
         except ray.exceptions.RayError as error:
             raise LaunchError(f"the Ray cluster was lost ({_last_line(error)}): go on with --resume") from error
         except BaseException:
@@ -131,8 +90,8 @@ def launch(
                 Storage(config.run.dir).remove(_RAY_FOLDER)
 
 
-class _Driver:
-    """Stands between the run and the outside until it has ended."""
+class _RunMonitor:
+    """Runs the trainer in a thread, polls the board, and turns signals and failures into one error."""
 
     def __init__(self, config: RunConfig, board: Any, show: Callable[[Update], None], stop: threading.Event) -> None:
         self._config, self._board, self._show, self._stop = config, board, show, stop
@@ -150,17 +109,18 @@ class _Driver:
             if left <= 0 or _no_place(error) or not (further or isinstance(error, ControllerError)):
                 raise _cause(error) from error
             self._board.event.remote(f"starting the workers anew: {_last_line(error)}")
-        verdict = ray.get(self._board.verdict.remote())
-        if verdict is Verdict.STOP:
-            told = [event for event in self._update.events if event.startswith("watchdog: ")]
-            raise WatchdogError(f"the watchdog stopped the run: {told[-1].removeprefix('watchdog: ')}")
-        if verdict is Verdict.PREEMPT:
+        action = ray.get(self._board.action.remote())
+        if action is RunAction.STOP:
+            warnings = [event for event in self._update.events if event.startswith("watchdog: ")]
+            raise WatchdogError(f"the watchdog stopped the run: {warnings[-1].removeprefix('watchdog: ')}")
+        if action is RunAction.PREEMPT:
             raise Preempted("the run stopped as it was asked to and wrote a checkpoint: go on with --resume")
 
     def _train(self) -> Exception | None:
         """Train once the cluster is large enough, and return what Ray ended with, if not well."""
         gpus = self._wait_for_room()
-        return self._follow(_Fitting(_trainer(self._config, self._board, gpus)), Capacity(self._config, gpus))
+        trainer = _trainer(self._config, self._board, gpus)
+        return self._follow(_in_thread(trainer.fit), Capacity(self._config, gpus))
 
     def _wait_for_room(self) -> bool:
         """Wait until the cluster can hold the workers there must be; whether they use GPUs."""
@@ -171,59 +131,59 @@ class _Driver:
                     raise Preempted("the run was asked to stop before it started: go on with --resume")
         return use_gpus(self._config)
 
-    def _follow(self, fitting: _Fitting, capacity: Capacity) -> Exception | None:
-        """Show what comes in until Ray Train has ended; what it ended with, if not well."""
-        ended = False
-        asked: float | None = None
-        while not ended:
-            ended = fitting.done(POLL_SECONDS)
+    def _follow(self, training: Future[None], capacity: Capacity) -> Exception | None:
+        """Show the workers' reports until `training` ends; return the error with which it ended, if any."""
+        stopped_at: float | None = None
+        while True:
+            ended = bool(wait([training], POLL_SECONDS).done)
             if self._stop.is_set():
-                asked = asked or time.monotonic()
+                stopped_at = stopped_at or time.monotonic()
                 self._board.stop.remote()
             try:
                 capacity.suffices()
             except LaunchError as error:
                 ray.get(self._board.fail.remote(error))
             board = self._board
-            answers = [board.read.remote(), board.failure.remote(), board.silence.remote()]
+            answers = [board.update.remote(), board.failure.remote(), board.silence.remote()]
             self._update, failure, silence = ray.get(answers)
             self._show(self._update)
             if failure is not None:
-                # Ray starts the workers again, which ask the board and end at once. To shut it down meanwhile can
+                # Ray starts the workers again, which read the failure and end at once. Shutting Ray down meanwhile can
                 # crash it, and this process with it.
-                fitting.done(LAST_SECONDS)
+                wait([training], LAST_SECONDS)
                 raise failure
-            if asked and not ended and min(silence, time.monotonic() - asked) > STOP_SECONDS:
+            if ended:
+                return _exception(training)
+            if stopped_at and min(silence, time.monotonic() - stopped_at) > STOP_SECONDS:
                 raise Preempted("the run was stopped while no worker ran: go on with --resume")
-        return fitting.error
 
 
-class _Fitting:
-    """Ray Train in a thread of its own, so that the main one can answer signals."""
+def _exception(training: Future[None]) -> Exception | None:
+    """Return the error with which `training` ended; what is no ordinary error (SystemExit) is raised."""
+    error = training.exception()
+    if error is None or isinstance(error, Exception):
+        return error
+    raise error
 
-    def __init__(self, trainer: TorchTrainer) -> None:
-        self.error: Exception | None = None
-        self._trainer = trainer
-        self._thread = threading.Thread(target=self._run, daemon=True, name="ray-train")
-        self._thread.start()
 
-    def done(self, timeout: float) -> bool:
-        """Whether training has ended, after up to `timeout` seconds."""
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+def _in_thread(fit: Callable[[], object]) -> Future[None]:
+    """Run `fit` in a thread, so that the main one can answer signals. The process does not wait for it at its end."""
+    future: Future[None] = Future()
 
-    def _run(self) -> None:
+    def run() -> None:
         try:
-            self._trainer.fit()
-        except SystemExit:
-            # Ray was shut down under it: the main thread has raised already.
-            return
-        except Exception as error:  # noqa: BLE001 - the main thread raises what it means
-            self.error = error
+            fit()
+        except BaseException as error:  # noqa: BLE001 - the main thread raises it
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=run, daemon=True, name="ray-train").start()
+    return future
 
 
 def _trainer(config: RunConfig, board: Any, gpus: bool) -> TorchTrainer:
-    workers = config.run.workers
+    workers, cpus = config.run.workers, cpus_per_worker(config)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     elastic = not isinstance(workers, int)
     # How long workers wait for a place. After the loss of a node Ray first tries with as many as before: elastic ones
@@ -232,11 +192,11 @@ def _trainer(config: RunConfig, board: Any, gpus: bool) -> TorchTrainer:
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(patience)
     return TorchTrainer(
         _worker,
-        train_loop_config={"config": config, "board": board},
+        train_loop_config={"config": config, "board": board, "threads": cpus},
         scaling_config=ScalingConfig(
             num_workers=workers if isinstance(workers, int) else (workers.min, workers.max),
             use_gpu=gpus,
-            resources_per_worker={"CPU": cpus_per_worker(config)} | ({"GPU": 1} if gpus else {}),
+            resources_per_worker={"CPU": cpus} | ({"GPU": 1} if gpus else {}),
         ),
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         run_config=RayRunConfig(
@@ -257,15 +217,15 @@ def _worker(arguments: dict[str, Any]) -> None:
 
     board = arguments["board"]
     if ray.get(board.failure.remote()) is not None:
-        # Ray tries again whatever the error was; one that the user must mend would come again.
+        # Ray tries again whatever the error was; an error that the user must fix would come again.
         return
     reporter = _BoardReporter(board, is_main=get_context().get_world_rank() == 0)
     try:
-        verdict = fit(arguments["config"], reporter, get_device())
+        action = fit(arguments["config"], reporter, get_device(), arguments["threads"])
     except ZorseError as error:
         ray.get(board.fail.remote(error))
         raise
-    ray.get(board.end.remote(verdict))
+    ray.get(board.end.remote(action))
 
 
 def _cause(error: Exception) -> TrainerError:

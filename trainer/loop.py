@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -12,39 +13,57 @@ from torch import Tensor, nn
 
 from trainer import registry
 from trainer.background import BackgroundWriter
+from trainer.board import RunAction
 from trainer.checkpoint import Checkpoint, Checkpoints, changed_images
 from trainer.ema import Ema
-from trainer.engine import Players
+from trainer.engine import PlayerEngines
 from trainer.errors import CheckpointError, ConfigError, is_out_of_memory
-from trainer.hooks.base import Hook, Reporter, Training, Verdict
+from trainer.hooks.base import Hook, Reporter, Training
 from trainer.hooks.checkpoints import CheckpointWriter
+from trainer.hooks.evaluation import Evaluation
 from trainer.hooks.metrics_log import MetricsLog
+from trainer.hooks.performance import Performance
 from trainer.hooks.samples import Samples
-from trainer.hooks.scaling import Scaling
 from trainer.hooks.skipped import Skipped
 from trainer.hooks.snapshots import Snapshots
 from trainer.hooks.tensorboard import TensorBoard
 from trainer.hooks.watchdog import Watchdog
-from trainer.loader import Loader, Worker, draw_nothing, parts_of_step
+from trainer.loader import Loader, Worker, parts_of_step
 from trainer.ranks import Ranks
 from trainer.run_config import RunConfig
 from trainer.snapshot import forget_snapshots_after
 from trainer.state import State
+from trainer.tasks.base import Losses
 from trainer.tasks.build import build_dataset, build_task
 from zorse_common.storage import Storage
 
+HOOKS: tuple[type[Hook], ...] = (
+    Performance,
+    Evaluation,
+    Samples,
+    MetricsLog,
+    TensorBoard,
+    Skipped,
+    Snapshots,
+    CheckpointWriter,
+    Watchdog,
+)
+"""They are called in the order of their stages, whatever their order here."""
+AGREEMENT_SECONDS = 0.5
+"""How often the ranks agree on stopping, beside the steps that log figures."""
 
-def fit(config: RunConfig, reporter: Reporter, device: torch.device) -> Verdict:
+
+def fit(config: RunConfig, reporter: Reporter, device: torch.device, threads: int | None = None) -> RunAction:
     """Train as `config` says, as one rank of an initialised torch.distributed group, from the newest checkpoint on.
 
-    Returns how it ended: `GO_ON` when all images were seen, `PREEMPT` after a checkpoint that was asked for, `STOP`
-    when the watchdog gave up.
+    `threads` is the number of the loader's decoder threads, by default one for each CPU. Returns how training ended:
+    `CONTINUE` when all images were seen, `PREEMPT` after a requested checkpoint, `STOP` when the watchdog gave up.
 
     Raises:
-        trainer.errors.TrainerError: what a user can mend.
+        trainer.errors.TrainerError: an error that the user can fix.
     """
     try:
-        return _fit(config, reporter, device)
+        return _fit(config, reporter, device, threads)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -54,160 +73,187 @@ def fit(config: RunConfig, reporter: Reporter, device: torch.device) -> Verdict:
         ) from error
 
 
-def _fit(config: RunConfig, reporter: Reporter, device: torch.device) -> Verdict:
+def _fit(config: RunConfig, reporter: Reporter, device: torch.device, threads: int | None) -> RunAction:
     training = prepare(config, reporter, device)
-    hooks: list[Hook] = [
-        MetricsLog(),
-        Samples(),
-        TensorBoard(),
-        Snapshots(),
-        CheckpointWriter(),
-        Watchdog(),
-        Skipped(),
-        Scaling(),
-    ]
+    hooks = sorted((hook() for hook in HOOKS), key=lambda hook: hook.stage)
     try:
         while True:
             for hook in hooks:
                 hook.start(training)
-            _train(training, hooks)
+            _train(training, hooks, threads)
             for hook in hooks:
                 hook.finish(training)
-            if training.verdict is not Verdict.ROLL_BACK:
-                return training.verdict
+            if training.agreed_action is not RunAction.ROLL_BACK:
+                return training.agreed_action
             if not _roll_back(training):
-                return Verdict.STOP
+                return RunAction.STOP
     finally:
         training.files.finish()
 
 
 def prepare(config: RunConfig, reporter: Reporter, device: torch.device) -> Training:
-    """Build this rank's part of the run and take over the newest good checkpoint, if there is one. Raises as `fit`."""
+    """Build this rank's part of the run, and restore the newest good checkpoint if there is one. Raises as `fit`."""
     task, dataset = build_task(config), build_dataset(config)
-    players = Players(task, config, device)
-    generators = nn.ModuleDict({name: task.networks[name] for name in task.generators})
+    engines = PlayerEngines(task, config, device)
+    generators = nn.ModuleDict({name: task.networks[name] for name in task.exports()})
     ema = Ema(generators, config.ema.half_life_images) if config.ema else None
-    state, storage = State(task, players, ema), Storage(config.run.dir)
-    shown = ema.networks if ema else generators
+    state, storage = State(task, engines, ema), Storage(config.run.dir)
+    exported = ema.networks if ema else generators
     files = BackgroundWriter(storage, reporter.event)
-    training = Training(config, task, dataset, shown, state, storage, files, reporter, Ranks(), device)
-    _report_data(training)
+    training = Training(config, task, dataset, exported, state, storage, files, reporter, Ranks(), device)
+    if training.is_main:
+        for fact in dataset.facts:
+            reporter.event(f"data: {fact}")
     _restore(training, Checkpoints(storage))
-    _tell_where(training)
+    _report_start(training)
     return training
 
 
-def _report_data(training: Training) -> None:
-    if training.is_main:
-        for fact in training.source.facts:
-            training.reporter.event(f"data: {fact}")
-
-
 def _roll_back(training: Training) -> bool:
-    """Go back to a checkpoint from before the trouble, to draw other noise from there on; False where there is none."""
-    attempt, checkpoints = training.state.attempt + 1, Checkpoints(training.storage)
-    if not _restore(training, checkpoints, training.sound_until):
+    """Restore a checkpoint from before the fault and draw other noise from there on; False if there is none."""
+    count, checkpoints = training.state.rollback_count + 1, Checkpoints(training.storage)
+    if not _restore(training, checkpoints, training.last_healthy_image):
         if training.is_main:
-            limit = training.sound_until
+            limit = training.last_healthy_image
             training.reporter.event(f"watchdog: there is no checkpoint of at most {limit} images to go back to")
         return False
     if training.is_main:
         checkpoints.forget_after(training.seen)
         forget_snapshots_after(training.storage, training.seen)
-    training.wish, training.verdict, training.sound_until = Verdict.GO_ON, Verdict.GO_ON, math.inf
-    _reseed(training, attempt)
-    _tell_where(training)
+    training.requested_action = training.agreed_action = RunAction.CONTINUE
+    training.last_healthy_image = math.inf
+    _reseed(training, count)
+    _report_start(training)
     return True
 
 
 def _restore(training: Training, checkpoints: Checkpoints, until: float = math.inf) -> bool:
-    """Take over the newest good checkpoint of at most `until` images; False where there is none."""
+    """Restore the newest good checkpoint of at most `until` images; False if there is none."""
     config, ranks = training.config, training.ranks
-    found = ranks.share(checkpoints.find(until) if ranks.is_main else None)
+    newest = ranks.share(checkpoints.find(until) if ranks.is_main else None)
     if ranks.is_main:
-        for line in found.damaged:
+        for line in newest.damaged:
             training.reporter.event(line)
-    if found.images_seen is not None:
-        checkpoint = checkpoints.read(found.images_seen)
+    if newest.images_seen is not None:
+        checkpoint = checkpoints.read(newest.images_seen)
         parts = parts_of_step(0, config.batch, ranks.count, ranks.rank)
-        training.state.restore(checkpoint, {slot for part in parts for slot in part})
+        training.state.load_state_dict(checkpoint, {slot for part in parts for slot in part})
         _check_images(training, checkpoint)
-        if training.state.attempt:
-            _reseed(training, training.state.attempt)
-    elif found.damaged:
+        if training.state.rollback_count:
+            _reseed(training, training.state.rollback_count)
+    elif newest.damaged:
         raise CheckpointError(
             f"{training.storage.uri} has no good checkpoint left: remove its checkpoints to start anew"
         )
-    return found.images_seen is not None
+    return newest.images_seen is not None
 
 
-def _tell_where(training: Training) -> None:
+def _report_start(training: Training) -> None:
     if training.is_main:
-        where = f"{training.ranks.count} workers on {training.device.type}"
-        training.reporter.event(f"training from image {training.seen} on with {where}")
+        workers = f"{training.ranks.count} workers on {training.device.type}"
+        training.reporter.event(f"training from image {training.seen} on with {workers}")
 
 
 def _check_images(training: Training, checkpoint: Checkpoint) -> None:
-    counts = {domain: training.source.count(domain) for domain in training.task.domains}
+    dataset = training.dataset
+    counts = {domain: dataset.count(domain) for domain in dataset.spec.domains}
     allowed = training.config.run.allow_new_data
-    change = changed_images(checkpoint, counts, training.source.digest, allowed=allowed)
+    change = changed_images(checkpoint, counts, dataset.digest, allowed=allowed)
     if change and training.is_main:
         training.reporter.event(f"resumed with other training images ({change}), and so in another order")
 
 
-def _reseed(training: Training, attempt: int) -> None:
-    """Draw everything but the weights from the seed of `attempt`; the first is the run's own."""
-    seed = training.config.run.seed + (attempt << 64)
-    training.state.attempt = attempt
-    training.task.reseed(seed)
-    training.source = registry.build(training.config.data, seed=seed)
+def _seed(training: Training) -> int:
+    """Return the seed of all draws but the weights: the run's own, or another one after each rollback."""
+    return training.config.run.seed + (training.state.rollback_count << 64)
 
 
-def _train(training: Training, hooks: list[Hook]) -> None:
+def _reseed(training: Training, rollback_count: int) -> None:
+    training.state.rollback_count = rollback_count
+    training.task.reseed(_seed(training))
+    training.dataset = registry.build(training.config.data, seed=_seed(training))
+
+
+def _train(training: Training, hooks: list[Hook], threads: int | None) -> None:
     """Take steps until all images were seen or the ranks agree to end."""
-    config, state, ranks = training.config, training.state, training.ranks
-    means = _Means()
-    worker = Worker(ranks.rank, ranks.count)
-    loader = Loader(training.source, draw_nothing, config.batch, worker, device=training.device)
+    config, state, spent = training.config, training.state, training.time_spent
+    means, agreement = _Means(), _Agreement(training.ranks)
+    worker = Worker(training.ranks.rank, training.ranks.count)
+    prepare_draws = partial(training.task.prepare, seed=_seed(training))
+    loader = Loader(training.dataset, prepare_draws, config.batch, worker, device=training.device, threads=threads)
     with contextlib.closing(loader.steps(state.seen)) as steps:
-        while training.verdict is Verdict.GO_ON and not training.finished:
-            asked = time.monotonic()
-            training.batches = batches = next(steps)
-            training.spent.waiting += time.monotonic() - asked
+        while training.agreed_action is RunAction.CONTINUE and not training.finished:
+            begun = time.monotonic()
+            batches = next(steps)
+            spent.waiting += time.monotonic() - begun
             for phase in training.task.phases:
                 if training.step % phase.interval == 0:
-                    means.add(state.players.step(phase, batches, state.seen / config.run.total_images))
+                    means.add(state.engines.step(phase, batches, state.seen / config.run.total_images))
             state.advance(config.batch.global_size)
-            training.metrics = means.take() if training.due(config.run.log_images) else {}
-            training.picture = None
+            logs = training.due(config.run.log_images)
+            training.figures, training.realness = means.take() if logs else ({}, {})
+            training.performance, training.picture = {}, None
             stepped = time.monotonic()
             for hook in hooks:
                 hook.after_step(training)
-            training.spent.hooks += time.monotonic() - stepped
+            spent.hooks += time.monotonic() - stepped
             if training.reporter.stop_requested():
-                training.wish = max(training.wish, Verdict.PREEMPT)
-            training.verdict = Verdict(ranks.highest(training.wish))
+                training.requested_action = max(training.requested_action, RunAction.PREEMPT)
+            training.agreed_action = agreement.after_step(training.requested_action, now=logs)
+
+
+class _Agreement:
+    """The ranks' agreement on what happens next: a reduction at some of the steps, which are the same on every rank."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._steps_left = self._interval = 1
+        self._last = time.monotonic()
+
+    def after_step(self, requested: RunAction, *, now: bool) -> RunAction:
+        """Return the highest requested action of all ranks, if this step is one at which they agree, or `CONTINUE`.
+
+        They agree where `now` says so, which must be the same on every rank, and about every `AGREEMENT_SECONDS`.
+        """
+        self._steps_left -= 1
+        if not now and self._steps_left > 0:
+            return RunAction.CONTINUE
+        seconds = max(time.monotonic() - self._last, 1e-9) / (self._interval - self._steps_left)
+        action, self._interval = self._ranks.highest([requested, max(1, int(AGREEMENT_SECONDS / seconds))])
+        self._steps_left, self._last = self._interval, time.monotonic()
+        return RunAction(action)
 
 
 class _Means:
     """Running means of logged scalars, kept on the device so that no step waits for them."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._sums: dict[tuple[str, str], Tensor] = {}
+        self._counts: dict[tuple[str, str], int] = {}
 
-    def add(self, logged: dict[str, Tensor]) -> None:
+    def add(self, losses: Losses) -> None:
         """Count one phase's scalars."""
-        for name, value in logged.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-            self._counts[name] = self._counts.get(name, 0) + 1
+        for name, value in losses.logged.items():
+            self._add(("logged", name), value)
+        for name, (real, fake) in losses.realness.items():
+            self._add(("real", name), real)
+            self._add(("fake", name), fake)
 
-    def take(self) -> dict[str, float]:
-        """The means since the last call, over all ranks; every rank must call at the same step."""
+    def take(self) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+        """Return the means since the last call over all ranks: the logged ones, and realness by discriminator.
+
+        Every rank must call this method at the same step.
+        """
         if not self._sums:
-            return {}
-        totals = torch.stack([self._sums[name].float() / self._counts[name] for name in self._sums])
+            return {}, {}
+        totals = torch.stack([total.float() / self._counts[key] for key, total in self._sums.items()])
         dist.all_reduce(totals)
         means = dict(zip(self._sums, (totals / dist.get_world_size()).tolist(), strict=True))
         self._sums, self._counts = {}, {}
-        return means
+        logged = {name: mean for (kind, name), mean in means.items() if kind == "logged"}
+        realness = {name: (mean, means["fake", name]) for (kind, name), mean in means.items() if kind == "real"}
+        return logged, realness
+
+    def _add(self, key: tuple[str, str], value: Tensor) -> None:
+        self._sums[key] = self._sums[key] + value if key in self._sums else value
+        self._counts[key] = self._counts.get(key, 0) + 1

@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from trainer.hooks.base import Update
+from trainer.board import Update
 
 
 class ProgressBar:
@@ -45,8 +45,8 @@ class ProgressBar:
         for message in update.events[self._told :]:
             self._progress.console.print(message, markup=False, style="yellow")
         self._told = len(update.events)
-        if update.metrics:
-            self._progress.figures = "  ".join(f"{name} {value:.3g}" for name, value in update.metrics.items())
+        if update.figures:
+            self._progress.figures = "  ".join(f"{name} {value:.3g}" for name, value in update.figures.items())
             self._progress.update(self._task, description="training", completed=min(update.seen, self._total))
 
 

@@ -1,7 +1,8 @@
-"""What the ranks of a run tell each other besides tensors of the training: small things, over the CPU on any device."""
+"""Small messages between the ranks of a run, over the CPU on any device."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,20 +22,20 @@ class Ranks:
         """Whether this is rank 0, which writes the run's files."""
         return self.rank == 0
 
-    def highest(self, number: int) -> int:
-        """The largest of the ranks' numbers, on every rank."""
-        tensor = torch.tensor([number])
+    def highest(self, numbers: Sequence[int]) -> list[int]:
+        """Return the largest of the ranks' numbers at each position, on every rank."""
+        tensor = torch.tensor(numbers)
         dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._group)
-        return int(tensor.item())
+        return [int(number) for number in tensor.tolist()]
 
     def gather(self, value: Any) -> list[Any]:
-        """The ranks' picklable values in order on rank 0, nothing elsewhere."""
+        """Return the ranks' picklable values in order on rank 0, and nothing elsewhere."""
         values = [None] * self.count if self.is_main else None
         dist.gather_object(value, values, group=self._group)
         return values or []
 
     def share(self, value: Any) -> Any:
-        """Rank 0's picklable value, on every rank."""
+        """Return rank 0's picklable value, on every rank."""
         values = [value]
         dist.broadcast_object_list(values, group=self._group)
         return values[0]

@@ -15,9 +15,9 @@ from importlib import metadata
 from types import TracebackType
 from typing import Any, Self
 
+from trainer.board import Update
 from trainer.errors import ConfigError, LaunchError, Preempted
 from trainer.history import EVENTS_FILE, SILENT_SECONDS, STATE_FILE, Run
-from trainer.hooks.base import Update
 from trainer.report import REPORT_FILE, write_report
 from zorse_common.errors import StorageError, ZorseError
 from zorse_common.storage import Storage

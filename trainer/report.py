@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -14,7 +13,7 @@ from itertools import groupby
 from PIL import Image as Pillow
 
 from trainer.config import flatten
-from trainer.history import EVENTS_FILE, NO_FIGURES, Point, Run, chosen, facts, means, moment, shown, thin
+from trainer.history import EVENTS_FILE, Point, Run, chosen, facts, means, moment, shown, thin
 from zorse_common.storage import Storage
 
 REPORT_FILE = "report.html"
@@ -30,8 +29,6 @@ MEANS = 60
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 270, 48, 632, 10, 228
 """Of a chart and of the plot in it."""
 COLOURS = 8
-
-_BELIEF = re.compile(r"^D\w*\((real|fake)\)$")
 
 
 def write_report(storage: Storage) -> None:
@@ -119,16 +116,23 @@ def _jpeg(image: Pillow.Image) -> bytes:
 
 def _charts(run: Run) -> str:
     curves = run.curves
-    if not curves:
+    if not curves and not run.realness_curves:
         return ""
-    beliefs = {name: points for name, points in curves.items() if _BELIEF.match(name)}
-    losses = {name: points for name, points in curves.items() if name not in NO_FIGURES | beliefs.keys()}
-    waits = [(images, 100 * share) for images, share in curves.get("data wait", [])]
+    performance = run.performance_curves
+    shares = {
+        name: [(images, 100 * share) for images, share in performance.get(name, [])] for name in ("data wait", "hooks")
+    }
     charts = (
-        _chart("Losses", "What each player minimises.", losses),
-        _chart("The game", "How real the discriminator takes images to be.", beliefs, (0, 1), (0.5, "cannot tell")),
-        _chart("Speed", "Images per second, all workers together.", {"images/s": curves.get("images/s", [])}, (0,)),
-        _chart("Data wait", "Percent of the time in which training waited for images.", {"data wait": waits}, (0, 1)),
+        _chart("Figures", "Losses and evaluations.", curves),
+        _chart(
+            "Realness",
+            "The mean probability with which a discriminator takes images for real.",
+            run.realness_curves,
+            (0, 1),
+            (0.5, "undecided"),
+        ),
+        _chart("Speed", "Images per second of all workers.", {"images/s": performance.get("images/s", [])}, (0,)),
+        _chart("Waits", "Percent of the time spent waiting for images, and in hooks.", shares, (0, 1)),
     )
     return (
         '<section id="curves"><h2>Curves</h2><p>Faint: as logged. Bold: means over a sixtieth of the run. '

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 import yaml
 
 from trainer import checkpoint, snapshot
+from trainer.board import Update
 from trainer.cluster import cluster_address
 from trainer.config import Resume, Section, flatten, validate
 from trainer.config_files import find_config, load_config
 from trainer.errors import ConfigError
 from trainer.history import CONFIG_FILE
-from trainer.hooks.base import Update
 from trainer.launch import launch
 from trainer.record import Record, claim
 from trainer.run_config import RunConfig, with_place

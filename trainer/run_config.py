@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from trainer.config import Place, Resume, Section
-from trainer.registry import DataComponent, TaskComponent
+from trainer.registry import DataComponent, MetricComponent, TaskComponent
 
 _DERIVED_KEYS = frozenset(
     {
@@ -144,6 +144,20 @@ class WatchdogSection(Section):
     rollbacks: int = Field(default=3, ge=1)
 
 
+class EvaluationSection(Section):
+    """A metric over `images` generated images, every `interval_images` training images and at the end.
+
+    `domain` is the domain that is evaluated; it may be left out where the task generates one domain. `batch` images are
+    generated at a time. The figures are logged beside the losses; `run.best.metric` may name one.
+    """
+
+    metric: MetricComponent
+    interval_images: int = Field(gt=0)
+    images: int = Field(default=1000, gt=1)
+    batch: int = Field(default=64, gt=0)
+    domain: str | None = None
+
+
 class RunConfig(Section):
     """One training run. `deepspeed` is handed to DeepSpeed save for the keys zorse derives itself."""
 
@@ -153,6 +167,7 @@ class RunConfig(Section):
     task: TaskComponent
     ema: EmaSection | None = None
     watchdog: Annotated[WatchdogSection, Resume.MAY_CHANGE] = WatchdogSection()
+    evaluation: Annotated[EvaluationSection | None, Resume.MAY_CHANGE] = None
     precision: Annotated[Literal["auto", "fp32", "bf16"], Resume.MAY_CHANGE] = "auto"
     deepspeed: Annotated[dict[str, Any], Resume.MAY_CHANGE] = Field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""What changes as a run trains: collected whole for a checkpoint, and restored on any number of workers."""
+"""The state of a run: collected whole for a checkpoint, and restored on any number of workers."""
 
 from __future__ import annotations
 
@@ -14,43 +14,46 @@ from trainer.ranks import Ranks
 from trainer.tasks.base import Task
 
 if TYPE_CHECKING:
-    from trainer.engine import Players  # DeepSpeed is for the workers alone
+    from trainer.engine import PlayerEngines  # DeepSpeed is for the workers alone
 
 
 class State:
-    """The networks, the optimisers, the average and what the task carries; `seen` counts the run's images."""
+    """The networks, the optimisers, the EMA and the task's own state; `seen` counts the run's images that are done."""
 
-    def __init__(self, task: Task, players: Players, ema: Ema | None) -> None:
-        self.seen = self.attempt = 0
-        self.players = players
+    def __init__(self, task: Task, engines: PlayerEngines, ema: Ema | None) -> None:
+        self.seen = self.rollback_count = 0
+        self.engines = engines
         self._task, self._ema = task, ema
 
     def advance(self, images: int) -> None:
-        """Count a step's images and let the average follow."""
+        """Count a step's images and update the EMA."""
         self.seen += images
         if self._ema:
             self._ema.update(images, self.seen)
 
-    def collect(self, ranks: Ranks) -> dict[str, Tensor]:
-        """Every tensor by name, copied to the CPU, on rank 0; nothing elsewhere. Each rank must call it."""
+    def state_dict(self, ranks: Ranks) -> dict[str, Tensor]:
+        """Return every tensor by name, copied to the CPU, on rank 0, and nothing elsewhere.
+
+        Each rank must call this method.
+        """
         parts: dict[str, dict[str, Tensor]] = {
             "networks": self._task.networks.state_dict(),
-            "optimizer": self.players.optimizer_state(),
+            "optimizer": self.engines.optimizer_state(),
             "ema": self._ema.networks.state_dict() if self._ema else {},
         }
-        carried: dict[str, Tensor] = {}
+        task_state: dict[str, Tensor] = {}
         for part in ranks.gather({name: tensor.cpu() for name, tensor in self._task.state().items()}):
-            carried |= part
+            task_state |= part
         if not ranks.is_main:
             return {}
         return {
             f"{group}/{name}": tensor.detach().to("cpu", copy=True).contiguous()
-            for group, tensors in (parts | {"task": carried}).items()
+            for group, tensors in (parts | {"task": task_state}).items()
             for name, tensor in tensors.items()
         }
 
-    def restore(self, checkpoint: Checkpoint, slots: Collection[int]) -> None:
-        """Take over `checkpoint`; `slots` are those of the global batch that this rank's images have.
+    def load_state_dict(self, checkpoint: Checkpoint, slots: Collection[int]) -> None:
+        """Restore `checkpoint`; `slots` are the slots of the global batch that this rank's images have.
 
         Raises:
             CheckpointError: its tensors are not those of this run's networks.
@@ -62,9 +65,9 @@ class State:
         _load(self._task.networks, parts.get("networks", {}))
         if self._ema:
             _load(self._ema.networks, parts.get("ema", {}))
-        self.players.load_optimizer_state(parts.get("optimizer", {}))
+        self.engines.load_optimizer_state(parts.get("optimizer", {}))
         self._task.load_state(parts.get("task", {}), slots)
-        self.seen, self.attempt = checkpoint.images_seen, checkpoint.attempt
+        self.seen, self.rollback_count = checkpoint.images_seen, checkpoint.rollback_count
 
 
 def _load(module: nn.Module, tensors: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ def made_run(folder: Path, lines: int = 50, grids: int = 5, **record: Any) -> Pa
     resolved = RunConfig.model_validate(CONFIG).model_dump(mode="json")
     (folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
     figures = [line(1000 * (number + 1) // lines, number / lines) for number in range(lines)]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(figure) + "\n" for figure in figures))
+    write_lines(folder, figures)
     events = [{"time": "2026-01-02T03:04:05+00:00", "images": 8, "event": "training from image 0 on with 2 workers"}]
     (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     content = {"state": "finished", "reason": None, "images_seen": 1000, "time": "2026-01-02T04:05:06+00:00"}
@@ -43,19 +43,21 @@ def made_run(folder: Path, lines: int = 50, grids: int = 5, **record: Any) -> Pa
     return folder
 
 
-def line(images: int, progress: float) -> dict[str, float]:
+def line(images: int, progress: float) -> dict[str, Any]:
     """A line of figures in which the discriminator slowly wins."""
     return {
         "images": images,
         "seconds": images / 100,
-        "D loss": 1.4 - progress,
-        "D(real)": 0.5 + progress / 3,
-        "D(fake)": 0.5 - progress / 3,
-        "G loss": 0.7 + progress,
-        "images/s": 100.0,
-        "data wait": 0.05,
-        "memory GiB": 0.5,
+        "figures": {"D loss": 1.4 - progress, "G loss": 0.7 + progress},
+        "realness": {"D": [0.5 + progress / 3, 0.5 - progress / 3]},
+        "performance": {"images/s": 100.0, "data wait": 0.05, "hooks": 0.01, "memory GiB": 0.5},
     }
+
+
+def write_lines(folder: Path, lines: list[dict[str, Any]]) -> None:
+    """Write `lines` as the only part of the log of figures of the run in `folder`."""
+    (folder / "metrics").mkdir(exist_ok=True)
+    (folder / "metrics" / "000000000000.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def png(grey: int, size: int = 48) -> bytes:

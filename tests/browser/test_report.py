@@ -89,8 +89,8 @@ def test_the_curves_are_drawn(page: Page, tmp_path: Path) -> None:
         assert box["height"] > 150
     curves = page.locator("#curves .curve:not(.faint)")
     boxes = [curve.bounding_box() for curve in curves.all()]
-    assert [round(box["width"]) > 300 for box in boxes if box] == [True] * 6
-    assert page.get_by_text("cannot tell").is_visible()
+    assert [round(box["width"]) > 300 for box in boxes if box] == [True] * 7
+    assert page.get_by_text("undecided").is_visible()
     colours = {curve.evaluate("curve => getComputedStyle(curve).stroke") for curve in curves.all()}
     assert "none" not in colours
     assert len(colours) == 2

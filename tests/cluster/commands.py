@@ -149,7 +149,7 @@ def train(folder: Path) -> Iterator[tuple[Started, Result]]:
     keys = {"total_images": NEVER, "checkpoint_images": NEVER, "workers": 1}
     file.write_text(yaml.safe_dump(toy("gan", run, **keys)))
     with started(folder, "train", str(file)) as command:
-        command.wait_until((run / "metrics.jsonl").exists)
+        command.wait_until((run / "metrics").exists)
 
         def result() -> str:
             state = json.loads((run / "run.json").read_text())["state"]

@@ -116,7 +116,7 @@ def test_a_job_is_stopped_and_another_ends_its_run(tmp_path: Path, jobs: Jobs) -
     command = ["--working-dir", str(configs), "--", sys.executable, "-m", "zorse", "train", "toy.yaml"]
     patience = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "120"}})
     jobs.ask("submit", "--no-wait", "--submission-id", "first", "--runtime-env-json", patience, *command)
-    jobs.wait_until((folder / "metrics.jsonl").exists)
+    jobs.wait_until((folder / "metrics").exists)
     jobs.ask("stop", "first")
     assert "'first' was stopped" in jobs.ask("status", "first")
     assert json.loads((folder / "run.json").read_text())["state"] == "preempted"

@@ -12,8 +12,8 @@ from ray.cluster_utils import Cluster
 
 from tests.cluster.toys import config, events, newest_tensors, toy
 from tests.trainer.fitting import Job, fit_ranks
+from trainer.board import Update
 from trainer.cluster import ALONE
-from trainer.hooks.base import Update
 from trainer.run import train
 from zorse_common.own_ray import environment
 

@@ -28,7 +28,7 @@ def _train(file: Path, *words: str) -> subprocess.Popen[str]:
 def _wait_for_lines(metrics: Path, count: int, process: subprocess.Popen[str]) -> None:
     for _ in range(2400):
         assert process.poll() is None, process.communicate()
-        if metrics.exists() and len(metrics.read_text().splitlines()) >= count:
+        if sum(len(part.read_text().splitlines()) for part in metrics.glob("*.jsonl")) >= count:
             return
         try:
             process.wait(timeout=0.1)
@@ -43,7 +43,7 @@ def test_a_preempted_run_says_so_and_goes_on(tmp_path: Path) -> None:
     data = toy("gan", folder, total_images=TOTAL, checkpoint_images=TOTAL)
     file.write_text(yaml.safe_dump(data))
     process = _train(file)
-    _wait_for_lines(folder / "metrics.jsonl", 3, process)
+    _wait_for_lines(folder / "metrics", 3, process)
     # To the whole process group, as Slurm, supervisors and `timeout` send it.
     os.killpg(process.pid, signal.SIGTERM)
     _, stderr = process.communicate(timeout=200)

@@ -14,9 +14,10 @@ from safetensors.torch import load
 
 from tests.cluster.toys import BATCH, config, newest_tensors, toy
 from tests.s3 import s3_server
+from trainer.board import Update
 from trainer.cluster import cluster
 from trainer.errors import Preempted
-from trainer.hooks.base import Update
+from trainer.metric_lines import read_parts
 from trainer.run import train
 from zorse.cli import app, guarded
 from zorse_common.storage import Storage
@@ -83,9 +84,9 @@ def _checkpoints(run: Storage) -> list[str]:
 
 
 def _events(run: Storage) -> list[str]:
-    """What happened to a run, without what it found and its scaling report."""
+    """The events of a run, without the facts about its data and its speed."""
     told = [json.loads(line)["event"] for line in run.read("events.jsonl").decode().splitlines()]
-    return [event for event in told if not event.startswith(("scaling: ", "data: "))]
+    return [event for event in told if not event.startswith(("speed: ", "data: "))]
 
 
 def test_a_damaged_and_resumed_run_on_s3_is_the_undisturbed_one_on_the_disk(run: Storage, undisturbed: Path) -> None:
@@ -99,7 +100,7 @@ def test_all_of_a_run_is_on_s3(run: Storage, undisturbed: Path) -> None:
     assert json.loads(run.read("run.json"))["state"] == "finished"
     assert (run / "snapshots").folders() == sorted(path.name for path in (undisturbed / "snapshots").iterdir())
     assert all(run.exists(f"samples/{images:010d}.png") for images in (0, TOTAL // 2, TOTAL))
-    lines = [json.loads(line)["images"] for line in run.read("metrics.jsonl").decode().splitlines()]
+    lines = [json.loads(line)["images"] for _, part in read_parts(run) for line in part]
     assert lines == list(range(BATCH, TOTAL + 1, BATCH))
     assert {path.name for path in undisturbed.iterdir()} == {*run.folders(), *run.files()}
 

@@ -20,7 +20,7 @@ SCENES: dict[str, Callable[[Path], AbstractContextManager[tuple[Started, Result]
     "serve": commands.serve,
     "serve --high-throughput": partial(commands.serve, options=("--high-throughput", "--insecure")),
     "export": commands.export,
-    "demo, training": partial(commands.demo, until="digits/metrics.jsonl"),
+    "demo, training": partial(commands.demo, until="digits/metrics"),
     "demo, serving": partial(commands.demo, until="serve.log", images=640),
 }
 RESULTS = {

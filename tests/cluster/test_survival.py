@@ -12,9 +12,9 @@ import pytest
 
 from tests.cluster.toys import EVERY, config, differing, events, toy, workers
 from tests.trainer.fitting import Job, fit_ranks
+from trainer.board import Update
 from trainer.cluster import cluster
 from trainer.errors import LaunchError
-from trainer.hooks.base import Update
 from trainer.run import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -42,7 +42,7 @@ def test_a_dry_run_prints_json() -> None:
     dry = ["train", "digits", "--dry-run", "--json"]
     found = json.loads(CliRunner().invoke(app, dry, catch_exceptions=False).stdout)
     assert [network["name"] for network in found["networks"]] == ["G", "D"]
-    assert found["image_shape"] == [16, 1, 32, 32]
+    assert found["image_shapes"] == {"image": [16, 1, 32, 32]}
     refused = CliRunner().invoke(app, ["train", "digits", "--json"])
     assert refused.exit_code == 2
     assert "goes with --dry-run" in refused.output

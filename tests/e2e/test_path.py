@@ -136,7 +136,7 @@ def server(folder: Path) -> Iterator[str]:
 
 def test_a_run_leaves_its_config_metrics_samples_and_snapshots(folder: Path) -> None:
     run = folder / "runs" / "digits"
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in next((run / "metrics").iterdir()).read_text().splitlines()]
     assert [line["images"] for line in lines] == [4, 8]
     assert {"D(real)", "D(fake)", "G loss", "D loss", "images/s"} <= lines[-1].keys()
     names = ["0000000000", "0000000004", "0000000008"]

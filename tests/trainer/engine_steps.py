@@ -6,6 +6,7 @@ import itertools
 import json
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,11 @@ def _task(config: RunConfig) -> Task:
 
 
 def _batches(config: RunConfig) -> list[list[Batch]]:
-    from trainer.loader import Loader, Worker, draw_nothing
-    from trainer.tasks.build import build_dataset
+    from trainer.loader import Loader, Worker
+    from trainer.tasks.build import build_dataset, build_task
 
-    loader = Loader(build_dataset(config), draw_nothing, config.batch, Worker(), device=torch.device("cpu"))
+    prepare = partial(build_task(config).prepare, seed=config.run.seed)
+    loader = Loader(build_dataset(config), prepare, config.batch, Worker(), device=torch.device("cpu"))
     steps = loader.steps(0)
     taken = [next(steps) for _ in range(STEPS)]
     steps.close()
@@ -105,15 +107,15 @@ def _moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> d
 
 
 def _through_deepspeed(config: RunConfig) -> list[dict[str, torch.Tensor]]:
-    from trainer.engine import Players
+    from trainer.engine import PlayerEngines
 
     task = _task(config)
-    players = Players(task, config, torch.device("cpu"))
+    engines = PlayerEngines(task, config, torch.device("cpu"))
     moves = []
     for batches in _batches(config):
         before = _flat(task)
         for phase in task.phases:
-            players.step(phase, batches, 0.0)
+            engines.step(phase, batches, 0.0)
         moves.append(_moved(before, _flat(task)))
     return moves
 
@@ -167,13 +169,13 @@ _OMITTED = {"mesh_device", "mpu", "elastic_batch", "global_rank", "world_size", 
 
 
 def _configurations(folder: str) -> str:
-    from trainer.engine import Players
+    from trainer.engine import PlayerEngines
 
     found = {}
     for stage in (0, 1, 2):
         config = _config(Case("gan", "adam", stage), folder)
-        players = Players(_task(config), config, torch.device("cpu"))
-        engine = players._engines[("G",)]
+        engines = PlayerEngines(_task(config), config, torch.device("cpu"))
+        engine = engines._engines[("G",)]
         settings = {key: _plain(value) for key, value in vars(engine._config).items() if key not in _OMITTED}
         found[f"zero{stage}"] = {key: value for key, value in settings.items() if not key.startswith("_")}
     return json.dumps(found, indent=1, sort_keys=True)
@@ -181,7 +183,7 @@ def _configurations(folder: str) -> str:
 
 def _lazy(folder: str) -> dict[str, Any]:
     """Three phases of which two train the discriminator: how many engines there are and how often each steps."""
-    from trainer.engine import Players
+    from trainer.engine import PlayerEngines
 
     config = _config(Case("gan", "sgd"), folder)
     task = _task(config)
@@ -189,17 +191,17 @@ def _lazy(folder: str) -> dict[str, Any]:
     task.phases = (*task.phases, extra)
     original = task.losses
     task.losses = lambda phase, batch: original(task.phases[0] if phase is extra else phase, batch)  # type: ignore[method-assign]
-    players = Players(task, config, torch.device("cpu"))
+    engines = PlayerEngines(task, config, torch.device("cpu"))
     for number, batches in enumerate(_batches(config)):
         for phase in task.phases:
             if number % phase.interval == 0:
-                players.step(phase, batches, 0.0)
-    steps = {networks[0]: engine.global_steps for networks, engine in players._engines.items()}
-    return {"engines": len(players._engines), "steps": steps}
+                engines.step(phase, batches, 0.0)
+    steps = {networks[0]: engine.global_steps for networks, engine in engines._engines.items()}
+    return {"engines": len(engines._engines), "steps": steps}
 
 
 def _dtypes(folder: str) -> dict[str, list[str]]:
-    from trainer.engine import Players
+    from trainer.engine import PlayerEngines
 
     config = _config(Case("cyclegan", "adam", 0, 1, "bf16"), folder)
     task = _task(config)
@@ -216,11 +218,11 @@ def _dtypes(folder: str) -> dict[str, list[str]]:
         return found
 
     task.losses = watched  # type: ignore[method-assign]
-    players = Players(task, config, torch.device("cpu"))
+    engines = PlayerEngines(task, config, torch.device("cpu"))
     (batches, *_) = _batches(config)
     for phase in task.phases:
-        players.step(phase, batches, 0.0)
-    state = players.optimizer_state()
+        engines.step(phase, batches, 0.0)
+    state = engines.optimizer_state()
     buffers = {name: buffer for name, buffer in task.networks.named_buffers() if "running" in name}
     assert buffers
     return {

@@ -14,8 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from tests.trainer.ranks import spawn
-from trainer.hooks.base import Verdict
+from trainer.board import RunAction
+from trainer.metric_lines import read_parts
 from trainer.run_config import RunConfig
+from zorse_common.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ def checkpoint(run: Path, seen: int) -> dict[str, torch.Tensor]:
 
 
 def metrics(run: Path) -> dict[int, dict[str, float]]:
-    """The lines of `metrics.jsonl` by images seen."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    """The lines of figures by images seen."""
+    lines = [json.loads(line) for _, part in read_parts(Storage(str(run))) for line in part]
     return {line["images"]: line for line in lines}
 
 
@@ -72,9 +74,9 @@ def events(run: Path) -> list[str]:
     return told
 
 
-def verdict(run: Path) -> Verdict:
+def action(run: Path) -> RunAction:
     """How the last job of the run ended."""
-    return Verdict(int((run / "verdict.txt").read_text()))
+    return RunAction(int((run / "action.txt").read_text()))
 
 
 def _fit_all(jobs: list[Job]) -> None:
@@ -89,7 +91,7 @@ def _fit(job: Job, workers: int) -> None:
     listener, device, folder = Listener(job.stop_at), torch.device("cpu"), Path(config.run.dir)
     if job.only_restore:
         training = prepare(config, listener, device)
-        tensors = training.state.collect(training.ranks)
+        tensors = training.state.state_dict(training.ranks)
         if tensors:
             save_file(tensors, folder / "restored.safetensors")
         return
@@ -98,7 +100,7 @@ def _fit(job: Job, workers: int) -> None:
     gradients.close()
     if dist.get_rank() == 0:
         torch.save(gradients.kept, folder / "gradients.pt")
-        (folder / "verdict.txt").write_text(str(int(ended)))
+        (folder / "action.txt").write_text(str(int(ended)))
         (folder / "told.json").write_text(json.dumps(listener.events))
 
 

@@ -6,6 +6,7 @@ import faulthandler
 import os
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,12 @@ def _train(configs: dict[str, dict[str, Any]], folder: str) -> None:
 
 
 def _steps(config: RunConfig, rank: int) -> dict[str, Any]:
-    from trainer.engine import Players
-    from trainer.loader import Loader, Worker, draw_nothing
+    from trainer.engine import PlayerEngines
+    from trainer.loader import Loader, Worker
     from trainer.tasks.build import build_dataset, build_task
 
     task, dataset = build_task(config), build_dataset(config)
-    players = Players(task, config, torch.device("cpu"))
+    engines = PlayerEngines(task, config, torch.device("cpu"))
     start = {name: parameter.detach().clone() for name, parameter in task.networks.named_parameters()}
     names = {id(parameter): name for name, parameter in task.networks.named_parameters()}
     gradients: dict[str, torch.Tensor] = {}
@@ -82,12 +83,13 @@ def _steps(config: RunConfig, rank: int) -> dict[str, Any]:
     handle = register_optimizer_step_pre_hook(remember)
     workers = config.run.workers
     assert isinstance(workers, int)
-    loader = Loader(dataset, draw_nothing, config.batch, Worker(rank, workers), device=torch.device("cpu"))
+    prepare = partial(task.prepare, seed=config.run.seed)
+    loader = Loader(dataset, prepare, config.batch, Worker(rank, workers), device=torch.device("cpu"))
     steps = loader.steps(0)
     for step in range(STEPS):
         batches = next(steps)
         for phase in task.phases:
-            players.step(phase, batches, step / STEPS)
+            engines.step(phase, batches, step / STEPS)
     steps.close()
     handle.remove()
     pools: list[Any] = [None] * config.run.workers

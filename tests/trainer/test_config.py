@@ -29,8 +29,14 @@ def _digits(*overrides: str) -> RunConfig:
         ("task.loss.type=huber", "unknown loss 'huber'; known: hinge, least_squares, non_saturating"),
         ("run.total_images=0", "run.total_images = 0: Input should be greater than 0"),
         ("batch.global_size=1", "batch.global_size (1) must be at least run.workers (2) x batch.accumulation (1)"),
-        ("data.size=64", "G is for 32x32 images with 1 channels, but data has 64x64"),
-        ("task.discriminator.size=64", "D is for 64x64 images with 1 channels, but data has 32x32"),
+        (
+            "data.size=64",
+            "task gan is for 32x32 images with 1 channels (image), but data digits has 64x64",
+        ),
+        (
+            "task.discriminator.size=64",
+            "the discriminator's networks cannot take 32x32 images with 1 channels (image)",
+        ),
         ("data.type=stripes data.channels=3", "task gan needs the domains image, but data stripes has A, B"),
         ("task.generator.type=resnet_generator", "unknown key task.generator.latent_dim"),
         ("run.workers.min=3 run.workers.max=2", "min (3) is more than max (2)"),

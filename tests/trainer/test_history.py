@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from tests.browser.runs import CONFIG, line, made_run
+from tests.browser.runs import CONFIG, made_run, write_lines
 from trainer.history import (
     Event,
     Run,
@@ -49,8 +49,9 @@ def test_a_run_is_what_its_files_say(tmp_path: Path) -> None:
     started = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     assert run.events == [Event(started, 8, "training from image 0 on with 2 workers")]
     assert run.curves["G loss"] == [(250, 0.7), (500, 0.95), (750, 1.2), (1000, 1.45)]
-    assert run.newest == line(1000, 0.75)
-    assert list(run.figures) == ["D loss", "D(real)", "D(fake)", "G loss"]
+    assert run.realness_curves["D(real)"][-1] == (1000, 0.75)
+    assert run.performance_curves["data wait"][0] == (250, 0.05)
+    assert list(run.figures) == ["D loss", "G loss", "D(real)", "D(fake)"]
     assert run.samples == [0, 500, 1000]
     assert run.sample(500) == (tmp_path / "toy" / "samples" / "0000000500.png").read_bytes()
 
@@ -66,18 +67,18 @@ def test_images_seen_are_counted_while_a_run_runs(tmp_path: Path) -> None:
 
 def test_a_torn_last_line_is_not_there(tmp_path: Path) -> None:
     folder = made_run(tmp_path / "toy", lines=2)
-    for name in ("metrics.jsonl", "events.jsonl"):
+    for name in ("metrics/000000000000.jsonl", "events.jsonl"):
         with (folder / name).open("a") as file:
             file.write('{"images": 1008, "event": "tor')
     run = _read(folder)
     assert [images for images, _ in run.curves["D loss"]] == [500, 1000]
-    assert run.newest["images"] == 1000
+    assert run.images_logged == 1000
     assert len(run.events) == 1
 
 
 def test_figures_that_are_no_numbers_are_kept(tmp_path: Path) -> None:
     folder = made_run(tmp_path / "toy")
-    (folder / "metrics.jsonl").write_text('{"images": 8, "seconds": 1, "G loss": NaN, "D loss": -Infinity}\n')
+    write_lines(folder, [{"images": 8, "seconds": 1, "figures": {"G loss": math.nan, "D loss": -math.inf}}])
     run = _read(folder)
     assert math.isnan(run.figures["G loss"])
     assert run.curves["D loss"] == [(8, -math.inf)]
@@ -86,13 +87,14 @@ def test_figures_that_are_no_numbers_are_kept(tmp_path: Path) -> None:
 def test_a_folder_of_a_run_that_did_not_get_far_is_empty(tmp_path: Path) -> None:
     run = _read(tmp_path)
     assert (run.state, run.reason, run.time, run.task, run.total_images) == ("unknown", None, None, None, None)
-    assert (run.images_seen, run.images_per_second, run.newest, run.curves) == (0, None, {}, {})
+    assert (run.images_seen, run.images_per_second, run.figures, run.curves) == (0, None, {}, {})
     assert (run.events, run.samples, run.config, run.environment) == ([], [], {}, {})
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"\xff\xfe\x00", b"null", b'{"time": 3, "environment": 1}'])
 def test_damaged_files_are_as_good_as_none(tmp_path: Path, content: bytes) -> None:
-    for name in ("config.yaml", "run.json", "events.jsonl", "metrics.jsonl"):
+    (tmp_path / "metrics").mkdir()
+    for name in ("config.yaml", "run.json", "events.jsonl", "metrics/000000000000.jsonl"):
         (tmp_path / name).write_bytes(content)
     run = _read(tmp_path)
     assert (run.state, run.time, run.task, run.environment, run.events, run.curves) == (
@@ -157,7 +159,7 @@ def test_keys_in_which_configs_differ(tmp_path: Path) -> None:
 def test_figures_side_by_side(tmp_path: Path) -> None:
     one = _read(made_run(tmp_path / "one", lines=4))
     two = made_run(tmp_path / "two", lines=1, state="failed", images_seen=80)
-    (two / "metrics.jsonl").write_text('{"images": 80, "seconds": 0, "G loss": NaN, "cycle": 2}\n')
+    write_lines(two, [{"images": 80, "seconds": 0, "figures": {"G loss": math.nan, "cycle": 2}}])
     found = side_by_side([one, _read(two)])
     assert found["state"] == ["finished", "failed"]
     assert found["images seen"] == ["1,000", "80"]

@@ -24,7 +24,7 @@ def test_where_the_discriminator_cannot_tell(name: str) -> None:
     logits = torch.full((4, 3), logit)
     assert loss.discriminator(logits, logits).item() == pytest.approx(discriminator)
     assert loss.generator(logits).item() == pytest.approx(generator)
-    assert loss.belief(logits).mean().item() == pytest.approx(0.5)
+    assert loss.real_probability(logits).mean().item() == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from trainer.board import Update
 from trainer.errors import ConfigError, LaunchError, Preempted, WatchdogError
 from trainer.history import SILENT_SECONDS, STATE_FILE, Run
-from trainer.hooks.base import Update
 from trainer.record import Record, claim
 from zorse_common.storage import Storage
 

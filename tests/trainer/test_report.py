@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.browser.runs import line, made_run, png
+from tests.browser.runs import line, made_run, png, write_lines
 from trainer.report import evenly, ticks, write_report
 from zorse_common.storage import Storage
 
@@ -56,10 +56,6 @@ class _Page(HTMLParser):
         return [path["d"] or "" for path in self.all("path") if (path.get("class") or "").startswith("curve")]
 
 
-def _metrics(folder: Path, lines: list[dict[str, float]]) -> None:
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
 def test_the_page_shows_the_run(tmp_path: Path) -> None:
     page = _Page(made_run(tmp_path / "toy", state="preempted", reason="asked to stop"))
     titles = [page.words[index] for index, word in enumerate(page.words) if word in ("Samples", "Events", "Config")]
@@ -69,7 +65,7 @@ def test_the_page_shows_the_run(tmp_path: Path) -> None:
         "preempted",
         "asked to stop",
         "1,000 of 1,000",
-        "cannot tell",
+        "undecided",
         "D(fake)",
         "data wait",
         "images/s",
@@ -80,8 +76,8 @@ def test_the_page_shows_the_run(tmp_path: Path) -> None:
     event = page.words.index("training from image 0 on with 2 workers")
     assert page.words[event - 2 : event] == ["2026-01-02 03:04:05", "8"]
     assert page.words[page.words.index("torch") + 1] == "2.13.0"
-    # Two losses, two beliefs, speed and wait; each as logged and as means.
-    assert len(page.curves()) == 12
+    # Two losses, two of realness, speed and two waits; each as logged and as means.
+    assert len(page.curves()) == 14
 
 
 def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
@@ -97,7 +93,7 @@ def test_words_of_the_run_stay_words(tmp_path: Path) -> None:
     folder = made_run(tmp_path / "toy&<b>", state=HOSTILE, reason=HOSTILE, environment={HOSTILE: HOSTILE})
     (folder / "events.jsonl").write_text(json.dumps({"images": 1, "event": HOSTILE}) + "\n")
     (folder / "config.yaml").write_text(json.dumps({"run": {HOSTILE: HOSTILE}}))
-    _metrics(folder, [line(8, 0.1) | {HOSTILE: 1.0, "surrogate \ud800": 2.0}])
+    write_lines(folder, [line(8, 0.1) | {"figures": {HOSTILE: 1.0, "surrogate \ud800": 2.0}}])
     page = _Page(folder)
     assert len(page.all("script")) == 1
     assert all("data-caption" in image for image in page.all("img"))
@@ -112,7 +108,7 @@ def test_an_empty_folder_has_a_page(tmp_path: Path) -> None:
     assert not page.all("section")
 
 
-@pytest.mark.parametrize("missing", ["config.yaml", "run.json", "metrics.jsonl", "events.jsonl", "samples"])
+@pytest.mark.parametrize("missing", ["config.yaml", "run.json", "metrics", "events.jsonl", "samples"])
 def test_a_missing_file_is_left_out(tmp_path: Path, missing: str) -> None:
     folder = made_run(tmp_path / "toy")
     whole = len(_Page(folder).all("section"))
@@ -122,9 +118,12 @@ def test_a_missing_file_is_left_out(tmp_path: Path, missing: str) -> None:
 
 def test_a_figure_that_is_no_number_breaks_the_curve_and_is_marked(tmp_path: Path) -> None:
     folder = made_run(tmp_path / "toy")
-    _metrics(
+    write_lines(
         folder,
-        [{"images": x, "G loss": math.nan if x == 30 else math.inf if x == 50 else x} for x in range(10, 80, 10)],
+        [
+            {"images": x, "figures": {"G loss": math.nan if x == 30 else math.inf if x == 50 else x}}
+            for x in range(10, 80, 10)
+        ],
     )
     faint, bold = _Page(folder).curves()
     assert re.sub(r"[\d.,]+", "", faint) == "MLhMhMLh"
@@ -134,7 +133,13 @@ def test_a_figure_that_is_no_number_breaks_the_curve_and_is_marked(tmp_path: Pat
 @pytest.mark.parametrize("values", [[math.nan], [math.nan, math.inf], [3.0], [0.0, 0.0], [-2.0, -2.0], [1e30, 1e30]])
 def test_any_figures_can_be_drawn(tmp_path: Path, values: list[float]) -> None:
     folder = made_run(tmp_path / "toy")
-    _metrics(folder, [{"images": 8 * (x + 1), "G loss": value, "D(real)": value} for x, value in enumerate(values)])
+    write_lines(
+        folder,
+        [
+            {"images": 8 * (x + 1), "figures": {"G loss": value}, "realness": {"D": [value, 0.5]}}
+            for x, value in enumerate(values)
+        ],
+    )
     page = _Page(folder)
     numbers = [float(number) for path in page.all("path") for number in re.findall(r"[\d.]+", path["d"] or "")]
     assert numbers
@@ -145,8 +150,8 @@ def test_any_figures_can_be_drawn(tmp_path: Path, values: list[float]) -> None:
 def test_a_long_run_has_a_small_page_with_its_spikes(tmp_path: Path) -> None:
     folder = made_run(tmp_path / "toy")
     lines = [line(8 * (number + 1), number / 30_000) for number in range(30_000)]
-    lines[12_345]["G loss"] = 99.0
-    _metrics(folder, lines)
+    lines[12_345]["figures"]["G loss"] = 99.0
+    write_lines(folder, lines)
     page = _Page(folder)
     assert len(page.source) < 500_000
     assert any(f"{48 + 584 * 12_346 / 30_000:.1f}," in curve for curve in page.curves())

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from trainer import registry
 from trainer.config_files import find_config, load_config
 from trainer.errors import ConfigError
 from trainer.tasks.base import Batch, Losses, OptimizerSection, Phase, Task, only_trainable, trained_sets
-from trainer.tasks.build import check_fit
+from trainer.tasks.build import check_fit, data_spec, make_batch
 
 U, V = 0.5, -0.25  # the grey of all images of A and of B
 A, B, DA, DB = 1.5, -0.8, 0.7, 0.9  # the slopes of G_AB, G_BA, D_A, D_B
@@ -40,7 +41,7 @@ class Judge(Slope):
 
 
 class Painter(Slope):
-    """Any code -> an image of one grey."""
+    """Any latent -> an image of one grey."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.slope.expand(len(x), 1, 4, 4)
@@ -134,7 +135,8 @@ GAN_LOSSES: dict[str, tuple[Callable[[float, float], float], Callable[[float], f
 @pytest.mark.parametrize("loss", registry.names("loss"))
 def test_gan_plays_each_loss(loss: str) -> None:
     task = _task("gan", {"G": Painter(W), "D": Judge(K)}, loss={"type": loss})
-    losses = _run(task, Batch(torch.arange(2), {"image": torch.full((2, 1, 4, 4), U)}))
+    draws = {name: torch.from_numpy(array) for name, array in task.prepare(np.arange(2), 0).items()}
+    losses = _run(task, Batch(torch.arange(2), {"image": torch.full((2, 1, 4, 4), U)}, draws=draws))
     discriminator, generator = GAN_LOSSES[loss]
     assert losses["discriminator"].total.item() == pytest.approx(discriminator(K * U, K * W), rel=1e-6)
     assert losses["generator"].total.item() == pytest.approx(generator(K * W), rel=1e-6)
@@ -144,10 +146,11 @@ def test_gan_plays_each_loss(loss: str) -> None:
 def test_a_phase_changes_nothing_of_the_other_player(config: str) -> None:
     run = load_config(find_config(config))
     task: Task = registry.build(run.task, seed=0, global_size=4)
-    shape = (4, 1, 32, 32) if config == "digits" else (4, 3, 32, 32)
-    draw = torch.Generator().manual_seed(0)
-    domains = {domain: torch.rand(shape, generator=draw) * 2 - 1 for domain in task.domains}
-    batch = Batch(torch.arange(4), domains)
+    draw, spec = torch.Generator().manual_seed(0), data_spec(run)
+    images = {
+        domain: torch.rand(4, image.channels, 32, 32, generator=draw) * 2 - 1 for domain, image in spec.domains.items()
+    }
+    batch = make_batch(task, images, np.arange(4), seed=0, device=torch.device("cpu"))
     for phase in task.phases:
         others = [name for name in task.networks if name not in phase.networks]
         before = {
@@ -197,3 +200,38 @@ def test_the_rate_is_held_and_then_falls_in_a_straight_line(progress: float, rat
 def test_every_shipped_config_fits() -> None:
     for name in ("digits", "stripes", "dcgan", "cyclegan-horse2zebra"):
         check_fit(load_config(find_config(name)))
+
+
+def test_gan_draws_a_latent_for_each_phase_that_depends_on_seed_and_number_alone() -> None:
+    task: Task = registry.build(load_config(find_config("digits")).task, seed=5, global_size=4)
+    whole = task.prepare(np.arange(10), 3)
+    assert whole.keys() == {"generator_latent", "discriminator_latent"}
+    assert not np.array_equal(whole["generator_latent"], whole["discriminator_latent"])
+    part, other = task.prepare(np.arange(4, 7), 3), task.prepare(np.arange(10), 4)
+    for name, latents in whole.items():
+        assert latents.dtype == np.float32
+        np.testing.assert_array_equal(part[name], latents[4:7])
+        assert not np.array_equal(other[name], latents)
+
+
+def test_gan_generates_the_decoded_generator_latents() -> None:
+    task: Task = registry.build(load_config(find_config("digits")).task, seed=0, global_size=4)
+    task.networks.eval()
+    batch = make_batch(task, {}, np.arange(3), seed=7, device=torch.device("cpu"))
+    with torch.no_grad():
+        expected = task.networks["G"](batch.draws["generator_latent"])
+        assert torch.equal(task.generate(task.networks, batch)["image"], expected)
+
+
+def test_cyclegan_generates_both_translations() -> None:
+    generated = _cyclegan().generate(_cyclegan().networks, _pair())
+    assert generated["B"][0, 0, 0, 0].item() == pytest.approx(A * U)
+    assert generated["A"][0, 0, 0, 0].item() == pytest.approx(B * V)
+
+
+def test_cyclegan_logs_the_realness_of_each_discriminator() -> None:
+    realness = _run(_cyclegan(), _pair())["discriminator"].realness
+    assert {name: tuple(map(float, pair)) for name, pair in realness.items()} == {
+        "D_A": (pytest.approx(DA * U), pytest.approx(max(0, DA * B * V))),
+        "D_B": (pytest.approx(max(0, DB * V)), pytest.approx(DB * A * U)),
+    }

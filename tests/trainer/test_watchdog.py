@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.trainer.fitting import Job, events, fit_ranks, metrics, verdict
-from trainer.hooks.base import Verdict
+from tests.trainer.fitting import Job, action, events, fit_ranks, metrics
+from trainer.board import RunAction
 
 BATCH = 4
 
@@ -57,14 +57,14 @@ def _told(run: Path) -> list[str]:
 @pytest.mark.slow
 def test_a_sound_run_is_left_alone(runs: Path) -> None:
     assert _told(runs / "well") == []
-    assert verdict(runs / "well") is Verdict.GO_ON
+    assert action(runs / "well") is RunAction.CONTINUE
 
 
 @pytest.mark.slow
 def test_what_is_not_finite_is_named_once_and_warned_of(runs: Path) -> None:
     (told,) = _told(runs / "warn")
     assert told.endswith(": not a finite number")
-    assert verdict(runs / "warn") is Verdict.GO_ON
+    assert action(runs / "warn") is RunAction.CONTINUE
     assert max(metrics(runs / "warn")) == 40
 
 
@@ -77,15 +77,15 @@ def test_no_checkpoint_holds_what_is_not_finite(runs: Path) -> None:
 
 @pytest.mark.slow
 def test_stop_ends_the_run(runs: Path) -> None:
-    assert verdict(runs / "stop") is Verdict.STOP
+    assert action(runs / "stop") is RunAction.STOP
     assert max(metrics(runs / "stop")) < 40
 
 
 @pytest.mark.slow
 def test_a_discriminator_that_has_won_is_noticed(runs: Path) -> None:
     (told,) = _told(runs / "won")
-    assert told.startswith("D has told real from made images for ")
-    assert verdict(runs / "won") is Verdict.STOP
+    assert told.startswith("D has told real from generated images for ")
+    assert action(runs / "won") is RunAction.STOP
 
 
 @pytest.mark.slow
@@ -95,7 +95,7 @@ def test_samples_that_are_alike_are_noticed_and_need_a_checkpoint_from_before(ru
     assert then == "there is no checkpoint of at most 0 images to go back to"
     starts = [event for event in events(runs / "collapsed") if event.startswith("training")]
     assert starts == ["training from image 0 on with 2 workers on cpu"]
-    assert verdict(runs / "collapsed") is Verdict.STOP
+    assert action(runs / "collapsed") is RunAction.STOP
 
 
 @pytest.mark.slow
@@ -107,4 +107,4 @@ def test_a_rollback_goes_on_from_before_the_trouble_with_another_seed(runs: Path
     ]
     assert len(_told(runs / "roll-back")) == 3
     assert _told(runs / "roll-back")[-1].endswith(", after 2 rollbacks")
-    assert verdict(runs / "roll-back") is Verdict.STOP
+    assert action(runs / "roll-back") is RunAction.STOP

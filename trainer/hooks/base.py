@@ -1,57 +1,42 @@
-"""What a hook sees of a run, and how it reaches the outside."""
+"""The hooks of the training loop: the state of a run that they see, and the order in which they are called."""
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import nn
 
 from trainer.background import BackgroundWriter
+from trainer.board import RunAction
 from trainer.data.base import Dataset
 from trainer.ranks import Ranks
 from trainer.run_config import RunConfig
 from trainer.state import State
-from trainer.tasks.base import Batch, Task
+from trainer.tasks.base import Task
 from zorse_common.storage import Storage
 
 
 class Reporter(Protocol):
-    """The outside, as the loop and the hooks see it; calls return at once."""
+    """The driver of the run, as the workers see it; calls return at once."""
 
-    def progress(self, seen: int, metrics: dict[str, float]) -> None:
-        """`seen` images of the run are done; `metrics` are the newest means."""
+    def progress(self, seen: int, figures: dict[str, float]) -> None:
+        """Report that `seen` images of the run are done, with the newest figures."""
 
     def event(self, message: str) -> None:
-        """Something a person should know."""
+        """Report something that a user should read."""
 
     def stop_requested(self) -> bool:
-        """Whether the run should write a checkpoint and end."""
-
-
-@dataclass(frozen=True)
-class Update:
-    """What the workers last reported: images seen, newest means, and all events so far."""
-
-    seen: int = 0
-    metrics: dict[str, float] | None = None
-    events: tuple[str, ...] = ()
-
-
-class Verdict(IntEnum):
-    """What becomes of the run after a step; of the ranks' wishes the highest counts."""
-
-    GO_ON = 0
-    PREEMPT = 1
-    ROLL_BACK = 2
-    STOP = 3
+        """Return whether the run should write a checkpoint and end."""
 
 
 @dataclass
-class Spent:
+class TimeSpent:
     """Seconds that this rank has spent outside its steps: waiting for images, and in hooks."""
 
     waiting: float = 0.0
@@ -60,17 +45,23 @@ class Spent:
 
 @dataclass
 class Training:
-    """A run in progress.
+    """A run in progress on one rank.
 
-    `generators` hold the weights that leave the run: the EMA ones when there is one. `files` writes to `storage` while
-    training goes on. `metrics` are the newest means and `picture` the newest sample grid (PNG), both empty save after
-    the steps that made them; `batches` are this rank's newest images. `wish` is what this rank wants next, `verdict`
-    what all ranks agreed on after the last step; a rollback trusts the run up to image `sound_until`.
+    Attributes:
+        generators: the networks that leave the run, with the EMA weights if there is an EMA.
+        files: writes to `storage` in the background.
+        figures: what was logged after the last step, by name; empty after steps that log nothing.
+        realness: of the same steps, by discriminator, the mean `real_probability` of real and of generated images.
+        performance: of the same steps, this rank's speed, waits and memory.
+        picture: the sample grid (PNG) drawn after the last step, if one was drawn.
+        requested_action: what this rank asks for; the highest of all ranks is taken.
+        agreed_action: the maximum of the ranks' requests at the last agreement.
+        last_healthy_image: a rollback may use checkpoints of up to this number of images.
     """
 
     config: RunConfig
     task: Task
-    source: Dataset
+    dataset: Dataset
     generators: nn.ModuleDict
     state: State
     storage: Storage
@@ -78,18 +69,44 @@ class Training:
     reporter: Reporter
     ranks: Ranks
     device: torch.device
-    metrics: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
+    realness: dict[str, tuple[float, float]] = field(default_factory=dict)
+    performance: dict[str, float] = field(default_factory=dict)
     picture: bytes | None = None
-    wish: Verdict = Verdict.GO_ON
-    verdict: Verdict = Verdict.GO_ON
-    batches: list[Batch] = field(default_factory=list)
-    spent: Spent = field(default_factory=Spent)
-    sound_until: float = math.inf
+    requested_action: RunAction = RunAction.CONTINUE
+    agreed_action: RunAction = RunAction.CONTINUE
+    last_healthy_image: float = math.inf
+    time_spent: TimeSpent = field(default_factory=TimeSpent)
+
+    def log(self, name: str, value: float) -> None:
+        """Add a figure to those of the last step; hooks of the stage `MEASURE` call this method on rank 0."""
+        self.figures[name] = value
 
     def due(self, interval: int | None) -> bool:
-        """Whether the step just done crossed a multiple of `interval` images, or was the last one."""
+        """Return whether the last step crossed a multiple of `interval` images, or was the last one of the run."""
         before = self.seen - self.config.batch.global_size
         return self.finished or (interval is not None and self.seen // interval > before // interval)
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[nn.ModuleDict]:
+        """Yield the generators in evaluation mode, without gradients, and restore their mode afterwards."""
+        was_training = self.generators.training
+        self.generators.eval()
+        try:
+            with torch.no_grad():
+                yield self.generators
+        finally:
+            self.generators.train(was_training)
+
+    @property
+    def all_figures(self) -> dict[str, float]:
+        """The figures, realness and performance of the last step in one mapping, for terminals and plots."""
+        probabilities = {
+            f"{name}({kind})": value
+            for name, pair in self.realness.items()
+            for kind, value in zip(("real", "fake"), pair, strict=True)
+        }
+        return self.figures | probabilities | self.performance
 
     @property
     def is_main(self) -> bool:
@@ -98,12 +115,12 @@ class Training:
 
     @property
     def seen(self) -> int:
-        """How many of the run's images are done."""
+        """The number of the run's images that are done."""
         return self.state.seen
 
     @property
     def step(self) -> int:
-        """How many steps are done."""
+        """The number of steps that are done."""
         return self.seen // self.config.batch.global_size
 
     @property
@@ -112,14 +129,29 @@ class Training:
         return self.seen >= self.config.run.total_images
 
 
+class Stage(IntEnum):
+    """When a hook is called after a step. Hooks of one stage do not depend on each other."""
+
+    MEASURE = 0
+    """Adds figures or pictures to the step."""
+    RECORD = 1
+    """Writes the step's figures and pictures."""
+    SAVE = 2
+    """Saves weights."""
+    JUDGE = 3
+    """Requests what happens next."""
+
+
 class Hook(Protocol):
-    """One side concern of the loop. Hooks run on every rank and must not touch the training's maths."""
+    """One side concern of the loop. Hooks run on every rank and must not change what a step computes."""
+
+    stage: ClassVar[Stage]
 
     def start(self, training: Training) -> None:
-        """Before the first step: of the run, after a resume or after a rollback."""
+        """Prepare: called before the first step of the run, after a resume and after a rollback."""
 
     def after_step(self, training: Training) -> None:
-        """After each step; `training.seen` counts its images."""
+        """Act after each step; `training.seen` counts its images."""
 
     def finish(self, training: Training) -> None:
-        """After the last step: of the run, before it is preempted or before a rollback."""
+        """Finish: called after the last step of the run, before it is preempted or before a rollback."""

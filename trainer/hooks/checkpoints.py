@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import operator
 from concurrent.futures import Future
+from typing import ClassVar
 
+from trainer.board import RunAction
 from trainer.checkpoint import Checkpoint, Checkpoints
 from trainer.errors import CheckpointError
-from trainer.hooks.base import Training, Verdict
+from trainer.finite import first_not_finite
+from trainer.hooks.base import Stage, Training
 
 
 class CheckpointWriter:
     """Copies the state to the CPU between two steps; a thread writes it while training goes on."""
+
+    stage: ClassVar[Stage] = Stage.SAVE
 
     def start(self, training: Training) -> None:
         """Nothing is written before the first step: the run's config gives the same state."""
@@ -26,7 +31,7 @@ class CheckpointWriter:
         Raises:
             trainer.errors.CheckpointError: an earlier one could not be written.
         """
-        self._figures |= training.metrics
+        self._figures |= training.figures
         if self._writing and self._writing.done():
             self._wait()
         if training.due(training.config.run.checkpoint_interval):
@@ -34,19 +39,21 @@ class CheckpointWriter:
 
     def finish(self, training: Training) -> None:
         """Save where the run is preempted, and wait for the last one to be written. Raises as `after_step`."""
-        if training.verdict is Verdict.PREEMPT and self._saved != training.seen:
+        if training.agreed_action is RunAction.PREEMPT and self._saved != training.seen:
             self._save(training)
         self._wait()
 
     def _save(self, training: Training) -> None:
         self._saved = training.seen
-        tensors = training.state.collect(training.ranks)
+        tensors = training.state.state_dict(training.ranks)
         if not training.is_main:
             return
-        counts = {domain: training.source.count(domain) for domain in training.task.domains}
+        dataset = training.dataset
+        counts = {domain: dataset.count(domain) for domain in dataset.spec.domains}
         self._wait()
-        digest = training.source.digest
-        checkpoint = Checkpoint(training.seen, tensors, training.state.attempt, self._score(training), counts, digest)
+        checkpoint = Checkpoint(
+            training.seen, tensors, training.state.rollback_count, self._score(training), counts, dataset.digest
+        )
         self._writing = training.files.submit(self._publish, training, checkpoint)
 
     def _score(self, training: Training) -> float | None:
@@ -58,7 +65,7 @@ class CheckpointWriter:
         return self._figures.get(best.metric) if best else None
 
     def _publish(self, training: Training, checkpoint: Checkpoint) -> None:
-        broken = next((name for name, tensor in checkpoint.tensors.items() if not tensor.isfinite().all()), None)
+        broken = first_not_finite(checkpoint.tensors.items())
         if broken:
             training.reporter.event(f"no checkpoint at {checkpoint.images_seen} images: {broken} is not finite")
             return

@@ -1,62 +1,63 @@
-"""`metrics.jsonl`: one line of means every `run.log_images` images, and the live figures for the terminal."""
+"""`metrics/`: one line of JSON for each step that logged figures, and the live figures of the terminal."""
 
 from __future__ import annotations
 
 import json
-import resource
-import sys
 import time
+from typing import ClassVar
 
-import torch
-
-from trainer.hooks.base import Training
-
-FILE = "metrics.jsonl"
+from trainer.hooks.base import Stage, Training
+from trainer.metric_lines import PART_LINES, part_name, read_parts
 
 
 class MetricsLog:
-    """Lines are kept and written whole, because object stores cannot append."""
+    """Appends lines to the newest part of the log, and starts a new part every `PART_LINES` lines.
+
+    Object stores cannot append, so each line rewrites its part: the work grows linearly with the number of lines.
+    """
+
+    stage: ClassVar[Stage] = Stage.RECORD
 
     def start(self, training: Training) -> None:
-        """Start the clock; of a resumed run's lines those stay that come before the checkpoint."""
-        self._lines = _lines_until(training) if training.is_main else []
-        seconds = json.loads(self._lines[-1])["seconds"] if self._lines else 0.0
-        self._last = time.monotonic()
-        self._start = self._last - seconds
-        self._last_seen, self._last_waited = training.seen, training.spent.waiting
+        """Start the clock; of a resumed run's lines keep those up to the checkpoint."""
+        seconds = 0.0
+        self._part, self._lines = part_name(training.seen), list[str]()
+        if training.is_main:
+            seconds = self._cut(training)
+        self._start = time.monotonic() - seconds
 
     def after_step(self, training: Training) -> None:
-        """Report progress when the loop has new means, to which this rank's speed and memory are added."""
-        if not training.metrics or not training.is_main:
+        """Write the step's figures, if it has any, and report them to the driver."""
+        figures = training.all_figures
+        if not figures or not training.is_main:
             return
-        now = time.monotonic()
-        elapsed = max(now - self._last, 1e-9)
-        speed = {
-            "images/s": (training.seen - self._last_seen) / elapsed,
-            "data wait": (training.spent.waiting - self._last_waited) / elapsed,
-            "memory GiB": peak_memory(training.device) / 2**30,
+        if not self._lines or len(self._lines) == PART_LINES:
+            self._part, self._lines = part_name(training.seen), []
+        line = {
+            "images": training.seen,
+            "seconds": round(time.monotonic() - self._start, 3),
+            "figures": training.figures,
+            "realness": training.realness,
+            "performance": training.performance,
         }
-        self._last, self._last_seen, self._last_waited = now, training.seen, training.spent.waiting
-        training.metrics |= speed
-        line = {"images": training.seen, "seconds": round(now - self._start, 3), **training.metrics}
-        self._lines.append(json.dumps(line) + "\n")
-        training.files.write(FILE, "".join(self._lines).encode())
-        training.reporter.progress(training.seen, training.metrics)
+        self._lines.append(json.dumps({name: value for name, value in line.items() if value != {}}) + "\n")
+        training.files.write(self._part, "".join(self._lines).encode())
+        training.reporter.progress(training.seen, figures)
 
     def finish(self, training: Training) -> None:
-        """The last line is written."""
+        """Do nothing: every line was written at its step."""
 
-
-def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process has held: of the GPU's memory where it has one, else of the machine's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    # Linux counts in KiB, macOS in bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _lines_until(training: Training) -> list[str]:
-    if not training.storage.exists(FILE):
-        return []
-    lines = training.storage.read(FILE).decode().splitlines(keepends=True)
-    return [line for line in lines if json.loads(line)["images"] <= training.seen]
+    def _cut(self, training: Training) -> float:
+        """Remove the lines after `training.seen`, and return the seconds of training up to the last line that stays."""
+        training.files.finish()
+        seconds = 0.0
+        for name, lines in read_parts(training.storage):
+            kept = [line for line in lines if json.loads(line)["images"] <= training.seen]
+            if kept:
+                self._part, self._lines = name, kept
+                seconds = json.loads(kept[-1])["seconds"]
+                if len(kept) < len(lines):
+                    training.storage.write(name, "".join(kept).encode())
+            else:
+                training.storage.remove(name)
+        return seconds

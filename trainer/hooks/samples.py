@@ -1,55 +1,110 @@
-"""Sample grids from fixed codes or fixed images, so that progress can be compared."""
+"""Sample grids of fixed latents or fixed images, so that progress can be compared."""
 
 from __future__ import annotations
 
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from trainer.data.tensors import to_tensor
-from trainer.hooks.base import Training
+from trainer.hooks.base import Stage, Training
+from trainer.tasks.base import Batch
+from trainer.tasks.build import make_batch
 from zorse_common.images import encode
 
-GENERATED = 64
+GENERATED, GENERATED_COLUMNS = 64, 8
 TRANSLATED = 8
+SAMPLE_NUMBERS = 2**62
+"""The first example number of the fixed draws: no training step gets there."""
 
 
 class Samples:
     """Writes `samples/<images seen>.png` at the start, every `run.sample_images` images and at the end."""
 
+    stage: ClassVar[Stage] = Stage.MEASURE
+
     def start(self, training: Training) -> None:
-        """Fix the images to translate, and draw the untrained generators'."""
-        self._images: dict[str, Tensor] = {}
-        if training.is_main:
-            for domain in training.task.domains:
-                held_out = training.source.held_out(domain, TRANSLATED)
-                if held_out:
-                    self._images[domain] = to_tensor(held_out).to(training.device)
+        """Fix the batch to show, and draw the grid of the untrained generators."""
+        if not training.is_main:
+            return
+        self._batch = _fixed_batch(training)
         if training.seen == 0:
             self._draw(training)
 
     def after_step(self, training: Training) -> None:
-        """Draw when due."""
-        if training.due(training.config.run.sample_images):
+        """Draw the grid when it is due."""
+        if training.is_main and training.due(training.config.run.sample_images):
             self._draw(training)
 
     def finish(self, training: Training) -> None:
-        """The last grid is drawn."""
+        """Do nothing: the last grid was drawn after the last step."""
 
     def _draw(self, training: Training) -> None:
-        if not training.is_main:
-            return
-        was_training = training.generators.training
-        training.generators.eval()
-        with torch.no_grad():
-            count = TRANSLATED if len(training.task.domains) > 1 else GENERATED
-            images = training.task.samples(training.generators, self._images, count)
-        training.generators.train(was_training)
-        training.picture = grid_png(images, training.task.columns())
+        with training.evaluating() as generators:
+            generated = training.task.generate(generators, self._batch)
+            columns = _columns(training, generators, self._batch, generated)
+        if columns:
+            images, count = torch.stack(_same_shape(columns), dim=1).flatten(0, 1), len(columns)
+        else:
+            images, count = torch.cat(list(generated.values())), GENERATED_COLUMNS
+        training.picture = grid_png(images, count)
         training.files.write(f"samples/{training.seen:010d}.png", training.picture)
 
 
+def _fixed_batch(training: Training) -> Batch:
+    """Return the batch to show: fixed latents, or the first held-out images of each domain."""
+    task, dataset = training.task, training.dataset
+    translates = any(export.source is not None for export in task.exports().values())
+    images = {domain: _images(training, domain) for domain in dataset.spec.domains} if translates else {}
+    count = min(len(tensor) for tensor in images.values()) if images else GENERATED
+    numbers = np.arange(SAMPLE_NUMBERS, SAMPLE_NUMBERS + count)
+    images = {domain: tensor[:count] for domain, tensor in images.items()}
+    seed, classes = training.config.run.seed, dataset.spec.classes
+    return make_batch(task, images, numbers, seed=seed, device=training.device, classes=classes)
+
+
+def _images(training: Training, domain: str) -> Tensor:
+    """Return up to `TRANSLATED` held-out images of `domain`, or training images where none are held out."""
+    held_out = training.dataset.held_out(domain, TRANSLATED)
+    return to_tensor(held_out or [training.dataset.example(number).images[domain] for number in range(TRANSLATED)])
+
+
+def _columns(training: Training, generators: nn.ModuleDict, batch: Batch, generated: dict[str, Tensor]) -> list[Tensor]:
+    """Return the columns of the grid of a task that translates; none for one that decodes latents.
+
+    For each translator: the source images, their translations, and then the translations back into the source's domain
+    if there is a translator back, or else the true images of a paired dataset.
+    """
+    translators = [export for export in training.task.exports().values() if export.source is not None]
+    returned: dict[str, Tensor] = {}
+    if any(export.source in generated for export in translators):
+        images = {domain: generated.get(domain, image) for domain, image in batch.images.items()}
+        returned = training.task.generate(generators, dataclasses.replace(batch, images=images))
+    columns: list[Tensor] = []
+    for export in translators:
+        assert export.source is not None
+        columns += [batch.images[export.source], generated[export.target]]
+        if export.source in returned:
+            columns.append(returned[export.source])
+        elif training.dataset.spec.paired:
+            columns.append(batch.images[export.target])
+    return columns
+
+
+def _same_shape(columns: list[Tensor]) -> list[Tensor]:
+    """Repeat channels and pixels until all images [n, c, h, w] have the most channels and the largest size."""
+    channels, height = (max(column.shape[axis] for column in columns) for axis in (1, 2))
+    return [
+        interpolate(column, scale_factor=height // column.shape[2]).expand(-1, channels, -1, -1) for column in columns
+    ]
+
+
 def grid_png(images: Tensor, columns: int) -> bytes:
-    """A PNG of float images [n, c, h, w] in -1..1, `columns` to a row, on a white ground with a gap of 2 pixels."""
+    """Return a PNG of float images [n, c, h, w] in -1..1, `columns` to a row, on white with a gap of 2 pixels."""
     n, channels, height, width = images.shape
     rows = -(-n // columns)
     canvas = torch.full((channels, rows * (height + 2) - 2, columns * (width + 2) - 2), 255, dtype=torch.uint8)

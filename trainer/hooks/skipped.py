@@ -1,23 +1,27 @@
-"""Names the images that could not be read and were left out."""
+"""Events that name the images that could not be read."""
 
 from __future__ import annotations
 
-from trainer.hooks.base import Training
+from typing import ClassVar
+
+from trainer.hooks.base import Stage, Training
 
 
 class Skipped:
-    """One event for each, once for each rank that met it."""
+    """Reports each unreadable image once, on each rank that tried to read it."""
+
+    stage: ClassVar[Stage] = Stage.RECORD
 
     def start(self, training: Training) -> None:
-        """Nothing was met yet."""
-        self._told = 0
+        """Start with the first line of `dataset.skipped`."""
+        self._reported = 0
 
     def after_step(self, training: Training) -> None:
-        """Tell what is new."""
-        lines = training.source.skipped
-        for line in lines[self._told :]:
+        """Report the new lines."""
+        lines = training.dataset.skipped
+        for line in lines[self._reported :]:
             training.reporter.event(line)
-        self._told = len(lines)
+        self._reported = len(lines)
 
     def finish(self, training: Training) -> None:
-        """All is told."""
+        """Do nothing: all lines were reported after the last step."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from typing import ClassVar
 
-from trainer.hooks.base import Training
+from trainer.hooks.base import Stage, Training
 from trainer.snapshot import Network, Snapshot, write_snapshot
 
 
 class Snapshots:
-    """Copies the generators to the CPU for a thread to write; the one at 0 images is the untrained reference."""
+    """Copies the generators to the CPU for a thread to write; the snapshot at 0 images is the untrained reference."""
+
+    stage: ClassVar[Stage] = Stage.SAVE
 
     def start(self, training: Training) -> None:
         """Save the untrained generators."""
@@ -34,19 +37,20 @@ class Snapshots:
         if not training.is_main:
             return
         self._wait()
-        config = training.config.model_dump(mode="json")
-        model = config["task"]["generator"]
+        exports = training.task.exports()
         networks = {
-            name: Network(model=model, direction=direction) for name, direction in training.task.generators.items()
+            name: Network(model=export.model.model_dump(mode="json"), direction=export.direction)
+            for name, export in exports.items()
         }
+        spec, first = training.dataset.spec, next(iter(exports.values()))
         snapshot = Snapshot(
             name=training.storage.name,
             task=training.config.task.component_type or "",
             images_seen=training.seen,
             ema=training.config.ema is not None,
-            size=next(iter(training.source.spec.domains.values())).size or 0,
+            size=spec.domains[first.source or first.target].size or 0,
             networks=networks,
-            config=config,
+            config=training.config.model_dump(mode="json"),
             weights={
                 name: {
                     key: tensor.to("cpu", copy=True) for key, tensor in training.generators[name].state_dict().items()

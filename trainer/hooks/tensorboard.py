@@ -1,4 +1,4 @@
-"""TensorBoard's event files: the means as scalars, the sample grids as images."""
+"""TensorBoard's event files: the figures as scalars, the sample grids as images."""
 
 from __future__ import annotations
 
@@ -6,39 +6,47 @@ import io
 import tempfile
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image as Pillow
 from tensorboardX import SummaryWriter
 
-from trainer.hooks.base import Training
+from trainer.hooks.base import Stage, Training
 
 FOLDER = "tensorboard"
 COPY_SECONDS = 30.0
+FILE_BYTES = 2**20
+"""An event file of this size is closed and another one started, so that copies grow linearly with what is written."""
 
 
 class TensorBoard:
-    """Writes to a folder of this machine; the file is copied to the run's storage now and then, and at the end."""
+    """Writes to a folder of this machine, whose newest file is copied to the run's storage now and then."""
+
+    stage: ClassVar[Stage] = Stage.RECORD
 
     def start(self, training: Training) -> None:
-        """Open a file; what an earlier one has after the checkpoint is marked as purged."""
+        """Open a file. The entries of an earlier file that come after the checkpoint are marked as purged."""
         if not training.is_main:
             return
         self._folder = tempfile.TemporaryDirectory(prefix="zorse-tensorboard-")
-        self._writer = SummaryWriter(self._folder.name, purge_step=training.seen or None)
-        self._copied = time.monotonic()
+        self._files = 0
+        self._open(purge_step=training.seen or None)
 
     def after_step(self, training: Training) -> None:
-        """Add what is new."""
+        """Add the step's figures and picture."""
         if not training.is_main:
             return
-        for name, value in training.metrics.items():
+        for name, value in training.all_figures.items():
             self._writer.add_scalar(name.replace(" ", "_"), value, training.seen)
         if training.picture is not None:
             picture = Pillow.open(io.BytesIO(training.picture))
             self._writer.add_image("samples", np.asarray(picture.convert("RGB")), training.seen, dataformats="HWC")
         if time.monotonic() - self._copied > COPY_SECONDS:
-            self._copy(training)
+            self._writer.flush()
+            if self._copy(training) > FILE_BYTES:
+                self._writer.close()
+                self._open()
 
     def finish(self, training: Training) -> None:
         """Copy the whole file."""
@@ -48,8 +56,18 @@ class TensorBoard:
         self._copy(training)
         self._folder.cleanup()
 
-    def _copy(self, training: Training) -> None:
-        self._writer.flush()
-        for path in Path(self._folder.name).iterdir():
-            training.files.write(f"{FOLDER}/{path.name}", path.read_bytes())
+    def _open(self, purge_step: int | None = None) -> None:
+        """Start the next event file. TensorBoard reads the files of a folder in the order of their names."""
+        self._files += 1
+        # Two files of one second would have one name.
+        suffix = f".{self._files:06d}"
+        self._writer = SummaryWriter(self._folder.name, purge_step=purge_step, filename_suffix=suffix)
         self._copied = time.monotonic()
+
+    def _copy(self, training: Training) -> int:
+        """Copy the newest file to the run's storage, and return its size in bytes."""
+        newest = max(Path(self._folder.name).iterdir(), key=lambda path: path.name)
+        content = newest.read_bytes()
+        training.files.write(f"{FOLDER}/{newest.name}", content)
+        self._copied = time.monotonic()
+        return len(content)

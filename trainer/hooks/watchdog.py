@@ -1,101 +1,110 @@
-"""Notices a game gone wrong: figures that are not finite, a discriminator that has won, samples that collapsed."""
+"""The watchdog: it detects numbers that are not finite, a discriminator that has won, and collapsed samples."""
 
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.board import RunAction
 from trainer.data.tensors import to_tensor
-from trainer.hooks.base import Training, Verdict
+from trainer.finite import first_not_finite
+from trainer.hooks.base import Stage, Training
+from trainer.tasks.build import make_batch
 
 COMPARED = 16
 """Images of each kind whose distances are compared; the pairs grow with the square."""
-_ACTIONS = {"warn": Verdict.GO_ON, "roll_back": Verdict.ROLL_BACK, "stop": Verdict.STOP}
+_ACTIONS = {"warn": RunAction.CONTINUE, "roll_back": RunAction.ROLL_BACK, "stop": RunAction.STOP}
 
 
 class Watchdog:
-    """Warns, and asks for what `watchdog.action` says; each trouble is told once, when it begins to count."""
+    """Warns, and requests the action of `watchdog.action`; each fault is reported once, when it begins."""
+
+    stage: ClassVar[Stage] = Stage.JUDGE
 
     def start(self, training: Training) -> None:
-        """Nothing is wrong yet."""
+        """Start without a fault."""
         self._won_since: int | None = None
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def after_step(self, training: Training) -> None:
-        """Look at the means whenever the loop took them, and at the samples whenever they are drawn."""
+        """Check the figures after steps that log them, and the generated images after steps that draw samples."""
         if not training.is_main:
             return
-        if training.metrics:
-            self._look_at_figures(training)
-            self._look_at_game(training)
+        if training.due(training.config.run.log_images):
+            self._check_numbers(training)
+            self._check_realness(training)
         interval = training.config.run.sample_images
         if interval and training.due(interval):
-            self._look_at_samples(training, interval)
+            self._check_diversity(training, interval)
 
     def finish(self, training: Training) -> None:
-        """Nothing is left to say."""
+        """Do nothing: every fault was reported at its step."""
 
-    def _look_at_figures(self, training: Training) -> None:
-        broken = [name for name, value in training.metrics.items() if not math.isfinite(value)]
-        # A gradient that is not finite leaves such weights, whatever the losses still say.
-        weights = training.task.networks.named_parameters()
-        broken += [name for name, weight in weights if not bool(weight.isfinite().all())][:1]
+    def _check_numbers(self, training: Training) -> None:
+        broken = [name for name, value in training.all_figures.items() if not math.isfinite(value)]
+        # A gradient that is not finite leaves such weights, whatever the losses say.
+        weight = first_not_finite(training.task.networks.named_parameters())
+        broken += [] if weight is None else [weight]
         before = training.seen - training.config.run.log_images
         self._report(training, "not finite", f"{', '.join(broken)}: not a finite number" if broken else None, before)
 
-    def _look_at_game(self, training: Training) -> None:
-        rules, figures = training.config.watchdog, training.metrics
-        judges = [name.removesuffix("(real)") for name in figures if name.endswith("(real)")]
-        won = [judge for judge in judges if figures[f"{judge}(real)"] - figures[f"{judge}(fake)"] >= rules.won_margin]
+    def _check_realness(self, training: Training) -> None:
+        rules = training.config.watchdog
+        won = [name for name, (real, fake) in training.realness.items() if real - fake >= rules.won_margin]
         if not won:
             self._won_since = None
         elif self._won_since is None:
             self._won_since = training.seen
         since = self._won_since
         late = since is not None and training.seen - since >= rules.won_images
-        text = f"{', '.join(won)} has told real from made images for {training.seen - (since or 0)} images"
+        text = f"{', '.join(won)} has told real from generated images for {training.seen - (since or 0)} images"
         self._report(training, "won", text if late else None, since or 0)
 
-    def _look_at_samples(self, training: Training, interval: int) -> None:
-        count = min(COMPARED, *(training.source.count(domain) for domain in training.task.domains))
-        examples = [training.source.example(number) for number in range(count)]
-        real = {
-            domain: to_tensor([example.images[domain] for example in examples]).to(training.device)
-            for domain in training.task.domains
+    def _check_diversity(self, training: Training, interval: int) -> None:
+        dataset = training.dataset
+        numbers = np.arange(min(COMPARED, *(dataset.count(domain) for domain in dataset.spec.domains)))
+        examples = [dataset.example(int(number)) for number in numbers]
+        real = {domain: to_tensor([each.images[domain] for each in examples]) for domain in dataset.spec.domains}
+        seed, classes = training.config.run.seed, dataset.spec.classes
+        batch = make_batch(training.task, real, numbers, seed=seed, device=training.device, classes=classes)
+        with training.evaluating() as generators:
+            generated = training.task.generate(generators, batch)
+        shares = {
+            domain: _diversity(images) / max(_diversity(batch.images[domain]), 1e-9)
+            for domain, images in generated.items()
         }
-        was_training = training.generators.training
-        training.generators.eval()
-        with torch.no_grad():
-            made = training.task.made(training.generators, real)
-        training.generators.train(was_training)
-        shares = {domain: _diversity(images) / max(_diversity(real[domain]), 1e-9) for domain, images in made.items()}
         poor = [
             f"{domain} {share:.3f}" for domain, share in shares.items() if share < training.config.watchdog.diversity
         ]
         text = f"samples are alike (distance as a share of the data's: {', '.join(poor)})" if poor else None
         self._report(training, "collapsed", text, training.seen - interval)
 
-    def _report(self, training: Training, trouble: str, text: str | None, before: int) -> None:
-        """Tell `text` when `trouble` begins; `before` is the image by which all was still well."""
+    def _report(self, training: Training, fault: str, text: str | None, healthy_until: int) -> None:
+        """Report `text` when `fault` begins, and forget the fault when `text` is None.
+
+        A rollback may use checkpoints of up to `healthy_until` images.
+        """
         if text is None:
-            self._told.discard(trouble)
+            self._reported.discard(fault)
             return
-        if trouble in self._told:
+        if fault in self._reported:
             return
-        self._told.add(trouble)
+        self._reported.add(fault)
         rules = training.config.watchdog
-        wish = _ACTIONS[rules.action]
-        if wish is Verdict.ROLL_BACK and training.state.attempt >= rules.rollbacks:
-            text, wish = f"{text}, after {training.state.attempt} rollbacks", Verdict.STOP
+        action = _ACTIONS[rules.action]
+        if action is RunAction.ROLL_BACK and training.state.rollback_count >= rules.rollbacks:
+            text, action = f"{text}, after {training.state.rollback_count} rollbacks", RunAction.STOP
         training.reporter.event(f"watchdog: {text}")
-        training.wish = max(training.wish, wish)
-        training.sound_until = min(training.sound_until, max(before, 0))
+        training.requested_action = max(training.requested_action, action)
+        training.last_healthy_image = min(training.last_healthy_image, max(healthy_until, 0))
 
 
 def _diversity(images: Tensor) -> float:
-    """The mean distance (L1 a value) between two of the images [n, c, h, w]."""
+    """Return the mean distance (L1 a value) between two of the images [n, c, h, w]."""
     flat = images.float().flatten(1)
     pairs = torch.cdist(flat, flat, p=1).sum() / max(len(flat) * (len(flat) - 1), 1)
     return float(pairs) / flat.shape[1]

@@ -1,4 +1,4 @@
-"""What an adversarial loss gives a task."""
+"""The protocol of adversarial losses."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ from torch import Tensor
 
 
 class AdversarialLoss(Protocol):
-    """Logits may have any shape; every loss is their mean, a scalar."""
+    """The objectives of a discriminator and of a generator, as functions of the discriminator's logits.
+
+    Logits may have any shape. Each loss is a scalar: the mean over the logits.
+    """
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        """What the discriminator minimises, given its logits for real and for made images."""
+        """Return what the discriminator minimises, from its logits of real and of generated images."""
 
     def generator(self, fake: Tensor) -> Tensor:
-        """What the generator minimises, given the discriminator's logits for made images."""
+        """Return what the generator minimises, from the discriminator's logits of generated images."""
 
-    def belief(self, logits: Tensor) -> Tensor:
-        """How real the discriminator thinks images are, in 0..1; 0.5 means that it cannot tell."""
+    def real_probability(self, logits: Tensor) -> Tensor:
+        """Map each logit to 0..1: how probable the discriminator holds it that the image is real; 0.5 is undecided."""
+
+
+def realness(loss: AdversarialLoss, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean `real_probability` of the logits of real and of generated images: two detached scalars."""
+    return loss.real_probability(real.detach()).mean(), loss.real_probability(fake.detach()).mean()

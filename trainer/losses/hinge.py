@@ -26,6 +26,6 @@ class Hinge:
         """0 when every logit is 0."""
         return -fake.mean()
 
-    def belief(self, logits: Tensor) -> Tensor:
+    def real_probability(self, logits: Tensor) -> Tensor:
         """The position between the margins: 0 at −1, 0.5 at 0, 1 at 1."""
         return (logits.clamp(-1, 1) + 1) / 2

@@ -25,6 +25,6 @@ class LeastSquares:
         """0.25 when the discriminator says 0.5 of everything."""
         return (fake - 1).square().mean()
 
-    def belief(self, logits: Tensor) -> Tensor:
+    def real_probability(self, logits: Tensor) -> Tensor:
         """The best discriminator's output is itself p(real) / (p(real) + p(made))."""
         return logits.clamp(0, 1)

@@ -26,6 +26,6 @@ class NonSaturating:
         """log 2 when the discriminator says 0.5 of everything."""
         return softplus(-fake).mean()
 
-    def belief(self, logits: Tensor) -> Tensor:
+    def real_probability(self, logits: Tensor) -> Tensor:
         """The discriminator's probability that an image is real."""
         return logits.sigmoid()

@@ -6,14 +6,17 @@ import contextlib
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, Protocol, TypeGuard
+from typing import Annotated, Any, Literal, Protocol, TypeGuard
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainer.config import Resume, Section
+from trainer.data.base import DataSpec
 from trainer.errors import ConfigError
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -39,11 +42,21 @@ class OptimizerSection(Section):
         return self.lr * max(0.0, (1 - progress) / (1 - self.decay_from))
 
     def build(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """Return the optimiser of `parameters` at its starting rate, with torch's defaults written out."""
+        """Return the optimiser of `parameters` at its starting rate, with torch's defaults written out.
+
+        Adam is torch's fused kernel on CUDA, and the plain loop elsewhere.
+        """
         if self.type == "sgd":
             return torch.optim.SGD(parameters, lr=self.lr, momentum=0, dampening=0, weight_decay=0, nesterov=False)
         return torch.optim.Adam(
-            parameters, lr=self.lr, betas=self.betas, eps=1e-8, weight_decay=0, amsgrad=False, maximize=False
+            parameters,
+            lr=self.lr,
+            betas=self.betas,
+            eps=1e-8,
+            weight_decay=0,
+            amsgrad=False,
+            maximize=False,
+            fused=all(parameter.device.type == "cuda" for parameter in parameters),
         )
 
 
@@ -79,50 +92,81 @@ class Phase:
 
 @dataclass(frozen=True)
 class Losses:
-    """`total` (scalar) is what the phase minimises; `logged` are detached scalars for people."""
+    """What a phase computes.
+
+    Attributes:
+        total: the scalar that the phase minimises.
+        logged: detached scalars by display name, for the log.
+        realness: by discriminator, the mean `real_probability` of real and of generated images: detached scalars.
+    """
 
     total: Tensor
     logged: dict[str, Tensor]
+    realness: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Export:
+    """One network that leaves the run: it is averaged (EMA), snapshotted and exported.
+
+    Attributes:
+        model: the typed Config of the network.
+        target: the domain whose images the network makes.
+        source: the domain whose images the network translates; None for a generator, which decodes latents.
+    """
+
+    model: Section
+    target: str
+    source: str | None = None
+
+    @property
+    def direction(self) -> str | None:
+        """The pair of domains, such as "AtoB"; None for a generator."""
+        return None if self.source is None else f"{self.source}to{self.target}"
 
 
 class Task(Protocol):
-    """A training scheme, constructed as `Class(config, seed=…, global_size=…)` with its networks initialised."""
+    """A training scheme, constructed as `Class(config, seed=…, global_size=…)` with its networks initialised.
+
+    A task knows nothing of time, files, Ray or DeepSpeed.
+    """
 
     networks: nn.ModuleDict
     phases: tuple[Phase, ...]
-    domains: tuple[str, ...]
-    generators: Mapping[str, str | None]
-    """What is averaged (EMA), snapshotted and exported: name in `networks` → direction such as "AtoB"."""
+
+    def data(self) -> DataSpec:
+        """Return what the task needs of a dataset: domains with sizes and channels, classes, pairs."""
+
+    def prepare(self, numbers: NDArray[np.int64], seed: int) -> dict[str, NDArray[Any]]:
+        """Draw what `losses` and `generate` need beside the images, such as latents: arrays [b, …] by name.
+
+        It is a pure function of the example numbers, int64 [b], and of `seed`. The loader calls it in its threads.
+        """
 
     def optimizer(self, networks: tuple[str, ...]) -> OptimizerSection:
         """Return the optimiser of `networks`, one of the sets that phases train."""
 
     def losses(self, phase: Phase, batch: Batch) -> Losses:
-        """The phase's loss on this worker's images, as a mean over them."""
+        """Compute the phase's losses on this worker's images, as means over them."""
 
-    def samples(self, generators: nn.ModuleDict, images: dict[str, Tensor], count: int) -> Tensor:
-        """A picture of progress from fixed codes or fixed images: float32 [rows x columns, c, h, w] in -1..1.
+    def exports(self) -> dict[str, Export]:
+        """Return what leaves the run, by name in `networks`."""
 
-        `generators` hold the weights to show; `images` are held-out ones, [count, c, h, w] per domain.
+    def generate(self, generators: nn.ModuleDict, batch: Batch) -> dict[str, Tensor]:
+        """Generate images of `batch` by domain: float32 [b, c, h, w] in -1..1.
+
+        `generators` are the networks of `exports`, with the weights to use. The sample grids, the watchdog and
+        evaluations use this method.
         """
 
-    def made(self, generators: nn.ModuleDict, images: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What `generators` make, by the domain it should look like: from fixed codes, or from `images` of the domains.
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors that one step leaves for the next, such as image pools, of this rank's examples."""
 
-        Images are float32 [n, c, h, w] in -1..1, as many as there are in `images`.
-        """
-
-    def columns(self) -> int:
-        """How many images make one row of `samples`."""
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """What the task carries from one step to the next for this rank's images (image pools), as tensors."""
-
-    def load_state(self, state: Mapping[str, torch.Tensor], slots: Collection[int]) -> None:
-        """Take over what the ranks' `state` gave, as far as it belongs to `slots` of the global batch."""
+    def load_state(self, state: Mapping[str, Tensor], slots: Collection[int]) -> None:
+        """Restore what `state` returned on all ranks, as far as it belongs to `slots` of the global batch."""
 
     def reseed(self, seed: int) -> None:
-        """Draw latents and swaps from another seed from now on."""
+        """Draw from another seed from now on, where the task draws outside `prepare`."""
 
 
 def trained_sets(phases: Iterable[Phase]) -> tuple[tuple[str, ...], ...]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from trainer import registry
-from trainer.data.base import DataConfig, Dataset, DataSpec
+from trainer.data.base import DataConfig, Dataset, DataSpec, ImageSpec
 from trainer.errors import ConfigError, DataError
 from trainer.models.base import Translator
 from trainer.run_config import RunConfig
@@ -40,15 +43,41 @@ def data_spec(config: RunConfig) -> DataSpec:
 
 
 def build_task(config: RunConfig) -> Task:
-    """The run's task with networks drawn from the run's seed: the same on every worker.
+    """Return the run's task with networks drawn from the run's seed: the same on every worker.
 
     Raises:
-        ConfigError: a component cannot play the part it was given.
+        ConfigError: a component cannot be used where the config has it.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         task: Task = registry.build(config.task, seed=config.run.seed, global_size=config.batch.global_size)
     return task
+
+
+def make_batch(
+    task: Task,
+    images: dict[str, Tensor],
+    numbers: NDArray[np.int64],
+    *,
+    seed: int,
+    device: torch.device,
+    classes: int | None = None,
+) -> Batch:
+    """Return a batch outside training: `images` (float32 [b, c, h, w] in -1..1 by domain) and the task's draws.
+
+    The draws are those of `Task.prepare` for the example `numbers` [b]. Where examples have `classes`, number n has
+    label n mod classes. All tensors but the numbers are on `device`.
+    """
+    draws = {name: torch.from_numpy(array).to(device) for name, array in task.prepare(numbers, seed).items()}
+    labels = None if classes is None else torch.from_numpy(numbers % classes).to(device)
+    return Batch(torch.from_numpy(numbers), {d: image.to(device) for d, image in images.items()}, labels, draws)
+
+
+def black_batch(task: Task, spec: DataSpec, count: int, device: torch.device) -> Batch:
+    """Return a batch of `count` examples of the shapes of `spec`, whose images are 0 throughout."""
+    shapes = {name: (count, image.channels, image.size or 0, image.size or 0) for name, image in spec.domains.items()}
+    images = {name: torch.zeros(shape, device=device) for name, shape in shapes.items()}
+    return make_batch(task, images, np.arange(count), seed=0, device=device, classes=spec.classes)
 
 
 def check_fit(config: RunConfig) -> None:
@@ -57,46 +86,56 @@ def check_fit(config: RunConfig) -> None:
     Raises:
         ConfigError: the task, its networks and the images do not fit together; the message says where.
     """
-    domains = data_spec(config).domains
-    images = {
-        name: torch.zeros(config.micro_size, image.channels, image.size or 0, image.size or 0, device="meta")
-        for name, image in domains.items()
-    }
-    channels, size = next(iter(images.values())).shape[1:3]
+    spec = data_spec(config)
     with torch.device("meta"):
         task = build_task(config)
     trained_sets(task.phases)
-    if set(domains) != set(task.domains):
-        raise ConfigError(
-            f"task {config.task.component_type} needs the domains {', '.join(task.domains)}, "
-            f"but data {config.data.component_type} has {', '.join(domains)}"
-        )
-    for name, network in task.networks.items():
-        _check_network(name, network, size, channels)
-    batch = Batch(torch.arange(config.micro_size), images)
+    _check_data(config, task.data(), spec)
+    for name, export in task.exports().items():
+        if export.source is not None:
+            _check_size(name, task.networks[name], spec.domains[export.source])
+    batch = black_batch(task, spec, config.micro_size, torch.device("meta"))
     for phase in task.phases:
         try:
             task.losses(phase, batch)
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise ConfigError(
-                f"the {phase.name}'s networks cannot take {size}x{size} images with {channels} channels: {reason}"
-            ) from error
+            shapes = ", ".join(_shape_text(name, image) for name, image in spec.domains.items())
+            raise ConfigError(f"the {phase.name}'s networks cannot take {shapes}: {reason}") from error
 
 
-def _check_network(name: str, network: object, size: int, channels: int) -> None:
-    edge, depth = getattr(network, "size", size), getattr(network, "channels", channels)
-    if (edge, depth) != (size, channels):
+def _check_data(config: RunConfig, needed: DataSpec, spec: DataSpec) -> None:
+    """Compare what the task needs of a dataset with what the run's dataset has."""
+    task, data = f"task {config.task.component_type}", f"data {config.data.component_type}"
+    if needed.domains.keys() != spec.domains.keys():
         raise ConfigError(
-            f"{name} is for {edge}x{edge} images with {depth} channels, but data has "
-            f"{size}x{size} with {channels}: set size: ${{data.size}} and channels: ${{data.channels}}"
+            f"{task} needs the domains {', '.join(needed.domains)}, but {data} has {', '.join(spec.domains)}"
         )
-    if isinstance(network, Translator):
-        if (network.in_channels, network.out_channels) != (channels, channels):
+    for domain, want in needed.domains.items():
+        has = spec.domains[domain]
+        if want.channels != has.channels or want.size not in (None, has.size):
             raise ConfigError(
-                f"{name} translates {network.in_channels} to {network.out_channels} channels, but data has {channels}"
+                f"{task} is for {_shape_text(domain, want)}, but {data} has {_shape_text(domain, has)}: set the "
+                "generator's size: ${data.size} and its channels: ${data.channels}"
             )
-        if size % network.size_multiple or size < network.minimum_size:
-            raise ConfigError(
-                f"data.size = {size}: {name} takes multiples of {network.size_multiple} from {network.minimum_size} up"
-            )
+    if needed.classes is not None and needed.classes != spec.classes:
+        has_classes = f"{spec.classes} classes" if spec.classes else "no classes"
+        raise ConfigError(f"{task} is for {needed.classes} classes, but {data} has {has_classes}")
+    if needed.paired and not spec.paired:
+        raise ConfigError(f"{task} needs pairs of images that belong together, but {data} is unpaired")
+
+
+def _check_size(name: str, network: object, image: ImageSpec) -> None:
+    """Check that a translator accepts the size of its source images."""
+    if not isinstance(network, Translator) or image.size is None:
+        return
+    if image.size % network.size_multiple or image.size < network.minimum_size:
+        raise ConfigError(
+            f"data.size = {image.size}: {name} takes multiples of {network.size_multiple} from "
+            f"{network.minimum_size} up"
+        )
+
+
+def _shape_text(domain: str, image: ImageSpec) -> str:
+    size = "" if image.size is None else f"{image.size}x{image.size} "
+    return f"{size}images with {image.channels} channels ({domain})"

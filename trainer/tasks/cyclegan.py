@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
 from trainer import registry
 from trainer.config import Resume, Section
+from trainer.data.base import DataSpec, ImageSpec
 from trainer.errors import ConfigError
 from trainer.image_pool import ImagePool
-from trainer.losses.base import AdversarialLoss
+from trainer.losses.base import AdversarialLoss, realness
 from trainer.losses.least_squares import LeastSquares
 from trainer.models.base import Translator
 from trainer.registry import LossComponent, ModelComponent, register
-from trainer.tasks.base import Batch, Losses, OptimizerSection, Phase
+from trainer.tasks.base import Batch, Export, Losses, OptimizerSection, Phase
 
+DOMAINS = ("A", "B")
 CYCLEGAN_OPTIMIZER = OptimizerSection(decay_from=0.5)
 
 
@@ -44,32 +47,45 @@ class CycleGan:
         generator_optimizer: OptimizerSection = CYCLEGAN_OPTIMIZER
         discriminator_optimizer: OptimizerSection = CYCLEGAN_OPTIMIZER
 
-    domains = ("A", "B")
     phases = (Phase("generator", ("G_AB", "G_BA")), Phase("discriminator", ("D_A", "D_B")))
-    generators: Mapping[str, str | None] = MappingProxyType({"G_AB": "AtoB", "G_BA": "BtoA"})
 
     def __init__(self, config: Config, *, seed: int, global_size: int) -> None:
         """Build the four networks; their weights come from torch's generator, which the caller seeds.
 
         Raises:
-            trainer.errors.ConfigError: the model given as generator does not translate images.
+            trainer.errors.ConfigError: `task.generator` does not translate images, or not back into its own domain.
         """
-        self.config = config
-        makers = dict.fromkeys(self.generators, config.generator) | dict.fromkeys(("D_A", "D_B"), config.discriminator)
-        self.networks = nn.ModuleDict({name: registry.build(section) for name, section in makers.items()})
-        if not isinstance(self.networks["G_AB"], Translator):
+        self._config = config
+        generators, discriminators = (phase.networks for phase in self.phases)
+        sections = dict.fromkeys(generators, config.generator) | dict.fromkeys(discriminators, config.discriminator)
+        self.networks = nn.ModuleDict({name: registry.build(section) for name, section in sections.items()})
+        translator: nn.Module = self.networks["G_AB"]
+        if not isinstance(translator, Translator):
             raise ConfigError(f"task.generator: {config.generator.component_type} does not translate images to images")
+        if translator.in_channels != translator.out_channels or translator.scale != 1:
+            raise ConfigError(
+                f"task.generator translates {translator.in_channels} to {translator.out_channels} channels at scale "
+                f"{translator.scale}: a cycle needs images of the same shape on both sides"
+            )
+        self._image = ImageSpec(None, translator.in_channels)
         self._loss: AdversarialLoss = registry.build(config.loss)
-        optimizers = (config.generator_optimizer, config.discriminator_optimizer)
-        self._optimizers = {phase.networks: section for phase, section in zip(self.phases, optimizers, strict=True)}
-        self._pools = {domain: ImagePool(config.pool_size, global_size, seed, domain) for domain in self.domains}
+        self._pools = {domain: ImagePool(config.pool_size, global_size, seed, domain) for domain in DOMAINS}
+
+    def data(self) -> DataSpec:
+        """Return two unpaired domains of any size."""
+        return DataSpec(dict.fromkeys(DOMAINS, self._image))
+
+    def prepare(self, numbers: NDArray[np.int64], seed: int) -> dict[str, NDArray[Any]]:
+        """Draw nothing: the losses need images alone."""
+        return {}
 
     def optimizer(self, networks: tuple[str, ...]) -> OptimizerSection:
         """Return the optimiser of the two generators or of the two discriminators."""
-        return self._optimizers[networks]
+        of_generators = networks == self.phases[0].networks
+        return self._config.generator_optimizer if of_generators else self._config.discriminator_optimizer
 
     def losses(self, phase: Phase, batch: Batch) -> Losses:
-        """One player's objective (equation 3, with the identity loss of section 5.2)."""
+        """Compute one side of the objective (equation 3, with the identity loss of section 5.2)."""
         return self._generator_losses(batch) if phase.name == "generator" else self._discriminator_losses(batch)
 
     def _generator_losses(self, batch: Batch) -> Losses:
@@ -81,60 +97,52 @@ class CycleGan:
         adversarial = self._loss.generator(on_a) + self._loss.generator(on_b)
         back_a, back_b = self.networks["G_BA"](fake_b).float(), self.networks["G_AB"](fake_a).float()
         cycle = l1_loss(back_a, real_a) + l1_loss(back_b, real_b)
-        total = adversarial + self.config.cycle_weight * cycle
+        total = adversarial + self._config.cycle_weight * cycle
         logged = {"G loss": adversarial.detach(), "cycle": cycle.detach()}
         if same_a and same_b:
             identity = l1_loss(same_a[0].float(), real_a) + l1_loss(same_b[0].float(), real_b)
-            total = total + self.config.identity_weight * identity
+            total = total + self._config.identity_weight * identity
             logged["identity"] = identity.detach()
         return Losses(total, logged)
 
     def _discriminator_losses(self, batch: Batch) -> Losses:
         total = torch.zeros((), device=batch.images["A"].device)
-        logged: dict[str, Tensor] = {}
-        for domain in self.domains:
+        shares: dict[str, tuple[Tensor, Tensor]] = {}
+        for domain in DOMAINS:
             fake = self._pools[domain].exchange(batch.generated[domain], batch.numbers)
-            on_real = self.networks[f"D_{domain}"](batch.images[domain]).float()
-            on_fake = self.networks[f"D_{domain}"](fake).float()
+            discriminator = self.networks[f"D_{domain}"]
+            on_real, on_fake = discriminator(batch.images[domain]).float(), discriminator(fake).float()
             total = total + self._loss.discriminator(on_real, on_fake)
-            logged[f"D_{domain}(real)"] = self._loss.belief(on_real.detach()).mean()
-            logged[f"D_{domain}(fake)"] = self._loss.belief(on_fake.detach()).mean()
-        return Losses(total, {"D loss": total.detach(), **logged})
+            shares[f"D_{domain}"] = realness(self._loss, on_real, on_fake)
+        return Losses(total, {"D loss": total.detach()}, shares)
 
     def _translate(self, generator: str, source: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-        """The translation of `source` and, for the identity loss, of `target` (already there), in one pass."""
-        if not self.config.identity_weight:
+        """Translate `source` and, for the identity loss, `target` (images of the generator's own domain) together."""
+        if not self._config.identity_weight:
             return (self.networks[generator](source),)
         both: tuple[Tensor, ...] = self.networks[generator](torch.cat([source, target])).chunk(2)
         return both
 
-    def samples(self, generators: nn.ModuleDict, images: dict[str, Tensor], count: int) -> Tensor:
-        """Each row: a, G_AB(a), G_BA(G_AB(a)), and b, G_BA(b), G_AB(G_BA(b))."""
-        count = min(count, len(images["A"]), len(images["B"]))
-        a, b = images["A"][:count], images["B"][:count]
-        to_b, to_a = generators["G_AB"], generators["G_BA"]
-        fake_b, fake_a = to_b(a), to_a(b)
-        return torch.stack([a, fake_b, to_a(fake_b), b, fake_a, to_b(fake_a)], dim=1).flatten(0, 1)
+    def exports(self) -> dict[str, Export]:
+        """Return both translators."""
+        model = self._config.generator
+        return {"G_AB": Export(model, source="A", target="B"), "G_BA": Export(model, source="B", target="A")}
 
-    def made(self, generators: nn.ModuleDict, images: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Both translations."""
-        return {"A": generators["G_BA"](images["B"]), "B": generators["G_AB"](images["A"])}
-
-    def columns(self) -> int:
-        """Six images a row."""
-        return 6
+    def generate(self, generators: nn.ModuleDict, batch: Batch) -> dict[str, Tensor]:
+        """Translate the images of each domain into the other."""
+        return {"A": generators["G_BA"](batch.images["B"]), "B": generators["G_AB"](batch.images["A"])}
 
     def state(self) -> dict[str, Tensor]:
-        """The pools' images."""
+        """Return the images of both pools."""
         return {f"pool_{d}.{key}": image for d, pool in self._pools.items() for key, image in pool.state().items()}
 
     def load_state(self, state: Mapping[str, Tensor], slots: Collection[int]) -> None:
-        """The pools' images of `slots`."""
+        """Restore the images of `slots` of both pools."""
         for domain, pool in self._pools.items():
             prefix = f"pool_{domain}."
             pool.load({name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}, slots)
 
     def reseed(self, seed: int) -> None:
-        """Draw the pools' swaps from another seed."""
+        """Draw the swaps of both pools from another seed."""
         for pool in self._pools.values():
             pool.reseed(seed)

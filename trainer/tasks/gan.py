@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer import registry
 from trainer.config import Resume, Section
+from trainer.data.base import DataSpec, ImageSpec
 from trainer.errors import ConfigError
-from trainer.losses.base import AdversarialLoss
+from trainer.losses.base import AdversarialLoss, realness
 from trainer.losses.non_saturating import NonSaturating
 from trainer.models.base import Generator
 from trainer.registry import LossComponent, ModelComponent, register
-from trainer.tasks.base import Batch, Losses, OptimizerSection, Phase
+from trainer.tasks.base import Batch, Export, Losses, OptimizerSection, Phase
 from zorse_common.random import normal
-
-SAMPLE_COLUMNS = 8
 
 
 @register("task", "gan")
@@ -27,7 +27,7 @@ class Gan:
     """The two-player game on one collection of unlabelled images."""
 
     class Config(Section):
-        """A generator, a discriminator, the loss they play for, and an optimiser each."""
+        """A generator, a discriminator, their adversarial loss, and an optimiser each."""
 
         generator: ModelComponent
         discriminator: ModelComponent
@@ -35,70 +35,66 @@ class Gan:
         generator_optimizer: OptimizerSection = OptimizerSection()
         discriminator_optimizer: OptimizerSection = OptimizerSection()
 
-    domains = ("image",)
     phases = (Phase("discriminator", ("D",)), Phase("generator", ("G",)))
-    generators: Mapping[str, str | None] = MappingProxyType({"G": None})
 
     def __init__(self, config: Config, *, seed: int, global_size: int) -> None:
         """Build both networks; their weights come from torch's generator, which the caller seeds.
 
         Raises:
-            trainer.errors.ConfigError: the model given as generator does not decode latents.
+            trainer.errors.ConfigError: `task.generator` is not an unconditional generator.
         """
         generator: nn.Module = registry.build(config.generator)
-        if not isinstance(generator, Generator):
-            raise ConfigError(f"task.generator: {config.generator.component_type} does not decode latents to images")
-        self._latent_dim = generator.latent_dim
+        if not isinstance(generator, Generator) or generator.classes is not None:
+            raise ConfigError(
+                f"task.generator: {config.generator.component_type} does not decode latents alone to images"
+            )
         self.networks = nn.ModuleDict({"G": generator, "D": registry.build(config.discriminator)})
+        self._config, self._latent_dim = config, generator.latent_dim
+        self._image = ImageSpec(generator.size, generator.channels)
         self._loss: AdversarialLoss = registry.build(config.loss)
-        optimizers = (config.discriminator_optimizer, config.generator_optimizer)
-        self._optimizers = {phase.networks: section for phase, section in zip(self.phases, optimizers, strict=True)}
-        self._seed = self._noise_seed = seed
+
+    def data(self) -> DataSpec:
+        """Return one domain of the images that the generator makes."""
+        return DataSpec({"image": self._image})
+
+    def prepare(self, numbers: NDArray[np.int64], seed: int) -> dict[str, NDArray[Any]]:
+        """Draw a latent for each phase, float32 [b, latent_dim]: the generator trains on latents of its own."""
+        return {
+            f"{phase.name}_latent": normal(seed, f"latent/{phase.name}", numbers.tolist(), self._latent_dim)
+            for phase in self.phases
+        }
 
     def optimizer(self, networks: tuple[str, ...]) -> OptimizerSection:
         """Return the optimiser of the generator or of the discriminator."""
-        return self._optimizers[networks]
+        return self._config.generator_optimizer if networks == ("G",) else self._config.discriminator_optimizer
 
     def losses(self, phase: Phase, batch: Batch) -> Losses:
-        """Each player's own latents, so that the generator answers on codes the discriminator has not seen."""
+        """Compute the adversarial loss of one of the two networks."""
         generator, discriminator = self.networks["G"], self.networks["D"]
-        if phase.name == "discriminator":
-            with torch.no_grad():
-                fake = generator(self._latents("latent/discriminator", batch))
-            on_real, on_fake = discriminator(batch.images["image"]).float(), discriminator(fake).float()
-            loss = self._loss.discriminator(on_real, on_fake)
-            beliefs = {"D(real)": self._loss.belief(on_real), "D(fake)": self._loss.belief(on_fake)}
-            logged = {name: belief.detach().mean() for name, belief in beliefs.items()}
-            return Losses(loss, {"D loss": loss.detach(), **logged})
-        fake = generator(self._latents("latent/generator", batch))
-        loss = self._loss.generator(discriminator(fake).float())
-        return Losses(loss, {"G loss": loss.detach()})
+        latent = batch.draws[f"{phase.name}_latent"]
+        if phase.name == "generator":
+            loss = self._loss.generator(discriminator(generator(latent)).float())
+            return Losses(loss, {"G loss": loss.detach()})
+        with torch.no_grad():
+            fake = generator(latent)
+        on_real, on_fake = discriminator(batch.images["image"]).float(), discriminator(fake).float()
+        loss = self._loss.discriminator(on_real, on_fake)
+        return Losses(loss, {"D loss": loss.detach()}, {"D": realness(self._loss, on_real, on_fake)})
 
-    def samples(self, generators: nn.ModuleDict, images: dict[str, Tensor], count: int) -> Tensor:
-        """Decoded fixed codes."""
-        latents = torch.from_numpy(normal(self._seed, "latent/samples", torch.arange(count).numpy(), self._latent_dim))
-        made: Tensor = generators["G"](latents.to(next(generators.parameters()).device))
-        return made
+    def exports(self) -> dict[str, Export]:
+        """Return the generator."""
+        return {"G": Export(self._config.generator, target="image")}
 
-    def made(self, generators: nn.ModuleDict, images: dict[str, Tensor]) -> dict[str, Tensor]:
-        """As many of `samples` as there are real images."""
-        return {"image": self.samples(generators, images, len(images["image"]))}
-
-    def columns(self) -> int:
-        """Eight images a row."""
-        return SAMPLE_COLUMNS
+    def generate(self, generators: nn.ModuleDict, batch: Batch) -> dict[str, Tensor]:
+        """Decode the batch's latents."""
+        return {"image": generators["G"](batch.draws["generator_latent"])}
 
     def state(self) -> dict[str, Tensor]:
-        """Nothing is carried from step to step."""
+        """Return nothing: a step leaves nothing for the next."""
         return {}
 
     def load_state(self, state: Mapping[str, Tensor], slots: Collection[int]) -> None:
-        """Nothing is carried from step to step."""
+        """Restore nothing: a step leaves nothing for the next."""
 
     def reseed(self, seed: int) -> None:
-        """Draw latents from another seed; those of `samples` stay."""
-        self._noise_seed = seed
-
-    def _latents(self, stream: str, batch: Batch) -> Tensor:
-        latents = torch.from_numpy(normal(self._noise_seed, stream, batch.numbers.numpy(), self._latent_dim))
-        return latents.to(batch.images["image"].device)
+        """Change nothing: all draws are made by `prepare`."""
