@@ -17,6 +17,8 @@ from zorse_common.tables import print_json, print_table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from export.declared import Declared
+
 
 class ProviderName(StrEnum):
     """What every node of a graph must run on."""
@@ -56,69 +58,71 @@ def register(app: typer.Typer) -> None:
     models_cli.register(app)
 
 
+Origin = Annotated[
+    str,
+    typer.Option(
+        "--from",
+        metavar="FORMAT",
+        help="The format of PLACE: snapshot, onnx or an importer; auto decides by the file; others list them.",
+    ),
+]
+ImagesRange = Annotated[
+    tuple[float, float] | None,
+    typer.Option(metavar="BLACK WHITE", help="The values of these in images of more than 8 bits."),
+]
+MaxSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="The largest height and width of a translator.", show_default="512 or twice training's"),
+]
+Buckets = Annotated[
+    list[str] | None, typer.Option(metavar="SHAPE", help="An input shape to prove with fixed axes, as 8x256x256x3.")
+]
+ValueRange = Annotated[
+    tuple[float, float] | None,
+    typer.Option(metavar="LOW HIGH", help="The stored values of black and white.", show_default="the dtype's"),
+]
+InputRange = Annotated[
+    tuple[float, float] | None,
+    typer.Option(metavar="LOW HIGH", help="The input values of an ONNX translator for black and white."),
+]
+OutputRange = Annotated[
+    tuple[float, float] | None,
+    typer.Option(
+        metavar="LOW HIGH",
+        help="The output values of an ONNX model for black and white.",
+        show_default="those of the input",
+    ),
+]
+
+
 def export(
     place: Annotated[str, typer.Argument(help="A run, one of its snapshots, or with --from a foreign file.")],
     to: Annotated[str, typer.Option("--to", metavar="REPOSITORY", help="The folder or URI to publish in.")],
-    origin: Annotated[
-        str,
-        typer.Option(
-            "--from",
-            metavar="FORMAT",
-            help="The format of PLACE: snapshot, onnx or an importer; auto decides by the file; others list them.",
-        ),
-    ] = "auto",
+    origin: Origin = "auto",
     name: Annotated[str | None, typer.Option(help="The artifacts' name instead of the source's.")] = None,
     direction: Annotated[
-        DirectionName | None,
-        typer.Option(help="The direction of a foreign translator, if its file name does not say it."),
+        DirectionName | None, typer.Option(help="The direction that a file's name does not say.")
     ] = None,
     target: Annotated[str, typer.Option(help="The export target; any other word lists them.")] = "onnx",
     images: Annotated[
-        str | None, typer.Option(help="A folder or zip of real images, to prove and calibrate translators with.")
+        str | None, typer.Option(help="Real images to prove and calibrate with: a folder or zip.")
     ] = None,
-    images_range: Annotated[
-        tuple[float, float] | None,
-        typer.Option(metavar="BLACK WHITE", help="The values of these in images of more than 8 bits."),
-    ] = None,
+    images_range: ImagesRange = None,
     opset: Annotated[int | None, typer.Option(min=1, help="The ONNX operator set.", show_default="20")] = None,
-    max_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="The largest height and width of a translator.", show_default="512 or twice training's"
-        ),
-    ] = None,
-    bucket: Annotated[
-        list[str] | None, typer.Option(metavar="SHAPE", help="An input shape to prove with fixed axes, as 8x256x256x3.")
-    ] = None,
+    max_size: MaxSize = None,
+    bucket: Buckets = None,
     pixels: Annotated[PixelName, typer.Option(help="How images are stored.")] = PixelName.UINT8,
-    value_range: Annotated[
-        tuple[float, float] | None,
-        typer.Option(metavar="LOW HIGH", help="The stored values between black and white.", show_default="the dtype's"),
-    ] = None,
+    value_range: ValueRange = None,
     provider: Annotated[ProviderName, typer.Option(help="What every node must run on.")] = ProviderName.CUDA,
-    input_range: Annotated[
-        tuple[float, float] | None,
-        typer.Option(metavar="LOW HIGH", help="The input values of an ONNX translator for black and white."),
-    ] = None,
-    output_range: Annotated[
-        tuple[float, float] | None,
-        typer.Option(
-            metavar="LOW HIGH",
-            help="The output values of an ONNX model for black and white.",
-            show_default="those of the input",
-        ),
-    ] = None,
+    input_range: InputRange = None,
+    output_range: OutputRange = None,
     layout: Annotated[LayoutName, typer.Option(help="The order of an ONNX file's axes.")] = LayoutName.NCHW,
-    mean: Annotated[
-        str, typer.Option(help="What is subtracted from the input, one number or one for each channel: 0.5,0.5,0.5.")
-    ] = "0",
+    mean: Annotated[str, typer.Option(help="Subtracted from the input, for all channels or each: 0.5,0.5,0.5.")] = "0",
     std: Annotated[str, typer.Option(help="What the input is then divided by.")] = "1",
-    size_multiple: Annotated[
-        int, typer.Option(min=1, help="The number of pixels of which its heights and widths are multiples.")
-    ] = 1,
+    size_multiple: Annotated[int, typer.Option(min=1, help="Heights and widths are multiples of this.")] = 1,
     licence: Annotated[str | None, typer.Option(help="A note for the manifest on what may be done with it.")] = None,
     metrics: Annotated[
-        Path | None, typer.Option(help="A JSON file of figures for the manifest, as `zorse evaluate` prints.")
+        Path | None, typer.Option(help="A JSON file that `zorse evaluate` wrote, for the manifest.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -126,16 +130,10 @@ def export(
     # Imported here, since torch takes a second to import and `zorse --help` should not wait for it.
     from rich.console import Console
 
-    from export.declared import Declared
     from export.graph import DEFAULT_OPSET
     from export.pipeline import export as run
     from export.pixels import Pixels
 
-    described = (input_range, output_range, layout, mean, std, size_multiple)
-    declared = None
-    if described != (None, None, LayoutName.NCHW, "0", "1", 1):
-        numbers = (_numbers("--mean", mean), _numbers("--std", std))
-        declared = Declared(input_range, output_range, layout.value, *numbers, size_multiple)
     console = Console(stderr=as_json)
     artifacts = run(
         place,
@@ -144,7 +142,7 @@ def export(
         name=name,
         direction=direction.value if direction else None,
         target=target,
-        declared=declared,
+        declared=_declared(input_range, output_range, layout, mean, std, size_multiple),
         images=images,
         images_range=images_range,
         opset=opset or DEFAULT_OPSET,
@@ -157,6 +155,23 @@ def export(
         report=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
     )
     _print_proofs(artifacts, as_json)
+
+
+def _declared(
+    input_range: tuple[float, float] | None,
+    output_range: tuple[float, float] | None,
+    layout: LayoutName,
+    mean: str,
+    std: str,
+    size_multiple: int,
+) -> Declared | None:
+    """Return what the options say about an ONNX file; None if all have their defaults."""
+    from export.declared import Declared
+
+    if (input_range, output_range, layout, mean, std, size_multiple) == (None, None, LayoutName.NCHW, "0", "1", 1):
+        return None
+    numbers = (_numbers("--mean", mean), _numbers("--std", std))
+    return Declared(input_range, output_range, layout.value, *numbers, size_multiple)
 
 
 def _shape(text: str) -> tuple[int, ...]:

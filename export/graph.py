@@ -75,10 +75,10 @@ def shape_arithmetic(model: onnx.ModelProto) -> list[str]:
     return [node.name for node in nodes(model.graph) if node.op_type in _SHAPE_ARITHMETIC]
 
 
-def save(model: onnx.ModelProto, folder: Path) -> None:
-    """Write `model.onnx` and, for models above `INLINE_BYTES`, `model.onnx.data` into `folder`."""
+def save(model: onnx.ModelProto, folder: Path, inline_bytes: int = INLINE_BYTES) -> None:
+    """Write `model.onnx` into `folder`, and `model.onnx.data` if the weights have more than `inline_bytes`."""
     path = folder / MODEL_FILE
-    if not is_large(model):
+    if not is_large(model, inline_bytes):
         path.write_bytes(model.SerializeToString())
         return
     apart = onnx.ModelProto()
@@ -98,9 +98,9 @@ def check(folder: Path) -> None:
         raise UnsupportedGraphError(f"the graph breaks ONNX's rules ({' '.join(str(error).split())})") from error
 
 
-def is_large(model: onnx.ModelProto) -> bool:
-    """Return whether the weights do not fit into the model's file."""
-    return bool(sum(tensor.ByteSize() for tensor in model.graph.initializer) > INLINE_BYTES)
+def is_large(model: onnx.ModelProto, inline_bytes: int = INLINE_BYTES) -> bool:
+    """Return whether the weights have more than `inline_bytes`, and so do not fit into the model's file."""
+    return bool(sum(tensor.ByteSize() for tensor in model.graph.initializer) > inline_bytes)
 
 
 def graph_digest(model: onnx.ModelProto) -> str:

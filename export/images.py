@@ -74,9 +74,9 @@ def _of_domain(where: ImagePlace, names: Sequence[str], kind: str) -> Sequence[s
     if not where.domain:
         return names
     folders = {domain: (f"test{domain}", domain, f"train{domain}") for domain in sorted({"A", "B", where.domain})}
-    found = split_folders(where.place, names, tuple(folder for group in folders.values() for folder in group))
-    own = next((found[folder] for folder in folders[where.domain] if found[folder]), None)
-    if own is None and any(found.values()):
+    by_folder = split_folders(where.place, names, tuple(folder for group in folders.values() for folder in group))
+    own = next((by_folder[folder] for folder in folders[where.domain] if by_folder[folder]), None)
+    if own is None and any(by_folder.values()):
         raise ImageSetError(
             f"{where.place} has images of another domain and none in {', '.join(folders[where.domain])}: give images "
             f"of domain {where.domain}"

@@ -201,7 +201,7 @@ def _row(manifest: Manifest, names: str) -> tuple[str, ...]:
 def _details(manifest: Manifest, names: str) -> list[tuple[str, str]]:
     interface = manifest.interface
     size, latent = interface.size, interface.latent
-    facts = {
+    lines = {
         "aliases": names,
         "task": manifest.task,
         "kind": manifest.interface.kind,
@@ -220,12 +220,12 @@ def _details(manifest: Manifest, names: str) -> list[tuple[str, str]]:
         "zorse": manifest.zorse_version,
         "created": manifest.created,
     }
-    return [(name, value) for name, value in facts.items() if value]
+    return [(name, value) for name, value in lines.items() if value]
 
 
 def _proof(proof: Proof, buckets: tuple[tuple[int, ...], ...]) -> list[tuple[str, str]]:
     cycle = proof.cycle
-    facts = {
+    lines = {
         "onnxruntime": proof.onnxruntime,
         "against": proof.reference,
         "largest difference": f"{proof.max_grey_diff:g} of {proof.tolerance:g} grey levels allowed",
@@ -237,11 +237,11 @@ def _proof(proof: Proof, buckets: tuple[tuple[int, ...], ...]) -> list[tuple[str
         "there and back": cycle
         and f"{cycle.onnxruntime:.2f} grey levels, {cycle.reference:.2f} with {proof.reference}",
     }
-    return [(name, value) for name, value in facts.items() if value]
+    return [(name, value) for name, value in lines.items() if value]
 
 
 def _provenance(provenance: Provenance) -> list[tuple[str, str]]:
-    facts = {
+    lines = {
         "format": provenance.format,
         "network": provenance.network,
         "images seen": _count(provenance.images_seen),
@@ -250,7 +250,7 @@ def _provenance(provenance: Provenance) -> list[tuple[str, str]]:
         "config digest": provenance.config_digest,
         "revision": provenance.revision,
     }
-    return [(name, value) for name, value in facts.items() if value]
+    return [(name, value) for name, value in lines.items() if value]
 
 
 def _limits(axis: AxisLimits) -> str:

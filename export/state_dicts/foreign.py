@@ -160,6 +160,6 @@ def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return `tensors` without the prefixes of wrappers, in any order and number."""
     for infix in _ANYWHERE:
         tensors = {key.replace(infix, ""): tensor for key, tensor in tensors.items()}
-    while (found := _LEADING.match(next(iter(tensors)))) and all(key.startswith(found[0]) for key in tensors):
-        tensors = {key.removeprefix(found[0]): tensor for key, tensor in tensors.items()}
+    while (match := _LEADING.match(next(iter(tensors)))) and all(key.startswith(match[0]) for key in tensors):
+        tensors = {key.removeprefix(match[0]): tensor for key, tensor in tensors.items()}
     return tensors

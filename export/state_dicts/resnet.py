@@ -45,7 +45,7 @@ def read_resnet(foreign: ForeignStateDict, task: str) -> Snapshot:
     first = tensors.get("model.1.weight")
     if first is None or first.ndim != 4:
         raise ImporterError(_refusal(foreign))
-    blocks = {int(found[1]) for key in tensors if (found := _BLOCK.match(key))}
+    blocks = {int(match[1]) for key in tensors if (match := _BLOCK.match(key))}
     blurs_down = "model.7.filt" in tensors
     first_block = 12 if blurs_down else 10
     end = first_block + len(blocks)
@@ -95,8 +95,8 @@ def _without_filters(foreign: ForeignStateDict, filters: dict[str, Tensor]) -> F
     """`foreign` without the anti-aliasing `filters` [k, k], after checking that they equal ours for every channel."""
     tensors = dict(foreign.tensors)
     for prefix, kernel in filters.items():
-        found = tensors.pop(f"{prefix}.filt", None)
-        if found is None or found.shape[1:] != (1, *kernel.shape) or not torch.allclose(found, kernel, atol=1e-6):
+        taps = tensors.pop(f"{prefix}.filt", None)
+        if taps is None or taps.shape[1:] != (1, *kernel.shape) or not torch.allclose(taps, kernel, atol=1e-6):
             raise ImporterError(
                 f"{foreign.path}: {prefix}.filt is missing or is not the published {len(kernel)} x {len(kernel)} filter"
             )

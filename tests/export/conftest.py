@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from export.pipeline import export
-from tests.export.networks import EDGE, GENERATOR, LARGEST, TRANSLATOR, build, fit, write_pictures
+from tests.export.networks import GENERATOR, LARGEST, SIDE, TRANSLATOR, build, fit, write_pictures
 from trainer.snapshot import Network, Snapshot, write_snapshot
 from zorse_common.storage import Storage
 
@@ -30,7 +30,7 @@ def one_thread() -> Iterator[None]:
 def make_snapshot(tmp_path_factory: pytest.TempPathFactory) -> MakeSnapshot:
     """Writes a snapshot of networks, fitted for `steps`, and returns its place."""
 
-    def make(task: str = "gan", steps: int = 0, size: int = EDGE, **networks: Network) -> str:
+    def make(task: str = "gan", steps: int = 0, size: int = SIDE, **networks: Network) -> str:
         weights = {
             name: fit(build(network.model), steps=steps, seed=seed).state_dict()
             for seed, (name, network) in enumerate(networks.items())

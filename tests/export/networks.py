@@ -26,7 +26,7 @@ from trainer.config import Section as ConfigSection
 from trainer.models.base import Generator, Translator
 
 Section = dict[str, Any]
-EDGE, LARGEST, STEPS, CLASSES = 32, 48, 50, 3
+SIDE, LARGEST, STEPS, CLASSES = 32, 48, 50, 3
 GENERATOR: Section = {"type": "dcgan_generator", "latent_dim": 8, "size": 16, "width": 4}
 TRANSLATOR: Section = {"type": "resnet_generator", "width": 4, "blocks": 0}
 CONDITIONAL: Section = {"type": "tests.export.networks:ConditionalGenerator"}
@@ -100,7 +100,7 @@ def smooth(count: int, height: int, width: int, channels: int = 3, seed: int = 0
     return fine.clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
 
-def write_pictures(folder: Path, count: int = 3, size: tuple[int, int] = (24, EDGE)) -> Path:
+def write_pictures(folder: Path, count: int = 3, size: tuple[int, int] = (24, SIDE)) -> Path:
     """Write smooth pictures into the new `folder`, and return that."""
     folder.mkdir()
     for index, picture in enumerate(smooth(count, *size)):
@@ -133,7 +133,7 @@ def _latents(network: Any, generator: torch.Generator) -> tuple[tuple[Tensor, ..
 
 
 def _images(network: Any) -> tuple[tuple[Tensor, ...], Tensor]:
-    pictures = torch.from_numpy(smooth(16, EDGE, EDGE, max(network.in_channels, network.out_channels))).float()
+    pictures = torch.from_numpy(smooth(16, SIDE, SIDE, max(network.in_channels, network.out_channels))).float()
     images = pictures.permute(0, 3, 1, 2) * 2 - 1
     wanted = F.interpolate(-images[:, : network.out_channels], scale_factor=network.scale, mode="nearest")
     return (images[:, : network.in_channels],), wanted
@@ -157,7 +157,7 @@ EXPORTABLE = _exportable()
 @functools.cache
 def converted(name: str) -> tuple[TraceableModel, Any]:
     """One of `EXPORTABLE`, fitted, in torch and in ONNX; images are at most `LARGEST` pixels a side."""
-    traceable = wrap(fit(build(EXPORTABLE[name])), name, training_size=EDGE, max_size=LARGEST)
+    traceable = wrap(fit(build(EXPORTABLE[name])), name, training_size=SIDE, max_size=LARGEST)
     return traceable, convert(trace(traceable, name), traceable.interface)
 
 

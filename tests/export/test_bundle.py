@@ -12,11 +12,12 @@ import onnxruntime
 import pytest
 
 from export import graph
-from export.bundle import model_name
+from export.bundle import describe, model_name, write_model
 from export.errors import RepositoryError
 from export.interface import TensorSpec
 from export.manifest import GOLDEN_FILE, MODEL_FILE, WEIGHTS_FILE, Manifest, file_entry, golden_key, read_manifest
 from export.pipeline import prove
+from export.proof import compare_with_reference, run_reference
 from export.repository import Repository
 from export.targets import base as targets
 from export.triton import triton_config
@@ -68,10 +69,14 @@ def test_golden_sample_is_what_the_model_makes(tmp_path: Path, pair: list[Path],
     assert all(_replay(folder) > 1 for folder in (*pair, generator))
 
 
-def test_weights_above_the_limit_are_in_a_separate_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_above_the_limit_are_in_a_separate_file(tmp_path: Path) -> None:
     inside = _stage(tmp_path / "inside")
-    monkeypatch.setattr(graph, "INLINE_BYTES", 1000)
-    apart = _stage(tmp_path / "apart")
+    tested, folder = under_test(*converted("dcgan_generator")), tmp_path / "apart"
+    write_model(tested.model, tested, PLAIN, folder)
+    (folder / MODEL_FILE).unlink()
+    graph.save(tested.model, folder, inline_bytes=1000)
+    result = compare_with_reference(tested, folder, PLAIN, run_reference(tested, PLAIN))
+    apart = describe(tested.model, tested, PLAIN, result, (), folder)
     assert set(apart.files) == {MODEL_FILE, WEIGHTS_FILE, GOLDEN_FILE}
     assert apart.files[MODEL_FILE].nbytes < inside.files[MODEL_FILE].nbytes
     assert apart.weights_digest == inside.weights_digest

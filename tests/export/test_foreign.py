@@ -173,8 +173,8 @@ def test_wrap_onnx_converts_ranges_and_layouts(bounds: tuple[float, float], last
     foreign = wrap_onnx(model, dataclasses.replace(declared, size_multiple=2), max_size=64, name="painter")
     assert foreign.interface.inputs[0].shape == foreign.interface.outputs[0].shape == ("batch", "height", "width", 3)
     assert foreign.interface.size == SizeLimits.square(2, 2, 64)
-    for edges in ((8, 8), (16, 10), (30, 64)):
-        _check(model, declared, foreign, _pixels(2, *edges, 3))
+    for sides in ((8, 8), (16, 10), (30, 64)):
+        _check(model, declared, foreign, _pixels(2, *sides, 3))
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])

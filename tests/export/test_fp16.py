@@ -18,7 +18,7 @@ from export.pipeline import prove
 from export.pixels import BYTES, Pixels
 from export.targets import base as targets
 from export.wrapper import wrap
-from tests.export.networks import EDGE, EXPORTABLE, LARGEST, build, fit, under_test
+from tests.export.networks import EXPORTABLE, LARGEST, SIDE, build, fit, under_test
 
 HALF = targets.find("onnx-fp16")
 
@@ -28,7 +28,7 @@ def test_value_beyond_float16_is_refused_though_the_cpu_computes_it(tmp_path: Pa
     with torch.no_grad():
         # A norm follows, so that in float32 the images stay what they are.
         network.get_submodule("layers.4").weight.mul_(3e4)
-    traceable = wrap(network, "loud", training_size=EDGE, max_size=LARGEST)
+    traceable = wrap(network, "loud", training_size=SIDE, max_size=LARGEST)
     model = convert(trace(traceable, "loud"), traceable.interface)
     prove(under_test(traceable, model), targets.find("onnx"), [], (), "cuda", tmp_path / "whole")
     with pytest.raises(RefusedError) as caught:
@@ -42,7 +42,7 @@ def test_value_beyond_float16_is_refused_though_the_cpu_computes_it(tmp_path: Pa
     "pixels", [BYTES, Pixels("uint16", 0, 65535), Pixels("float32", -1, 1)], ids=lambda it: it.dtype
 )
 def test_image_conversion_stays_in_float32(pixels: Pixels) -> None:
-    traceable = wrap(build(EXPORTABLE["resnet_generator"]), "toy", training_size=EDGE, pixels=pixels)
+    traceable = wrap(build(EXPORTABLE["resnet_generator"]), "toy", training_size=SIDE, pixels=pixels)
     model = next(iter(HALF.variants(convert(trace(traceable, "toy"), traceable.interface), []))).model
     casts = [node for node in model.graph.node if node.op_type == "Cast"]
     to_half = [node for node in casts if node.attribute[0].i == TensorProto.FLOAT16]
@@ -54,7 +54,7 @@ def test_sixteen_bit_images_keep_their_steps(tmp_path: Path) -> None:
     traceable = wrap(
         fit(build(EXPORTABLE["resnet_generator"])),
         "toy",
-        training_size=EDGE,
+        training_size=SIDE,
         max_size=LARGEST,
         pixels=Pixels("uint16", 0, 4095),
     )

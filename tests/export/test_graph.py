@@ -99,12 +99,11 @@ def _changed(model: onnx.ModelProto, change: Callable[[onnx.ModelProto], None]) 
     return copy
 
 
-def test_weights_in_a_separate_file_are_proved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_in_a_separate_file_are_proved(tmp_path: Path) -> None:
     traceable, model = converted("resnet_generator")
     before, against = model.SerializeToString(), under_test(traceable, model)
     expected = run_reference(against, PLAIN)
-    monkeypatch.setattr(graph, "INLINE_BYTES", 1000)
-    graph.save(model, tmp_path)
+    graph.save(model, tmp_path, inline_bytes=1000)
     assert model.SerializeToString() == before
     assert (tmp_path / WEIGHTS_FILE).stat().st_size > 1000
     assert (tmp_path / MODEL_FILE).stat().st_size < len(before)

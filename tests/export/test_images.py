@@ -62,11 +62,11 @@ def test_load_images_reads_no_more_than_it_returns(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("edge", "legal"), [(1, 8), (8, 8), (9, 12), (32, 32), (63, 64), (64, 64), (65, 64), (1000, 64)]
+    ("side", "legal"), [(1, 8), (8, 8), (9, 12), (32, 32), (63, 64), (64, 64), (65, 64), (1000, 64)]
 )
-def test_legal_sizes_are_multiples_within_the_limits(edge: int, legal: int) -> None:
-    assert LIMITS.legal(edge, 9) == (legal, 12)
-    assert LIMITS.legal(9, edge) == (12, legal)
+def test_legal_sizes_are_multiples_within_the_limits(side: int, legal: int) -> None:
+    assert LIMITS.legal(side, 9) == (legal, 12)
+    assert LIMITS.legal(9, side) == (12, legal)
 
 
 def test_limits_that_are_no_multiples_are_kept() -> None:

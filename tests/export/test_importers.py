@@ -84,13 +84,13 @@ def test_cyclegan_resnets_compute_the_same(tmp_path: Path, blocks: int, dropout:
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])
-@pytest.mark.parametrize(("downs", "edge"), [(5, 64), (7, 128), (8, 256)])
-def test_unets_compute_the_same(tmp_path: Path, downs: int, edge: int, norm: str) -> None:
+@pytest.mark.parametrize(("downs", "side"), [(5, 64), (7, 128), (8, 256)])
+def test_unets_compute_the_same(tmp_path: Path, downs: int, side: int, norm: str) -> None:
     state = unet(downs, norm=norm)
     snapshot = _read("pytorch-cyclegan", _write(tmp_path / "facades" / "latest_net_G.pth", state))
     assert snapshot.networks["G"].model["depth"] == downs
     assert snapshot.size == 2**downs
-    _same(snapshot, run_unet, state, norm, torch.randn(2, 3, edge, edge))
+    _same(snapshot, run_unet, state, norm, torch.randn(2, 3, side, side))
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch"])

@@ -17,7 +17,7 @@ from export.wrapper import wrap
 from serving.selftest import verify_artifact
 from serving.service import LocalModel
 from tests.export.conftest import MakeSnapshot
-from tests.export.networks import CLASSES, CONDITIONAL, EDGE, SCALER, ConditionalGenerator, build
+from tests.export.networks import CLASSES, CONDITIONAL, SCALER, SIDE, ConditionalGenerator, build
 from trainer.snapshot import Network, read_snapshot
 
 NAMES = ["ant", "bee", "cat"]
@@ -109,9 +109,9 @@ def test_super_resolution_network_is_proved_and_run(
     assert manifest.interface.outputs[0].shape == ("batch", f"height_x{scale}", f"width_x{scale}", 3)
     assert manifest.proof.cycle is None
     assert verify_artifact(artifact, "cpu").max_grey_diff == 0
-    source = np.random.default_rng(0).integers(0, 256, (20, EDGE, 3), dtype=np.uint8)
+    source = np.random.default_rng(0).integers(0, 256, (20, SIDE, 3), dtype=np.uint8)
     image = LocalModel.load(artifact, "cpu", threads=1).translate(source)
-    assert image.shape == (20 * scale, EDGE * scale, 3)
+    assert image.shape == (20 * scale, SIDE * scale, 3)
     values = torch.from_numpy(source[None].transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1)
     expected = _network_images(place, "G", values)[0]
     assert np.abs(image - expected).max() <= (1 if target == "onnx" else 2)

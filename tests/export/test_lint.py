@@ -14,7 +14,7 @@ from export.errors import RefusedError, UnsupportedGraphError
 from export.lint import trace
 from export.wrapper import wrap
 from tests.export.faults import FaultyGenerator, FaultyTranslator
-from tests.export.networks import EDGE, LARGEST
+from tests.export.networks import LARGEST, SIDE
 
 
 def _reasons(network: nn.Module) -> list[str]:
@@ -111,7 +111,7 @@ def test_trace_refuses_a_layer_in_half_precision() -> None:
 
 def test_convert_refuses_a_network_that_computes_with_shapes() -> None:
     traceable = wrap(
-        FaultyTranslator(FaultyTranslator.Config(fault="sizes of tensors")), "toy", training_size=EDGE, max_size=LARGEST
+        FaultyTranslator(FaultyTranslator.Config(fault="sizes of tensors")), "toy", training_size=SIDE, max_size=LARGEST
     )
     with pytest.raises(
         UnsupportedGraphError, match=r"computes with shapes \(network/Shape.*: use interpolate\(scale_f"

@@ -19,7 +19,7 @@ from export.manifest import GOLDEN_FILE, MODEL_FILE, Proof, read_manifest
 from export.pipeline import prove
 from export.proof_inputs import proof_inputs
 from export.targets import base as targets
-from tests.export.networks import EDGE, EXPORTABLE, LARGEST, converted, smooth, under_test
+from tests.export.networks import EXPORTABLE, LARGEST, SIDE, converted, smooth, under_test
 from trainer.snapshot import read_snapshot
 
 PROMISED = {"onnx": (1, 45), "onnx-fp16": (2, 45), "onnx-int8": (48, 36)}
@@ -35,7 +35,7 @@ def _proved(name: str, target_name: str) -> tuple[onnx.ModelProto, Proof, list[N
     pictures = []
     if traceable.interface.size is not None:
         channels = int(traceable.interface.inputs[0].shape[-1])
-        pictures = [np.round(one * 255).astype(np.uint8) for one in smooth(8, EDGE, LARGEST, channels, seed=1)]
+        pictures = [np.round(one * 255).astype(np.uint8) for one in smooth(8, SIDE, LARGEST, channels, seed=1)]
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work) / "staged"
         manifest = prove(against, target, pictures, (), "cuda", folder)
@@ -85,7 +85,7 @@ def test_translators_are_proved_on_other_sizes_than_in_training() -> None:
     traceable, model = converted("resnet_generator")
     sizes = [feeds["source"].shape[1:3] for feeds in proof_inputs(under_test(traceable, model))]
     assert traceable.interface.size is not None
-    assert {(EDGE, EDGE), traceable.interface.size.smallest, traceable.interface.size.largest} <= set(sizes)
+    assert {(SIDE, SIDE), traceable.interface.size.smallest, traceable.interface.size.largest} <= set(sizes)
     assert any(height < width for height, width in sizes)
     assert any(height > width for height, width in sizes)
 

@@ -30,7 +30,7 @@ from export.proof_inputs import proof_inputs
 from export.targets import base as targets
 from export.wrapper import TraceableModel, wrap
 from tests.export.faults import FaultyGenerator
-from tests.export.networks import EDGE, LARGEST, build, converted, under_test
+from tests.export.networks import LARGEST, SIDE, build, converted, under_test
 
 PLAIN = targets.find("onnx")
 Change = Callable[[onnx.ModelProto], None]
@@ -152,7 +152,7 @@ def test_proof_names_every_input_that_differs(tmp_path: Path) -> None:
 def test_proof_refuses_other_weights(tmp_path: Path) -> None:
     model = converted("resnet_generator")[1]
     other = wrap(
-        build({"type": "resnet_generator", "width": 4, "blocks": 1}), "toy", training_size=EDGE, max_size=LARGEST
+        build({"type": "resnet_generator", "width": 4, "blocks": 1}), "toy", training_size=SIDE, max_size=LARGEST
     )
     assert _named_layer(_refusal(under_test(other, model), model, tmp_path)) == "layers.1"
 
@@ -234,11 +234,11 @@ def test_proof_refuses_a_size_that_torch_does_not_take(tmp_path: Path) -> None:
 def test_proof_refuses_a_size_that_only_the_graph_does_not_take(tmp_path: Path) -> None:
     model = _copy(converted("resnet_generator")[1])
     for port in (model.graph.input[0], model.graph.output[0]):
-        port.type.tensor_type.shape.dim[1].dim_value = EDGE
+        port.type.tensor_type.shape.dim[1].dim_value = SIDE
     traceable = converted("resnet_generator")[0]
     against = under_test(traceable, model)
     fixed = {
-        side: (dataclasses.replace(getattr(against.interface, side)[0], shape=("batch", EDGE, "width", 3)),)
+        side: (dataclasses.replace(getattr(against.interface, side)[0], shape=("batch", SIDE, "width", 3)),)
         for side in ("inputs", "outputs")
     }
     against = dataclasses.replace(against, interface=dataclasses.replace(against.interface, **fixed))
