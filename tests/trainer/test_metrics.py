@@ -13,13 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from trainer import registry
+from trainer.config import Section
 from trainer.data.digits import Digits
 from trainer.errors import DataError
 from trainer.evaluate import evaluate
 from trainer.metrics.base import Metric, evaluate_generator
 from trainer.metrics.moments import Moments, frechet_distance
 from trainer.metrics.paired_l1 import AffineFit, apply_maps
-from trainer.registry import MetricComponent
+from trainer.registry import MetricComponent, register
 from zorse_common.files import write_image
 
 Floats = NDArray[np.float64]
@@ -248,6 +249,43 @@ def test_evaluate_refuses_no_images_and_images_of_different_sizes(tmp_path: Path
         evaluate(str(tmp_path), config)
 
 
+@register("metric")
+class Batches:
+    """A metric of another package: its figures are those of the batches that it gets."""
+
+    class Config(Section):
+        """No keys."""
+
+    def __init__(self, config: Config, *, seed: int) -> None:
+        self._batches: list[list[int]] = []
+
+    def update(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64] | None = None,
+        numbers: NDArray[np.int64] | None = None,
+    ) -> None:
+        self._batches.append(images[:, 0, 0, 0].tolist())
+
+    def state(self) -> list[list[int]]:
+        return self._batches
+
+    def merge(self, state: list[list[int]]) -> None:
+        self._batches += state
+
+    def compute(self) -> dict[str, float]:
+        levels = [level for batch in self._batches for level in batch]
+        in_order = levels == [number % 256 for number in range(len(levels))]
+        return {"in_order": in_order, "batches": len(self._batches), "largest": max(map(len, self._batches))}
+
+
+def test_evaluate_streams_batches_in_the_order_of_names_to_a_metric_of_any_package(tmp_path: Path) -> None:
+    for number in range(600):
+        write_image(tmp_path / f"{number:03d}.png", np.full((1, 1, 1), number % 256, dtype=np.uint8))
+    metric = registry.resolve("metric", {"type": f"{__name__}:Batches"})
+    assert evaluate(str(tmp_path), metric) == {"in_order": True, "batches": 3, "largest": 256}
+
+
 class _Recorder:
     """A metric whose state is the list of what the updates brought."""
 
@@ -275,7 +313,7 @@ class _Recorder:
 
 
 class _Worker:
-    """Worker `rank` of two: what it gathers comes after the values of `before`."""
+    """Worker `rank` of two. It keeps what it sends; rank 0 gathers its own value and `others`."""
 
     count = 2
 
