@@ -1,6 +1,9 @@
-"""From a trained network to a proved artifact. Whoever uses onnxruntime here or in serving comes by this file first."""
+"""Turns trained networks into proved artifacts.
+
+This file is imported before every module that uses onnxruntime, here and in serving.
+"""
 
 import os
 
-# onnxruntime would write an identifier and events to the home folder and send them to its maker.
+# Without this, onnxruntime writes an identifier and events to the home folder and sends them to its maker.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
