@@ -138,7 +138,8 @@ def test_a_run_leaves_its_config_metrics_samples_and_snapshots(folder: Path) -> 
     run = folder / "runs" / "digits"
     lines = [json.loads(line) for line in next((run / "metrics").iterdir()).read_text().splitlines()]
     assert [line["images"] for line in lines] == [4, 8]
-    assert {"D(real)", "D(fake)", "G loss", "D loss", "images/s"} <= lines[-1].keys()
+    assert lines[-1]["figures"].keys() == {"D loss", "G loss"}
+    assert lines[-1]["realness"].keys() == {"D"}
     names = ["0000000000", "0000000004", "0000000008"]
     assert sorted(path.name for path in (run / "snapshots").iterdir()) == names
     with Image.open(run / "samples" / "0000000008.png") as grid:
