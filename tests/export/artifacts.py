@@ -17,12 +17,12 @@ import sys
 
 from export.repository import Repository
 
-def told(name: str, nbytes: int) -> None:
+def report(name: str, nbytes: int) -> None:
     if name == sys.argv[3]:
         print("in the middle", flush=True)
         sys.stdin.read()
 
-Repository(sys.argv[1]).copy("digits", 1, Repository(sys.argv[2]), progress=told)
+Repository(sys.argv[1]).copy("digits", 1, Repository(sys.argv[2]), progress=report)
 """
 """A program that copies `digits` 1 from one place to another, and in the middle of a file says so and waits."""
 

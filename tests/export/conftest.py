@@ -75,7 +75,7 @@ def generator(gan: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pair(cyclegan: str, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The artifacts of a CycleGAN, with all that can be said of them."""
+    """The artifacts of a CycleGAN, with every optional field of the manifest."""
     artifacts = export(
         cyclegan,
         str(tmp_path_factory.mktemp("repository")),

@@ -1,4 +1,4 @@
-"""Networks with one fault each, of the kinds that reach people who export, and one without."""
+"""Networks with one fault each, as users export them, and one without a fault."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class FaultyGenerator(nn.Module):
 def register_faulty() -> str:
     """Make `FaultyTranslator` an architecture, and return its name.
 
-    Without a fault it is a sound one, so that whoever lists the architectures afterwards finds no broken one.
+    Its default has no fault, so that tests over all registered architectures pass.
     """
     name = "faulty_translator"
     register("model", name)(FaultyTranslator)

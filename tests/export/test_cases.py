@@ -1,4 +1,4 @@
-"""Foreign models as people have them: scaled images, written-out norms, wrong ranges, wrapped keys, odd names."""
+"""Foreign models from practice: scaled images, written-out norms, wrong ranges, wrapped keys, odd names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX graphs: what is said of them, what they are known by, and their weights in a file of their own."""
+"""ONNX graphs: their faults, their digests, and weights in a separate file."""
 
 from __future__ import annotations
 

@@ -226,9 +226,9 @@ def test_images_of_another_domain_are_reported_or_refused(folder: Path) -> None:
     for name in ("testA/1.png", "trainB/2.png"):
         (folder / name).parent.mkdir()
         Image.new("RGB", (16, 16), 9).save(folder / name)
-    told: list[str] = []
-    assert len(load_images(ImagePlace(str(folder), "A"), RGB, LIMITS, 32, report=told.append)) == 1
-    assert "3 of another domain or split (b.png, deep/a.png, trainB/2.png)" in told[-1]
+    facts: list[str] = []
+    assert len(load_images(ImagePlace(str(folder), "A"), RGB, LIMITS, 32, report=facts.append)) == 1
+    assert "3 of another domain or split (b.png, deep/a.png, trainB/2.png)" in facts[-1]
     (folder / "testA" / "1.png").unlink()
     with pytest.raises(ImageSetError, match="has images of another domain and none in testA, A, trainA: give images"):
         load_images(ImagePlace(str(folder), "A"), RGB, LIMITS, 32)

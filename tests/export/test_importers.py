@@ -261,14 +261,14 @@ def test_file_that_is_no_checkpoint_is_refused(tmp_path: Path, format_: str) -> 
     whole = _write(path, resnet(1)).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     assert "is broken" in _refused(format_, path)
-    for entry, said in (("x/constants.pkl", "TorchScript"), ("holiday.jpg", "is broken")):
+    for entry, message in (("x/constants.pkl", "TorchScript"), ("holiday.jpg", "is broken")):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr(entry, b"x")
-        assert said in _refused(format_, path)
+        assert message in _refused(format_, path)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (torch.zeros(3), "holds a Tensor and no state dict"),
         ([torch.zeros(3)], "holds a list"),
@@ -279,8 +279,8 @@ def test_file_that_is_no_checkpoint_is_refused(tmp_path: Path, format_: str) -> 
         ({"a": torch.eye(2).to_sparse()}, "'a' is no dense tensor"),
     ],
 )
-def test_file_without_a_state_dict_is_refused(tmp_path: Path, content: object, said: str) -> None:
-    assert said in _refused("cut", _write(tmp_path / "x.pth", content))
+def test_file_without_a_state_dict_is_refused(tmp_path: Path, content: object, message: str) -> None:
+    assert message in _refused("cut", _write(tmp_path / "x.pth", content))
 
 
 def test_other_networks_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is said of a network before it is converted."""
+"""The checks of a network before it is converted."""
 
 from __future__ import annotations
 

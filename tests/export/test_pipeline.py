@@ -163,7 +163,7 @@ def test_user_errors_are_raised_before_any_work(gan: str, translator: str, tmp_p
         target="onnx-int8",
     )
     refused(UnsupportedGraphError, r"the maximum is 4: give a larger --max-size", translator, max_size=4)
-    # What was found is said at the start; nothing was converted or proved.
+    # The summary lines come first; nothing was converted or proved.
     assert [line for line in lines if "converting" in line or "proving" in line] == []
     assert not (tmp_path / "r").exists()
 

@@ -1,4 +1,4 @@
-"""A proof fails where the model is not its reference, says by how much, and names the layer where they part."""
+"""A proof fails if the model differs from its reference; it says by how much, and names the first diverging layer."""
 
 from __future__ import annotations
 
@@ -145,8 +145,8 @@ def test_proof_names_the_layer_that_makes_nan(tmp_path: Path) -> None:
 def test_proof_names_every_input_that_differs(tmp_path: Path) -> None:
     traceable, model = converted("dcgan_generator")
     error = _refusal(under_test(traceable, model), _copy(model, _weight("layers.9")), tmp_path)
-    told = [str(one).partition(" onnxruntime")[0] for one in error.exceptions[:-1]]
-    assert told == ["for input (1, 8)", "for input (3, 8)", "for input (16, 8)"]
+    inputs = [str(one).partition(" onnxruntime")[0] for one in error.exceptions[:-1]]
+    assert inputs == ["for input (1, 8)", "for input (3, 8)", "for input (16, 8)"]
 
 
 def test_proof_refuses_other_weights(tmp_path: Path) -> None:

@@ -186,10 +186,10 @@ def test_copy_is_byte_for_byte_equal_under_the_same_number(repository: Repositor
     for _ in range(3):
         add(repository, tmp_path)
     other = Repository(str(tmp_path / "other"))
-    told: list[tuple[str, int]] = []
-    assert repository.copy("digits", 2, other, alias="stable", progress=lambda *step: told.append(step)) == 2
+    progress: list[tuple[str, int]] = []
+    assert repository.copy("digits", 2, other, alias="stable", progress=lambda *step: progress.append(step)) == 2
     assert tree(_folder(other, "digits", "2")) == tree(_folder(repository, "digits", "2"))
-    assert told == [(name, len(content)) for name, content in sorted(FILES.items())]
+    assert progress == [(name, len(content)) for name, content in sorted(FILES.items())]
     assert (other.versions("digits"), other.aliases("digits")) == ([2], {"stable": 2})
     assert _folder(other, "digits", TRITON_FILE).read_text() == TRITON
     assert add(other, tmp_path) == 3
@@ -200,9 +200,9 @@ def test_copy_of_an_equal_version_changes_nothing(repository: Repository, tmp_pa
     other = Repository(str(tmp_path / "other"))
     repository.copy("digits", 1, other)
     before = {path: path.stat().st_mtime_ns for path in Path(other.place).rglob("*")}
-    told: list[str] = []
-    assert repository.copy("digits", 1, other, progress=lambda name, _: told.append(name)) == 1
-    assert told == []
+    copied: list[str] = []
+    assert repository.copy("digits", 1, other, progress=lambda name, _: copied.append(name)) == 1
+    assert copied == []
     assert {path: path.stat().st_mtime_ns for path in Path(other.place).rglob("*")} == before
 
 
@@ -341,9 +341,9 @@ def test_concurrent_deletions_delete_once(repository: Repository, tmp_path: Path
         with ThreadPoolExecutor(4) as pool:
             works = [pool.submit(repository.delete, "digits", version) for _ in range(4)]
         errors = [work.exception() for work in works]
-        told = [error for error in errors if error is not None]
-        assert len(told) == 3
-        assert all(f"has no digits@{version}" in str(error) for error in told)
+        refusals = [error for error in errors if error is not None]
+        assert len(refusals) == 3
+        assert all(f"has no digits@{version}" in str(error) for error in refusals)
 
 
 def test_version_is_withdrawn_if_the_triton_file_fails(repository: Repository, tmp_path: Path) -> None:

@@ -73,9 +73,9 @@ def test_pushed_and_pulled_version_is_byte_for_byte_equal(local: Repository, sto
 
 def test_published_version_is_not_overwritten(local: Repository, store: Repository, tmp_path: Path) -> None:
     local.copy("digits", 1, store)
-    told: list[str] = []
-    local.copy("digits", 1, store, progress=lambda name, _: told.append(name))
-    assert told == []
+    copied: list[str] = []
+    local.copy("digits", 1, store, progress=lambda name, _: copied.append(name))
+    assert copied == []
     before = _objects(store, "digits")
     other = Repository(str(tmp_path / "other"))
     add(other, tmp_path, licence="another")
@@ -144,7 +144,7 @@ def test_killed_push_leaves_only_whole_versions_and_the_next_succeeds(
 def test_leftovers_are_swept_after_a_day_and_nothing_else(local: Repository, store: Repository, tmp_path: Path) -> None:
     local.copy("digits", 2, store)
     foreign = Storage(f"{store.place}/digits")
-    foreign.write("9/model.onnx", b"of somebody who uses the folder without zorse")
+    foreign.write("9/model.onnx", b"written by another program")
     command = [sys.executable, "-c", UPLOAD, local.place, store.place, "model.onnx"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
