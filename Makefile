@@ -37,6 +37,7 @@ bench: install
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.export
 	$(BIN)/python -m benchmarks.loader
+	$(BIN)/python -m benchmarks.host
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -23,6 +23,9 @@ from trainer.tasks.base import Batch
 AHEAD = 3
 """The least number of steps that are decoded ahead."""
 
+FUTURES_PER_THREAD = 2
+"""The examples of a micro-batch are decoded in about this number of parts for each thread."""
+
 Prepare = Callable[[NDArray[np.int64]], dict[str, NDArray[Any]]]
 """Draws what a task needs beside the images: example numbers, int64 [b] -> arrays [b, …] by name.
 
@@ -111,7 +114,13 @@ class Loader:
     def _submit(self, numbers: range, decoders: Executor) -> _Pending:
         array = np.arange(numbers.start, numbers.stop, dtype=np.int64)
         draws = decoders.submit(self._prepare, array)
-        return _Pending(array, [decoders.submit(self._dataset.example, number) for number in numbers], draws)
+        # A future costs tens of microseconds of this thread, which launches the networks: small images share one.
+        size = max(1, len(numbers) // (FUTURES_PER_THREAD * self._threads))
+        chunks = [numbers[start : start + size] for start in range(0, len(numbers), size)]
+        return _Pending(array, [decoders.submit(self._examples, chunk) for chunk in chunks], draws)
+
+    def _examples(self, numbers: range) -> list[Example]:
+        return [self._dataset.example(number) for number in numbers]
 
     def _assemble(self, pending: list[_Pending]) -> list[Batch]:
         """Wait for the examples of one step and return its micro-batches: images still uint8 [b, c, h, w], on the CPU.
@@ -121,7 +130,7 @@ class Loader:
         return [self._batch(part) for part in pending]
 
     def _batch(self, pending: _Pending) -> Batch:
-        examples = [future.result() for future in pending.examples]
+        examples = [example for future in pending.examples for example in future.result()]
         images = {domain: stack([e.images[domain] for e in examples]) for domain in self._dataset.spec.domains}
         labels = None
         if self._dataset.spec.classes is not None:
@@ -145,7 +154,7 @@ class _Pending:
     """One worker's part of a micro-batch while its examples are decoded. `numbers` is int64 [b]."""
 
     numbers: NDArray[np.int64]
-    examples: list[Future[Example]]
+    examples: list[Future[list[Example]]]
     draws: Future[dict[str, NDArray[Any]]]
 
 
