@@ -3,53 +3,17 @@
 from __future__ import annotations
 
 import math
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic_core import from_json
 
 from export import models_cli
-from export.models_cli import AsJson
+from export.models_cli import AsJson, mebibytes, psnr_text
 from zorse_common.tables import print_json, print_table
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from export.declared import Declared
-
-
-class ProviderName(StrEnum):
-    """What every node of a graph must run on."""
-
-    CUDA = "cuda"
-    CPU = "cpu"
-
-
-class PixelName(StrEnum):
-    """The dtype of images."""
-
-    UINT8 = "uint8"
-    UINT16 = "uint16"
-    FLOAT32 = "float32"
-
-
-class DirectionName(StrEnum):
-    """The source and target domain of a translator."""
-
-    A_TO_B = "AtoB"
-    B_TO_A = "BtoA"
-
-
-class LayoutName(StrEnum):
-    """The order of an image's axes."""
-
-    NCHW = "NCHW"
-    NHWC = "NHWC"
-
-
-_RANGES = {PixelName.UINT8: (0.0, 255.0), PixelName.UINT16: (0.0, 65535.0), PixelName.FLOAT32: (-1.0, 1.0)}
+_RANGES = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0), "float32": (-1.0, 1.0)}
 
 
 def register(app: typer.Typer) -> None:
@@ -101,7 +65,7 @@ def export(
     origin: Origin = "auto",
     name: Annotated[str | None, typer.Option(help="The artifacts' name instead of the source's.")] = None,
     direction: Annotated[
-        DirectionName | None, typer.Option(help="The direction that a file's name does not say.")
+        Literal["AtoB", "BtoA"] | None, typer.Option(help="The direction that a file's name does not say.")
     ] = None,
     target: Annotated[str, typer.Option(help="The export target; any other word lists them.")] = "onnx",
     images: Annotated[
@@ -111,12 +75,12 @@ def export(
     opset: Annotated[int | None, typer.Option(min=1, help="The ONNX operator set.", show_default="20")] = None,
     max_size: MaxSize = None,
     bucket: Buckets = None,
-    pixels: Annotated[PixelName, typer.Option(help="How images are stored.")] = PixelName.UINT8,
+    pixels: Annotated[Literal["uint8", "uint16", "float32"], typer.Option(help="How images are stored.")] = "uint8",
     value_range: ValueRange = None,
-    provider: Annotated[ProviderName, typer.Option(help="What every node must run on.")] = ProviderName.CUDA,
+    provider: Annotated[Literal["cuda", "cpu"], typer.Option(help="What every node must run on.")] = "cuda",
     input_range: InputRange = None,
     output_range: OutputRange = None,
-    layout: Annotated[LayoutName, typer.Option(help="The order of an ONNX file's axes.")] = LayoutName.NCHW,
+    layout: Annotated[Literal["NCHW", "NHWC"], typer.Option(help="The order of an ONNX file's axes.")] = "NCHW",
     mean: Annotated[str, typer.Option(help="Subtracted from the input, for all channels or each: 0.5,0.5,0.5.")] = "0",
     std: Annotated[str, typer.Option(help="What the input is then divided by.")] = "1",
     size_multiple: Annotated[int, typer.Option(min=1, help="Heights and widths are multiples of this.")] = 1,
@@ -130,6 +94,7 @@ def export(
     # Imported here, since torch takes a second to import and `zorse --help` should not wait for it.
     from rich.console import Console
 
+    from export.declared import Declared
     from export.graph import DEFAULT_OPSET
     from export.pipeline import export as run
     from export.pixels import Pixels
@@ -140,38 +105,23 @@ def export(
         to,
         origin=origin,
         name=name,
-        direction=direction.value if direction else None,
+        direction=direction,
         target=target,
-        declared=_declared(input_range, output_range, layout, mean, std, size_multiple),
+        declared=Declared(
+            input_range, output_range, layout, _numbers("--mean", mean), _numbers("--std", std), size_multiple
+        ),
         images=images,
         images_range=images_range,
         opset=opset or DEFAULT_OPSET,
         max_size=max_size,
         buckets=[_shape(text) for text in bucket or []],
-        pixels=Pixels(pixels.value, *(value_range or _RANGES[pixels])),
-        provider=provider.value,
+        pixels=Pixels(pixels, *(value_range or _RANGES[pixels])),
+        provider=provider,
         licence=licence,
         metrics=_figures(metrics) if metrics else None,
         report=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
     )
     _print_proofs(artifacts, as_json)
-
-
-def _declared(
-    input_range: tuple[float, float] | None,
-    output_range: tuple[float, float] | None,
-    layout: LayoutName,
-    mean: str,
-    std: str,
-    size_multiple: int,
-) -> Declared | None:
-    """Return what the options say about an ONNX file; None if all have their defaults."""
-    from export.declared import Declared
-
-    if (input_range, output_range, layout, mean, std, size_multiple) == (None, None, LayoutName.NCHW, "0", "1", 1):
-        return None
-    numbers = (_numbers("--mean", mean), _numbers("--std", std))
-    return Declared(input_range, output_range, layout.value, *numbers, size_multiple)
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -190,7 +140,7 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
         ) from error
 
 
-def _figures(path: Path) -> Mapping[str, float]:
+def _figures(path: Path) -> dict[str, float]:
     try:
         data = from_json(path.read_text(encoding="utf-8"))
         figures = {str(name): float(value) for name, value in data.items() if type(value) in (int, float)}
@@ -205,37 +155,18 @@ def _print_proofs(artifacts: list[str], as_json: bool) -> None:
     from export.repository import Repository
 
     proofs: list[dict[str, Any]] = []
+    rows: list[tuple[str, ...]] = []
     for artifact in artifacts:
         repository, model, version = artifact.rsplit("/", 2)
         manifest = Repository(repository).manifest(model, int(version))
-        proofs.append(
-            {
-                "place": artifact,
-                "model": model,
-                "version": int(version),
-                "target": manifest.target,
-                "nodes": manifest.nodes,
-                "bytes": sum(entry.nbytes for entry in manifest.files.values()),
-                "max_grey_diff": manifest.proof.max_grey_diff,
-                "p999_grey_diff": manifest.proof.p999_grey_diff,
-                "psnr": manifest.proof.psnr,
-            }
-        )
+        proof, target, nodes = manifest.proof, manifest.target, manifest.nodes
+        fields = {"place": artifact, "model": model, "version": int(version), "target": target, "nodes": nodes}
+        differences = {"max_grey_diff": proof.max_grey_diff, "p999_grey_diff": proof.p999_grey_diff}
+        proofs.append(fields | {"bytes": manifest.nbytes} | differences | {"psnr": proof.psnr})
+        levels = (f"{difference:g}" for difference in differences.values())
+        rows.append((model, version, target, str(nodes), mebibytes(manifest.nbytes), *levels, psnr_text(proof)))
     if as_json:
         print_json(proofs)
-        return
-    titles = ("model", "version", "target", "nodes", "size", "max grey difference", "99.9 % within", "PSNR")
-    rows = [
-        (
-            proof["model"],
-            str(proof["version"]),
-            proof["target"],
-            str(proof["nodes"]),
-            f"{proof['bytes'] / 2**20:.1f} MiB",
-            f"{proof['max_grey_diff']:g}",
-            f"{proof['p999_grey_diff']:g}",
-            "identical" if proof["psnr"] is None else f"{proof['psnr']:.1f} dB",
-        )
-        for proof in proofs
-    ]
-    print_table(titles, rows)
+    else:
+        titles = ("model", "version", "target", "nodes", "size", "max grey difference", "99.9 % within", "PSNR")
+        print_table(titles, rows)

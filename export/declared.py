@@ -67,3 +67,6 @@ class Declared:
         if self.input_range is None:
             raise ImporterError("an ONNX file does not say what black and white are: give its --input-range")
         return self.input_range
+
+
+UNDECLARED = Declared()

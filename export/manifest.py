@@ -130,6 +130,11 @@ class Manifest:
             if name not in self.files:
                 raise ValueError(f"files has no {name}")
 
+    @property
+    def nbytes(self) -> int:
+        """The size of all files together, without the manifest."""
+        return sum(entry.nbytes for entry in self.files.values())
+
     def to_json(self) -> str:
         """Return the manifest as indented JSON with sorted keys and the `digest` of all its fields."""
         fields = dataclasses.asdict(self)

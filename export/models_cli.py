@@ -24,13 +24,6 @@ Name = Annotated[
 Exact = Annotated[
     str, typer.Argument(metavar="MODEL@VERSION", help="A model, and a version or alias.", show_default=False)
 ]
-Other = Annotated[
-    str, typer.Argument(metavar="REPO", help="The folder or URI of the repository to copy to.", show_default=False)
-]
-CopiedAlias = Annotated[
-    str | None, typer.Option(help="An alias for the copied version, set once it is complete.", show_default=False)
-]
-
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -41,8 +34,8 @@ def register(app: typer.Typer) -> None:
     models.command("show")(show)
     models.command("promote")(promote)
     models.command("delete")(delete)
-    models.command("push")(push)
-    models.command("pull")(pull)
+    models.command("push")(copy)
+    models.command("pull", help="Copy a version, under its number, from another repository.")(copy)
     app.add_typer(models, name="models")
 
 
@@ -84,7 +77,7 @@ def show(repository: Place, model: Name, as_json: AsJson = False) -> None:
     if as_json:
         print_json(json.loads(manifest.to_json()) | {"aliases": names.get(version, "")})
         return
-    print_table(("model", f"{name}@{version}"), _details(manifest, names.get(version, "none")))
+    _print_facts(("model", f"{name}@{version}"), _details(manifest, names.get(version, "none")))
     print_table(
         ("tensor", "way", "dtype", "shape", "values", "meaning"),
         [
@@ -93,9 +86,9 @@ def show(repository: Place, model: Name, as_json: AsJson = False) -> None:
             for tensor in tensors
         ],
     )
-    print_table(("proof", ""), _proof(manifest.proof, manifest.buckets))
-    print_table(("provenance", ""), _provenance(manifest.provenance))
-    files = [(name, _bytes(entry.nbytes), entry.sha256) for name, entry in sorted(manifest.files.items())]
+    _print_facts(("proof", ""), _proof(manifest.proof, manifest.buckets))
+    _print_facts(("provenance", ""), _provenance(manifest.provenance))
+    files = [(name, mebibytes(entry.nbytes), entry.sha256) for name, entry in sorted(manifest.files.items())]
     print_table(("file", "size", "SHA-256"), files)
     print_table(("figure", "value"), [(name, f"{value:.4g}") for name, value in manifest.metrics.items()])
 
@@ -136,25 +129,20 @@ def delete(
     typer.echo(f"deleted {name}@{version} of {repository}")
 
 
-def push(repository: Place, model: Name, to: Other, alias: CopiedAlias = None) -> None:
-    """Copy a version, under its number, to another repository."""
-    _copy(repository, model, to, alias)
-
-
-def pull(
+def copy(
     source: Annotated[
         str,
         typer.Argument(metavar="SOURCE", help="The folder or URI of the repository to copy from.", show_default=False),
     ],
     model: Name,
-    repository: Other,
-    alias: CopiedAlias = None,
+    target: Annotated[
+        str, typer.Argument(metavar="REPO", help="The folder or URI of the repository to copy to.", show_default=False)
+    ],
+    alias: Annotated[
+        str | None, typer.Option(help="An alias for the copied version, set once it is complete.", show_default=False)
+    ] = None,
 ) -> None:
-    """Copy a version, under its number, from another repository."""
-    _copy(source, model, repository, alias)
-
-
-def _copy(source: str, model: str, target: str, alias: str | None) -> None:
+    """Copy a version, under its number, to another repository."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -162,10 +150,10 @@ def _copy(source: str, model: str, target: str, alias: str | None) -> None:
 
     here, there = Repository(source), Repository(target)
     name, version = here.resolve(model)
-    files = here.manifest(name, version).files
+    total = here.manifest(name, version).nbytes
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(f"{name}@{version}", total=sum(entry.nbytes for entry in files.values()))
+        task = bar.add_task(f"{name}@{version}", total=total)
         copied = here.copy(
             name, version, there, alias=alias, progress=lambda file, nbytes: bar.update(task, advance=nbytes)
         )
@@ -191,17 +179,21 @@ def _names(repository: Repository, model: str) -> dict[int, str]:
     return {version: ", ".join(words) for version, words in names.items()}
 
 
+def _print_facts(titles: tuple[str, str], facts: dict[str, object]) -> None:
+    """Print the facts that are known, each by its name."""
+    print_table(titles, [(name, str(value)) for name, value in facts.items() if value])
+
+
 def _row(manifest: Manifest, names: str) -> tuple[str, ...]:
-    size = sum(entry.nbytes for entry in manifest.files.values())
     seen = _count(manifest.provenance.images_seen)
     kind = (manifest.task, manifest.interface.kind, manifest.target)
-    return (manifest.name, str(manifest.version), names, *kind, _bytes(size), seen)
+    return (manifest.name, str(manifest.version), names, *kind, mebibytes(manifest.nbytes), seen)
 
 
-def _details(manifest: Manifest, names: str) -> list[tuple[str, str]]:
+def _details(manifest: Manifest, names: str) -> dict[str, object]:
     interface = manifest.interface
     size, latent = interface.size, interface.latent
-    lines = {
+    return {
         "aliases": names,
         "task": manifest.task,
         "kind": manifest.interface.kind,
@@ -220,28 +212,26 @@ def _details(manifest: Manifest, names: str) -> list[tuple[str, str]]:
         "zorse": manifest.zorse_version,
         "created": manifest.created,
     }
-    return [(name, value) for name, value in lines.items() if value]
 
 
-def _proof(proof: Proof, buckets: tuple[tuple[int, ...], ...]) -> list[tuple[str, str]]:
+def _proof(proof: Proof, buckets: tuple[tuple[int, ...], ...]) -> dict[str, object]:
     cycle = proof.cycle
-    lines = {
+    return {
         "onnxruntime": proof.onnxruntime,
         "against": proof.reference,
         "largest difference": f"{proof.max_grey_diff:g} of {proof.tolerance:g} grey levels allowed",
         "99.9 % within": f"{proof.p999_grey_diff:g} grey levels",
-        "PSNR": "identical" if proof.psnr is None else f"{proof.psnr:.1f} dB",
+        "PSNR": psnr_text(proof),
         "shapes": "  ".join(map(_shape, proof.shapes)),
         "fixed shapes": "  ".join(map(_shape, buckets)),
         "real images": _count(proof.real_images),
         "there and back": cycle
         and f"{cycle.onnxruntime:.2f} grey levels, {cycle.reference:.2f} with {proof.reference}",
     }
-    return [(name, value) for name, value in lines.items() if value]
 
 
-def _provenance(provenance: Provenance) -> list[tuple[str, str]]:
-    lines = {
+def _provenance(provenance: Provenance) -> dict[str, object]:
+    return {
         "format": provenance.format,
         "network": provenance.network,
         "images seen": _count(provenance.images_seen),
@@ -250,7 +240,6 @@ def _provenance(provenance: Provenance) -> list[tuple[str, str]]:
         "config digest": provenance.config_digest,
         "revision": provenance.revision,
     }
-    return [(name, value) for name, value in lines.items() if value]
 
 
 def _limits(axis: AxisLimits) -> str:
@@ -269,5 +258,11 @@ def _count(number: int | None) -> str:
     return "" if number is None else f"{number:,}"
 
 
-def _bytes(number: int) -> str:
+def psnr_text(proof: Proof) -> str:
+    """Return the PSNR of a proof for a table."""
+    return "identical" if proof.psnr is None else f"{proof.psnr:.1f} dB"
+
+
+def mebibytes(number: int) -> str:
+    """Return a number of bytes for a table."""
     return f"{number / 2**20:.1f} MiB"

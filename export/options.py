@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from export.declared import Declared
+from export.declared import UNDECLARED, Declared
 from export.errors import ExportError, ImporterError
 from export.graph import DEFAULT_OPSET, OPSETS
 from export.images import ImagePlace
@@ -50,7 +50,7 @@ class ExportOptions:
     buckets: Sequence[Shape] = ()
     pixels: Pixels = BYTES
     provider: Provider = "cuda"
-    declared: Declared | None = None
+    declared: Declared = UNDECLARED
     licence: str | None = None
     metrics: Mapping[str, float] | None = None
 
@@ -67,7 +67,7 @@ class ExportOptions:
         """
         if self.opset not in OPSETS:
             raise ExportError(f"opset {self.opset} is none of {OPSETS[0]} to {OPSETS[-1]}: give another --opset")
-        if origin != ONNX and self.declared is not None:
+        if origin != ONNX and self.declared != UNDECLARED:
             raise ExportError(f"{place}: only ONNX files need to be described: leave --input-range and the like out")
         if origin == SNAPSHOT and self.direction is not None:
             raise ExportError(f"{place} knows the directions of its networks: leave --direction out")

@@ -16,7 +16,6 @@ from torch.export import ExportedProgram
 
 from export.bundle import model_name
 from export.convert import convert
-from export.declared import Declared
 from export.errors import ImporterError
 from export.foreign import wrap_onnx
 from export.importers import base as importers
@@ -145,7 +144,7 @@ def _from_onnx(path: Path, target: Target, options: ExportOptions, report: Repor
     name = model_name(options.name or path.stem, options.direction)
     file = load_onnx(path)
     maximum = options.max_size or DEFAULT_MAX_SIZE
-    wrapped = wrap_onnx(file.model, options.declared or Declared(), name=name, opset=options.opset, max_size=maximum)
+    wrapped = wrap_onnx(file.model, options.declared, name=name, opset=options.opset, max_size=maximum)
     if wrapped.interface.kind == "generator" and options.direction is not None:
         raise ImporterError(f"{path} is a generator, which translates nothing: leave --direction out")
     interface = _for_target(wrapped.interface, target)
