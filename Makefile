@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test soak check lint format bench clean
+.PHONY: install demo test test-fast soak check lint format bench clean
 
 install: $(INSTALLED)
 
@@ -17,6 +17,11 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+
+# The inner loop: no Ray, no server, no network, nothing that takes more than ten seconds.
+test-fast: install
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+		-m "not ray and not slow and not browser and not soak"
 
 soak: install
 	$(BIN)/python -m pytest -m soak -s

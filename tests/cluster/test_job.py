@@ -21,7 +21,7 @@ import yaml
 from tests.cluster.toys import BATCH, events, toy
 
 # The suite's short version is test_preemption.py: what `ray job stop` sends is a SIGTERM.
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(600)]
 
 RAY = str(Path(sys.executable).with_name("ray"))
 

@@ -20,7 +20,7 @@ from tests.cluster.commands import Started, started
 from tests.cluster.toys import toy
 from tests.serving.tiny import generator_graph, generator_manifest, write
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(900)]
 
 OTHER = """
 import ray

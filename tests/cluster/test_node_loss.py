@@ -17,7 +17,7 @@ from trainer.cluster import ALONE
 from trainer.run import train
 from zorse_common.own_ray import environment
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 TOTAL = 1600
 

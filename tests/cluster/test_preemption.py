@@ -15,7 +15,7 @@ import yaml
 from tests.cluster.toys import BATCH, differing, events, toy
 from tests.trainer.fitting import Job, fit_ranks
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 TOTAL = 1200
 

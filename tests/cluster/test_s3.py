@@ -22,7 +22,7 @@ from trainer.run import train
 from zorse.cli import app, guarded
 from zorse_common.storage import Storage
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 TOTAL = 1280
 BUCKET = "s3://zorse-runs"

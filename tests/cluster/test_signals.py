@@ -14,6 +14,8 @@ import pytest
 from tests.cluster import commands
 from tests.cluster.commands import Outcome, Result, Started, Target, outcome, write_table
 
+pytestmark = pytest.mark.ray
+
 STOPPED = 128
 SCENES: dict[str, Callable[[Path], AbstractContextManager[tuple[Started, Result]]]] = {
     "train": commands.train,

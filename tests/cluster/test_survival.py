@@ -17,7 +17,7 @@ from trainer.cluster import cluster
 from trainer.errors import LaunchError
 from trainer.run import train
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 TOTAL = {"gan": 2400, "cyclegan": 480}
 KILLS = 2

@@ -18,7 +18,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield "s3://storage"
 
 
-@pytest.fixture(params=["path", "file", "s3"])
+@pytest.fixture(params=["path", "file", pytest.param("s3", marks=pytest.mark.ray)])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "s3":
         return Storage(f"{request.getfixturevalue('bucket')}/{tmp_path.name}")

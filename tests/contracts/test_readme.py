@@ -60,6 +60,7 @@ def _environment() -> dict[str, str]:
     return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_the_readme_runs(place: Path) -> None:
@@ -89,6 +90,7 @@ def test_the_readme_runs(place: Path) -> None:
     np.testing.assert_array_equal(one, zorse.load(place / "repository" / "digits").generate(1, seed=7)[0, ..., 0])
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_the_readmes_python_runs(place: Path) -> None:

@@ -15,7 +15,7 @@ from export.manifest import Manifest
 from export.triton import triton_config
 from tests.serving.tiny import REALS, WORDS, Axes, generator_manifest, inverter_manifest, with_interface
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 CONSTRAINTS = Path(__file__).with_name("triton-constraints.txt")

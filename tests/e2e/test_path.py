@@ -26,7 +26,7 @@ from serving.selftest import verify_artifact
 from trainer.cluster import cluster
 from trainer.errors import DataError
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(280)]
 
 TOY = """
 run: {{dir: {run}, total_images: 8, workers: 2, snapshot_images: 4, log_images: 4}}

@@ -22,6 +22,8 @@ from tests.export.artifacts import FILES, TRITON, UPLOAD, add, manifest, stage, 
 from tests.s3 import s3_server
 from zorse_common.storage import Storage
 
+pytestmark = pytest.mark.ray
+
 BUCKET = "s3://zorse-models"
 
 

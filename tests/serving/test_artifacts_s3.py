@@ -16,6 +16,8 @@ from serving.selftest import verify_artifact
 from tests.s3 import s3_server
 from zorse_common.storage import Storage
 
+pytestmark = pytest.mark.ray
+
 REPOSITORY = "s3://models/repository"
 
 
