@@ -23,7 +23,7 @@ from serving.errors import StartError
 from serving.memory import check_memory
 from serving.ports import haproxy_environment
 from serving.schemas import ModelSummary
-from zorse_common.own_ray import environment, ray_folder
+from zorse_common.private_ray import ray_environment, ray_folder
 from zorse_common.signals import stop_requested
 
 _LARGEST_SHARE = 0.1
@@ -56,7 +56,7 @@ def running_server(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
         if settings.high_throughput:
             replicas = settings.replicas * len(settings_of_models) + 1
             variables |= stack.enter_context(haproxy_environment(folder, replicas))
-        stack.enter_context(environment(variables))
+        stack.enter_context(ray_environment(variables))
         stack.callback(_stop_applications)
         _start_applications(settings, settings_of_models, summaries, folder)
         yield summaries

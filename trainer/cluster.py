@@ -18,7 +18,7 @@ from ray.autoscaler.sdk import request_resources
 import zorse_common
 from trainer.errors import LaunchError, Preempted
 from trainer.run_config import RunConfig
-from zorse_common.own_ray import environment, ray_folder
+from zorse_common.private_ray import ray_environment, ray_folder
 
 ALONE = {
     # No node of a Ray on this machine alone is ever drained.
@@ -43,7 +43,7 @@ def cluster(workers: int, address: str | None = None) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         address, folder = cluster_address(address), None
         if not address:
-            stack.enter_context(environment(ALONE))
+            stack.enter_context(ray_environment(ALONE))
             folder = stack.enter_context(ray_folder())
         stack.callback(ray.shutdown)
         _connect(address, max(os.cpu_count() or 1, workers), folder)

@@ -1,4 +1,4 @@
-"""The front door for programs: train, export, load and ask, each imported when it is first used."""
+"""The Python interface: `train`, `export`, `load` and `Client`. Each is imported when it is first used."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ if TYPE_CHECKING:
     from serving.service import LocalModel
     from trainer.run import train
 
-_HOMES = {"train": "trainer.run", "export": "export.pipeline", "Client": "serving.client"}
+_MODULES = {"train": "trainer.run", "export": "export.pipeline", "Client": "serving.client"}
+"""The module of each name that is imported on first use."""
 __all__ = ["Client", "export", "load", "train"]
 
 
 def load(artifact: str | os.PathLike[str]) -> LocalModel:
-    """Open an artifact in this process: `.generate(n, seed)` or `.translate(images)`.
+    """Open an artifact in this process. The model has `.generate(n, seed)` or `.translate(images)`.
 
     Raises:
-        serving.errors.ServingError: there is no whole artifact.
+        serving.errors.ServingError: the artifact is missing or incomplete.
     """
     from serving.service import LocalModel
 
@@ -29,9 +30,9 @@ def load(artifact: str | os.PathLike[str]) -> LocalModel:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'zorse' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

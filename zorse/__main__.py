@@ -1,4 +1,4 @@
-"""`python -m zorse`."""
+"""Runs the command line: `python -m zorse`."""
 
 from zorse.cli import main
 

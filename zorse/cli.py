@@ -1,4 +1,4 @@
-"""The front door for people: `zorse …`, assembled from the three stages' commands."""
+"""The command line `zorse …`, assembled from the commands of the three stages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import trainer.cli
 import trainer.cli_latent
 from zorse.home import provide_home
 from zorse.output import make_output_robust
-from zorse.process import run_behind
+from zorse.process import run_in_new_session
 from zorse_common.errors import FetchError, ZorseError
 
 USER_ERRORS = (ZorseError, FetchError, OSError, MemoryError)
@@ -29,7 +29,7 @@ trainer.cli.register(app)
 export.cli.register(app)
 serving.cli.register(app)
 latent = typer.Typer(
-    help="Interpolate between latents of a generator, calculate with them, and find those of images.",
+    help="Interpolate between latents of a generator, calculate with them, and find the latents of images.",
     no_args_is_help=True,
 )
 serving.cli.register_latent(latent)
@@ -37,18 +37,18 @@ trainer.cli_latent.register_latent(latent)
 app.add_typer(latent, name="latent")
 
 
-# Declared for the help alone: `guarded` takes the option from wherever it stands.
+# Declared for the help text only: `run_guarded` removes --debug from any place on the command line.
 @app.callback()
 def options(debug: bool = typer.Option(False, "--debug", help="Show the stack trace of an error.")) -> None:
-    """Options of every command."""
+    """Declare the options of every command."""
 
 
 @app.command()
 def demo() -> None:
-    """Train, export, serve and ask two small models: a GAN of digits and a CycleGAN of stripes."""
-    from zorse.demo import run
+    """Train, export, serve and query two small models: a GAN of digits and a CycleGAN of stripes."""
+    from zorse.demo import run_demo
 
-    if not run():
+    if not run_demo():
         raise typer.Exit(1)
 
 
@@ -57,13 +57,13 @@ def doctor(as_json: bool = typer.Option(False, "--json", help="Print JSON.")) ->
     """Check versions, devices, providers and Ray, and say how to fix what is wrong."""
     from zorse import doctor
 
-    if not doctor.run(as_json=as_json):
+    if not doctor.diagnose(as_json=as_json):
         raise typer.Exit(1)
 
 
 def main() -> None:
     """Run the command line."""
-    run_behind(lambda: guarded(_command, sys.argv[1:]))
+    run_in_new_session(lambda: run_guarded(_command, sys.argv[1:]))
 
 
 def _command(args: Sequence[str]) -> None:
@@ -71,8 +71,12 @@ def _command(args: Sequence[str]) -> None:
     app(args=args)
 
 
-def guarded(command: Callable[..., Any], words: Sequence[str]) -> None:
-    """Run `command` on `words`; a user's error is one line and its own exit code, or with `--debug` a stack trace."""
+def run_guarded(command: Callable[..., Any], words: Sequence[str]) -> None:
+    """Run `command` with the arguments `words`.
+
+    An error that a user can cause (`USER_ERRORS`) is printed as one line on standard error, and the process exits with
+    the error's exit code. With `--debug` among `words` the error is raised instead, with its stack trace.
+    """
     make_output_robust()
     try:
         command(args=[word for word in words if word != "--debug"])

@@ -1,10 +1,10 @@
-"""`zorse doctor`: versions, devices, providers and Ray; what is wrong and how to mend it."""
+"""`zorse doctor` checks versions, devices, onnxruntime's providers and Ray, and says how to fix what is wrong."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -14,84 +14,98 @@ from rich.markup import escape
 
 from zorse_common.tables import print_json
 
-_TWINS = {"onnxruntime-gpu": "onnxruntime", "onnxruntime": "onnxruntime-gpu"}
-"""Two packages of one module: either will do, save that a GPU needs the first (see `check_providers`)."""
+_ALTERNATIVES = {"onnxruntime-gpu": "onnxruntime", "onnxruntime": "onnxruntime-gpu"}
+"""Two packages that install the same module. Either satisfies the requirement; GPUs need onnxruntime-gpu."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at; `mend` says what to do where it is wrong."""
+    """The result of one check. `fix` says what the user should do; it is empty if nothing is wrong."""
 
     name: str
     state: str
-    mend: str = ""
+    fix: str = ""
 
 
-def run(*, as_json: bool = False) -> bool:
-    """Print every finding, as lines or as JSON; return whether nothing is wrong."""
-    if as_json:
-        found = [finding for name, look, mend in _LOOKS for finding in findings(name, look, mend)]
-        print_json([{"name": f.name, "ok": not f.mend, "state": f.state, "fix": f.mend or None} for f in found])
-        return not any(finding.mend for finding in found)
+def diagnose(*, as_json: bool = False) -> bool:
+    """Run every check, print the findings as lines or as JSON, and return whether nothing is wrong.
+
+    Lines are printed while the checks run; JSON is printed at the end.
+    """
+    findings = []
     console = Console(highlight=False)
-    well = True
-    for name, look, mend in _LOOKS:
-        for finding in findings(name, look, mend):
-            well = well and not finding.mend
-            mark = "[red]wrong[/]" if finding.mend else "[green]ok[/]   "
-            console.print(f"{mark} {finding.name}: {escape(finding.state)}")
-            if finding.mend:
-                console.print(f"      {finding.mend}", markup=False)
-    return well
+    for finding in _all_findings():
+        findings.append(finding)
+        if not as_json:
+            _print_finding(console, finding)
+    if as_json:
+        print_json([{"name": f.name, "ok": not f.fix, "state": f.state, "fix": f.fix or None} for f in findings])
+    return not any(finding.fix for finding in findings)
 
 
-def findings(name: str, look: Callable[[], list[Finding]], mend: str) -> list[Finding]:
-    """What `look` finds; where it fails, that `name` is wrong and `mend` is to be done."""
+def _all_findings() -> Iterator[Finding]:
+    for name, check, fix in _CHECKS:
+        yield from run_check(name, check, fix)
+
+
+def _print_finding(console: Console, finding: Finding) -> None:
+    mark = "[red]wrong[/]" if finding.fix else "[green]ok[/]   "
+    console.print(f"{mark} {finding.name}: {escape(finding.state)}")
+    if finding.fix:
+        console.print(f"      {finding.fix}", markup=False)
+
+
+def run_check(name: str, check: Callable[[], list[Finding]], fix: str) -> list[Finding]:
+    """Return the findings of `check`. If it raises, return one finding with the error's last line and `fix`."""
     try:
-        return look()
-    except Exception as error:  # noqa: BLE001  (a doctor reports whatever is wrong)
+        return check()
+    except Exception as error:  # noqa: BLE001  (a check may fail in any way, and each failure is a finding)
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        return [Finding(name, lines[-1], mend)]
+        return [Finding(name, lines[-1], fix)]
 
 
 def check_requirements(requirements: Iterable[str], version: Callable[[str], str | None]) -> list[Finding]:
-    """The packages that fit in one finding, and one for each that is missing or of a version that does not fit.
+    """Return one finding for all packages that fit, and one for each that is missing or has a wrong version.
 
-    `requirements` are those of a package's metadata, of which the ones for other machines and extras do not count;
-    `version` says which version of a package is installed, if any.
+    `requirements` are lines of package metadata. Those for other platforms and for extras are ignored. `version`
+    returns the installed version of a package, or None.
     """
     fitting, wrong = [], []
     for requirement in map(Requirement, requirements):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         requirement.marker = None
-        name, found = requirement.name, version(requirement.name)
-        if found is not None and requirement.specifier.contains(found, prereleases=True):
-            fitting.append(f"{name} {found}")
+        name, installed = requirement.name, version(requirement.name)
+        if installed is not None and requirement.specifier.contains(installed, prereleases=True):
+            fitting.append(f"{name} {installed}")
         else:
-            state = "not installed" if found is None else f"{found}, and zorse needs {requirement.specifier}"
+            state = "not installed" if installed is None else f"{installed}, and zorse needs {requirement.specifier}"
             wrong.append(Finding(name, state, f"pip install '{requirement}'"))
     return [Finding("packages", ", ".join(fitting) or "none"), *wrong]
 
 
-def check_torch(devices: int, build: str | None, gpus: Sequence[str]) -> Finding:
-    """Whether torch, built for the CUDA version `build`, sees GPUs where the driver shows `devices` of them."""
+def check_torch(devices: int, cuda_version: str | None, gpus: Sequence[str]) -> Finding:
+    """Check that torch can use the GPUs of the NVIDIA driver.
+
+    `devices` is the number of GPUs that the driver shows. `cuda_version` is the CUDA version that torch is built for;
+    None means a CPU build. `gpus` are the names of the GPUs that torch can use.
+    """
     if gpus or not devices:
         return Finding("devices", f"{os.cpu_count()} CPU cores, GPUs: {', '.join(gpus) or 'none'}")
-    if build is None:
-        mend = "install a CUDA build of torch: https://pytorch.org/get-started/locally"
-        return Finding("devices", f"GPUs of the driver: {devices}; this torch is built for the CPU alone", mend)
-    mend = f"update the NVIDIA driver to one for CUDA {build}, or install a torch built for the driver's CUDA"
-    return Finding("devices", f"GPUs of the driver: {devices}; torch cannot use them", mend)
+    if cuda_version is None:
+        fix = "install a CUDA build of torch: https://pytorch.org/get-started/locally"
+        return Finding("devices", f"GPUs of the driver: {devices}; this torch is built for the CPU only", fix)
+    fix = f"update the NVIDIA driver to one for CUDA {cuda_version}, or install a torch built for the driver's CUDA"
+    return Finding("devices", f"GPUs of the driver: {devices}; torch cannot use them", fix)
 
 
 def check_providers(devices: int, providers: Sequence[str]) -> Finding:
-    """Whether onnxruntime has its CUDA provider where the driver shows `devices` GPUs."""
+    """Check that onnxruntime has its CUDA provider if the driver shows GPUs (`devices` of them)."""
     state = f"{', '.join(providers)} (compiled in)"
     if not devices or "CUDAExecutionProvider" in providers:
         return Finding("onnxruntime providers", state)
-    mend = "pip uninstall -y onnxruntime, then pip install onnxruntime-gpu"
-    return Finding("onnxruntime providers", f"{state}; GPUs of the driver: {devices}", mend)
+    fix = "pip uninstall -y onnxruntime, then pip install onnxruntime-gpu"
+    return Finding("onnxruntime providers", f"{state}; GPUs of the driver: {devices}", fix)
 
 
 def _version(package: str) -> str | None:
@@ -101,16 +115,16 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _packages() -> list[Finding]:
+def _check_packages() -> list[Finding]:
     requirements = metadata.requires("zorse") or []
-    found = check_requirements(requirements, lambda name: _version(name) or _version(_TWINS.get(name, name)))
-    return [Finding("Python", platform.python_version()), *found]
+    findings = check_requirements(requirements, lambda name: _version(name) or _version(_ALTERNATIVES.get(name, name)))
+    return [Finding("Python", platform.python_version()), *findings]
 
 
-def _onnxruntime() -> list[Finding]:
+def _check_onnxruntime() -> list[Finding]:
     if _version("onnxruntime") and _version("onnxruntime-gpu"):
-        mend = "pip uninstall -y onnxruntime onnxruntime-gpu, then install the one you want"
-        return [Finding("onnxruntime", "two packages share one folder, and one shadows the other", mend)]
+        fix = "pip uninstall -y onnxruntime onnxruntime-gpu, then install the one you want"
+        return [Finding("onnxruntime", "onnxruntime and onnxruntime-gpu overwrite each other's files", fix)]
     import onnxruntime
 
     from serving.engine import cuda_devices
@@ -118,41 +132,41 @@ def _onnxruntime() -> list[Finding]:
     return [check_providers(cuda_devices(), onnxruntime.get_available_providers())]
 
 
-def _cuda() -> bool:
+def _has_cuda() -> bool:
     import torch
 
     return torch.cuda.is_available()
 
 
-def _devices() -> list[Finding]:
+def _check_devices() -> list[Finding]:
     import torch
 
     from serving.engine import cuda_devices
 
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if _cuda() else []
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if _has_cuda() else []
     return [check_torch(cuda_devices(), torch.version.cuda, gpus)]
 
 
-def _deepspeed() -> list[Finding]:
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if _cuda() else "cpu")
+def _check_deepspeed() -> list[Finding]:
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if _has_cuda() else "cpu")
     import deepspeed
 
     return [Finding("DeepSpeed", f"{deepspeed.__version__} can be imported")]
 
 
-def _ray() -> list[Finding]:
+def _check_ray() -> list[Finding]:
     from trainer.cluster import cluster, cluster_address
 
     with cluster(workers=1):
-        where = cluster_address()
-        return [Finding("Ray", f"the cluster at {where} answers" if where else "a local one starts")]
+        address = cluster_address()
+        return [Finding("Ray", f"the cluster at {address} answers" if address else "a local one starts")]
 
 
-_LOOKS = (
-    ("packages", _packages, "pip install -c constraints.txt -e ."),
-    ("onnxruntime", _onnxruntime, "pip install onnxruntime-gpu, or onnxruntime"),
-    ("devices", _devices, "pip install torch"),
-    ("DeepSpeed", _deepspeed, "pip install -c constraints.txt -e ."),
-    ("Ray", _ray, "check RAY_ADDRESS, free memory and the temporary folder's space"),
+_CHECKS = (
+    ("packages", _check_packages, "pip install -c constraints.txt -e ."),
+    ("onnxruntime", _check_onnxruntime, "pip install onnxruntime-gpu, or onnxruntime"),
+    ("devices", _check_devices, "pip install torch"),
+    ("DeepSpeed", _check_deepspeed, "pip install -c constraints.txt -e ."),
+    ("Ray", _check_ray, "check RAY_ADDRESS, free memory and the temporary folder's space"),
 )
-"""What is looked at, and what mends it where the looking itself fails."""
+"""Each check with its name and with the fix that is printed if the check itself raises."""

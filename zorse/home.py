@@ -1,4 +1,4 @@
-"""A home folder and a user name where a container or a scheduler gives none."""
+"""Provides a home folder and a user name in containers and schedulers that set none."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from zorse_common.errors import ZorseError
 
 
 class HomeError(ZorseError):
-    """There is no folder for what libraries keep between commands."""
+    """The folder that replaces a missing home folder cannot be used."""
 
 
 def provide_home() -> None:
-    """Set HOME and USER in `os.environ` such that libraries can use them; what is usable stays.
+    """Set HOME and USER in `os.environ` so that libraries can use them. Usable values are kept.
 
-    Ray keeps its token below the home folder, and DeepSpeed, torch and the server their caches. Without a HOME that
-    can be written, and without a line in the passwd file, they fail with stack traces. The folder in its place lies
-    below the temporary folder, is the user's alone, and is used again by the next command.
+    Ray keeps its token below the home folder; DeepSpeed, torch and the server keep their caches there. Without a
+    writable HOME, and without an entry in the passwd file, they fail with stack traces. The replacement is a folder
+    below the temporary folder that only this user can write; later commands use the same folder.
 
     Raises:
-        HomeError: that folder is another user's.
+        HomeError: the replacement folder belongs to another user, or others can write it.
     """
-    # Path.home() raises where there is neither HOME nor a line; this leaves the "~", which is no folder.
+    # Path.home() raises without HOME and passwd entry. expanduser returns "~" then, which _usable refuses.
     home = Path(os.path.expanduser("~"))  # noqa: PTH111
     os.environ["HOME"] = str(home if _usable(home) else _temporary_home())
     try:
         getpass.getuser()
-    except (KeyError, OSError):  # the latter from Python 3.13 on
+    except (KeyError, OSError):  # OSError from Python 3.13 on
         os.environ["USER"] = str(os.getuid())
 
 
@@ -39,10 +39,10 @@ def _usable(home: Path) -> bool:
 
 
 def _temporary_home() -> Path:
-    """Make sure of the folder that stands for a home, and return it."""
+    """Create the replacement folder if it does not exist, check its owner and permissions, and return it."""
     home = Path(tempfile.gettempdir()) / f"zorse-home-{os.getuid()}"
     home.mkdir(mode=0o700, exist_ok=True)
-    found = home.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+    status = home.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise HomeError(f"{home} is open to other users: set HOME to a folder that only you can write")
     return home

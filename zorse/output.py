@@ -1,4 +1,4 @@
-"""Standard output and error that no text can break."""
+"""Makes standard output and error safe for texts that their encoding cannot hold."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import sys
 
 
 def make_output_robust() -> None:
-    """Have both streams replace characters that their encoding does not have, instead of ending the command."""
+    """Have both streams print a replacement for each character that their encoding lacks.
+
+    Without this, printing such a character raises UnicodeEncodeError and ends the command.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -1,4 +1,7 @@
-"""The two processes of a command: the front one, which others see and signal, and the working one behind it."""
+"""Splits a command into two processes: one that receives signals, and one in another session that does the work.
+
+The front process is the one that the shell started. The worker is its child.
+"""
 
 from __future__ import annotations
 
@@ -12,50 +15,50 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from zorse_common.own_ray import FOLDERS, folder_prefix
-from zorse_common.signals import SAME_SECONDS
+from zorse_common.private_ray import RAY_FOLDERS, ray_folder_prefix
+from zorse_common.signals import SAME_REQUEST_SECONDS
 
-_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
-def run_behind(command: Callable[[], None]) -> None:
-    """Run `command` in a process with a session of its own, wait for it, and exit as it does.
+def run_in_new_session(command: Callable[[], None]) -> None:
+    """Run `command` in a child process with a new session, wait for it, and exit with its exit code.
 
-    Ray starts its processes in the process group of the one that calls it. A signal to a whole group would end them
-    before the command can write its checkpoint or answer its requests. So the front process stays in the group and
-    forwards SIGTERM, SIGINT and SIGHUP to the working process, which Ray's processes belong to. Signals that were
-    ignored at the start, as SIGHUP is under nohup, stay ignored. SIGHUP is to the working process a SIGTERM.
+    Ray starts its processes in the process group of its caller. A signal to the whole group would end Ray before the
+    command can write its checkpoint or answer its requests. Therefore only the front process stays in the group. It
+    forwards SIGTERM, SIGINT and SIGHUP to the worker, whose session holds Ray's processes. Signals that were ignored
+    at the start, as SIGHUP is under nohup, stay ignored. The worker treats SIGHUP as SIGTERM.
 
-    When the front process is killed, Linux sends the working process SIGTERM; macOS has no such call, and there the
-    command goes on. When the working process is killed, the front process ends what that has started.
+    If the front process is killed, Linux sends the worker SIGTERM. macOS has no such call: there the worker continues.
+    If the worker is killed, the front process kills the processes that the worker started.
 
-    Call it before any thread runs: a fork copies the calling thread alone.
+    Call this function before any thread runs: fork copies only the calling thread.
     """
-    stops = [number for number in _STOPS if signal.getsignal(number) is not signal.SIG_IGN]
+    stops = [number for number in _STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     front = os.getpid()
-    # A signal in between waits until there is a handler for it.
-    awaited = [*stops, signal.SIGTSTP, signal.SIGCONT]
-    signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
+    # Signals that arrive before their handlers are installed stay pending.
+    blocked = [*stops, signal.SIGTSTP, signal.SIGCONT]
+    signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
     worker = os.fork()
     if worker:
         _forward_to(worker, stops)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, awaited)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
         sys.exit(_wait(worker))
     os.setsid()
-    _end_with(front)
-    _handle(stops)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, awaited)
+    _terminate_with_parent(front)
+    _install_stop_handlers(stops)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
     command()
 
 
 def _forward_to(worker: int, stops: list[signal.Signals]) -> None:
-    """Hand `stops` on to the process `worker`, and have it stopped and continued by the terminal with this one."""
+    """Forward the signals `stops` to the process `worker`, and suspend and continue it with this process."""
     last: dict[int, float] = {}
 
     def forward(number: int, frame: object) -> None:
         now = time.monotonic()
-        if now - last.get(number, -SAME_SECONDS) >= SAME_SECONDS:
+        if now - last.get(number, -SAME_REQUEST_SECONDS) >= SAME_REQUEST_SECONDS:
             last[number] = now
             os.kill(worker, number)
 
@@ -71,45 +74,51 @@ def _forward_to(worker: int, stops: list[signal.Signals]) -> None:
 
 
 def _wait(worker: int) -> int:
-    """Wait for the process `worker`, end what it has left running, and return the exit code of a shell for it."""
-    # Not reaped yet, so that its number stays that of its session.
+    """Wait for the process `worker`, kill what it left running, and return its exit code.
+
+    The code follows the shells: 128 + n for a worker that signal n ended.
+    """
+    # WNOWAIT keeps the process id taken, so that it still names the worker's session in _end_session.
     os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)
     _end_session(worker)
     code = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
-    for folder in FOLDERS.glob(f"{folder_prefix(worker)}*"):
+    for folder in RAY_FOLDERS.glob(f"{ray_folder_prefix(worker)}*"):
         shutil.rmtree(folder, ignore_errors=True)
     return code if code >= 0 else 128 - code
 
 
 def _end_session(session: int) -> None:
-    """Kill the processes of a session whose leader has ended."""
+    """Kill the processes of `session`, whose leader has ended."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(session, signal.SIGKILL)
-    # Ray gives its workers process groups of their own.
+    # Ray moves its workers to other process groups, which killpg does not reach.
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if os.getsid(int(entry.name)) == session and int(entry.name) != session:
                 os.kill(int(entry.name), signal.SIGKILL)
 
 
-def _end_with(front: int) -> None:
-    """Have Linux send this process SIGTERM when its parent, the process `front`, ends."""
+def _terminate_with_parent(parent: int) -> None:
+    """Have Linux send this process SIGTERM when its parent process ends; exit if it has ended already."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != front:
+    if os.getppid() != parent:
         sys.exit(128 + signal.SIGTERM)
 
 
-def _handle(stops: list[signal.Signals]) -> None:
-    """Exit on `stops` such that temporary files are removed; a stage with an order of its own replaces these."""
+def _install_stop_handlers(stops: list[signal.Signals]) -> None:
+    """Make the signals `stops` raise SystemExit, so that temporary files are removed.
+
+    Stages that must stop in a certain order, such as training and serving, replace these handlers.
+    """
     terminals = [number for number in (0, 1, 2) if _is_terminal(number)]
 
     def hang_up(number: int, frame: object) -> None:
-        # A closed terminal fails every write, which would end the command before it has stopped well.
-        nowhere = os.open(os.devnull, os.O_RDWR)
+        # Writing to a closed terminal raises OSError, which would interrupt the orderly stop.
+        null = os.open(os.devnull, os.O_RDWR)
         for terminal in terminals:
-            os.dup2(nowhere, terminal)
-        os.close(nowhere)
+            os.dup2(null, terminal)
+        os.close(null)
         signal.raise_signal(signal.SIGTERM)
 
     for number in stops:

@@ -1,1 +1,4 @@
-"""What more than one stage needs: storage, images, random draws, registries, errors, tables. No torch, ray or onnx."""
+"""Code that more than one stage uses: storage, images, random draws, registries, errors, tables.
+
+It imports neither torch nor ray nor onnx.
+"""

@@ -1,4 +1,4 @@
-"""Where files are kept that can be made or fetched again."""
+"""Finds the folder for files that can be made or fetched again."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def cache_folder(name: str) -> Path:
-    """Return the folder `name` of zorse's cache, which need not exist yet.
+    """Return the path of the cache folder `name`. The folder is not created.
 
-    It lies below `XDG_CACHE_HOME`, else below `.cache` of the user's home, and below the temporary folder where there
-    is no home that can be written, as in containers with any user number.
+    The path is the first of these that can be used: below `XDG_CACHE_HOME`, below `.cache` in a writable home folder,
+    below the temporary folder. Containers that run under an arbitrary user id have no writable home folder.
     """
-    given = os.environ.get("XDG_CACHE_HOME")
-    if given:
-        return Path(given) / "zorse" / name
+    cache_home = os.environ.get("XDG_CACHE_HOME")
+    if cache_home:
+        return Path(cache_home) / "zorse" / name
     try:
         home = Path.home()
     except RuntimeError:

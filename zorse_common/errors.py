@@ -1,4 +1,4 @@
-"""The base of all errors that a user can cause, and the pieces that their messages are made of."""
+"""Defines the base class of all errors that a user can cause, and helpers for their messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class ZorseError(Exception):
     """An error that a user can cause; its text is one line that says what is wrong, where, and what to do."""
 
     exit_code = 1
-    """What the command line exits with."""
+    """The exit code of the command line."""
 
 
 class StorageError(ZorseError):
@@ -20,7 +20,7 @@ class StorageError(ZorseError):
 
 
 class FetchError(RuntimeError):
-    """An object store failed, which says nothing about the file: trying again may help, so workers are started anew."""
+    """An object store failed. The file itself may be sound and a retry may help, so the workers are restarted."""
 
 
 def nearest_hint(name: str, known: Iterable[str]) -> str:
@@ -30,13 +30,13 @@ def nearest_hint(name: str, known: Iterable[str]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the text of a library's error on one line, or the name of its type if it has none."""
-    # Pillow names a buffer in memory by its address, which tells a user nothing.
+    """Return the message of a library's error on one line, or the name of its type if the message is empty."""
+    # Pillow puts the address of a buffer in memory into its messages, which does not help a user.
     return " ".join(str(error).split("<_io")[0].split()) or type(error).__name__
 
 
 def first_sentence(error: BaseException) -> str:
-    """Return the first sentence of a library's error on one line."""
+    """Return the first sentence of a library's error message on one line, or the name of its type."""
     paragraph = str(error).strip().partition("\n\n")[0]
     return re.split(r"(?<=[.!?]) ", " ".join(paragraph.split()))[0] or type(error).__name__
 

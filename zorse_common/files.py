@@ -1,4 +1,4 @@
-"""Files below a folder or inside a zip, and the image files among them: every stage lists and reads them alike."""
+"""Lists and reads the files below a folder or inside a zip, and the image files among them, for every stage."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class FileSet:
             FilesError: `root` is missing or damaged, or is a file but not a zip.
         """
         self.root = root
-        self._place = Storage(root)
+        self._storage = Storage(root)
         self._local = threading.local()
         self._members: dict[str, str] = {}
         try:
@@ -84,21 +84,21 @@ class FileSet:
         """
         try:
             if not self._members:
-                return self._place.read(name, most)
+                return self._storage.read(name, most)
             with self._archive().open(self._members[name]) as member:
                 return member.read(-1 if most is None else most)
         except OSError as error:
-            if self._place.local is None:
+            if self._storage.local is None:
                 raise FetchError(f"{self.root}: {printable(name)} cannot be fetched ({one_line(error)})") from error
             raise
 
     def _list(self) -> Tree:
-        kind = self._place.kind()
+        kind = self._storage.kind()
         if kind == "folder":
-            return self._place.tree()
+            return self._storage.tree()
         if kind == "nothing":
             raise FilesError(f"{self.root} does not exist: give the path or URI of a folder or zip")
-        with self._place.open_file() as file:
+        with self._storage.open_file() as file:
             if file.read(2) != b"PK":
                 raise FilesError(f"{self.root} is neither a folder nor a zip file")
             with zipfile.ZipFile(file) as archive:
@@ -110,7 +110,7 @@ class FileSet:
     def _archive(self) -> zipfile.ZipFile:
         # One handle per thread: threads that share one wait for each other and, on object stores, for the network.
         if not hasattr(self._local, "archive"):
-            self._local.archive = zipfile.ZipFile(self._place.local or self._place.open_file())
+            self._local.archive = zipfile.ZipFile(self._storage.local or self._storage.open_file())
         archive: zipfile.ZipFile = self._local.archive
         return archive
 

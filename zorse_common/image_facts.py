@@ -1,4 +1,4 @@
-"""Describes a set of image files before it is used: numbers, sizes, depths, and what was left out and why."""
+"""Describes a set of image files before it is used: counts, sizes, depths, and which files are left out and why."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from zorse_common.errors import printable
 from zorse_common.files import UNREADABLE, FilesError, ImageFiles, evenly_spaced, left_out_line
 from zorse_common.images import Header, ImageError, read_header, to_array
 
-PROBED = 16
+EXAMINED_FILES = 16
 """How many files of a collection are read for its description."""
 SMALLEST_SPREAD = 16
-"""Grey levels of 255. Deeper images that span no more of them, 1/16 of their value range, have a wrong one."""
+"""In grey levels of 255. If images of more than 8 bits span no more than this, their value range must be wrong."""
 
 
 def collection_facts(files: ImageFiles, names: Sequence[str], what: str, key: str) -> list[str]:
-    """Return lines on a collection: how many images it has and, by the headers of a few, their sizes and depths.
+    """Return lines about a collection of images: how many there are, and the sizes and depths of a few.
 
+    Sizes and depths are read from the headers of at most `EXAMINED_FILES` files.
     `what` is the collection's name in the lines, and `key` the config key that states the value range.
 
     Raises:
@@ -26,9 +27,9 @@ def collection_facts(files: ImageFiles, names: Sequence[str], what: str, key: st
     """
     if not names:
         return []
-    headers = _headers(files, evenly_spaced(names, PROBED))
-    # Colours of 16 bits keep their high byte, whatever the value range is.
-    deep = [name for name, header in headers.items() if header.bits > 8 and header.channels == 1]
+    headers = _headers(files, evenly_spaced(names, EXAMINED_FILES))
+    # Colours of 16 bits are cut to their high byte; the value range applies to greys only.
+    deep_names = [name for name, header in headers.items() if header.bits > 8 and header.channels == 1]
     text = f"{what}: {len(names)} images"
     if headers:
         (first, *_, last) = 2 * sorted((header.width, header.height) for header in headers.values())
@@ -37,27 +38,27 @@ def collection_facts(files: ImageFiles, names: Sequence[str], what: str, key: st
         listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         sampled = " of the files examined" if len(headers) < len(names) else ""
         text += f" of {sizes} pixels ({listed}{sampled})"
-    return [text, *_depth_facts(files, deep, what, key)]
+    return [text, *_depth_facts(files, deep_names, what, key)]
 
 
 def _headers(files: ImageFiles, names: Iterable[str]) -> dict[str, Header]:
-    """Return the headers of those files that have a readable one, by name."""
+    """Return the header of each file whose header can be read, by name."""
     headers = {}
     for name in names:
         try:
             headers[name] = read_header(files.read(name))
         except (ImageError, *UNREADABLE):
-            continue  # reported when the file is used
+            continue  # the file is reported as unreadable when it is used
     return headers
 
 
-def _depth_facts(files: ImageFiles, deep: Sequence[str], what: str, key: str) -> list[str]:
-    """Return a line on the value range of the files `deep`, greys of more than 8 bits; none if there are no files.
+def _depth_facts(files: ImageFiles, deep_names: Sequence[str], what: str, key: str) -> list[str]:
+    """Return a line on the value range of the files `deep_names`, greys of more than 8 bits; nothing without files.
 
     Raises:
         FilesError: their grey levels span at most `SMALLEST_SPREAD`.
     """
-    arrays = [to_array(image) for name in deep if (image := files.open(name, 1)) is not None]
+    arrays = [to_array(image) for name in deep_names if (image := files.open(name, 1)) is not None]
     levels = [int(level) for array in arrays for level in (array.min(), array.max())]
     if not levels:
         return []
@@ -65,8 +66,8 @@ def _depth_facts(files: ImageFiles, deep: Sequence[str], what: str, key: str) ->
     stated = "the range that each file states or its integers have" if low is None else f"[{low:g}, {high:g}]"
     if max(levels) - min(levels) <= SMALLEST_SPREAD:
         raise FilesError(
-            f"{what}: images of more than 8 bits (such as {printable(deep[0])}) use under 1/16 of their value range, "
-            f"which is {stated}: set {key} to their values of black and white, such as 0 and 4095"
+            f"{what}: images of more than 8 bits (such as {printable(deep_names[0])}) use under 1/16 of their "
+            f"value range, which is {stated}: set {key} to their values of black and white, such as 0 and 4095"
         )
     return [f"{what}: greys of more than 8 bits are mapped from {stated} ({key})"]
 
@@ -78,7 +79,7 @@ def digest_of(files: ImageFiles, names: Iterable[str]) -> str:
 
 
 def unused_facts(files: ImageFiles, used: Iterable[str], why: str) -> list[str]:
-    """Return at most one line on the files left out: those that are no images and, with reason `why`, the unused."""
+    """Return one line on the files that are left out, or nothing: files that are no images, and unused ones (`why`)."""
     rest = sorted(set(files.names).difference(used))
     line = left_out_line(files.left_out | dict.fromkeys(rest, why))
     return [line] if line else []

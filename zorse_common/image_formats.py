@@ -1,11 +1,11 @@
-"""The image file formats that are read, and how a file's format is recognised by its first bytes."""
+"""Lists the image file formats that zorse reads, and recognises a file's format by its first bytes."""
 
 from __future__ import annotations
 
 import struct
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA")
-"""The formats that are read. Pillow reads more of them, but starts Ghostscript for PostScript."""
+"""The formats that zorse reads. Pillow reads more formats, but starts Ghostscript for PostScript."""
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".tga"}

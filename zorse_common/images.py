@@ -1,4 +1,4 @@
-"""The one decoder and encoder of image files: training, export, serving and batch read and write the same pixels.
+"""Decodes and encodes image files for every stage, so that training, export and serving see the same pixels.
 
 A file's format is recognised by its first bytes, never by its name. Limits are checked by the header, before pixels are
 decoded. Decoded images are 8-bit and upright.
@@ -61,7 +61,7 @@ class ImageTooLargeError(ImageError):
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file's header says. `bits` is the depth of one channel: 8, 16 or 32."""
+    """The facts in an image file's header. Sizes are in pixels; `bits` is the depth of one channel: 8, 16 or 32."""
 
     format: str
     width: int
@@ -74,7 +74,7 @@ def read_header(content: bytes) -> Header:
     """Read the header of an image file without decoding pixels.
 
     Raises:
-        ImageError: it is not a file of `FORMATS`, or its header is broken.
+        ImageError: the file is in none of `FORMATS`, or its header is broken.
     """
     with _open(content) as image:
         channels = 1 if image.mode in ("1", "L", "F") or image.mode.startswith("I") else len(image.getbands())
@@ -117,8 +117,8 @@ def decode_image(
     applies neither to them nor to 8-bit files.
 
     Raises:
-        ImageTooLargeError: it has more than `max_pixels` pixels; nothing was decoded.
-        ImageError: it is not a complete file of `FORMATS`, or has floating-point values and no `value_range` is given.
+        ImageTooLargeError: the image has more than `max_pixels` pixels; nothing was decoded.
+        ImageError: the file is damaged or in none of `FORMATS`, or has floating-point values without a `value_range`.
     """
     with _open(content) as image:
         if image.width * image.height > max_pixels:
@@ -200,7 +200,7 @@ def _open(content: bytes) -> Pillow.Image:
 
 
 def _bits(image: Pillow.Image) -> int:
-    """Return the bits of one channel in the file. Pillow's mode does not tell them for 16-bit colours."""
+    """Return the bits of one channel in the file. Pillow's mode does not give them for 16-bit colours."""
     if image.mode in ("I", "F"):
         return 16 if image.format == "PPM" or _tag(image, _BITS, 32) == 16 else 32
     # BGR;16 has 16 bits for all three channels.
@@ -253,7 +253,7 @@ def _to_8_bits(image: Pillow.Image, value_range: tuple[float, float] | None) -> 
     if image.mode == "I" and image.format == "TIFF" and _tag(image, _SAMPLE_FORMAT, 1) == 1:
         values = values.view(np.uint32)
     low, high = value_range or _stated_range(image)
-    if _tag(image, _PHOTOMETRIC, 1) == 0:  # zero is white, which Pillow respects for 8 bits alone
+    if _tag(image, _PHOTOMETRIC, 1) == 0:  # zero is white; Pillow applies this to 8-bit files only
         low, high = high, low
     levels = (values.astype(np.float64) - low) * (255 / (high - low))
     if not np.isfinite(levels).all():

@@ -1,4 +1,4 @@
-"""Components by name, found by folder: one file in a package adds one."""
+"""Finds components by name: each module of a package registers its components, so that one file adds one."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """The components of one package. Its modules register theirs when they are imported."""
+    """Holds the components of one package. The modules of the package register them when they are imported."""
 
     def __init__(self, package: str, kind: str, error: type[ZorseError]) -> None:
-        """`kind` is what messages call a component, `error` is raised for an unknown name."""
+        """Create an empty registry. `kind` names a component in messages; `error` is raised for an unknown name."""
         self._package, self._kind, self._error = package, kind, error
         self._components: dict[str, T] = {}
         self._is_discovered = False
 
     def register(self, name: str, component: T) -> None:
-        """Make `component` known as `name`.
+        """Add `component` under the name `name`.
 
         Raises:
             TypeError: the name is taken.
@@ -42,7 +42,7 @@ class Registry(Generic[T]):
         """Return the component `name`.
 
         Raises:
-            ZorseError: there is none; the message names the nearest. Its type is the registry's `error`.
+            ZorseError: there is none; the message names the nearest one. The type is the registry's `error`.
         """
         known = self.names()
         if name not in known:

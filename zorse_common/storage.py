@@ -24,9 +24,9 @@ _CHUNK = 8 * 2**20
 
 @dataclass
 class Tree:
-    """What lies below a folder: the size in bytes of each file by its path from there, and why the rest was left out.
+    """The files below a folder: `sizes` in bytes and, for entries that are left out, the reasons (`skipped`).
 
-    Paths use `/`. They may hold surrogates (`os.fsdecode`) where a local name is not UTF-8.
+    The keys are paths from the folder, with `/`. A local name that is not UTF-8 has surrogates (`os.fsdecode`).
     """
 
     sizes: dict[str, int] = field(default_factory=dict)
@@ -34,23 +34,23 @@ class Tree:
 
 
 class Storage:
-    """A folder, or for `kind` and `open_file` a file, at a local path or a URI."""
+    """A folder at a local path or a URI. `kind` and `open_file` also work where the URI names a file."""
 
     def __init__(self, uri: str | Path) -> None:
-        """Open `uri`; a relative path is taken from the working directory.
+        """Open `uri`. A relative path starts at the working directory.
 
         Raises:
-            StorageError: its scheme is unknown, or it names no folder of files.
+            StorageError: the scheme is unknown, the URI has a query, or it names no bucket.
         """
         self.uri = str(uri) if "://" in str(uri) else str(Path(uri).absolute())
         if not str(uri):
-            raise StorageError("an empty place was given: give a folder or a URI")
+            raise StorageError("the path is empty: give a folder or a URI")
         if "://" in self.uri and ("?" in self.uri or "#" in self.uri):
             raise StorageError(f"{self.uri}: leave ? and # out; AWS_ENDPOINT_URL names another S3 server")
         if re.fullmatch(r"[a-z0-9]+:/*", str(uri)):
             raise StorageError(f"{self.uri} names no bucket: give one, as in s3://bucket/models")
         self.local: Path | None = None if "://" in self.uri else Path(self.uri)
-        """The folder's path where it is on a local disk."""
+        """The folder's path if it is on a local disk, else None."""
         if self.local is None:
             try:
                 self._remote, self._path = fs.FileSystem.from_uri(self.uri)
@@ -73,9 +73,9 @@ class Storage:
         return type(self)(self.uri.rstrip("/").removesuffix(f"/{self.name}") or "/")
 
     def write(self, name: str, content: bytes) -> None:
-        """Write the file `name` whole or not at all, and make the folders above it."""
+        """Write the file `name` whole or not at all, and create missing folders above it."""
         if self.local is None:
-            # An object appears whole when it is closed, and needs no folder.
+            # An object becomes visible, whole, when its stream is closed, and needs no folder.
             self.write_chunks(name, iter([content]))
             return
         path = self.local / name
@@ -90,7 +90,7 @@ class Storage:
             raise
 
     def write_chunks(self, name: str, chunks: Iterator[bytes]) -> None:
-        """Write the file `name` piece by piece into a folder that exists; an error leaves a part of the file."""
+        """Write the file `name` piece by piece. The folder must exist. After an error a part of the file remains."""
         if self.local is None:
             with self._remote.open_output_stream(f"{self._path}/{name}") as stream:
                 for chunk in chunks:
@@ -103,7 +103,7 @@ class Storage:
         """Return the content of the file `name`, or its first `most` bytes.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: there is no such file.
         """
         if self.local is not None:
             with (self.local / name).open("rb") as file:
@@ -116,7 +116,7 @@ class Storage:
         """Yield the content of the file `name` in pieces of at most 8 MiB.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: there is no such file.
         """
         opened = (
             (self.local / name).open("rb")
@@ -128,7 +128,7 @@ class Storage:
                 yield chunk
 
     def remove(self, name: str) -> None:
-        """Remove the file or folder `name` if it is there."""
+        """Remove the file or folder `name` if it exists."""
         if self.local is not None:
             _remove(self.local / name)
             return
@@ -150,8 +150,8 @@ class Storage:
         """Return what lies at the URI itself."""
         if self.local is not None:
             return "folder" if self.local.is_dir() else "file" if self.local.is_file() else "nothing"
-        found = self._remote.get_file_info(self._path).type
-        return "folder" if found == fs.FileType.Directory else "file" if found == fs.FileType.File else "nothing"
+        kind = self._remote.get_file_info(self._path).type
+        return "folder" if kind == fs.FileType.Directory else "file" if kind == fs.FileType.File else "nothing"
 
     def open_file(self) -> BinaryIO:
         """Open the file at the URI itself for reading at any position."""
@@ -161,17 +161,21 @@ class Storage:
         return stream
 
     def tree(self) -> Tree:
-        """List the files inside and below. A link to a folder is followed once, and never back into the tree."""
+        """List the files inside and below. A link to a folder is followed once, and never back into the tree.
+
+        On a local disk `skipped` has broken links, links to folders that are listed anyway, and unreadable folders.
+        """
         if self.local is not None:
             return _local_tree(self.local)
-        found = self._remote.get_file_info(fs.FileSelector(self._path, recursive=True))
+        infos = self._remote.get_file_info(fs.FileSelector(self._path, recursive=True))
         start = len(self._path.rstrip("/")) + 1
-        return Tree({info.path[start:]: info.size or 0 for info in found if info.type == fs.FileType.File})
+        return Tree({info.path[start:]: info.size or 0 for info in infos if info.type == fs.FileType.File})
 
     def entries(self) -> dict[str, float]:
         """Map the path of each file and folder inside and below to the time of its last change.
 
-        Times are in seconds since 1970, 0 where the storage does not know. What others remove meanwhile is left out.
+        Times are in seconds since 1970, or 0 if the storage does not know. Entries that disappear meanwhile are left
+        out.
         """
         if self.local is not None:
             return dict(_local_entries(self.local))
@@ -180,17 +184,17 @@ class Storage:
         return {info.path[start:]: (info.mtime_ns or 0) / 1e9 for info in self._remote.get_file_info(selector)}
 
     def exists(self, name: str) -> bool:
-        """Return whether the file or folder `name` is there."""
+        """Return whether the file or folder `name` exists."""
         if self.local is not None:
             return (self.local / name).exists()
         return bool(self._remote.get_file_info(f"{self._path}/{name}").type != fs.FileType.NotFound)
 
     def folders(self) -> list[str]:
-        """Return the names of the folders inside, sorted; none if there is no such folder."""
+        """Return the sorted names of the folders inside, or an empty list if the folder does not exist."""
         return self._names(fs.FileType.Directory)
 
     def files(self) -> list[str]:
-        """Return the names of the files inside, sorted; none if there is no such folder."""
+        """Return the sorted names of the files inside, or an empty list if the folder does not exist."""
         return self._names(fs.FileType.File)
 
     def _names(self, kind: fs.FileType) -> list[str]:
@@ -199,8 +203,8 @@ class Storage:
                 return []
             with os.scandir(self.local) as entries:
                 return sorted(entry.name for entry in entries if entry.is_dir() == (kind == fs.FileType.Directory))
-        found = self._remote.get_file_info(fs.FileSelector(self._path, allow_not_found=True))
-        return sorted(info.base_name for info in found if info.type == kind)
+        infos = self._remote.get_file_info(fs.FileSelector(self._path, allow_not_found=True))
+        return sorted(info.base_name for info in infos if info.type == kind)
 
 
 def _remove(path: Path) -> None:
@@ -211,6 +215,7 @@ def _remove(path: Path) -> None:
 
 
 def _local_entries(root: Path, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yield (path, time of the last change) of each file and folder below `root`."""
     try:
         with os.scandir(root) as scanned:
             entries = list(scanned)
@@ -226,11 +231,12 @@ def _local_entries(root: Path, prefix: str = "") -> Iterator[tuple[str, float]]:
 def _local_tree(root: Path) -> Tree:
     tree, top, linked = Tree(), root.resolve(), set[Path]()
 
-    def is_read(target: Path, walked: tuple[Path, ...]) -> bool:
-        """Return whether a link from the last of the `walked` folders leads to files that are listed anyway.
+    def is_listed_anyway(target: Path, walked: tuple[Path, ...]) -> bool:
+        """Return whether the files of `target`, a folder that a link leads to, are in the list without the link.
 
-        It does if it leads back into the walk or to a folder that a link led to before. A visible folder inside the
-        root is listed under its own name; the link counts beside it, as another name for the same images.
+        `walked` are the folders from the root to the link. They are in the list if `target` is one of `walked` or
+        contains one, or if an earlier link led to it or to a folder around it. A visible folder inside the root is
+        listed under its own name, too; only a link beside it still counts, as another name for the same images.
         """
         if any(target == folder or target in folder.parents for folder in walked):
             return True
@@ -251,10 +257,10 @@ def _local_tree(root: Path) -> Tree:
         for entry in entries:
             name = f"{prefix}{entry.name}"
             if entry.is_symlink() and not Path(entry.path).exists():
-                tree.skipped[name] = "a link that leads nowhere"
+                tree.skipped[name] = "a link to a missing file"
             elif entry.is_symlink() and entry.is_dir():
                 target, walked = Path(entry.path).resolve(), (*links, folder.resolve())
-                if is_read(target, walked):
+                if is_listed_anyway(target, walked):
                     tree.skipped[name] = "a link to a folder that is read already"
                 else:
                     linked.add(target)

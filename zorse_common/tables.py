@@ -1,4 +1,4 @@
-"""Tables and JSON documents on standard output."""
+"""Prints tables and JSON documents on standard output."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def print_json(value: Any) -> None:
 
 
 def _print_folded(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    # Imported here, since commands that print no table start faster without it.
+    # Imported here, so that commands that print no table start faster.
     from rich.console import Console
     from rich.table import Table
 
@@ -40,5 +40,5 @@ def _print_folded(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    # Names and texts of users are no markup.
+    # Markup is off: cells hold names and texts of users, in which brackets have no meaning.
     Console(markup=False, emoji=False, highlight=False).print(table, "")

@@ -15,7 +15,7 @@ from tests.trainer.fitting import Job, fit_ranks
 from trainer.board import Update
 from trainer.cluster import ALONE
 from trainer.run import train
-from zorse_common.own_ray import environment
+from zorse_common.private_ray import ray_environment
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -25,7 +25,7 @@ TOTAL = 1600
 @pytest.fixture
 def two_nodes() -> Iterator[Cluster]:
     """A cluster of two nodes with a CPU each, to which this process is connected."""
-    with environment(ALONE):
+    with ray_environment(ALONE):
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
         cluster.add_node(num_cpus=1)
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")

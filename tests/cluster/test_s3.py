@@ -19,7 +19,7 @@ from trainer.cluster import cluster
 from trainer.errors import Preempted
 from trainer.metric_lines import read_parts
 from trainer.run import train
-from zorse.cli import app, guarded
+from zorse.cli import app, run_guarded
 from zorse_common.storage import Storage
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -107,14 +107,14 @@ def test_all_of_a_run_is_on_s3(run: Storage, undisturbed: Path) -> None:
 
 def test_a_run_on_s3_is_exported_from_there(run: Storage, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as end:
-        guarded(app, ["export", RUN, "--to", str(tmp_path)])
+        run_guarded(app, ["export", RUN, "--to", str(tmp_path)])
     assert end.value.code == 0
     assert (tmp_path / "run" / "1" / "model.onnx").is_file()
 
 
 def test_a_bucket_that_is_not_there_is_one_clear_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        guarded(app, ["train", "digits", "run.storage=s3://no-such-bucket/runs"])
+        run_guarded(app, ["train", "digits", "run.storage=s3://no-such-bucket/runs"])
     assert end.value.code == 1
     out, err = capsys.readouterr()
     assert out == ""

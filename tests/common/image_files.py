@@ -1,4 +1,7 @@
-"""Image files of all kinds for tests, good, odd, damaged and hostile: 32 x 32 pixels each, so that none is resized."""
+"""Makes image files of all kinds for tests: good, unusual, damaged and hostile.
+
+Good ones have 32 × 32 pixels, so that no stage resizes them.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +88,7 @@ def _lab(image: Image.Image) -> Image.Image:
 
 
 def good() -> dict[str, bytes]:
-    """Files that can be read, by name."""
+    """Return files that can be read: name → content."""
     rgb = Image.fromarray(colours())
     grey = rgb.convert("L")
     files = {f"png_{mode}.png": _bytes(rgb.convert(mode), "PNG") for mode in ("1", "L", "LA", "P", "RGB", "RGBA")}
@@ -121,7 +124,7 @@ def good() -> dict[str, bytes]:
 
 
 def bad() -> dict[str, bytes]:
-    """Files that cannot be read, by name."""
+    """Return files that cannot be read: name → content."""
     whole = _bytes(Image.fromarray(colours()), "PNG")
     return {
         "empty.png": b"",

@@ -1,4 +1,4 @@
-"""The decoder's pixels, compared with independent arithmetic."""
+"""The pixels of the image decoder, compared with independent arithmetic."""
 
 from __future__ import annotations
 

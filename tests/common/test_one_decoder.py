@@ -1,4 +1,4 @@
-"""Training, export, server and `zorse translate` see equal pixels of one file, or refuse it alike."""
+"""Training, export, server and `zorse translate` decode a file to equal pixels, or all refuse it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PORT = TensorSpec("source", "uint8", ("batch", "height", "width", 3), "the image
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with the model `invert`, which returns 255 minus what it is given."""
+    """A repository with the model `invert`, which returns 255 minus each input value."""
     return write_repository(tmp_path_factory.mktemp("repository"))
 
 
@@ -40,18 +40,18 @@ def client() -> Iterator[httpx.Client]:
         yield client
 
 
-def _trained(path: Path) -> Pixels:
+def _training_pixels(path: Path) -> Pixels:
     section = {"type": "folder", "root": str(path.parent), "size": SIDE, "max_unreadable": 0}
     image: Pixels = registry.build(registry.resolve("data", section), seed=0).example(0).images["image"]
     return image
 
 
-def _exported(path: Path) -> Pixels:
+def _export_pixels(path: Path) -> Pixels:
     (image,) = load_images(ImagePlace(str(path.parent)), PORT, SizeLimits.square(4, 8, 64), SIDE)
     return image
 
 
-def _served(path: Path, client: httpx.Client) -> Pixels:
+def _server_pixels(path: Path, client: httpx.Client) -> Pixels:
     response = client.post("/v2/models/invert/translate", content=path.read_bytes())
     if response.status_code != 200:
         assert 400 <= response.status_code < 500
@@ -59,7 +59,7 @@ def _served(path: Path, client: httpx.Client) -> Pixels:
     return 255 - decode(response.content)
 
 
-def _translated(path: Path, repository: Path) -> Pixels:
+def _translate_pixels(path: Path, repository: Path) -> Pixels:
     app = typer.Typer()
     register(app)
     out = path.parent.parent / "out"
@@ -72,8 +72,8 @@ def _translated(path: Path, repository: Path) -> Pixels:
         return 255 - np.asarray(image)
 
 
-def _tried(read: Callable[[], Pixels]) -> Pixels | None:
-    """The pixels, or None where the file is refused in a way that is meant for users."""
+def _pixels_or_none(read: Callable[[], Pixels]) -> Pixels | None:
+    """Return the pixels, or None if the file is refused with a message for users."""
     try:
         return read()
     except ZorseError:
@@ -81,26 +81,30 @@ def _tried(read: Callable[[], Pixels]) -> Pixels | None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_stage_sees_the_same_pixels(tmp_path: Path, name: str, repository: Path, client: httpx.Client) -> None:
+def test_stages_decode_the_same_pixels_or_all_refuse(
+    tmp_path: Path, name: str, repository: Path, client: httpx.Client
+) -> None:
     path = tmp_path / "in" / name
     path.parent.mkdir()
     path.write_bytes(FILES[name])
-    seen = {
-        "train": _tried(lambda: _trained(path)),
-        "export": _tried(lambda: _exported(path)),
-        "serve": _tried(lambda: _served(path, client)),
-        "translate": _tried(lambda: _translated(path, repository)),
+    by_stage = {
+        "train": _pixels_or_none(lambda: _training_pixels(path)),
+        "export": _pixels_or_none(lambda: _export_pixels(path)),
+        "serve": _pixels_or_none(lambda: _server_pixels(path, client)),
+        "translate": _pixels_or_none(lambda: _translate_pixels(path, repository)),
     }
-    row = "  ".join(f"{stage} {'refused' if image is None else image.mean().round(2)}" for stage, image in seen.items())
+    row = "  ".join(
+        f"{stage} {'refused' if image is None else image.mean().round(2)}" for stage, image in by_stage.items()
+    )
     print(f"{name:28}{row}")  # noqa: T201  (with -s: the table)
     if name in bad():
-        assert list(seen.values()) == [None] * 4
+        assert list(by_stage.values()) == [None] * 4
         return
     expected = decode(FILES[name], 3)
-    for stage, image in seen.items():
+    for stage, image in by_stage.items():
         assert image is not None, stage
         np.testing.assert_array_equal(image, expected, stage)
 
 
-def test_the_table_has_at_least_forty_files() -> None:
+def test_table_has_at_least_forty_files() -> None:
     assert len(good()) + len(bad()) == len(FILES) >= 40

@@ -1,4 +1,4 @@
-"""A folder behaves alike on a disk, at a file URI and on an object store."""
+"""Storage behaves alike on a disk, at a file URI and on an object store."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     return Storage(tmp_path if request.param == "path" else f"file://{tmp_path}")
 
 
-def test_files_are_written_read_listed_and_removed(folder: Storage) -> None:
+def test_storage_writes_reads_lists_and_removes_files(folder: Storage) -> None:
     folder.write("deep/down/a.bin", b"abcdef")
     folder.write("b.bin", b"12")
     folder.write("b.bin", b"123")
@@ -46,31 +46,31 @@ def test_files_are_written_read_listed_and_removed(folder: Storage) -> None:
     assert folder.tree().sizes == {"c.bin": 3}
 
 
-def test_what_is_not_there_is_empty_or_not_found(folder: Storage) -> None:
-    nothing = folder / "nothing"
-    assert (nothing.kind(), nothing.files(), nothing.folders(), nothing.entries()) == ("nothing", [], [], {})
-    assert not nothing.exists("file")
+def test_storage_of_a_missing_folder_is_empty(folder: Storage) -> None:
+    missing = folder / "missing"
+    assert (missing.kind(), missing.files(), missing.folders(), missing.entries()) == ("nothing", [], [], {})
+    assert not missing.exists("file")
     with pytest.raises(FileNotFoundError):
-        nothing.read("file")
+        missing.read("file")
     with pytest.raises(FileNotFoundError):
-        list(nothing.chunks("file"))
+        list(missing.chunks("file"))
 
 
 @pytest.mark.parametrize(
-    ("place", "reason"),
+    ("uri", "reason"),
     [
-        ("", "an empty place"),
+        ("", "the path is empty"),
         ("s3://", "names no bucket"),
         ("s3://b/x?y=1", "leave [?] and # out"),
         ("ftp9://x/y", "cannot be opened"),
     ],
 )
-def test_a_place_that_is_none_is_one_clear_line(place: str, reason: str) -> None:
+def test_storage_refuses_a_malformed_uri_in_one_line(uri: str, reason: str) -> None:
     with pytest.raises(StorageError, match=reason):
-        Storage(place)
+        Storage(uri)
 
 
-def test_a_failed_write_leaves_the_file_that_was_there(tmp_path: Path) -> None:
+def test_write_that_fails_keeps_the_previous_file(tmp_path: Path) -> None:
     folder = Storage(tmp_path)
     folder.write("a", b"old")
     (tmp_path / "a.part").mkdir()
@@ -79,7 +79,7 @@ def test_a_failed_write_leaves_the_file_that_was_there(tmp_path: Path) -> None:
     assert folder.read("a") == b"old"
 
 
-def test_links_to_a_folder_and_to_one_inside_it_list_each_file_once(tmp_path: Path) -> None:
+def test_tree_lists_each_file_once_despite_overlapping_links(tmp_path: Path) -> None:
     for names in (("a", "b"), ("b", "a")):
         root = tmp_path / names[0]
         (root / "ext" / "sub").mkdir(parents=True)
@@ -88,10 +88,10 @@ def test_links_to_a_folder_and_to_one_inside_it_list_each_file_once(tmp_path: Pa
             (root / "ext" / file).touch()
         (root / "links" / names[0]).symlink_to("../ext/sub")
         (root / "links" / names[1]).symlink_to("../ext")
-        found = Storage(root / "links").tree()
-        assert sorted(name.rsplit("/", 1)[-1] for name in found.sizes) == ["one", "two"]
-        assert len(found.skipped) == 1
+        tree = Storage(root / "links").tree()
+        assert sorted(name.rsplit("/", 1)[-1] for name in tree.sizes) == ["one", "two"]
+        assert len(tree.skipped) == 1
 
 
-def test_names_are_printed_on_one_line() -> None:
+def test_printable_escapes_undecodable_bytes_and_line_breaks() -> None:
     assert printable("Mu\udcf1oz\nà\ud800") == r"Mu\xf1oz\nà\ud800"

@@ -1,4 +1,4 @@
-"""What the packages import, what pyproject.toml declares and what docs/dependencies.md explains are the same."""
+"""Imports, the dependencies in pyproject.toml and the table in docs/dependencies.md agree."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("zorse_common", "trainer", "export", "serving", "zorse")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-# Other packages call these: torch's extensions, its exporter, FastAPI's forms, and the other onnxruntime.
+# Other packages import these: torch for extensions and export, FastAPI for forms. One of two onnxruntimes is installed.
 NOT_IMPORTED = {"setuptools", "onnxscript", "python-multipart", "onnxruntime", "onnxruntime-gpu"}
 
 
@@ -25,7 +25,7 @@ def _names(requirements: list[str]) -> set[str]:
 
 
 def _imports(package: str) -> Iterator[str]:
-    """The top-level modules that the package's files import, also inside functions."""
+    """Yield the top-level modules that the package's files import, also inside functions."""
     for path in (ROOT / package).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
@@ -34,7 +34,7 @@ def _imports(package: str) -> Iterator[str]:
                 yield node.module.split(".")[0]
 
 
-def test_every_import_is_declared_and_every_declaration_is_imported() -> None:
+def test_imports_and_declared_dependencies_agree() -> None:
     modules = {module for package in PACKAGES for module in _imports(package)} - sys.stdlib_module_names - {*PACKAGES}
     distributions = packages_distributions()
     imported = {module: {canonicalize_name(name) for name in distributions.get(module, [])} for module in modules}
@@ -43,10 +43,10 @@ def test_every_import_is_declared_and_every_declaration_is_imported() -> None:
     assert sorted(declared - NOT_IMPORTED - {name for names in imported.values() for name in names}) == []
 
 
-def test_every_dependency_is_explained_and_pinned() -> None:
+def test_dependencies_are_explained_and_pinned() -> None:
     declared = _names(PROJECT["dependencies"]) | _names(PROJECT["optional-dependencies"]["dev"])
     explained = re.findall(r"^\| ([a-z][\w-]*) \|", (ROOT / "docs" / "dependencies.md").read_text(), re.MULTILINE)
     assert sorted(name for name in explained if name != "package") == sorted(declared)
     pins = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    # The CPU package of onnxruntime is what other machines get: it has the GPU package's versions.
+    # constraints.txt is for x86-64 Linux, which gets onnxruntime-gpu. Other machines get onnxruntime.
     assert sorted(declared - {canonicalize_name(pin) for pin in pins}) == ["onnxruntime"]

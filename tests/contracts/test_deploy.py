@@ -1,4 +1,4 @@
-"""The deployment examples parse, and the commands in them and in the cluster page resolve."""
+"""The deployment examples parse, and the commands in them and in docs/train-on-a-cluster.md resolve."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ COMMANDS = [JOB["spec"]["entrypoint"], *re.findall(r"zorse train configs\S+ .*",
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_resolves(command: str) -> None:
+def test_documented_train_command_resolves(command: str) -> None:
     _, _, config, *words = shlex.split(command)
     overrides = [word for word in words if "=" in word]
     resolved = load_config(find_config(config), overrides).model_dump(mode="json")
     assert resolved["run"]["workers"]
 
 
-def test_examples_leave_time_for_a_checkpoint() -> None:
+def test_deployment_examples_leave_time_for_a_checkpoint() -> None:
     cluster = JOB["spec"]["rayClusterSpec"]
     (head,) = cluster["headGroupSpec"]["template"]["spec"]["containers"]
     assert {"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": "120"} in head["env"]

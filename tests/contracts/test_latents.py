@@ -1,4 +1,4 @@
-"""Image k of seed s is the same everywhere: the numbers themselves are part of the contract."""
+"""Image k of seed s has the same latent everywhere: the values themselves are part of the contract."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize(("seed", "number"), GOLDEN)
-def test_golden_values(seed: int, number: int) -> None:
+def test_latents_have_the_golden_values(seed: int, number: int) -> None:
     assert latents(seed, [number], 4)[0].tolist() == GOLDEN[seed, number]
 
 
-def test_an_image_does_not_depend_on_its_batch() -> None:
+def test_latents_do_not_depend_on_the_batch() -> None:
     whole = latents(7, range(20), 128)
     assert whole.dtype == np.float32
     np.testing.assert_array_equal(whole[3:11], latents(7, range(3, 11), 128))
     np.testing.assert_array_equal(np.concatenate([latents(7, [k], 128) for k in range(20)]), whole)
 
 
-def test_a_longer_code_begins_with_the_shorter() -> None:
+def test_latents_of_a_larger_dimension_begin_with_the_smaller() -> None:
     np.testing.assert_array_equal(latents(7, [5], 300)[:, :100], latents(7, [5], 100))
 
 
-def test_codes_of_different_images_and_seeds_share_no_number() -> None:
-    codes = np.concatenate([latents(seed, range(50), 512) for seed in (0, 1, 2)])
+def test_latents_of_different_images_and_seeds_are_independent() -> None:
+    rows = np.concatenate([latents(seed, range(50), 512) for seed in (0, 1, 2)])
     # 150 × 512 draws of 24 random bits collide by chance, but never at more than a few places.
-    assert len(np.unique(codes)) > 0.98 * codes.size
-    assert abs(np.corrcoef(codes) - np.eye(150)).max() < 0.25
+    assert len(np.unique(rows)) > 0.98 * rows.size
+    assert abs(np.corrcoef(rows) - np.eye(150)).max() < 0.25
 
 
-def test_codes_are_standard_normal() -> None:
-    codes = latents(3, range(400), 256)
-    assert abs(codes.mean()) < 0.01
-    assert abs(codes.std() - 1) < 0.01
+def test_latents_are_standard_normal() -> None:
+    rows = latents(3, range(400), 256)
+    assert abs(rows.mean()) < 0.01
+    assert abs(rows.std() - 1) < 0.01

@@ -1,4 +1,4 @@
-"""The README's commands work as they are written, on configs with tiny totals; training commands name sound configs."""
+"""The README's commands run as written, on configs with tiny totals; its training commands name valid configs."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def _wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """A working folder with the shipped configs, made so short that documentation can be run as it is written."""
+def workplace(tmp_path: Path) -> Path:
+    """Return a working folder with the shipped configs, whose runs are shortened to 64 images."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     for config in (tmp_path / "configs" / "train").glob("*.yaml"):
         text, count = re.subn(r"total_images: \d+", "total_images: 64", config.read_text(encoding="utf-8"))
@@ -63,59 +63,59 @@ def _environment() -> dict[str, str]:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(280)
-def test_the_readme_runs(place: Path) -> None:
+def test_readme_commands_run(workplace: Path) -> None:
     blocks = BLOCK.findall(README)
     assert [kind for kind, _ in blocks] == ["run", "run in the background", "run"]
-    # The documented port may be taken here: another one stands for it.
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    # The documented port may be in use, so the commands run with an unused one.
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
     server = None
     try:
         for kind, text in blocks:
             commands = text.replace("127.0.0.1:8000", f"127.0.0.1:{port}")
             if kind == "run":
-                subprocess.run(["bash", "-euc", commands], cwd=place, env=_environment(), check=True)
+                subprocess.run(["bash", "-euc", commands], cwd=workplace, env=_environment(), check=True)
             else:
                 command = f"exec {commands.strip()} --port {port}"
-                server = subprocess.Popen(["bash", "-c", command], cwd=place, env=_environment())
+                server = subprocess.Popen(["bash", "-c", command], cwd=workplace, env=_environment())
                 _wait_until_ready(server, port)
     finally:
         if server is not None:
             server.send_signal(signal.SIGTERM)
             server.wait(timeout=60)
-    assert (place / "digits.png").stat().st_size > 0
-    with Image.open(place / "one.png") as answer:
+    assert (workplace / "digits.png").stat().st_size > 0
+    with Image.open(workplace / "one.png") as answer:
         one = np.asarray(answer)
-    np.testing.assert_array_equal(one, zorse.load(place / "repository" / "digits").generate(1, seed=7)[0, ..., 0])
+    np.testing.assert_array_equal(one, zorse.load(workplace / "repository" / "digits").generate(1, seed=7)[0, ..., 0])
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(280)
-def test_the_readmes_python_runs(place: Path) -> None:
+def test_readme_python_runs(workplace: Path) -> None:
     (code,) = PYTHON.findall(README)
     check = "assert images.shape == (16, 32, 32, 1) and images.dtype == 'uint8', images.shape\n"
-    subprocess.run([sys.executable, "-c", code + check], cwd=place, env=_environment(), check=True)
+    subprocess.run([sys.executable, "-c", code + check], cwd=workplace, env=_environment(), check=True)
 
 
-def test_the_commands_for_translators_run(place: Path) -> None:
-    """What stands in README and docs/export.md behind a training of hours, on an artifact that is there at once."""
-    write(place / "repository", inverter_graph(), inverter_manifest("h2z-AtoB"))
+def test_translator_commands_run(workplace: Path) -> None:
+    """README and docs/export.md show these commands after hours of training; here they run on a small artifact."""
+    write(workplace / "repository", inverter_graph(), inverter_manifest("h2z-AtoB"))
     horse = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    Image.fromarray(horse).save(place / "horse.jpg")
+    Image.fromarray(horse).save(workplace / "horse.jpg")
     (translate,) = re.findall(r"^zorse translate .*$", README, re.MULTILINE)
     (verify,) = re.findall(
         r"^zorse verify .*$", (ROOT / "docs" / "export.md").read_text(encoding="utf-8"), re.MULTILINE
     )
     promote = "zorse models promote repository h2z-AtoB@1 stable"
     commands = [translate, promote, verify.replace("--device cuda", "--device cpu")]
-    subprocess.run(["bash", "-euc", "\n".join(commands)], cwd=place, env=_environment(), check=True)
-    with Image.open(place / "translated" / "horse.png") as image:
+    subprocess.run(["bash", "-euc", "\n".join(commands)], cwd=workplace, env=_environment(), check=True)
+    with Image.open(workplace / "translated" / "horse.png") as image:
         assert image.size == (60, 40)
 
 
-def test_every_train_command_resolves() -> None:
+def test_readme_train_commands_resolve() -> None:
     commands = TRAIN.findall(README.replace("\\\n", ""))
     assert len(commands) >= 2
     for command in commands:

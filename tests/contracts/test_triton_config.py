@@ -1,4 +1,4 @@
-"""A Triton server reads `config.pbtxt` as the manifest means it: tritonclient's own message parses it."""
+"""`config.pbtxt` says the same as the manifest, as parsed by tritonclient's own protobuf message."""
 
 from __future__ import annotations
 
@@ -62,33 +62,33 @@ MANIFESTS = {
 }
 
 
-def run(*command: str | Path, given: str = "") -> str:
-    done = subprocess.run([*map(str, command)], input=given, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(map(str, command[:5]))}: {done.stderr or done.stdout}"
-    return done.stdout
+def run(*command: str | Path, stdin: str = "") -> str:
+    result = subprocess.run([*map(str, command)], input=stdin, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"{' '.join(map(str, command[:5]))}: {result.stderr or result.stdout}"
+    return result.stdout
 
 
 @pytest.fixture(scope="module")
 def client() -> Path:
-    """A Python with tritonclient, which is made once and kept for as long as its constraints are the same."""
+    """Return a Python with tritonclient. The environment is made once, and again when its constraints change."""
     folder = ROOT / ".cache" / "tritonclient"
     python, installed = folder / "bin" / "python", folder / CONSTRAINTS.name
-    wanted = CONSTRAINTS.read_text(encoding="utf-8")
-    if not installed.is_file() or installed.read_text(encoding="utf-8") != wanted:
+    constraints = CONSTRAINTS.read_text(encoding="utf-8")
+    if not installed.is_file() or installed.read_text(encoding="utf-8") != constraints:
         venv.create(folder, clear=True, with_pip=True, symlinks=True)
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         run(*pip, "--constraint", CONSTRAINTS, "tritonclient[grpc]")
-        installed.write_text(wanted, encoding="utf-8")
+        installed.write_text(constraints, encoding="utf-8")
     return python
 
 
 @pytest.fixture(scope="module")
 def parsed(client: Path) -> dict[str, dict[str, Any]]:
-    """What tritonclient reads in the configuration of each manifest, and in one that it does not know."""
+    """Return what tritonclient reads from the configuration of each manifest, and from one with an unknown field."""
     texts = {name: triton_config(manifest) for name, manifest in MANIFESTS.items()}
     texts["unknown"] = texts["generator"] + "colour: 3\n"
-    read = json.loads(run(client, "-c", READ, given=json.dumps(list(texts.values()))))
-    return dict(zip(texts, read, strict=True))
+    configs = json.loads(run(client, "-c", READ, stdin=json.dumps(list(texts.values()))))
+    return dict(zip(texts, configs, strict=True))
 
 
 def expected(tensor: TensorSpec, batched: bool) -> list[Any]:
@@ -98,7 +98,7 @@ def expected(tensor: TensorSpec, batched: bool) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_the_configuration_agrees_with_the_manifest(parsed: dict[str, dict[str, Any]], name: str) -> None:
+def test_triton_config_agrees_with_the_manifest(parsed: dict[str, dict[str, Any]], name: str) -> None:
     manifest: Manifest = MANIFESTS[name]
     batched = manifest.interface.inputs[0].shape[0] == "batch"
     config = dict(parsed[name])
@@ -120,7 +120,7 @@ def test_the_configuration_agrees_with_the_manifest(parsed: dict[str, dict[str, 
     }
 
 
-def test_what_triton_is_told_of_a_translator_of_one_size(parsed: dict[str, dict[str, Any]]) -> None:
+def test_triton_config_of_a_translator_with_one_size(parsed: dict[str, dict[str, Any]]) -> None:
     config = parsed["fixed size and batch"]
     assert config["max_batch_size"] == 0
     assert config["input"] == [["source", "TYPE_UINT8", [1, 256, 256, 3]]]
@@ -128,5 +128,5 @@ def test_what_triton_is_told_of_a_translator_of_one_size(parsed: dict[str, dict[
     assert parsed["translator"]["input"] == [["source", "TYPE_UINT8", [-1, -1, 3]]]
 
 
-def test_a_field_that_triton_does_not_know_is_an_error(parsed: dict[str, dict[str, Any]]) -> None:
+def test_triton_config_with_an_unknown_field_is_an_error(parsed: dict[str, dict[str, Any]]) -> None:
     assert 'no field named "colour"' in parsed["unknown"]["error"]

@@ -1,4 +1,4 @@
-"""The whole path with toy totals: train on Ray and DeepSpeed, export, serve on Ray Serve, ask as users do."""
+"""The whole path with tiny totals: train on Ray and DeepSpeed, export, serve on Ray Serve, query as users do."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ CYCLEGAN = """
 
 
 def painter() -> onnx.ModelProto:
-    """A foreign translator as old exporters wrote it: opset 9, NCHW, floats in 0..255, one image of 256 × 256."""
+    """Return a translator as old exporters wrote it: opset 9, NCHW, floats in 0..255, one image of 256 × 256."""
     random = np.random.default_rng(0)
     constants = {
         "half": np.float32(127.5),
@@ -72,24 +72,24 @@ def painter() -> onnx.ModelProto:
         for number, (operator, inputs, attributes) in enumerate(chain)
     ]
     initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
-    given, made = (
+    input_info, output_info = (
         helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3, 256, 256]) for name in ("0", str(len(chain)))
     )
-    inputs = [given, *(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in initializers)]
-    graph = helper.make_graph(nodes, "painter", inputs, [made], initializers)
+    inputs = [input_info, *(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in initializers)]
+    graph = helper.make_graph(nodes, "painter", inputs, [output_info], initializers)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=3)
 
 
 @pytest.fixture(scope="module")
 def one_ray() -> Iterator[None]:
-    """One Ray for all runs here."""
+    """Start one Ray for all runs of this file."""
     with cluster(workers=2):
         yield
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, one_ray: None) -> Path:
-    """Two runs, their three artifacts, and that of a foreign model."""
+    """Make two runs, their three artifacts, and the artifact of an imported ONNX file."""
     folder = tmp_path_factory.mktemp("path")
     for name, data, task in (("digits", "digits", GAN), ("stripes", "stripes", CYCLEGAN)):
         config = folder / f"{name}.yaml"
@@ -102,18 +102,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory, one_ray: None) -> Path:
     return folder
 
 
-def serve(folder: Path) -> tuple[int, list[str]]:
-    """A free port, and the command that serves the repository on it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def serve_command(folder: Path) -> tuple[int, list[str]]:
+    """Return an unused port, and the command that serves the repository on it."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
     return port, [sys.executable, "-m", "zorse", "serve", str(folder / "repository"), "--port", str(port)]
 
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[str]:
-    """The URL of `zorse serve`."""
-    port, command = serve(folder)
+    """Start `zorse serve` and yield its URL."""
+    port, command = serve_command(folder)
     process = subprocess.Popen(command)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -134,7 +134,7 @@ def server(folder: Path) -> Iterator[str]:
         assert process.wait(timeout=60) == 0
 
 
-def test_a_run_leaves_its_config_metrics_samples_and_snapshots(folder: Path) -> None:
+def test_run_writes_config_metrics_samples_and_snapshots(folder: Path) -> None:
     run = folder / "runs" / "digits"
     lines = [json.loads(line) for line in next((run / "metrics").iterdir()).read_text().splitlines()]
     assert [line["images"] for line in lines] == [4, 8]
@@ -147,15 +147,15 @@ def test_a_run_leaves_its_config_metrics_samples_and_snapshots(folder: Path) -> 
     assert "latent_dim: 8" in (run / "config.yaml").read_text()
 
 
-def test_a_taken_run_folder_is_refused(folder: Path) -> None:
+def test_run_folder_in_use_is_refused(folder: Path) -> None:
     command = [sys.executable, "-m", "zorse", "train", str(folder / "digits.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: run.dir")
-    assert "Traceback" not in done.stderr
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("error: run.dir")
+    assert "Traceback" not in result.stderr
 
 
-def test_an_error_in_a_worker_is_the_users_one_line(
+def test_worker_error_becomes_one_line_for_the_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_ray: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -181,7 +181,7 @@ def test_generated_images_are_the_same_online_and_offline(folder: Path, server: 
     np.testing.assert_array_equal(later, offline[3:])
 
 
-def test_a_picture_comes_back_at_its_own_size(server: str) -> None:
+def test_translated_image_keeps_its_size(server: str) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)
     with zorse.Client(server) as client:
         assert client.translate("stripes-AtoB", picture).shape == picture.shape
@@ -195,18 +195,18 @@ def test_a_picture_comes_back_at_its_own_size(server: str) -> None:
     assert form.content == answer.content
 
 
-def test_a_stock_triton_client_gets_its_tensor(folder: Path, server: str) -> None:
+def test_stock_triton_client_gets_its_tensor(folder: Path, server: str) -> None:
     client = tritonclient.http.InferenceServerClient(server.removeprefix("http://"))
     source = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
-    given = tritonclient.http.InferInput("source", list(source.shape), "UINT8")
-    given.set_data_from_numpy(source)
-    image = client.infer("stripes-AtoB", [given]).as_numpy("image")
+    tensor = tritonclient.http.InferInput("source", list(source.shape), "UINT8")
+    tensor.set_data_from_numpy(source)
+    image = client.infer("stripes-AtoB", [tensor]).as_numpy("image")
     client.close()
     assert image.dtype == np.uint8
     np.testing.assert_array_equal(image, zorse.load(folder / "repository" / "stripes-AtoB" / "1").translate(source))
 
 
-def test_what_is_wrong_with_a_request_is_said(server: str) -> None:
+def test_server_explains_invalid_requests(server: str) -> None:
     answer = httpx.post(f"{server}/v2/models/stripes-AtoB/translate", content=b"not a picture", timeout=60)
     assert answer.status_code in (400, 415, 422)
     assert {"error", "code"} <= answer.json().keys()
@@ -214,16 +214,16 @@ def test_what_is_wrong_with_a_request_is_said(server: str) -> None:
     assert missing.status_code == 404
 
 
-def test_every_artifact_proves_itself_again(folder: Path) -> None:
+def test_artifacts_pass_verify(folder: Path) -> None:
     artifacts = sorted((folder / "repository").glob("*/1"))
     assert [path.parent.name for path in artifacts] == ["digits", "painter", "stripes-AtoB", "stripes-BtoA"]
     for path in artifacts:
-        found = verify_artifact(path, "cpu")
-        assert found.samples > 0
-        assert found.max_grey_diff <= 1
+        report = verify_artifact(path, "cpu")
+        assert report.samples > 0
+        assert report.max_grey_diff <= 1
 
 
-def test_a_foreign_model_is_served_at_its_size(folder: Path, server: str) -> None:
+def test_imported_model_is_served_at_its_size(folder: Path, server: str) -> None:
     local = zorse.load(folder / "repository" / "painter" / "1")
     with zorse.Client(server) as client:
         for height, width in ((256, 256), (200, 256)):
@@ -248,8 +248,8 @@ def accepts(port: int) -> bool:
 
 
 @pytest.mark.parametrize("moment", ["its port accepts connections", "it is started"])
-def test_a_server_that_is_stopped_before_it_is_ready_ends_in_peace(folder: Path, tmp_path: Path, moment: str) -> None:
-    port, command = serve(folder)
+def test_server_stopped_before_it_is_ready_ends_without_an_error(folder: Path, tmp_path: Path, moment: str) -> None:
+    port, command = serve_command(folder)
     with (tmp_path / "output").open("w+b") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         try:
@@ -263,8 +263,8 @@ def test_a_server_that_is_stopped_before_it_is_ready_ends_in_peace(folder: Path,
             process.kill()
             process.wait()
         output.seek(0)
-        said = output.read().decode()
-    # Before Python has come to our handler the signal itself ends the process.
-    assert code in ((0, -signal.SIGTERM) if moment == "it is started" else (0,)), said
-    assert "Traceback" not in said
-    assert "/v2/models/" not in said, "it was ready"
+        log = output.read().decode()
+    # Until the handler is installed, the signal itself ends the process.
+    assert code in ((0, -signal.SIGTERM) if moment == "it is started" else (0,)), log
+    assert "Traceback" not in log
+    assert "/v2/models/" not in log, "it was ready"

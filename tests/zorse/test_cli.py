@@ -1,4 +1,4 @@
-"""The command line's errors: one line, the error's own exit code, and a stack trace on demand."""
+"""The command line's errors: one line, the error's exit code, and a stack trace with --debug."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 from export.errors import ExportError
 from serving.errors import StartError
 from trainer.errors import ConfigError, Preempted
-from zorse.cli import app, guarded
+from zorse.cli import app, run_guarded
 
 
 def _failing(error: Exception) -> typer.Typer:
@@ -36,36 +36,36 @@ def _failing(error: Exception) -> typer.Typer:
         (Preempted("a b"), 75),
     ],
 )
-def test_an_error_is_one_line_with_its_exit_code(
+def test_run_guarded_prints_one_line_and_exits_with_the_errors_code(
     error: Exception, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
-        guarded(_failing(error), [])
+        run_guarded(_failing(error), [])
     assert caught.value.code == code
     assert capsys.readouterr() == ("", "error: a b\n")
 
 
 @pytest.mark.parametrize("words", [["--debug", "train", "digts"], ["train", "digts", "--debug"]])
-def test_debug_shows_the_stack_trace_wherever_it_stands(words: list[str]) -> None:
+def test_debug_option_raises_the_error_from_any_place(words: list[str]) -> None:
     with pytest.raises(ConfigError, match="no config digts"):
-        guarded(app, words)
+        run_guarded(app, words)
     with pytest.raises(SystemExit):
-        guarded(app, [word for word in words if word != "--debug"])
+        run_guarded(app, [word for word in words if word != "--debug"])
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
-def test_output_replaces_what_the_terminal_does_not_have(tmp_path: Path, encoding: str) -> None:
+def test_output_replaces_characters_that_the_encoding_lacks(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "größe→" / "run").mkdir(parents=True)
     (tmp_path / "größe→" / "run" / "config.yaml").write_text("run: {dir: größe→, total_images: 1}\n", encoding="utf-8")
     environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
     command = [sys.executable, "-m", "zorse", "runs", "show", str(tmp_path / "größe→" / "run")]
-    done = subprocess.run(command, env=environment, capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert b"?" in done.stdout
+    result = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert b"?" in result.stdout
 
 
-def test_a_reader_that_has_gone_ends_the_command_quietly() -> None:
+def test_command_ends_quietly_if_its_reader_closes_the_pipe() -> None:
     command = f"set -o pipefail; {sys.executable} -m zorse --help | true"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
-    assert done.stderr == b""
-    assert done.returncode in (0, 1)  # click's own code for a closed pipe
+    result = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+    assert result.stderr == b""
+    assert result.returncode in (0, 1)  # click's own code for a closed pipe

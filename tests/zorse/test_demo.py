@@ -1,4 +1,4 @@
-"""How the demo counts its requests."""
+"""The demo's request counter."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import pytest
 from numpy.typing import NDArray
 
 from serving.errors import ServerError
-from zorse.demo import MOST_ERRORS, Asked
+from zorse.demo import MAX_ERRORS, RequestCounter
 
 BLACK = np.zeros((2, 2, 1), dtype=np.uint8)
 
 
-def _white_if(sound: bool) -> NDArray[np.uint8]:
-    if not sound:
+def _white_or_error(succeeds: bool) -> NDArray[np.uint8]:
+    if not succeeds:
         raise ServerError("the queue is full", 503, "overloaded")
     return BLACK + np.uint8(255)
 
 
-def test_a_failed_request_is_counted_and_its_image_is_black() -> None:
-    asked = Asked()
-    answers = [asked.call(BLACK, _white_if, sound).max() for sound in (True, False, True)]
-    assert answers == [255, 0, 255]
-    assert (asked.requests, asked.errors, asked.first_error) == (3, 1, "the queue is full")
+def test_request_counter_returns_black_images_for_failed_requests() -> None:
+    counter = RequestCounter()
+    brightness = [counter.call(BLACK, _white_or_error, succeeds).max() for succeeds in (True, False, True)]
+    assert brightness == [255, 0, 255]
+    assert (counter.requests, counter.errors, counter.first_error) == (3, 1, "the queue is full")
 
 
-def test_a_hopeless_server_ends_the_demo() -> None:
-    asked = Asked()
-    for _ in range(MOST_ERRORS):
-        asked.call(BLACK, _white_if, False)
+def test_request_counter_raises_after_too_many_errors() -> None:
+    counter = RequestCounter()
+    for _ in range(MAX_ERRORS):
+        counter.call(BLACK, _white_or_error, False)
     with pytest.raises(ServerError, match="the queue is full"):
-        asked.call(BLACK, _white_if, False)
+        counter.call(BLACK, _white_or_error, False)

@@ -1,4 +1,4 @@
-"""The process that others see and signal, and the one behind it that does the work."""
+"""The front process, which receives signals, and the worker in a new session, which does the work."""
 
 from __future__ import annotations
 
@@ -14,42 +14,43 @@ import psutil
 import pytest
 
 from tests.cluster.commands import none_ignored
-from zorse_common.own_ray import FOLDERS, folder_prefix
+from zorse_common.private_ray import RAY_FOLDERS, ray_folder_prefix
 
 pytestmark = pytest.mark.timeout(60)
 
 PROGRAM = """
 import os, signal, subprocess, sys, time
-from zorse.process import run_behind
+from zorse.process import run_in_new_session
 
 def work():
-    said = []
+    received = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: said.append(signal.Signals(number).name))
+        signal.signal(number, lambda number, frame: received.append(signal.Signals(number).name))
     {setup}
     print(os.getpid(), flush=True)
-    while not said:
+    while not received:
         signal.pause()
     sys.stdin.readline()
-    open(sys.argv[1], "w").write(" ".join(said))
+    open(sys.argv[1], "w").write(" ".join(received))
     sys.exit(7)
 
-run_behind(work)
+run_in_new_session(work)
 """
 
 
 @contextmanager
 def _running(
-    said: Path, setup: str = "pass", before: str = ""
+    record: Path, setup: str = "pass", before: str = ""
 ) -> Iterator[tuple[subprocess.Popen[str], psutil.Process]]:
-    """The front process of a program that writes to `said` which signals it got, and its working one.
+    """Start `PROGRAM` and yield its front process and its worker.
 
-    It exits with 7 once it has had a signal and read a line.
+    After a signal and a line on its standard input, the worker writes the names of its signals to the file `record` and
+    exits with code 7.
     """
     code = before + PROGRAM.format(setup=setup)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "start_new_session": True}
     with none_ignored():
-        front = subprocess.Popen([sys.executable, "-c", code, str(said)], **pipes)
+        front = subprocess.Popen([sys.executable, "-c", code, str(record)], **pipes)
     try:
         worker = psutil.Process(int(front.stdout.readline()))
         yield front, worker
@@ -59,50 +60,50 @@ def _running(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_group_comes_once_and_the_exit_code_is_taken_over(
+def test_signal_to_the_group_reaches_the_worker_once_and_its_exit_code_is_returned(
     number: signal.Signals, tmp_path: Path
 ) -> None:
-    with _running(tmp_path / "said") as (front, worker):
+    with _running(tmp_path / "signals") as (front, worker):
         assert (worker.ppid(), os.getsid(worker.pid)) == (front.pid, worker.pid)
-        for _ in range(3):  # as `timeout` does
+        for _ in range(3):  # `timeout` sends a signal more than once, too
             os.killpg(front.pid, number)
         front.communicate("\n")
     assert front.returncode == 7
-    assert (tmp_path / "said").read_text() == number.name
+    assert (tmp_path / "signals").read_text() == number.name
 
 
-def test_a_hang_up_is_a_termination(tmp_path: Path) -> None:
-    with _running(tmp_path / "said") as (front, _):
+def test_hangup_reaches_the_worker_as_sigterm(tmp_path: Path) -> None:
+    with _running(tmp_path / "signals") as (front, _):
         front.send_signal(signal.SIGHUP)
         front.communicate("\n")
-    assert (tmp_path / "said").read_text() == "SIGTERM"
+    assert (tmp_path / "signals").read_text() == "SIGTERM"
 
 
-def test_what_was_ignored_at_the_start_stays_ignored(tmp_path: Path) -> None:
+def test_signals_ignored_at_the_start_stay_ignored(tmp_path: Path) -> None:
     nohup = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-    with _running(tmp_path / "said", before=nohup) as (front, worker):
+    with _running(tmp_path / "signals", before=nohup) as (front, worker):
         front.send_signal(signal.SIGHUP)
         worker.send_signal(signal.SIGHUP)
         front.send_signal(signal.SIGINT)
         front.communicate("\n")
-    assert (tmp_path / "said").read_text() == "SIGINT"
+    assert (tmp_path / "signals").read_text() == "SIGINT"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system tells a process that its parent has ended")
-def test_the_work_is_terminated_when_the_front_process_is_killed(tmp_path: Path) -> None:
-    with _running(tmp_path / "said") as (front, worker):
+def test_worker_is_terminated_if_the_front_process_is_killed(tmp_path: Path) -> None:
+    with _running(tmp_path / "signals") as (front, worker):
         front.kill()
         front.communicate("\n")
         worker.wait(30)
-    assert (tmp_path / "said").read_text() == "SIGTERM"
+    assert (tmp_path / "signals").read_text() == "SIGTERM"
 
 
-def test_what_killed_work_leaves_is_ended_and_removed(tmp_path: Path) -> None:
-    # Ray's workers have process groups of their own.
+def test_killed_worker_leaves_no_process_and_no_ray_folder(tmp_path: Path) -> None:
+    # A new process group, as Ray gives its workers.
     setup = 'print(subprocess.Popen(["sleep", "1000"], process_group=0).pid, flush=True)'
-    with _running(tmp_path / "said", setup=setup) as (front, other):
+    with _running(tmp_path / "signals", setup=setup) as (front, other):
         worker = psutil.Process(int(front.stdout.readline()))
-        folder = FOLDERS / f"{folder_prefix(worker.pid)}test"
+        folder = RAY_FOLDERS / f"{ray_folder_prefix(worker.pid)}test"
         (folder / "inner").mkdir(parents=True)
         worker.kill()
         front.wait()
@@ -112,11 +113,11 @@ def test_what_killed_work_leaves_is_ended_and_removed(tmp_path: Path) -> None:
         assert not folder.exists()
 
 
-def test_the_terminal_stops_and_continues_both(tmp_path: Path) -> None:
-    with _running(tmp_path / "said") as (front, worker):
+def test_terminal_suspends_and_continues_both_processes(tmp_path: Path) -> None:
+    with _running(tmp_path / "signals") as (front, worker):
         front.send_signal(signal.SIGTSTP)
         os.waitid(os.P_PID, front.pid, os.WSTOPPED)
-        # Sent before the front process stopped itself; it is for the system to get to it.
+        # The signal was sent before the front process stopped itself; the system delivers it some time later.
         while worker.status() != psutil.STATUS_STOPPED:
             os.sched_yield()
         front.send_signal(signal.SIGCONT)
@@ -125,23 +126,24 @@ def test_the_terminal_stops_and_continues_both(tmp_path: Path) -> None:
     assert front.returncode == 7
 
 
-def test_a_closed_terminal_ends_the_work_in_its_order(tmp_path: Path) -> None:
-    """Writing to a terminal that is gone fails, and must not be what ends the work."""
+def test_closed_terminal_lets_the_worker_stop_in_order(tmp_path: Path) -> None:
+    """Writing to a closed terminal fails; that error must not end the worker."""
     setup = (
-        'signal.signal(signal.SIGTERM, lambda number, frame: said.append("SIGTERM") or print("stopping", flush=True))'
+        "signal.signal(signal.SIGTERM, "
+        'lambda number, frame: received.append("SIGTERM") or print("stopping", flush=True))'
     )
     code = PROGRAM.format(setup=setup).replace("sys.stdin.readline()", 'print("done", flush=True)')
-    ours, theirs = os.openpty()
-    # The leader of the terminal's session, as a shell is, which is told that the terminal is closed.
-    take = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
-    streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
-    command = [sys.executable, "-c", take + code, str(tmp_path / "said")]
+    controller, terminal = os.openpty()
+    # The front process becomes the leader of the terminal's session, as a shell is, and gets SIGHUP when it closes.
+    acquire = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+    streams = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
+    command = [sys.executable, "-c", acquire + code, str(tmp_path / "signals")]
     with none_ignored():
         front = subprocess.Popen(command, start_new_session=True, **streams)
-    os.close(theirs)
+    os.close(terminal)
     shown = b""
     while not shown.endswith(b"\n"):
-        shown += os.read(ours, 100)
-    os.close(ours)
+        shown += os.read(controller, 100)
+    os.close(controller)
     assert front.wait(30) == 7
-    assert (tmp_path / "said").read_text() == "SIGTERM"
+    assert (tmp_path / "signals").read_text() == "SIGTERM"

@@ -1,4 +1,4 @@
-"""The demo's figures against the bars they must clear."""
+"""Thresholds of the demo's figures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from zorse.bars import missed_bars
+from zorse.thresholds import missed_thresholds
 
 GOOD: dict[str, Any] = {
     "gan": {"fd_untrained": 100.0, "fd_trained": 5.0, "class_shares": [0.02] * 9 + [0.0]},
@@ -33,19 +33,21 @@ MISSES = [
 ]
 
 
-def _with(keys: tuple[str | int, ...], value: Any) -> dict[str, Any]:
+def _changed_summary(keys: tuple[str | int, ...], value: Any) -> dict[str, Any]:
     summary = copy.deepcopy(GOOD)
-    place: Any = summary
+    section: Any = summary
     for key in keys[:-1]:
-        place = place[key]
-    place[keys[-1]] = value
+        section = section[key]
+    section[keys[-1]] = value
     return summary
 
 
-def test_figures_that_just_clear_the_bars_miss_none() -> None:
-    assert missed_bars(GOOD) == []
+def test_missed_thresholds_are_none_at_the_limits() -> None:
+    assert missed_thresholds(GOOD) == []
 
 
 @pytest.mark.parametrize(("keys", "value", "line"), MISSES)
-def test_a_missed_bar_is_named(keys: tuple[str | int, ...], value: Any, line: str) -> None:
-    assert missed_bars(_with(keys, value)) == [line]
+def test_missed_thresholds_name_each_figure_beyond_its_limit(
+    keys: tuple[str | int, ...], value: Any, line: str
+) -> None:
+    assert missed_thresholds(_changed_summary(keys, value)) == [line]
