@@ -29,7 +29,7 @@ import torch.distributed as dist
 from benchmarks.bare import BareStep
 from trainer.config_files import find_config, load_config
 from trainer.engine import PlayerEngines, autocast_dtype
-from trainer.history import Run
+from trainer.history import RunHistory
 from trainer.run import train
 from trainer.run_config import RunConfig
 from trainer.tasks.base import Batch
@@ -76,7 +76,7 @@ def _measure(folder: Path, size: int, batch: int, rounds: int, steps: int) -> di
     config = _config(folder, size, batch, steps)
     before = _paired(config, rounds, STAGES)
     train(config)
-    performance = Run(Storage(config.run.dir)).performance_curves
+    performance = RunHistory(Storage(config.run.dir)).performance_curves
     # The first interval has the warm-up of caches and of the allocator.
     shares = {name: statistics.mean(value for _, value in points[1:]) for name, points in performance.items()}
     seconds_per_step = batch / shares["images/s"]

@@ -24,7 +24,7 @@ from zorse_common.storage import Storage
 
 SCHEMA_VERSION = 1
 FOLDER = "checkpoints"
-STATE_FILE, FACTS_FILE, MANIFEST_FILE = "state.safetensors", "checkpoint.json", "MANIFEST.json"
+STATE_FILE, INFO_FILE, MANIFEST_FILE = "state.safetensors", "checkpoint.json", "MANIFEST.json"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class _DamagedError(CheckpointError):
 
 
 @dataclass(frozen=True)
-class Found:
+class NewestCheckpoint:
     """The newest good checkpoint, if there is one, and one line for each damaged one that is newer."""
 
     images_seen: int | None = None
@@ -72,7 +72,7 @@ class Checkpoints:
             CheckpointError: the storage is full or cannot be written; older checkpoints are whole.
         """
         name = _name(checkpoint.images_seen)
-        facts = {
+        info = {
             "schema_version": SCHEMA_VERSION,
             "images_seen": checkpoint.images_seen,
             "rollback_count": checkpoint.rollback_count,
@@ -80,7 +80,7 @@ class Checkpoints:
             "counts": checkpoint.counts,
             "data_digest": checkpoint.data_digest,
         }
-        contents = {STATE_FILE: save(checkpoint.tensors), FACTS_FILE: _json(facts)}
+        contents = {STATE_FILE: save(checkpoint.tensors), INFO_FILE: _json(info)}
         entries = {file: {"sha256": _digest(content), "nbytes": len(content)} for file, content in contents.items()}
         try:
             self._remove(name)
@@ -90,14 +90,14 @@ class Checkpoints:
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._remove(name)
-            newest = self.find().images_seen
+            newest = self.find_newest().images_seen
             kept = "there is no older one" if newest is None else f"the one of {newest} images is whole"
             raise CheckpointError(
                 f"checkpoint {self._folder.uri}/{name} cannot be written ({error}): "
-                f"free space or mend the storage, then go on with --resume; {kept}"
+                f"free space or fix the storage, then continue with --resume; {kept}"
             ) from error
 
-    def find(self, until: float = math.inf) -> Found:
+    def find_newest(self, until: float = math.inf) -> NewestCheckpoint:
         """Verify from the newest of at most `until` images on until one is good.
 
         Raises:
@@ -112,8 +112,8 @@ class Checkpoints:
             except _DamagedError as error:
                 damaged.append(str(error))
             else:
-                return Found(int(name), damaged)
-        return Found(None, damaged)
+                return NewestCheckpoint(int(name), damaged)
+        return NewestCheckpoint(None, damaged)
 
     def read(self, images_seen: int) -> Checkpoint:
         """The checkpoint of `images_seen` images, which `find` has verified.
@@ -122,7 +122,7 @@ class Checkpoints:
             CheckpointError: it breaks the format, or is of another schema version.
         """
         name = _name(images_seen)
-        facts = self._facts(name)
+        info = self._info(name)
         try:
             tensors = load(self._folder.read(f"{name}/{STATE_FILE}"))
         except (OSError, SafetensorError) as error:
@@ -130,7 +130,7 @@ class Checkpoints:
                 f"checkpoint {self._folder.uri}/{name}: {STATE_FILE} cannot be read ({error})"
             ) from error
         return Checkpoint(
-            images_seen, tensors, facts["rollback_count"], facts["score"], facts["counts"], facts["data_digest"]
+            images_seen, tensors, info["rollback_count"], info["score"], info["counts"], info["data_digest"]
         )
 
     def forget_after(self, images_seen: int) -> None:
@@ -162,7 +162,7 @@ class Checkpoints:
         best: tuple[str, float] | None = None
         for name in names:
             try:
-                score = self._facts(name)["score"]
+                score = self._info(name)["score"]
             except CheckpointError:
                 continue
             if score is not None and math.isfinite(score) and (best is None or better(score, best[1])):
@@ -178,7 +178,7 @@ class Checkpoints:
             raise _DamagedError(f"{where} is not whole: it has no {MANIFEST_FILE}") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise _DamagedError(f"{where} is damaged: {MANIFEST_FILE} cannot be read ({error})") from error
-        if set(entries) != {STATE_FILE, FACTS_FILE}:
+        if set(entries) != {STATE_FILE, INFO_FILE}:
             raise _DamagedError(f"{where} is damaged: {MANIFEST_FILE} names {', '.join(sorted(entries))}")
         for file, expected in entries.items():
             try:
@@ -187,21 +187,21 @@ class Checkpoints:
                 raise _DamagedError(f"{where} is damaged: {file} cannot be read ({error})") from error
             if (_digest(content), len(content)) != expected:
                 raise _DamagedError(f"{where} is damaged: {file} is not what was written")
-        self._facts(name)
+        self._info(name)
 
-    def _facts(self, name: str) -> dict[str, Any]:
+    def _info(self, name: str) -> dict[str, Any]:
         try:
-            facts: dict[str, Any] = json.loads(self._folder.read(f"{name}/{FACTS_FILE}"))
+            info: dict[str, Any] = json.loads(self._folder.read(f"{name}/{INFO_FILE}"))
         except (OSError, ValueError) as error:
             raise _DamagedError(
-                f"checkpoint {self._folder.uri}/{name}: {FACTS_FILE} cannot be read ({error})"
+                f"checkpoint {self._folder.uri}/{name}: {INFO_FILE} cannot be read ({error})"
             ) from error
-        if facts.get("schema_version") != SCHEMA_VERSION:
+        if info.get("schema_version") != SCHEMA_VERSION:
             raise CheckpointError(
-                f"checkpoint {self._folder.uri}/{name} has schema version {facts.get('schema_version')!r} "
+                f"checkpoint {self._folder.uri}/{name} has schema version {info.get('schema_version')!r} "
                 f"and this zorse reads {SCHEMA_VERSION}"
             )
-        return facts
+        return info
 
 
 def changed_images(checkpoint: Checkpoint, counts: dict[str, int], data_digest: str, *, allowed: bool) -> str | None:

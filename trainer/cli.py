@@ -34,21 +34,21 @@ def train(
     config: ConfigFile,
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Build, check and measure, but do not train.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's newest good checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the run's newest good checkpoint.")] = False,
     allow_new_data: Annotated[
         bool, typer.Option("--allow-new-data", help="Resume although the training images were changed.")
     ] = False,
     address: Annotated[
         str | None, typer.Option(help="A running Ray cluster: auto, or host:port of its head.", show_default=False)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what --dry-run finds as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result of --dry-run as JSON.")] = False,
 ) -> None:
     """Train a GAN or a CycleGAN on the workers of a Ray cluster.
 
-    SIGTERM or Ctrl-C stops the run after a checkpoint, with exit code 75: the same command with --resume goes on.
+    SIGTERM or Ctrl-C stops the run after a checkpoint, with exit code 75. The same command with --resume continues it.
     """
     if as_json and not dry_run:
-        raise typer.BadParameter("--json goes with --dry-run; what a run did is told by zorse runs show --json")
+        raise typer.BadParameter("--json needs --dry-run; zorse runs show --json describes a run")
     run = _load(config, [*(overrides or []), *(["run.allow_new_data=true"] if allow_new_data else [])])
     _show_differences(run, config)
     if dry_run:
@@ -95,10 +95,12 @@ def list_runs(
     """List the runs of a folder, the newest first."""
     from datetime import UTC, datetime
 
-    from trainer.history import duration, facts, find_runs, summary
+    from trainer.history import find_runs
+    from trainer.run_summary import format_duration, summary_data, summary_text
 
+    runs = find_runs(folder)
     if as_json:
-        print_json([summary(run) for run in find_runs(folder)])
+        print_json([summary_data(run) for run in runs])
         return
     now = datetime.now(UTC)
     rows = [
@@ -106,39 +108,42 @@ def list_runs(
             run.name,
             run.state,
             run.task or "",
-            facts(run)["images seen"],
-            facts(run).get("images/s", ""),
+            summary_text(run)["images seen"],
+            summary_text(run).get("images/s", ""),
             "  ".join(f"{name} {value:.3g}" for name, value in run.figures.items()),
-            duration(now - run.time) if run.time else "",
+            format_duration(now - run.time) if run.time else "",
         )
-        for run in find_runs(folder)
+        for run in runs
     ]
     print_table(("run", "state", "task", "images seen", "images/s", "last figures", "age"), rows)
 
 
 def show_run(
     run: Annotated[str, typer.Argument(help="The run's folder or URI.", show_default=False)],
-    report: Annotated[bool, typer.Option("--report", help="Write report.html anew.")] = False,
+    report: Annotated[bool, typer.Option("--report", help="Write report.html again.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a run did, its newest figures, its events and the config keys that are not at their defaults."""
-    from trainer.history import chosen, facts, find_run, moment, summary
-    from trainer.report import REPORT_FILE, write_report
+    """Show a run's state, its newest figures, its events and the config keys that are not at their defaults."""
+    from trainer.history import find_run
+    from trainer.report.page import REPORT_FILE, write_report
+    from trainer.run_summary import format_time, non_default_keys, summary_data, summary_text
 
-    found = find_run(run)
+    history = find_run(run)
     if report:
-        write_report(found.storage)
+        write_report(history.storage)
+    events = [(format_time(event.time), event.images, event.message) for event in history.events]
     if as_json:
-        events = [{"time": moment(e.time), "images": e.images, "event": e.message} for e in found.events]
-        print_json(summary(found) | {"events": events, "config": found.config})
+        records = [dict(zip(("time", "images", "event"), event, strict=True)) for event in events]
+        print_json(summary_data(history) | {"events": records, "config": history.config})
         return
-    page = f"{found.storage.uri}/{REPORT_FILE}" if found.storage.exists(REPORT_FILE) else "none yet: --report writes it"
-    why = {"reason": found.reason} if found.reason else {}
-    print_table(("run", found.storage.uri), [("state", found.state), *(why | facts(found) | {"report": page}).items()])
-    print_table(("newest figure", "value"), [(name, f"{value:.4g}") for name, value in found.figures.items()])
-    told = [(moment(event.time), f"{event.images:,}", event.message) for event in found.events[-20:]]
-    print_table(("time (UTC)", "images", "event"), told)
-    print_table(("key", "value", "default"), chosen(found.config))
+    uri, has_report = history.storage.uri, history.storage.exists(REPORT_FILE)
+    rows = {"state": history.state} | ({"reason": history.reason} if history.reason else {}) | summary_text(history)
+    rows["report"] = f"{uri}/{REPORT_FILE}" if has_report else "none yet: --report writes it"
+    print_table(("run", uri), list(rows.items()))
+    print_table(("newest figure", "value"), [(name, f"{value:.4g}") for name, value in history.figures.items()])
+    newest = [(time, f"{images:,}", message) for time, images, message in events[-20:]]
+    print_table(("time (UTC)", "images", "event"), newest)
+    print_table(("key", "value", "default"), non_default_keys(history.config))
 
 
 def compare_runs(
@@ -146,28 +151,29 @@ def compare_runs(
     as_json: AsJson = False,
 ) -> None:
     """Show the config keys in which runs differ, and their figures side by side."""
-    from trainer.history import differing_keys, find_run, shown, side_by_side, summary
+    from trainer.history import find_run
+    from trainer.run_summary import differing_keys, format_value, side_by_side, summary_data
 
     if len(runs) < 2:
         raise typer.BadParameter("name two runs or more")
-    found = [find_run(run) for run in runs]
-    keys = differing_keys(found)
+    histories = [find_run(run) for run in runs]
+    keys = differing_keys(histories)
     if as_json:
-        print_json({"config": keys, "runs": [summary(run) for run in found]})
+        print_json({"config": keys, "runs": [summary_data(run) for run in histories]})
         return
-    print_table(("key", *runs), [(key, *map(shown, values)) for key, values in keys.items()])
-    print_table(("figure", *runs), [(name, *values) for name, values in side_by_side(found).items()])
+    print_table(("key", *runs), [(key, *map(format_value, values)) for key, values in keys.items()])
+    print_table(("figure", *runs), [(name, *values) for name, values in side_by_side(histories).items()])
 
 
 def _load(config: str, overrides: list[str]) -> RunConfig:
-    """Resolve and check everything that can be checked before the cluster starts."""
+    """Return the typed config of a file or shipped name with overrides."""
     from trainer.config_files import find_config, load_config
 
     return load_config(find_config(config), overrides)
 
 
 def _show_differences(config: RunConfig, name: str) -> None:
-    """What the run's keys are where the file does not say so: overrides and defaults."""
+    """Print the keys whose value is not the one in the file: overrides and defaults."""
     import yaml
     from rich.console import Console
 
@@ -186,19 +192,19 @@ def _show_dry_run(config: RunConfig, as_json: bool) -> None:
     from trainer.tasks.build import check_fit
 
     check_fit(config)
-    found = dry_run(config)
+    sizes = dry_run(config)
     if as_json:
-        print_json(asdict(found))
+        print_json(asdict(sizes))
         return
-    rows = [(network.name, network.architecture, f"{network.parameters:,}") for network in found.networks]
+    rows = [(network.name, network.architecture, f"{network.parameters:,}") for network in sizes.networks]
     print_table(("network", "architecture", "parameters"), rows)
-    shapes = ", ".join(f"{domain} {list(shape)}" for domain, shape in found.image_shapes.items())
+    shapes = ", ".join(f"{domain} {list(shape)}" for domain, shape in sizes.image_shapes.items())
     typer.echo(f"batch of a worker: {shapes}, {config.run.workers} workers")
     typer.echo(
-        f"memory of a worker: about {found.state_bytes / 2**20:.0f} MiB of weights, gradients, moments and averages "
-        f"and {found.activation_bytes / 2**20:.0f} MiB of activations"
+        f"memory of a worker: about {sizes.state_bytes / 2**20:.0f} MiB of weights, gradients, moments and averages "
+        f"and {sizes.activation_bytes / 2**20:.0f} MiB of activations"
     )
-    typer.echo("one step on zeros: " + ", ".join(f"{name} {value:.3f}" for name, value in found.losses.items()))
+    typer.echo("one step on zeros: " + ", ".join(f"{name} {value:.3f}" for name, value in sizes.losses.items()))
 
 
 def _train(config: RunConfig, resume: bool, address: str | None) -> None:

@@ -63,7 +63,7 @@ def _connect(address: str | None, cpus: int, folder: str | None) -> None:
             ray.init("local", num_cpus=cpus, include_dashboard=False, _temp_dir=folder, **options)
     except SystemExit as error:
         # Ray's own answer to a SIGTERM while it starts.
-        raise Preempted("the run was asked to stop before it started: go on with --resume") from error
+        raise Preempted("the run was stopped before it started: continue with --resume") from error
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         what = f"no Ray cluster answers at {address}" if address else "Ray does not start here"
@@ -83,9 +83,9 @@ def _check_address(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=5).close()
 
 
-def cluster_address(given: str | None = None) -> str | None:
-    """The address of the cluster to use: `given`, or the environment's; None to start one here."""
-    return given or os.environ.get("RAY_ADDRESS") or None
+def cluster_address(address: str | None = None) -> str | None:
+    """The address of the cluster to use: `address`, or the environment's; None to start one here."""
+    return address or os.environ.get("RAY_ADDRESS") or None
 
 
 def use_gpus(config: RunConfig) -> bool:
@@ -97,9 +97,9 @@ def use_gpus(config: RunConfig) -> bool:
 
 def cpus_per_worker(config: RunConfig) -> int:
     """`run.cpus_per_worker`; by default all there are, shared out, or 1 where workers or nodes come and go."""
-    given, workers = config.run.cpus_per_worker, config.run.workers
-    if given != "auto":
-        return given
+    cpus, workers = config.run.cpus_per_worker, config.run.workers
+    if cpus != "auto":
+        return cpus
     if isinstance(workers, int) and len(ray.nodes()) == 1:
         return max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
     return 1
@@ -133,7 +133,7 @@ class Capacity:
         return False
 
     @contextlib.contextmanager
-    def asked_for(self) -> Iterator[None]:
+    def requested(self) -> Iterator[None]:
         """Have the cluster's autoscaler, if it has one, make room while the block runs."""
         if self.suffices():
             yield

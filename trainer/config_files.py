@@ -1,4 +1,4 @@
-"""Configuration files: found by name, read with `key.sub=value` overrides, and compared."""
+"""Configuration files: located by name, read with `key.sub=value` overrides, and compared."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def find_config(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    shipped = sorted(found for folder in SHIPPED_CONFIGS for found in folder.glob("*.yaml"))
-    for found in shipped:
-        if name.removesuffix(".yaml") in (found.stem, f"configs/train/{found.stem}"):
-            return found
-    names = [found.stem for found in shipped]
+    shipped = sorted(path for folder in SHIPPED_CONFIGS for path in folder.glob("*.yaml"))
+    for config in shipped:
+        if name.removesuffix(".yaml") in (config.stem, f"configs/train/{config.stem}"):
+            return config
+    names = [config.stem for config in shipped]
     raise ConfigError(f"no config {name}{nearest_hint(path.stem, names)}; shipped ones: {', '.join(names)}")
 
 

@@ -1,4 +1,4 @@
-"""Runs `fit` on the workers of a Ray cluster: the only module that knows Ray Train."""
+"""Runs `fit` on the workers of a Ray cluster: the only module that uses Ray Train."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Any
 
@@ -16,9 +16,9 @@ from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from trainer.board import Board, RunAction, Update
 from trainer.cluster import Capacity, cluster, cpus_per_worker, use_gpus
 from trainer.errors import LaunchError, Preempted, TrainerError, WatchdogError
+from trainer.progress_actor import ProgressActor, RunAction, Update
 from trainer.run_config import RunConfig
 from zorse_common.errors import ZorseError
 from zorse_common.signals import stop_requested
@@ -26,64 +26,62 @@ from zorse_common.storage import Storage
 
 POLL_SECONDS = 0.5
 STOP_SECONDS = 90.0
-"""How long a stopping run waits for workers that say nothing: less than the deployment examples leave it."""
+"""How long a stopping run waits for silent workers: less than the grace period of the deployment examples."""
 LAST_SECONDS = 60.0
-"""How long a failed run waits for Ray Train to end, which takes seconds; Ray may not be shut down before."""
+"""How long a failed run waits for Ray Train to end, which usually takes seconds. Ray must not be shut down before."""
 _RAY_FOLDER = ".ray-train"
-"""Ray Train's own folder in the run's; it is also how Ray finds out that every node sees the run's storage."""
+"""Ray Train's folder in the run's folder. Ray uses it to check that every node sees the run's storage."""
 
 
-class _BoardReporter:
-    """The workers' `Reporter`: it calls the board and does not wait for the answer."""
+class _ActorReporter:
+    """The workers' `Reporter`: it calls the actor and does not wait for answers."""
 
-    def __init__(self, board: Any, is_main: bool) -> None:
-        self._board, self._is_main = board, is_main
+    def __init__(self, actor: Any, is_main: bool) -> None:
+        self._actor, self._is_main = actor, is_main
         self._stopping = False
         self._answer: Any = None
         self._next = 0.0
 
     def progress(self, seen: int, figures: dict[str, float]) -> None:
-        self._board.progress.remote(seen, figures)
+        self._actor.progress.remote(seen, figures)
 
     def event(self, message: str) -> None:
-        self._board.event.remote(message)
+        self._actor.event.remote(message)
 
     def stop_requested(self) -> bool:
-        """Return the newest answer of the board, which is asked twice a second."""
+        """Return the newest answer of the actor, to which a request goes twice a second."""
         now = time.monotonic()
         if self._is_main and self._answer is None and now >= self._next:
-            self._answer, self._next = self._board.stopping.remote(), now + POLL_SECONDS
+            self._answer, self._next = self._actor.stopping.remote(), now + POLL_SECONDS
         if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
             self._stopping, self._answer = ray.get(self._answer), None
         return self._stopping
 
 
-def launch(
-    config: RunConfig, show: Callable[[Update], None], news: Sequence[str] = (), address: str | None = None
-) -> None:
+def launch(config: RunConfig, show: Callable[[Update], None], address: str | None = None) -> None:
     """Train with `run.workers` workers and return when all images were seen.
 
-    `config.run.dir` is a whole path or URI. `show` is called about twice a second with what the workers reported, after
-    the events `news`. Ray is the one already connected, that at `address` (or of the environment's RAY_ADDRESS), or one
-    started here and ended afterwards. On SIGTERM or SIGINT the workers write a checkpoint and stop; on a second SIGINT
-    the run is aborted.
+    `config.run.dir` is a whole path or URI. `show` is called about twice a second with the run's progress. The Ray
+    cluster is, in this order: the one already connected; the one at `address` or the environment's RAY_ADDRESS; one
+    started here and ended afterwards. On SIGTERM or SIGINT the workers write a checkpoint and stop. A second SIGINT
+    aborts the run.
 
     Raises:
-        Preempted: the run was asked to stop and did.
-        TrainerError: what a worker raised, or `LaunchError` when workers died too often or the cluster is too small.
+        Preempted: a signal stopped the run.
+        TrainerError: a worker raised it.
+        LaunchError: workers died too often, or the cluster is too small.
     """
     with stop_requested() as stop, cluster(config.run.most_workers, address):
-        # Beside the driver: a board on another node would be lost with it.
+        # On the driver's node: an actor elsewhere would be lost with its node.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
-        ray.get([board.event.remote(message) for message in news])
+        actor = ray.remote(num_cpus=0, scheduling_strategy=here)(ProgressActor).remote()
         try:
-            _RunMonitor(config, board, show, stop).run()
+            _RunMonitor(config, actor, show, stop).run()
         except ray.exceptions.RayError as error:
-            raise LaunchError(f"the Ray cluster was lost ({_last_line(error)}): go on with --resume") from error
+            raise LaunchError(f"the Ray cluster was lost ({_last_line(error)}): continue with --resume") from error
         except BaseException:
-            # Workers that outlive this call, in a Ray that was here before it, end too.
-            board.stop.remote()
+            # In a Ray that was running before this call, workers could outlive it.
+            actor.stop.remote()
             raise
         finally:
             with contextlib.suppress(OSError):
@@ -91,75 +89,79 @@ def launch(
 
 
 class _RunMonitor:
-    """Runs the trainer in a thread, polls the board, and turns signals and failures into one error."""
+    """Runs Ray Train in a thread, polls the actor, and turns signals and failures into one error."""
 
-    def __init__(self, config: RunConfig, board: Any, show: Callable[[Update], None], stop: threading.Event) -> None:
-        self._config, self._board, self._show, self._stop = config, board, show, stop
-        self._update = Update()
+    def __init__(self, config: RunConfig, actor: Any, show: Callable[[Update], None], stop: threading.Event) -> None:
+        self._config, self._actor, self._show, self._stop = config, actor, show, stop
+        self._seen = 0
+        self._warning = ""
 
     def run(self) -> None:
-        """Have Ray train, again where it gave up on a run that gets further. Raises as `launch`."""
+        """Train, and restart Ray Train when it gives up although the run makes progress. Raises as `launch`."""
         furthest, left = 0, self._config.run.max_failures
         while error := self._train():
             if self._stop.is_set():
-                raise Preempted("the run was stopped, its workers with it: go on with --resume")
-            further, furthest = self._update.seen > furthest, max(furthest, self._update.seen)
-            # Ray has replaced lost workers `max_failures` times, but none that died as they started.
+                raise Preempted("the run was stopped, and its workers with it: continue with --resume")
+            further, furthest = self._seen > furthest, max(furthest, self._seen)
+            # Ray Train has replaced lost workers `max_failures` times, but not workers that died during their start.
             left = self._config.run.max_failures if further else left - 1
-            if left <= 0 or _no_place(error) or not (further or isinstance(error, ControllerError)):
+            if left <= 0 or _no_room(error) or not (further or isinstance(error, ControllerError)):
                 raise _cause(error) from error
-            self._board.event.remote(f"starting the workers anew: {_last_line(error)}")
-        action = ray.get(self._board.action.remote())
+            self._show(Update(self._seen, events=(f"restarting the workers: {_last_line(error)}",)))
+        action = ray.get(self._actor.action.remote())
         if action is RunAction.STOP:
-            warnings = [event for event in self._update.events if event.startswith("watchdog: ")]
-            raise WatchdogError(f"the watchdog stopped the run: {warnings[-1].removeprefix('watchdog: ')}")
+            raise WatchdogError(f"the watchdog stopped the run: {self._warning}")
         if action is RunAction.PREEMPT:
-            raise Preempted("the run stopped as it was asked to and wrote a checkpoint: go on with --resume")
+            raise Preempted("the run stopped on request and wrote a checkpoint: continue with --resume")
 
     def _train(self) -> Exception | None:
-        """Train once the cluster is large enough, and return what Ray ended with, if not well."""
+        """Train once the cluster is large enough. Return the error with which Ray Train ended, if any."""
         gpus = self._wait_for_room()
-        trainer = _trainer(self._config, self._board, gpus)
+        trainer = _trainer(self._config, self._actor, gpus)
         return self._follow(_in_thread(trainer.fit), Capacity(self._config, gpus))
 
     def _wait_for_room(self) -> bool:
-        """Wait until the cluster can hold the workers there must be; whether they use GPUs."""
+        """Wait until the cluster can hold the least number of workers. Return whether they use GPUs."""
         capacity = Capacity(self._config, use_gpus(self._config))
-        with capacity.asked_for():
+        with capacity.requested():
             while not capacity.suffices():
                 if self._stop.wait(POLL_SECONDS):
-                    raise Preempted("the run was asked to stop before it started: go on with --resume")
+                    raise Preempted("the run was stopped before it started: continue with --resume")
         return use_gpus(self._config)
 
     def _follow(self, training: Future[None], capacity: Capacity) -> Exception | None:
-        """Show the workers' reports until `training` ends; return the error with which it ended, if any."""
+        """Show the run's progress until `training` ends. Return the error with which it ended, if any."""
         stopped_at: float | None = None
         while True:
             ended = bool(wait([training], POLL_SECONDS).done)
             if self._stop.is_set():
                 stopped_at = stopped_at or time.monotonic()
-                self._board.stop.remote()
+                self._actor.stop.remote()
             try:
                 capacity.suffices()
             except LaunchError as error:
-                ray.get(self._board.fail.remote(error))
-            board = self._board
-            answers = [board.update.remote(), board.failure.remote(), board.silence.remote()]
-            self._update, failure, silence = ray.get(answers)
-            self._show(self._update)
+                ray.get(self._actor.fail.remote(error))
+            actor = self._actor
+            answers = [actor.take_update.remote(), actor.failure.remote(), actor.silence.remote()]
+            update, failure, silence = ray.get(answers)
+            self._seen = update.seen
+            for event in update.events:
+                if event.startswith("watchdog: "):
+                    self._warning = event.removeprefix("watchdog: ")
+            self._show(update)
             if failure is not None:
-                # Ray starts the workers again, which read the failure and end at once. Shutting Ray down meanwhile can
-                # crash it, and this process with it.
+                # Ray Train restarts the workers, which read the failure and end at once. Shutting Ray down meanwhile
+                # can crash it, and this process with it.
                 wait([training], LAST_SECONDS)
                 raise failure
             if ended:
                 return _exception(training)
             if stopped_at and min(silence, time.monotonic() - stopped_at) > STOP_SECONDS:
-                raise Preempted("the run was stopped while no worker ran: go on with --resume")
+                raise Preempted("the run was stopped while no worker ran: continue with --resume")
 
 
 def _exception(training: Future[None]) -> Exception | None:
-    """Return the error with which `training` ended; what is no ordinary error (SystemExit) is raised."""
+    """Return the error with which `training` ended, if any. Other exceptions, such as SystemExit, are raised."""
     error = training.exception()
     if error is None or isinstance(error, Exception):
         return error
@@ -167,7 +169,7 @@ def _exception(training: Future[None]) -> Exception | None:
 
 
 def _in_thread(fit: Callable[[], object]) -> Future[None]:
-    """Run `fit` in a thread, so that the main one can answer signals. The process does not wait for it at its end."""
+    """Run `fit` in a daemon thread, so that the main thread can answer signals."""
     future: Future[None] = Future()
 
     def run() -> None:
@@ -182,17 +184,17 @@ def _in_thread(fit: Callable[[], object]) -> Future[None]:
     return future
 
 
-def _trainer(config: RunConfig, board: Any, gpus: bool) -> TorchTrainer:
+def _trainer(config: RunConfig, actor: Any, gpus: bool) -> TorchTrainer:
     workers, cpus = config.run.workers, cpus_per_worker(config)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     elastic = not isinstance(workers, int)
-    # How long workers wait for a place. After the loss of a node Ray first tries with as many as before: elastic ones
-    # then try again with fewer, others need what lost workers leave.
+    # How many seconds workers wait for resources. After the loss of a node Ray Train first tries as many workers as
+    # before. Elastic runs then try with fewer; other runs need the resources of the lost workers.
     patience = 15.0 if elastic else max(config.run.wait_for_nodes, 15.0)
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(patience)
     return TorchTrainer(
         _worker,
-        train_loop_config={"config": config, "board": board, "threads": cpus},
+        train_loop_config={"config": config, "actor": actor, "threads": cpus},
         scaling_config=ScalingConfig(
             num_workers=workers if isinstance(workers, int) else (workers.min, workers.max),
             use_gpu=gpus,
@@ -211,33 +213,33 @@ def _trainer(config: RunConfig, board: Any, gpus: bool) -> TorchTrainer:
 
 
 def _worker(arguments: dict[str, Any]) -> None:
-    # Ray shows a worker without a GPU the machine's GPUs all the same.
+    # A worker without a GPU still sees the machine's GPUs.
     os.environ["DS_ACCELERATOR"] = get_device().type
     from trainer.loop import fit  # DeepSpeed chooses its accelerator when it is first imported
 
-    board = arguments["board"]
-    if ray.get(board.failure.remote()) is not None:
-        # Ray tries again whatever the error was; an error that the user must fix would come again.
+    actor = arguments["actor"]
+    if ray.get(actor.failure.remote()) is not None:
+        # Ray Train restarts workers after any error; an error that the user must fix would only be raised again.
         return
-    reporter = _BoardReporter(board, is_main=get_context().get_world_rank() == 0)
+    reporter = _ActorReporter(actor, is_main=get_context().get_world_rank() == 0)
     try:
         action = fit(arguments["config"], reporter, get_device(), arguments["threads"])
     except ZorseError as error:
-        ray.get(board.fail.remote(error))
+        ray.get(actor.fail.remote(error))
         raise
-    ray.get(board.end.remote(action))
+    ray.get(actor.end.remote(action))
 
 
 def _cause(error: Exception) -> TrainerError:
-    """One line about what became of the workers."""
-    if _no_place(error):
-        return LaunchError("the cluster had no free place for the workers for run.wait_for_nodes seconds: add nodes")
+    """Return the error that says in one line how the workers ended."""
+    if _no_room(error):
+        return LaunchError("the cluster had no room for the workers for run.wait_for_nodes seconds: add nodes")
     failures = getattr(error, "worker_failures", {}) if isinstance(error, TrainingFailedError) else {}
     reasons = [f"worker {rank}: {_last_line(failure)}" for rank, failure in failures.items()]
     return LaunchError("training failed: " + ("; ".join(reasons) or _last_line(error)))
 
 
-def _no_place(error: Exception) -> bool:
+def _no_room(error: Exception) -> bool:
     failure = error.controller_failure if isinstance(error, ControllerError) else None
     return type(failure).__name__ == "WorkerGroupStartupTimeoutError"
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from trainer import registry
 from trainer.background import BackgroundWriter
-from trainer.board import RunAction
 from trainer.checkpoint import Checkpoint, Checkpoints, changed_images
 from trainer.ema import Ema
 from trainer.engine import PlayerEngines
@@ -29,6 +28,7 @@ from trainer.hooks.snapshots import Snapshots
 from trainer.hooks.tensorboard import TensorBoard
 from trainer.hooks.watchdog import Watchdog
 from trainer.loader import Loader, Worker, parts_of_step
+from trainer.progress_actor import RunAction
 from trainer.ranks import Ranks
 from trainer.run_config import RunConfig
 from trainer.snapshot import forget_snapshots_after
@@ -115,7 +115,7 @@ def _roll_back(training: Training) -> bool:
     if not _restore(training, checkpoints, training.last_healthy_image):
         if training.is_main:
             limit = training.last_healthy_image
-            training.reporter.event(f"watchdog: there is no checkpoint of at most {limit} images to go back to")
+            training.reporter.event(f"watchdog: there is no checkpoint of at most {limit} images to restore")
         return False
     if training.is_main:
         checkpoints.forget_after(training.seen)
@@ -130,7 +130,7 @@ def _roll_back(training: Training) -> bool:
 def _restore(training: Training, checkpoints: Checkpoints, until: float = math.inf) -> bool:
     """Restore the newest good checkpoint of at most `until` images; False if there is none."""
     config, ranks = training.config, training.ranks
-    newest = ranks.share(checkpoints.find(until) if ranks.is_main else None)
+    newest = ranks.share(checkpoints.find_newest(until) if ranks.is_main else None)
     if ranks.is_main:
         for line in newest.damaged:
             training.reporter.event(line)
@@ -143,7 +143,7 @@ def _restore(training: Training, checkpoints: Checkpoints, until: float = math.i
             _reseed(training, training.state.rollback_count)
     elif newest.damaged:
         raise CheckpointError(
-            f"{training.storage.uri} has no good checkpoint left: remove its checkpoints to start anew"
+            f"{training.storage.uri} has no good checkpoint left: remove its checkpoints to start again from image 0"
         )
     return newest.images_seen is not None
 
@@ -160,7 +160,7 @@ def _check_images(training: Training, checkpoint: Checkpoint) -> None:
     allowed = training.config.run.allow_new_data
     change = changed_images(checkpoint, counts, dataset.digest, allowed=allowed)
     if change and training.is_main:
-        training.reporter.event(f"resumed with other training images ({change}), and so in another order")
+        training.reporter.event(f"resumed with changed training images ({change}): their order changes too")
 
 
 def _seed(training: Training) -> int:

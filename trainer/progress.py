@@ -10,15 +10,14 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from trainer.board import Update
+from trainer.progress_actor import Update
 
 
 class ProgressBar:
-    """Images seen and the time left, and below them images/s and losses; events are printed above it."""
+    """Shows images seen and the time left, with images/s and losses below; events are printed above."""
 
     def __init__(self, total_images: int, console: Console) -> None:
         self._total = total_images
-        self._told = 0
         self._progress = _Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -26,7 +25,7 @@ class ProgressBar:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
-            # The default forgets a speed that is older than half a minute; a step of large photographs is.
+            # By default speeds older than half a minute are dropped, but a step of large photographs takes longer.
             speed_estimate_period=3600,
         )
         self._task = self._progress.add_task("starting workers", total=total_images)
@@ -41,17 +40,16 @@ class ProgressBar:
         self._progress.stop()
 
     def show(self, update: Update) -> None:
-        """Draw what the workers last reported."""
-        for message in update.events[self._told :]:
+        """Print the new events, and draw the newest figures."""
+        for message in update.events:
             self._progress.console.print(message, markup=False, style="yellow")
-        self._told = len(update.events)
         if update.figures:
             self._progress.figures = "  ".join(f"{name} {value:.3g}" for name, value in update.figures.items())
             self._progress.update(self._task, description="training", completed=min(update.seen, self._total))
 
 
 class _Progress(Progress):
-    """Rich's bars with a paragraph of figures below them, however narrow the terminal is."""
+    """Rich's progress bars with the figures below, wrapped to the width of the terminal."""
 
     figures = ""
 

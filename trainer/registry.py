@@ -72,17 +72,17 @@ def component(kind: str, name: str) -> type[Any]:
         return _registries[kind].find(name)
     module, _, path = name.partition(":")
     try:
-        found: Any = importlib.import_module(module)
+        target: Any = importlib.import_module(module)
         for part in path.split("."):
-            found = getattr(found, part)
+            target = getattr(target, part)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
             f"{kind} {name!r} cannot be imported ({first_sentence(error)}): check its name and PYTHONPATH"
         ) from error
-    config = vars(found).get("Config") if isinstance(found, type) else None
-    if not isinstance(found, type) or config not in _components or _components[config][0] != kind:
+    config = vars(target).get("Config") if isinstance(target, type) else None
+    if not isinstance(target, type) or config not in _components or _components[config][0] != kind:
         raise ConfigError(f'{name} is not a {kind}: decorate the class with @register("{kind}")')
-    return found
+    return target
 
 
 def resolve(kind: str, keys: object) -> Section:

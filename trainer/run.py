@@ -1,4 +1,4 @@
-"""A run from its config to its end: its folder, and what a resume may change."""
+"""`train`: checks a run's config and folder, decides what a resume may change, and launches the run."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 import yaml
 
 from trainer import checkpoint, snapshot
-from trainer.board import Update
 from trainer.cluster import cluster_address
 from trainer.config import Resume, Section, flatten, validate
 from trainer.config_files import find_config, load_config
 from trainer.errors import ConfigError
 from trainer.history import CONFIG_FILE
+from trainer.journal import RunJournal, acquire_run_folder
 from trainer.launch import launch
-from trainer.record import Record, claim
+from trainer.progress_actor import Update
 from trainer.run_config import RunConfig, with_place
 from trainer.tasks.build import build_dataset, check_fit
 from zorse_common.errors import StorageError
@@ -32,40 +32,40 @@ def train(
     resume: bool = False,
     address: str | None = None,
 ) -> str:
-    """Check everything, train, and return the URI of the run's folder.
+    """Check the config, the data and the run's folder, train, and return the URI of the folder.
 
     `config` is a YAML file, the name of a shipped config (both with `key.sub=value` overrides), or a `RunConfig`.
-    `show` is called about twice a second with what the workers reported. `resume` goes on from the newest good
-    checkpoint of the run's folder, or starts where there is none. `address` is that of a Ray cluster ("auto", or
-    host:port of its head).
+    `show` is called about twice a second with the run's progress. `resume` continues from the newest good checkpoint of
+    the run's folder, and starts at image 0 if there is none. `address` is that of a Ray cluster ("auto", or host:port
+    of its head).
 
     Raises:
-        Preempted: SIGTERM or SIGINT asked the run to stop; it wrote a checkpoint.
-        TrainerError: the config or the data is wrong, the run's folder is taken, or a worker failed.
+        Preempted: SIGTERM or SIGINT stopped the run after a checkpoint.
+        TrainerError: the config or the data is wrong, the run's folder is in use, or a worker failed.
     """
     run = load_config(find_config(config), overrides) if isinstance(config, str) else config
     if run.run.revision is None:
         run = run.model_copy(update={"run": run.run.model_copy(update={"revision": git_revision()})})
     check_fit(run)
     if cluster_address(address) is None:
-        # On a cluster the images may lie where only the workers see them, who look themselves.
+        # On a cluster the images may be where only the workers can read them; each worker opens its dataset anyway.
         build_dataset(run)
     storage = Storage(run.run.place)
-    claim(storage, wait=resume)
-    news = _open(storage, run, resume)
+    acquire_run_folder(storage, wait=resume)
+    event = _open(storage, run, resume)
     try:
         storage.write(CONFIG_FILE, yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False).encode())
     except OSError as error:
         raise StorageError(f"{storage.uri} cannot be written ({error}): check run.storage and run.dir") from error
-    with Record(storage, show or (lambda update: None)) as record:
-        # At once, since the next resume would not find them: the config is written.
-        record.update(Update(events=tuple(news)))
-        launch(with_place(run, storage.uri), record.update, news, address)
+    with RunJournal(storage, show or (lambda update: None)) as journal:
+        # Before the launch, which may fail: the next resume would compare with the config that was just written.
+        journal.update(Update(events=event))
+        launch(with_place(run, storage.uri), journal.update, address)
     return storage.uri
 
 
 def git_revision() -> str | None:
-    """The commit that is checked out in the working folder, with "-dirty" where files differ; None without git."""
+    """Return the commit of the working folder, with "-dirty" if files were changed; None without git."""
     command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
@@ -74,17 +74,17 @@ def git_revision() -> str | None:
     return done.stdout.strip() or None
 
 
-def _open(storage: Storage, config: RunConfig, resume: bool) -> list[str]:
-    """Check that the run may use its folder, and say what a resume changes.
+def _open(storage: Storage, config: RunConfig, resume: bool) -> tuple[str, ...]:
+    """Check that the run may use its folder. Return the event that says what a resume changes; none for a new run.
 
     Raises:
-        ConfigError: it holds a run and this is no resume, or the resume changes what cannot change.
+        ConfigError: the folder holds a run and this is no resume, or the resume changes a key that is fixed.
     """
     if not any((storage / folder).folders() for folder in (snapshot.FOLDER, checkpoint.FOLDER)):
-        return []
+        return ()
     if not resume:
         raise ConfigError(
-            f"run.dir {storage.uri} already holds a run: go on with --resume, choose another run.dir or remove it"
+            f"run.dir {storage.uri} already holds a run: continue it with --resume, choose another run.dir or remove it"
         )
     if not storage.exists(CONFIG_FILE):
         raise ConfigError(f"{storage.uri} cannot be resumed: it has no {CONFIG_FILE}")
@@ -96,10 +96,10 @@ def _open(storage: Storage, config: RunConfig, resume: bool) -> list[str]:
     refused = [line for key, line in changes.items() if _nearest_marker(key, markers) is Resume.FIXED]
     if refused:
         raise ConfigError(
-            f"{storage.uri} cannot be resumed with {'; '.join(refused)}: take the old values or another run.dir"
+            f"{storage.uri} cannot be resumed with {'; '.join(refused)}: keep the old values, or choose another run.dir"
         )
-    news = [line for key, line in changes.items() if key not in ("run.dir", "run.storage")]
-    return ["resumed" + (f" with {'; '.join(news)}" if news else "")]
+    lines = [line for key, line in changes.items() if key not in ("run.dir", "run.storage")]
+    return ("resumed" + (f" with {'; '.join(lines)}" if lines else ""),)
 
 
 def _resume_markers(section: Section, prefix: str = "") -> dict[str, Resume]:

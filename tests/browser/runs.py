@@ -25,7 +25,7 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def made_run(folder: Path, lines: int = 50, grids: int = 5, **record: Any) -> Path:
+def write_run(folder: Path, lines: int = 50, grids: int = 5, **record: Any) -> Path:
     """A run of 1000 images in `folder`; `record` are keys of `run.json`, and grid k is a plain grey of 40 x k."""
     (folder / "samples").mkdir(parents=True)
     resolved = RunConfig.model_validate(CONFIG).model_dump(mode="json")

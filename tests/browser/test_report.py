@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
-from tests.browser.runs import made_run
-from trainer.report import write_report
+from tests.browser.runs import write_run
+from trainer.report.page import write_report
 from zorse_common.storage import Storage
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -47,14 +47,14 @@ def page(browser: Browser) -> Iterator[Page]:
 
 def _open(page: Page, folder: Path) -> tuple[list[str], list[str]]:
     """Show the report of the run in `folder`; what the page asked for and complained of, now and later."""
-    asked: list[str] = []
+    requests: list[str] = []
     complaints: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: requests.append(request.url))
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     write_report(Storage(folder))
     page.goto((folder / "report.html").as_uri())
-    return asked, complaints
+    return requests, complaints
 
 
 def _grey(place: Locator, at: tuple[int, int]) -> int:
@@ -63,8 +63,8 @@ def _grey(place: Locator, at: tuple[int, int]) -> int:
 
 
 def test_the_slider_shows_another_grid(page: Page, tmp_path: Path) -> None:
-    folder = made_run(tmp_path / "toy")
-    asked, complaints = _open(page, folder)
+    folder = write_run(tmp_path / "toy")
+    requests, complaints = _open(page, folder)
     slider, caption, picture = page.locator("#when"), page.locator("#caption"), page.locator("#samples img:visible")
     assert (caption.inner_text(), picture.count(), _grey(picture, (200, 200))) == ("1,000 images", 1, 160)
     slider.press("Home")
@@ -74,12 +74,12 @@ def test_the_slider_shows_another_grid(page: Page, tmp_path: Path) -> None:
     assert slider.get_attribute("aria-valuetext") == "250 images"
     slider.fill("3")
     assert (caption.inner_text(), picture.count(), _grey(picture, (200, 200))) == ("750 images", 1, 120)
-    assert [url for url in asked if not url.startswith("data:")] == [(folder / "report.html").as_uri()]
+    assert [url for url in requests if not url.startswith("data:")] == [(folder / "report.html").as_uri()]
     assert complaints == []
 
 
 def test_the_curves_are_drawn(page: Page, tmp_path: Path) -> None:
-    _open(page, made_run(tmp_path / "toy"))
+    _open(page, write_run(tmp_path / "toy"))
     charts = page.locator("#curves svg")
     assert charts.count() == 4
     for chart in charts.all():
@@ -97,7 +97,7 @@ def test_the_curves_are_drawn(page: Page, tmp_path: Path) -> None:
 
 
 def test_the_page_is_dark_where_the_reader_likes_it(page: Page, tmp_path: Path) -> None:
-    _open(page, made_run(tmp_path / "toy"))
+    _open(page, write_run(tmp_path / "toy"))
     page.emulate_media(color_scheme="light")
     light = _grey(page.locator("body"), (3, 3))
     page.emulate_media(color_scheme="dark")
@@ -108,7 +108,7 @@ def test_the_page_is_dark_where_the_reader_likes_it(page: Page, tmp_path: Path) 
 
 def test_a_phone_shows_the_page_without_scrolling_sideways(page: Page, tmp_path: Path) -> None:
     page.set_viewport_size({"width": 390, "height": 800})
-    _open(page, made_run(tmp_path / "a-run-whose-folder-has-quite-a-long-name-that-does-not-fit-in-one-line"))
+    _open(page, write_run(tmp_path / "a-run-whose-folder-has-quite-a-long-name-that-does-not-fit-in-one-line"))
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 

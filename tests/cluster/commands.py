@@ -111,9 +111,9 @@ class Started:
 
     def left(self) -> list[str]:
         """The processes of the command that still run, and its temporary files."""
-        found = [process.info for process in psutil.process_iter(["pid", "name"]) if self._is_ours(process.pid)]
+        processes = [process.info for process in psutil.process_iter(["pid", "name"]) if self._is_ours(process.pid)]
         places = [path for session in self._sessions for path in Path("/tmp").glob(f"zorse-{session}-*")]
-        return [str(info) for info in found] + [str(path) for path in [*places, *self._temporary.iterdir()]]
+        return [str(info) for info in processes] + [str(path) for path in [*places, *self._temporary.iterdir()]]
 
     def _is_ours(self, pid: int) -> bool:
         try:

@@ -56,8 +56,8 @@ class Jobs:
     @property
     def _address(self) -> str | None:
         """The dashboard's URL, once the cluster has logged it."""
-        found = re.search(r"http://127\.0\.0\.1:\d+", self._log.read_text())
-        return found[0] if found else None
+        match = re.search(r"http://127\.0\.0\.1:\d+", self._log.read_text())
+        return match[0] if match else None
 
     def wait_until(self, done: Callable[[], bool]) -> None:
         """Wait for what the cluster does."""

@@ -12,8 +12,8 @@ from ray.cluster_utils import Cluster
 
 from tests.cluster.toys import config, events, newest_tensors, toy
 from tests.trainer.fitting import Job, fit_ranks
-from trainer.board import Update
 from trainer.cluster import ALONE
+from trainer.progress_actor import Update
 from trainer.run import train
 from zorse_common.private_ray import ray_environment
 
@@ -55,10 +55,10 @@ def test_a_lost_node_costs_steps_and_not_the_run(tmp_path: Path, two_nodes: Clus
     fit_ranks([Job(sgd("alone"))], 2)
     train(config(sgd("disturbed")), show=lose)
     assert lost
-    told = [event for event in events(tmp_path / "disturbed") if event.startswith("training from")]
-    assert told[0] == "training from image 0 on with 2 workers on cpu"
-    assert told[-1].endswith(" on with 1 workers on cpu")
-    assert "from image 0 " not in told[-1]
+    starts = [event for event in events(tmp_path / "disturbed") if event.startswith("training from")]
+    assert starts[0] == "training from image 0 on with 2 workers on cpu"
+    assert starts[-1].endswith(" on with 1 workers on cpu")
+    assert "from image 0 " not in starts[-1]
     one, two = newest_tensors(tmp_path / "alone"), newest_tensors(tmp_path / "disturbed")
     weights = [name for name in one if name.startswith(("networks/", "ema/")) and one[name].is_floating_point()]
     differences = {name: float((one[name] - two[name]).norm() / one[name].norm().clamp_min(1e-6)) for name in weights}

@@ -48,7 +48,7 @@ def test_a_preempted_run_says_so_and_goes_on(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGTERM)
     _, stderr = process.communicate(timeout=200)
     assert process.returncode == 75
-    assert stderr.splitlines()[-1].startswith("error: the run stopped as it was asked to and wrote a checkpoint")
+    assert stderr.splitlines()[-1].startswith("error: the run stopped on request and wrote a checkpoint")
     state = json.loads((folder / "run.json").read_text())
     assert state["state"] == "preempted"
     (left,) = (folder / "checkpoints").iterdir()

@@ -14,10 +14,10 @@ from safetensors.torch import load
 
 from tests.cluster.toys import BATCH, config, newest_tensors, toy
 from tests.s3 import s3_server
-from trainer.board import Update
 from trainer.cluster import cluster
 from trainer.errors import Preempted
 from trainer.metric_lines import read_parts
+from trainer.progress_actor import Update
 from trainer.run import train
 from zorse.cli import app, run_guarded
 from zorse_common.storage import Storage
@@ -85,8 +85,8 @@ def _checkpoints(run: Storage) -> list[str]:
 
 def _events(run: Storage) -> list[str]:
     """The events of a run, without the facts about its data and its speed."""
-    told = [json.loads(line)["event"] for line in run.read("events.jsonl").decode().splitlines()]
-    return [event for event in told if not event.startswith(("speed: ", "data: "))]
+    events = [json.loads(line)["event"] for line in run.read("events.jsonl").decode().splitlines()]
+    return [event for event in events if not event.startswith(("speed: ", "data: "))]
 
 
 def test_a_damaged_and_resumed_run_on_s3_is_the_undisturbed_one_on_the_disk(run: Storage, undisturbed: Path) -> None:

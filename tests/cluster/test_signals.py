@@ -50,9 +50,9 @@ def _code(name: str, number: signal.Signals) -> int:
 
 def _stopped(name: str, folder: Path, number: signal.Signals, to: Target) -> Outcome:
     with SCENES[name](folder / "scene") as (command, result):
-        found = outcome(name, command, result, number, to)
-        assert (found.code, found.result) == (_code(name, number), RESULTS[name]), command.log
-        return found
+        end = outcome(name, command, result, number, to)
+        assert (end.code, end.result) == (_code(name, number), RESULTS[name]), command.log
+        return end
 
 
 @pytest.mark.slow
@@ -68,8 +68,8 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Outcom
     outcomes: list[Outcome] = []
     folder = tmp_path_factory.mktemp("table")
 
-    def add(found: Outcome) -> None:
-        outcomes.append(found)
+    def add(end: Outcome) -> None:
+        outcomes.append(end)
         write_table(outcomes, folder)
 
     yield add

@@ -12,9 +12,9 @@ import pytest
 
 from tests.cluster.toys import EVERY, config, differing, events, toy, workers
 from tests.trainer.fitting import Job, fit_ranks
-from trainer.board import Update
 from trainer.cluster import cluster
 from trainer.errors import LaunchError
+from trainer.progress_actor import Update
 from trainer.run import train
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -36,23 +36,23 @@ class Killer:
     def __init__(self, total: int) -> None:
         self._random = random.Random(0)
         self.moments = sorted(self._random.sample(range(total // 4, 8 * total // 10), KILLS))
-        self._groups = 0
+        self._groups = self._groups_hit = 0
         self.kills = 0
 
     def __call__(self, update: Update) -> None:
-        groups = len(starts(update.events))
-        if self.kills == KILLS or groups == self._groups or update.seen < self.moments[self.kills]:
+        self._groups += len(starts(update.events))
+        if self.kills == KILLS or self._groups == self._groups_hit or update.seen < self.moments[self.kills]:
             return
         try:
             self._random.choice(workers()).kill()
         except (psutil.NoSuchProcess, IndexError):
             return
-        self.kills, self._groups = self.kills + 1, groups
+        self.kills, self._groups_hit = self.kills + 1, self._groups
 
 
-def starts(told: Sequence[str]) -> list[int]:
-    """The images from which groups of workers went on."""
-    return [int(event.split()[3]) for event in told if event.startswith("training from image ")]
+def starts(lines: Sequence[str]) -> list[int]:
+    """Return the numbers of images from which groups of workers trained, in order."""
+    return [int(line.split()[3]) for line in lines if line.startswith("training from image ")]
 
 
 @pytest.mark.parametrize("task", ["gan", pytest.param("cyclegan", marks=pytest.mark.soak)])

@@ -68,11 +68,11 @@ def events(run: Path) -> list[str]:
 
 def workers() -> list[psutil.Process]:
     """The processes of Ray Train's workers that descend from this one."""
-    found = []
+    processes = []
     for process in psutil.Process().children(recursive=True):
         try:
             if "RayTrainWorker" in " ".join(process.cmdline()):
-                found.append(process)
+                processes.append(process)
         except psutil.Error:
             continue
-    return found
+    return processes

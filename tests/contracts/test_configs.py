@@ -46,7 +46,7 @@ def test_dry_run_prints_json() -> None:
     assert report["image_shapes"] == {"image": [16, 1, 32, 32]}
     refused = CliRunner().invoke(app, ["train", "digits", "--json"])
     assert refused.exit_code == 2
-    assert "goes with --dry-run" in refused.output
+    assert "--json needs --dry-run" in refused.output
 
 
 def test_metric_override_that_is_not_yaml_is_one_clear_error() -> None:

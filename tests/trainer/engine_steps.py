@@ -171,14 +171,14 @@ _OMITTED = {"mesh_device", "mpu", "elastic_batch", "global_rank", "world_size", 
 def _configurations(folder: str) -> str:
     from trainer.engine import PlayerEngines
 
-    found = {}
+    configurations = {}
     for stage in (0, 1, 2):
         config = _config(Case("gan", "adam", stage), folder)
         engines = PlayerEngines(_task(config), config, torch.device("cpu"))
         engine = engines._engines[("G",)]
         settings = {key: _plain(value) for key, value in vars(engine._config).items() if key not in _OMITTED}
-        found[f"zero{stage}"] = {key: value for key, value in settings.items() if not key.startswith("_")}
-    return json.dumps(found, indent=1, sort_keys=True)
+        configurations[f"zero{stage}"] = {key: value for key, value in settings.items() if not key.startswith("_")}
+    return json.dumps(configurations, indent=1, sort_keys=True)
 
 
 def _lazy(folder: str) -> dict[str, Any]:
@@ -208,14 +208,14 @@ def _dtypes(folder: str) -> dict[str, list[str]]:
     computed: set[str] = set()
     for module in task.networks.modules():
         if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(lambda module, given, made: computed.add(str(made.dtype)))
+            module.register_forward_hook(lambda module, inputs, output: computed.add(str(output.dtype)))
     losses: set[str] = set()
     original = task.losses
 
     def watched(phase: Phase, batch: Batch) -> Any:
-        found = original(phase, batch)
-        losses.update(str(value.dtype) for value in (found.total, *found.logged.values()))
-        return found
+        outcome = original(phase, batch)
+        losses.update(str(value.dtype) for value in (outcome.total, *outcome.logged.values()))
+        return outcome
 
     task.losses = watched  # type: ignore[method-assign]
     engines = PlayerEngines(task, config, torch.device("cpu"))

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from tests.trainer.ranks import spawn
-from trainer.board import RunAction
 from trainer.metric_lines import read_parts
+from trainer.progress_actor import RunAction
 from trainer.run_config import RunConfig
 from zorse_common.storage import Storage
 
@@ -70,8 +70,8 @@ def metrics(run: Path) -> dict[int, dict[str, float]]:
 
 def events(run: Path) -> list[str]:
     """What the last job of the run reported on rank 0."""
-    told: list[str] = json.loads((run / "told.json").read_text())
-    return told
+    lines: list[str] = json.loads((run / "events.json").read_text())
+    return lines
 
 
 def action(run: Path) -> RunAction:
@@ -101,7 +101,7 @@ def _fit(job: Job, workers: int) -> None:
     if dist.get_rank() == 0:
         torch.save(gradients.kept, folder / "gradients.pt")
         (folder / "action.txt").write_text(str(int(ended)))
-        (folder / "told.json").write_text(json.dumps(listener.events))
+        (folder / "events.json").write_text(json.dumps(listener.events))
 
 
 class _Gradients:

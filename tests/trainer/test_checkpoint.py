@@ -1,4 +1,4 @@
-"""A checkpoint is whole or it is not there: damage is found and named, and the one before is used."""
+"""A checkpoint is whole or it is not there: damage is newest and named, and the one before is used."""
 
 from __future__ import annotations
 
@@ -15,11 +15,19 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.checkpoint import FACTS_FILE, MANIFEST_FILE, STATE_FILE, Checkpoint, Checkpoints, Found, changed_images
+from trainer.checkpoint import (
+    INFO_FILE,
+    MANIFEST_FILE,
+    STATE_FILE,
+    Checkpoint,
+    Checkpoints,
+    NewestCheckpoint,
+    changed_images,
+)
 from trainer.errors import CheckpointError, DataError
 from zorse_common.storage import Storage
 
-FILES = (STATE_FILE, FACTS_FILE, MANIFEST_FILE)
+FILES = (STATE_FILE, INFO_FILE, MANIFEST_FILE)
 
 
 def _checkpoint(seen: int, **fields: Any) -> Checkpoint:
@@ -39,8 +47,8 @@ def run(tmp_path: Path) -> Path:
 
 def test_what_was_written_is_read(run: Path) -> None:
     checkpoints = Checkpoints(Storage(run))
-    assert checkpoints.find() == Found(200, [])
-    assert checkpoints.find(until=150) == Found(100, [])
+    assert checkpoints.find_newest() == NewestCheckpoint(200, [])
+    assert checkpoints.find_newest(until=150) == NewestCheckpoint(100, [])
     read, written = checkpoints.read(200), _checkpoint(200, rollback_count=1, score=0.5)
     assert (read.images_seen, read.rollback_count, read.score) == (200, 1, 0.5)
     assert (read.counts, read.data_digest) == ({"image": 6}, "abc")
@@ -58,11 +66,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(run: Path, fil
     else:
         content[len(content) // 2] ^= 1
         path.write_bytes({"truncated": content[:-1], "flipped": content, "emptied": b""}[damage])
-    found = Checkpoints(Storage(run)).find()
-    assert found.images_seen == 100
-    assert len(found.damaged) == 1
-    assert f"{200:012d}" in found.damaged[0]
-    assert file in found.damaged[0]
+    newest = Checkpoints(Storage(run)).find_newest()
+    assert newest.images_seen == 100
+    assert len(newest.damaged) == 1
+    assert f"{200:012d}" in newest.damaged[0]
+    assert file in newest.damaged[0]
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -74,22 +82,22 @@ def test_no_single_flipped_bit_goes_unnoticed(run: Path, file: str) -> None:
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
-        assert checkpoints.find().images_seen == 100, (bit, flipped)
+        assert checkpoints.find_newest().images_seen == 100, (bit, flipped)
 
 
 def test_all_damaged_means_none(run: Path) -> None:
     for seen in (100, 200):
         (run / "checkpoints" / f"{seen:012d}" / STATE_FILE).write_bytes(b"")
-    found = Checkpoints(Storage(run)).find()
-    assert found.images_seen is None
-    assert len(found.damaged) == 2
+    newest = Checkpoints(Storage(run)).find_newest()
+    assert newest.images_seen is None
+    assert len(newest.damaged) == 2
 
 
 def test_a_damaged_one_is_written_anew(run: Path) -> None:
     (run / "checkpoints" / f"{200:012d}" / STATE_FILE).write_bytes(b"")
     checkpoints = Checkpoints(Storage(run))
     checkpoints.write(_checkpoint(200))
-    assert checkpoints.find() == Found(200, [])
+    assert checkpoints.find_newest() == NewestCheckpoint(200, [])
 
 
 @pytest.mark.parametrize(("mode", "kept"), [("min", [200, 400, 500]), ("max", [300, 400, 500])])
@@ -106,7 +114,7 @@ def test_what_was_never_published_does_not_count_as_kept(run: Path) -> None:
     (run / "checkpoints" / f"{200:012d}" / MANIFEST_FILE).unlink()
     checkpoints.write(_checkpoint(150))
     checkpoints.prune(1)
-    assert checkpoints.find().images_seen == 150
+    assert checkpoints.find_newest().images_seen == 150
 
 
 def test_a_score_that_is_not_finite_is_never_the_best(run: Path) -> None:
@@ -136,19 +144,19 @@ class _FullStorage(Storage):
 def test_a_full_disk_is_one_clear_error_and_the_last_good_one_stays(run: Path) -> None:
     with pytest.raises(CheckpointError, match=r"cannot be written .*No space left.*the one of 200 images is whole"):
         Checkpoints(_FullStorage(run)).write(_checkpoint(300))
-    assert Checkpoints(Storage(run)).find().images_seen == 200
+    assert Checkpoints(Storage(run)).find_newest().images_seen == 200
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [f"{100:012d}", f"{200:012d}"]
 
 
 def test_another_schema_version_is_refused_by_number(run: Path) -> None:
     folder = run / "checkpoints" / f"{200:012d}"
-    text = (folder / FACTS_FILE).read_text().replace('"schema_version": 1', '"schema_version": 99')
-    (folder / FACTS_FILE).write_text(text)
+    text = (folder / INFO_FILE).read_text().replace('"schema_version": 1', '"schema_version": 99')
+    (folder / INFO_FILE).write_text(text)
     entry = json.loads((folder / MANIFEST_FILE).read_text())
-    entry["files"][FACTS_FILE] = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "nbytes": len(text)}
+    entry["files"][INFO_FILE] = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "nbytes": len(text)}
     (folder / MANIFEST_FILE).write_text(json.dumps(entry))
     with pytest.raises(CheckpointError, match=r"schema version 99 and this zorse reads 1"):
-        Checkpoints(Storage(run)).find()
+        Checkpoints(Storage(run)).find_newest()
 
 
 def test_images_that_were_changed_since_a_checkpoint_are_refused_unless_allowed() -> None:

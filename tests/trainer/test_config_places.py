@@ -31,6 +31,6 @@ def test_a_tilde_is_the_users_home(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("key", ["run.dir", "data.root"])
 def test_a_place_that_is_not_utf8_is_refused_by_its_key(key: str) -> None:
     name = "dcgan" if key == "data.root" else "digits"
-    with pytest.raises(ConfigError, match=r"its name is not UTF-8, .*: rename the folder") as found:
+    with pytest.raises(ConfigError, match=r"its name is not UTF-8, .*: rename the folder") as raised:
         load_config(find_config(name), [f"{key}=r\udce9x"]).model_dump(mode="json")
-    assert key.split(".")[-1] in str(found.value)
+    assert key.split(".")[-1] in str(raised.value)

@@ -24,8 +24,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("engine")
     write_textures(folder / "textures")
     spawn(record_cases, 1, str(folder))
-    found: dict[str, Any] = torch.load(folder / "recorded.pt", weights_only=True)
-    return found
+    tensors: dict[str, Any] = torch.load(folder / "recorded.pt", weights_only=True)
+    return tensors
 
 
 def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -35,12 +35,12 @@ def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_step_through_deepspeed_is_one_of_plain_pytorch(recorded: dict[str, Any], case: Case) -> None:
-    found = recorded[str(case)]
-    for player, norm in found["gradient_norms"].items():
+    case_record = recorded[str(case)]
+    for player, norm in case_record["gradient_norms"].items():
         assert norm > 3, f"the gradients of {player} are too small to show clipping"
     for step in (0, 1):
-        for player, update in found["engine"][step].items():
-            reference = found["torch"][step][player]
+        for player, update in case_record["engine"][step].items():
+            reference = case_record["torch"][step][player]
             ratio = float(update.norm() / reference.norm())
             assert math.isclose(ratio, 1, rel_tol=1e-4), f"{player} moves {ratio:.4f} times as far as in PyTorch"
             assert _difference(update, reference) < 1e-4, player
@@ -48,13 +48,13 @@ def test_a_step_through_deepspeed_is_one_of_plain_pytorch(recorded: dict[str, An
 
 @pytest.mark.slow
 def test_the_engines_effective_configuration_is_the_golden_one(recorded: dict[str, Any]) -> None:
-    found = json.loads(recorded["configurations"])
+    configurations = json.loads(recorded["configurations"])
     golden = json.loads(GOLDEN.read_text())
     differences = [
-        f"{stage} {key}: {golden[stage].get(key, '(absent)')} -> {found[stage].get(key, '(absent)')}"
+        f"{stage} {key}: {golden[stage].get(key, '(absent)')} -> {configurations[stage].get(key, '(absent)')}"
         for stage in golden
-        for key in sorted({*golden[stage], *found[stage]})
-        if golden[stage].get(key, "(absent)") != found[stage].get(key, "(absent)")
+        for key in sorted({*golden[stage], *configurations[stage]})
+        if golden[stage].get(key, "(absent)") != configurations[stage].get(key, "(absent)")
     ]
     assert not differences, (
         "DeepSpeed's configuration is another one: if a new version has a new default that changes numbers, write it "

@@ -11,27 +11,18 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from tests.browser.runs import CONFIG, made_run, write_lines
-from trainer.history import (
-    Event,
-    Run,
-    chosen,
-    differing_keys,
-    duration,
-    find_run,
-    find_runs,
-    means,
-    side_by_side,
-    thin,
-)
+from tests.browser.runs import CONFIG, write_lines, write_run
+from trainer.curves import bin_means, thin
+from trainer.history import Event, RunHistory, find_run, find_runs
 from trainer.run_config import RunConfig
+from trainer.run_summary import differing_keys, format_duration, non_default_keys, side_by_side
 from zorse.cli import app
 from zorse_common.errors import StorageError
 from zorse_common.storage import Storage
 
 
-def _read(folder: Path) -> Run:
-    return Run(Storage(folder))
+def _read(folder: Path) -> RunHistory:
+    return RunHistory(Storage(folder))
 
 
 def _shown(*words: str | Path) -> str:
@@ -41,7 +32,7 @@ def _shown(*words: str | Path) -> str:
 
 
 def test_a_run_is_what_its_files_say(tmp_path: Path) -> None:
-    run = _read(made_run(tmp_path / "toy", lines=4, grids=3))
+    run = _read(write_run(tmp_path / "toy", lines=4, grids=3))
     assert (run.name, run.state, run.reason, run.task) == ("toy", "finished", None, "gan")
     assert (run.images_seen, run.total_images, run.images_per_second) == (1000, 1000, 100.0)
     assert run.time == datetime(2026, 1, 2, 4, 5, 6, tzinfo=UTC)
@@ -57,16 +48,16 @@ def test_a_run_is_what_its_files_say(tmp_path: Path) -> None:
 
 
 def test_a_run_whose_driver_fell_silent_is_lost(tmp_path: Path) -> None:
-    assert _read(made_run(tmp_path / "old", state="running")).state == "lost"
-    assert _read(made_run(tmp_path / "new", state="running", time=datetime.now(UTC).isoformat())).state == "running"
+    assert _read(write_run(tmp_path / "old", state="running")).state == "lost"
+    assert _read(write_run(tmp_path / "new", state="running", time=datetime.now(UTC).isoformat())).state == "running"
 
 
 def test_images_seen_are_counted_while_a_run_runs(tmp_path: Path) -> None:
-    assert _read(made_run(tmp_path / "toy", state="running", images_seen=0)).images_seen == 1000
+    assert _read(write_run(tmp_path / "toy", state="running", images_seen=0)).images_seen == 1000
 
 
 def test_a_torn_last_line_is_not_there(tmp_path: Path) -> None:
-    folder = made_run(tmp_path / "toy", lines=2)
+    folder = write_run(tmp_path / "toy", lines=2)
     for name in ("metrics/000000000000.jsonl", "events.jsonl"):
         with (folder / name).open("a") as file:
             file.write('{"images": 1008, "event": "tor')
@@ -77,7 +68,7 @@ def test_a_torn_last_line_is_not_there(tmp_path: Path) -> None:
 
 
 def test_figures_that_are_no_numbers_are_kept(tmp_path: Path) -> None:
-    folder = made_run(tmp_path / "toy")
+    folder = write_run(tmp_path / "toy")
     write_lines(folder, [{"images": 8, "seconds": 1, "figures": {"G loss": math.nan, "D loss": -math.inf}}])
     run = _read(folder)
     assert math.isnan(run.figures["G loss"])
@@ -108,9 +99,9 @@ def test_damaged_files_are_as_good_as_none(tmp_path: Path, content: bytes) -> No
 
 
 def test_runs_are_found_by_their_folder_the_newest_first(tmp_path: Path) -> None:
-    made_run(tmp_path / "old")
-    made_run(tmp_path / "new", time="2026-01-03T00:00:00+00:00")
-    made_run(tmp_path / "timeless", time=None)
+    write_run(tmp_path / "old")
+    write_run(tmp_path / "new", time="2026-01-03T00:00:00+00:00")
+    write_run(tmp_path / "timeless", time=None)
     (tmp_path / "other").mkdir()
     assert [run.name for run in find_runs(str(tmp_path))] == ["new", "old", "timeless"]
     assert find_run(str(tmp_path / "old")).name == "old"
@@ -135,15 +126,15 @@ def test_long_curves_are_thinned_and_keep_what_stands_out() -> None:
 
 def test_means_leave_out_what_is_not_finite() -> None:
     points = [(1.0, 1.0), (2.0, 3.0), (3.0, math.inf), (4.0, 8.0), (5.0, math.nan), (6.0, math.nan)]
-    found = means(points, 3)
-    assert found[:2] == [(1.5, 2.0), (3.5, 8.0)]
-    assert found[2][0] == 5.5
-    assert math.isnan(found[2][1])
-    assert means(points[:2], 60) == points[:2]
+    averages = bin_means(points, 3)
+    assert averages[:2] == [(1.5, 2.0), (3.5, 8.0)]
+    assert averages[2][0] == 5.5
+    assert math.isnan(averages[2][1])
+    assert bin_means(points[:2], 60) == points[:2]
 
 
 def test_keys_in_which_configs_differ(tmp_path: Path) -> None:
-    one, two = made_run(tmp_path / "one"), made_run(tmp_path / "two")
+    one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two")
     other = CONFIG | {
         "batch": {"global_size": 16},
         "run": CONFIG["run"] | {"dir": "b", "storage": "s3://a"},
@@ -157,19 +148,19 @@ def test_keys_in_which_configs_differ(tmp_path: Path) -> None:
 
 
 def test_figures_side_by_side(tmp_path: Path) -> None:
-    one = _read(made_run(tmp_path / "one", lines=4))
-    two = made_run(tmp_path / "two", lines=1, state="failed", images_seen=80)
+    one = _read(write_run(tmp_path / "one", lines=4))
+    two = write_run(tmp_path / "two", lines=1, state="failed", images_seen=80)
     write_lines(two, [{"images": 80, "seconds": 0, "figures": {"G loss": math.nan, "cycle": 2}}])
-    found = side_by_side([one, _read(two)])
-    assert found["state"] == ["finished", "failed"]
-    assert found["images seen"] == ["1,000", "80"]
-    assert found["images/s"] == ["100", ""]
-    assert (found["G loss"], found["cycle"], found["D loss"]) == (["1.45", "nan"], ["", "2"], ["0.65", ""])
+    columns = side_by_side([one, _read(two)])
+    assert columns["state"] == ["finished", "failed"]
+    assert columns["images seen"] == ["1,000", "80"]
+    assert columns["images/s"] == ["100", ""]
+    assert (columns["G loss"], columns["cycle"], columns["D loss"]) == (["1.45", "nan"], ["", "2"], ["0.65", ""])
 
 
 def test_chosen_keys_are_those_that_are_not_at_their_default() -> None:
     resolved = RunConfig.model_validate(CONFIG).model_dump(mode="json")
-    assert chosen(resolved) == [
+    assert non_default_keys(resolved) == [
         ("run.dir", "toy", ""),
         ("run.total_images", "1000", ""),
         ("run.workers", "2", "1"),
@@ -191,19 +182,19 @@ def test_chosen_keys_are_those_that_are_not_at_their_default() -> None:
 
 
 def test_a_config_of_another_version_has_no_defaults() -> None:
-    assert chosen({"run": {"dir": "toy", "gone": True}}) == [("run.dir", "toy", ""), ("run.gone", "true", "")]
+    assert non_default_keys({"run": {"dir": "toy", "gone": True}}) == [("run.dir", "toy", ""), ("run.gone", "true", "")]
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"), [(-5, "0 s"), (59.9, "59 s"), (60, "1 min"), (7200, "2 h"), (86400 * 3 + 5, "3 d")]
 )
 def test_durations(seconds: float, words: str) -> None:
-    assert duration(timedelta(seconds=seconds)) == words
+    assert format_duration(timedelta(seconds=seconds)) == words
 
 
 def test_the_list_has_a_row_for_each_run(tmp_path: Path) -> None:
-    made_run(tmp_path / "one[red]")
-    made_run(tmp_path / "two", state="running", time=None, images_seen=0)
+    write_run(tmp_path / "one[red]")
+    write_run(tmp_path / "two", state="running", time=None, images_seen=0)
     head, one, two = (row.rstrip() for row in _shown("list", tmp_path).splitlines() if row.strip())
     assert head.split("  ")[0] == "run"
     assert "one[red]" in one
@@ -215,7 +206,7 @@ def test_the_list_has_a_row_for_each_run(tmp_path: Path) -> None:
 
 
 def test_showing_a_run_and_its_report(tmp_path: Path) -> None:
-    folder = made_run(tmp_path / "toy", state="failed", reason="a worker was lost")
+    folder = write_run(tmp_path / "toy", state="failed", reason="a worker was lost")
     before = _shown("show", folder)
     for words in ("a worker was lost", "G loss", "training from image 0 on with 2 workers", "2026-01-02 03:04:05"):
         assert words in before
@@ -226,7 +217,7 @@ def test_showing_a_run_and_its_report(tmp_path: Path) -> None:
 
 
 def test_comparing_runs(tmp_path: Path) -> None:
-    one, two = made_run(tmp_path / "1"), made_run(tmp_path / "2", state="preempted")
+    one, two = write_run(tmp_path / "1"), write_run(tmp_path / "2", state="preempted")
     config = yaml.safe_load((two / "config.yaml").read_text())
     (two / "config.yaml").write_text(json.dumps(config | {"precision": "bf16"}))
     output = [row.split() for row in _shown("compare", one, two).splitlines()]
@@ -236,6 +227,6 @@ def test_comparing_runs(tmp_path: Path) -> None:
 
 
 def test_one_run_is_not_compared(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["runs", "compare", str(made_run(tmp_path / "toy"))])
+    result = CliRunner().invoke(app, ["runs", "compare", str(write_run(tmp_path / "toy"))])
     assert result.exit_code == 2
     assert "name two runs or more" in result.output

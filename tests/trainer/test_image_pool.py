@@ -49,10 +49,10 @@ def test_a_pool_of_size_0_shows_what_was_made() -> None:
 def test_shown_images_are_detached_and_kept_ones_are_copies() -> None:
     pool = ImagePool(size=2, global_size=2, seed=0, pool_id="A")
     for first in range(0, 20, 2):
-        made = _images(range(first, first + 2)).requires_grad_()
-        assert not pool.exchange(made, torch.tensor([first, first + 1])).requires_grad
+        images = _images(range(first, first + 2)).requires_grad_()
+        assert not pool.exchange(images, torch.tensor([first, first + 1])).requires_grad
         with torch.no_grad():
-            made.fill_(-1)
+            images.fill_(-1)
     held = [int(image) for image in pool.state().values()]
     assert min(held) >= 0
     assert max(held) > 1

@@ -17,10 +17,10 @@ def test_dcgan_shapes(size: int, norm: str) -> None:
     discriminator = build(type="dcgan_discriminator", channels=2, size=size, width=2, norm=norm)
     assert isinstance(generator, Generator)
     assert not isinstance(generator, Translator)
-    made = generator(torch.randn(3, 5))
-    assert made.shape == (3, 2, size, size)
-    assert made.abs().max() <= 1
-    assert discriminator(made).shape == (3,)
+    image = generator(torch.randn(3, 5))
+    assert image.shape == (3, 2, size, size)
+    assert image.abs().max() <= 1
+    assert discriminator(image).shape == (3,)
 
 
 def test_dcgan_refuses_a_size_that_is_no_power_of_two() -> None:
@@ -41,17 +41,17 @@ def test_resnet_is_fully_convolutional(shape: tuple[int, int], norm: str) -> Non
     network = build(type="resnet_generator", in_channels=3, out_channels=1, width=2, blocks=1, norm=norm)
     assert isinstance(network, Translator)
     assert not isinstance(network, Generator)
-    made = network(torch.randn(2, 3, *shape))
-    assert made.shape == (2, 1, *shape)
-    assert made.abs().max() <= 1
+    image = network(torch.randn(2, 3, *shape))
+    assert image.shape == (2, 1, *shape)
+    assert image.abs().max() <= 1
 
 
 def test_resnet_minimum_size_is_exact() -> None:
     network = build(type="resnet_generator", width=2, blocks=1, norm="none")
     assert isinstance(network, Translator)
-    edge = network.minimum_size
-    assert network(torch.zeros(1, 3, edge, edge)).shape == (1, 3, edge, edge)
-    below = edge - network.size_multiple
+    size = network.minimum_size
+    assert network(torch.zeros(1, 3, size, size)).shape == (1, 3, size, size)
+    below = size - network.size_multiple
     with pytest.raises(RuntimeError, match="adding size"):
         network(torch.zeros(1, 3, below, below))
 
@@ -91,8 +91,8 @@ KEYS = {"unet_generator": {"depth": 3}}
 @pytest.mark.parametrize("name", SHIPPED)
 def test_no_parameter_is_idle(name: str, norm: str) -> None:
     network = build(type=name, width=4, norm=norm, **KEYS.get(name, {}))
-    given = torch.randn(4, 100) if name == "dcgan_generator" else torch.randn(4, 3, 64, 64)
-    (network(given).square().mean() + network(given).mean()).backward()
+    inputs = torch.randn(4, 100) if name == "dcgan_generator" else torch.randn(4, 3, 64, 64)
+    (network(inputs).square().mean() + network(inputs).mean()).backward()
     idle = [n for n, p in network.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-9]
     assert idle == []
 

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.browser.runs import line, made_run, png, write_lines
-from trainer.report import evenly, ticks, write_report
+from tests.browser.runs import line, png, write_lines, write_run
+from trainer.report.charts import ticks
+from trainer.report.page import write_report
+from trainer.report.samples import evenly
 from zorse_common.storage import Storage
 
 HOSTILE = "</title><script>alert('&amp;')</script><img src=\"x\">"
@@ -50,14 +52,14 @@ class _Page(HTMLParser):
             self.words.append(data.strip())
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for found, attributes in self.elements if found == tag]
+        return [attributes for name, attributes in self.elements if name == tag]
 
     def curves(self) -> list[str]:
         return [path["d"] or "" for path in self.all("path") if (path.get("class") or "").startswith("curve")]
 
 
 def test_the_page_shows_the_run(tmp_path: Path) -> None:
-    page = _Page(made_run(tmp_path / "toy", state="preempted", reason="asked to stop"))
+    page = _Page(write_run(tmp_path / "toy", state="preempted", reason="asked to stop"))
     titles = [page.words[index] for index, word in enumerate(page.words) if word in ("Samples", "Events", "Config")]
     assert titles == ["Samples", "Events", "Config"]
     for words in (
@@ -81,7 +83,7 @@ def test_the_page_shows_the_run(tmp_path: Path) -> None:
 
 
 def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
-    page = _Page(made_run(tmp_path / "toy"))
+    page = _Page(write_run(tmp_path / "toy"))
     assert not re.search(r"https?:|//|url\(|@import|<link|<iframe", re.sub(r"base64,[\w+/=]+", "", page.source))
     assert all((image["src"] or "").startswith("data:image/png;base64,") for image in page.all("img"))
     policy = page.all("meta")[-1]
@@ -90,7 +92,7 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
 
 
 def test_words_of_the_run_stay_words(tmp_path: Path) -> None:
-    folder = made_run(tmp_path / "toy&<b>", state=HOSTILE, reason=HOSTILE, environment={HOSTILE: HOSTILE})
+    folder = write_run(tmp_path / "toy&<b>", state=HOSTILE, reason=HOSTILE, environment={HOSTILE: HOSTILE})
     (folder / "events.jsonl").write_text(json.dumps({"images": 1, "event": HOSTILE}) + "\n")
     (folder / "config.yaml").write_text(json.dumps({"run": {HOSTILE: HOSTILE}}))
     write_lines(folder, [line(8, 0.1) | {"figures": {HOSTILE: 1.0, "surrogate \ud800": 2.0}}])
@@ -110,14 +112,14 @@ def test_an_empty_folder_has_a_page(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["config.yaml", "run.json", "metrics", "events.jsonl", "samples"])
 def test_a_missing_file_is_left_out(tmp_path: Path, missing: str) -> None:
-    folder = made_run(tmp_path / "toy")
+    folder = write_run(tmp_path / "toy")
     whole = len(_Page(folder).all("section"))
     (folder / missing).rename(tmp_path / missing)
     assert len(_Page(folder).all("section")) == whole - 1
 
 
 def test_a_figure_that_is_no_number_breaks_the_curve_and_is_marked(tmp_path: Path) -> None:
-    folder = made_run(tmp_path / "toy")
+    folder = write_run(tmp_path / "toy")
     write_lines(
         folder,
         [
@@ -132,7 +134,7 @@ def test_a_figure_that_is_no_number_breaks_the_curve_and_is_marked(tmp_path: Pat
 
 @pytest.mark.parametrize("values", [[math.nan], [math.nan, math.inf], [3.0], [0.0, 0.0], [-2.0, -2.0], [1e30, 1e30]])
 def test_any_figures_can_be_drawn(tmp_path: Path, values: list[float]) -> None:
-    folder = made_run(tmp_path / "toy")
+    folder = write_run(tmp_path / "toy")
     write_lines(
         folder,
         [
@@ -148,7 +150,7 @@ def test_any_figures_can_be_drawn(tmp_path: Path, values: list[float]) -> None:
 
 
 def test_a_long_run_has_a_small_page_with_its_spikes(tmp_path: Path) -> None:
-    folder = made_run(tmp_path / "toy")
+    folder = write_run(tmp_path / "toy")
     lines = [line(8 * (number + 1), number / 30_000) for number in range(30_000)]
     lines[12_345]["figures"]["G loss"] = 99.0
     write_lines(folder, lines)
@@ -159,7 +161,7 @@ def test_a_long_run_has_a_small_page_with_its_spikes(tmp_path: Path) -> None:
 
 
 def test_many_events_are_cut(tmp_path: Path) -> None:
-    folder = made_run(tmp_path / "toy")
+    folder = write_run(tmp_path / "toy")
     events = [{"time": "2026-01-02T03:04:05+00:00", "images": n, "event": f"event {n}"} for n in range(1000)]
     (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     words = _Page(folder).words
@@ -168,7 +170,7 @@ def test_many_events_are_cut(tmp_path: Path) -> None:
 
 
 def test_of_many_grids_some_are_shown(tmp_path: Path) -> None:
-    folder = made_run(tmp_path / "toy", grids=0)
+    folder = write_run(tmp_path / "toy", grids=0)
     for images in range(0, 1000, 10):
         (folder / "samples" / f"{images:010d}.png").write_bytes(png(100))
     (folder / "samples" / "0000000990.png").write_bytes(b"no picture")
@@ -182,13 +184,13 @@ def test_of_many_grids_some_are_shown(tmp_path: Path) -> None:
 
 
 def test_one_grid_has_no_slider(tmp_path: Path) -> None:
-    page = _Page(made_run(tmp_path / "toy", grids=1))
+    page = _Page(write_run(tmp_path / "toy", grids=1))
     assert len(page.all("img")) == 1
     assert page.all("input") == []
 
 
 def test_a_large_grid_is_made_smaller(tmp_path: Path) -> None:
-    folder = made_run(tmp_path / "toy", grids=0)
+    folder = write_run(tmp_path / "toy", grids=0)
     noise = np.random.default_rng(0).integers(0, 256, (2100, 2100, 3), dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(noise).save(stream, "PNG", compress_level=1)

@@ -11,11 +11,11 @@ import yaml
 
 from tests.trainer.fitting import Listener
 from trainer import run
-from trainer.board import Update
 from trainer.config import Section
 from trainer.config_files import find_config, load_config
 from trainer.data.digits import Digits
 from trainer.errors import ConfigError, LaunchError, is_out_of_memory
+from trainer.progress_actor import Update
 from trainer.registry import register
 from trainer.run_config import RunConfig
 

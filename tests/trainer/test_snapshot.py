@@ -37,8 +37,8 @@ def run(tmp_path: Path) -> Path:
 def test_the_newest_snapshot_of_a_run_is_read_and_built(run: Path) -> None:
     snapshot = read_snapshot(str(run))
     assert (snapshot.images_seen, snapshot.ema, snapshot.config) == (20, True, {"run": {"seed": 0}})
-    made = snapshot.build("G")(torch.zeros(2, 4))
-    assert made.shape == (2, 1, 16, 16)
+    image = snapshot.build("G")(torch.zeros(2, 4))
+    assert image.shape == (2, 1, 16, 16)
 
 
 @pytest.mark.parametrize("part", ["weights.safetensors", "snapshot.json"])

@@ -17,9 +17,9 @@ def test_unet_is_fully_convolutional(depth: int, shape: tuple[int, int], norm: s
     network = build(type="unet_generator", in_channels=1, out_channels=2, width=2, depth=depth, norm=norm)
     assert isinstance(network, Translator)
     assert not isinstance(network, Generator)
-    made = network(torch.randn(2, 1, *shape))
-    assert made.shape == (2, 2, *shape)
-    assert made.abs().max() <= 1
+    image = network(torch.randn(2, 1, *shape))
+    assert image.shape == (2, 2, *shape)
+    assert image.abs().max() <= 1
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -31,7 +31,7 @@ def test_unet_minimum_size_is_exact_and_leaves_something_of_the_innermost_map(no
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(module.weight)
     seen: list[torch.Tensor] = []
-    network.down[-1].register_forward_hook(lambda module, given, made: seen.append(made))
+    network.down[-1].register_forward_hook(lambda module, inputs, output: seen.append(output))
     network(torch.randn(1, 3, 8, 8))
     assert seen[0].shape == (1, 16, 1, 1)
     assert seen[0].abs().min() > 1e-4
@@ -96,7 +96,7 @@ def test_blur_up_interpolates_between_neighbours() -> None:
 def test_resnet_variants_have_the_same_tensors_and_sizes(downsampling: str, upsampling: str) -> None:
     network = build(type="resnet_generator", width=2, blocks=1, downsampling=downsampling, upsampling=upsampling)
     assert isinstance(network, Translator)
-    edge = network.minimum_size
-    for shape in ((edge, edge), (edge + network.size_multiple, 32)):
+    size = network.minimum_size
+    for shape in ((size, size), (size + network.size_multiple, 32)):
         assert network(torch.randn(1, 3, *shape)).shape == (1, 3, *shape)
     assert not any("kernel" in key for key in network.state_dict())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.trainer.fitting import Job, action, events, fit_ranks, metrics
-from trainer.board import RunAction
+from trainer.progress_actor import RunAction
 
 BATCH = 4
 
@@ -42,7 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "won": (QUIET | {"action": "stop", "won_margin": 0.5, "won_images": 12}, WINNING),
         # Untrained samples are all but equal greys.
         "collapsed": (QUIET | {"action": "roll_back", "diversity": 0.9}, {"generator_optimizer": {"lr": 1e-9}}),
-        # The first step's weights are huge but finite, so there is a checkpoint to go back to.
+        # The first step's weights are huge but finite, so there is a checkpoint to restore.
         "roll-back": (QUIET | {"action": "roll_back", "rollbacks": 2}, EXPLODING),
         "well": (QUIET | {"action": "stop"}, {}),
     }
@@ -50,20 +50,20 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _told(run: Path) -> list[str]:
+def _warnings(run: Path) -> list[str]:
     return [event.removeprefix("watchdog: ") for event in events(run) if event.startswith("watchdog: ")]
 
 
 @pytest.mark.slow
 def test_a_sound_run_is_left_alone(runs: Path) -> None:
-    assert _told(runs / "well") == []
+    assert _warnings(runs / "well") == []
     assert action(runs / "well") is RunAction.CONTINUE
 
 
 @pytest.mark.slow
 def test_what_is_not_finite_is_named_once_and_warned_of(runs: Path) -> None:
-    (told,) = _told(runs / "warn")
-    assert told.endswith(": not a finite number")
+    (warning,) = _warnings(runs / "warn")
+    assert warning.endswith(": not a finite number")
     assert action(runs / "warn") is RunAction.CONTINUE
     assert max(metrics(runs / "warn")) == 40
 
@@ -83,16 +83,16 @@ def test_stop_ends_the_run(runs: Path) -> None:
 
 @pytest.mark.slow
 def test_a_discriminator_that_has_won_is_noticed(runs: Path) -> None:
-    (told,) = _told(runs / "won")
-    assert told.startswith("D has told real from generated images for ")
+    (warning,) = _warnings(runs / "won")
+    assert warning.startswith("D has told real from generated images for ")
     assert action(runs / "won") is RunAction.STOP
 
 
 @pytest.mark.slow
 def test_samples_that_are_alike_are_noticed_and_need_a_checkpoint_from_before(runs: Path) -> None:
-    told, then = _told(runs / "collapsed")
-    assert told.startswith("samples are alike (distance as a share of the data's: image 0.")
-    assert then == "there is no checkpoint of at most 0 images to go back to"
+    warning, last = _warnings(runs / "collapsed")
+    assert warning.startswith("samples are alike (distance as a share of the data's: image 0.")
+    assert last == "there is no checkpoint of at most 0 images to restore"
     starts = [event for event in events(runs / "collapsed") if event.startswith("training")]
     assert starts == ["training from image 0 on with 2 workers on cpu"]
     assert action(runs / "collapsed") is RunAction.STOP
@@ -105,6 +105,6 @@ def test_a_rollback_goes_on_from_before_the_trouble_with_another_seed(runs: Path
         "training from image 4 on with 2 workers on cpu",
         "training from image 4 on with 2 workers on cpu",
     ]
-    assert len(_told(runs / "roll-back")) == 3
-    assert _told(runs / "roll-back")[-1].endswith(", after 2 rollbacks")
+    assert len(_warnings(runs / "roll-back")) == 3
+    assert _warnings(runs / "roll-back")[-1].endswith(", after 2 rollbacks")
     assert action(runs / "roll-back") is RunAction.STOP

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from trainer.background import BackgroundWriter
-from trainer.board import RunAction
 from trainer.data.base import Dataset
+from trainer.progress_actor import RunAction
 from trainer.ranks import Ranks
 from trainer.run_config import RunConfig
 from trainer.state import State

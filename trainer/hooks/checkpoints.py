@@ -6,11 +6,11 @@ import operator
 from concurrent.futures import Future
 from typing import ClassVar
 
-from trainer.board import RunAction
 from trainer.checkpoint import Checkpoint, Checkpoints
 from trainer.errors import CheckpointError
 from trainer.finite import first_not_finite
 from trainer.hooks.base import Stage, Training
+from trainer.progress_actor import RunAction
 
 
 class CheckpointWriter:

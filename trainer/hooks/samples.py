@@ -46,7 +46,7 @@ class Samples:
     def _draw(self, training: Training) -> None:
         with training.evaluating() as generators:
             generated = training.task.generate(generators, self._batch)
-            columns = _columns(training, generators, self._batch, generated)
+            columns = _grid_columns(training, generators, self._batch, generated)
         if columns:
             images, count = torch.stack(_same_shape(columns), dim=1).flatten(0, 1), len(columns)
         else:
@@ -73,7 +73,9 @@ def _images(training: Training, domain: str) -> Tensor:
     return to_tensor(held_out or [training.dataset.example(number).images[domain] for number in range(TRANSLATED)])
 
 
-def _columns(training: Training, generators: nn.ModuleDict, batch: Batch, generated: dict[str, Tensor]) -> list[Tensor]:
+def _grid_columns(
+    training: Training, generators: nn.ModuleDict, batch: Batch, generated: dict[str, Tensor]
+) -> list[Tensor]:
     """Return the columns of the grid of a task that translates; none for one that decodes latents.
 
     For each translator: the source images, their translations, and then the translations back into the source's domain

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.board import RunAction
 from trainer.data.tensors import to_tensor
 from trainer.finite import first_not_finite
 from trainer.hooks.base import Stage, Training
+from trainer.progress_actor import RunAction
 from trainer.tasks.build import make_batch
 
 COMPARED = 16

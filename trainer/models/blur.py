@@ -31,7 +31,7 @@ class BlurDown(nn.Module):
         self.register_buffer("kernel", kernel, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Halve the edges of `x`."""
+        """Halve the height and width of `x`."""
         return F.conv2d(F.pad(x, (1, 1, 1, 1), "reflect"), self.kernel, stride=2, groups=len(self.kernel))
 
 
@@ -49,7 +49,7 @@ class BlurUp(nn.Module):
         self.register_buffer("kernel", kernel, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Double the edges of `x`."""
+        """Double the height and width of `x`."""
         padded = F.pad(x, (1, 1, 1, 1), "replicate")
         # 1 is the filter's own border and 2 the replicated pixel, doubled.
         return F.conv_transpose2d(padded, self.kernel, stride=2, padding=1 + 2, groups=len(self.kernel))

@@ -52,8 +52,8 @@ class DcganGenerator(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:
         """Decode codes, [b, latent_dim], to images, [b, channels, size, size] in -1..1."""
-        made: Tensor = self.layers(latent[:, :, None, None])
-        return made
+        image: Tensor = self.layers(latent[:, :, None, None])
+        return image
 
 
 @register("model", "dcgan_discriminator")
@@ -71,15 +71,15 @@ class DcganDiscriminator(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.channels, self.size = config.channels, config.size
-        filters, edge = config.width, config.size // 2
+        filters, size = config.width, config.size // 2
         layers: list[nn.Module] = [nn.Conv2d(config.channels, filters, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
-        while edge > 4:
+        while size > 4:
             layers += [
                 nn.Conv2d(filters, filters * 2, 4, 2, 1, bias=config.norm == "none"),
                 norm_layer(config.norm, filters * 2),
                 nn.LeakyReLU(0.2, inplace=True),
             ]
-            filters, edge = filters * 2, edge // 2
+            filters, size = filters * 2, size // 2
         self.layers = nn.Sequential(*layers, nn.Conv2d(filters, 1, 4, 1, 0))
         init_normal(self)
 

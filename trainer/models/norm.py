@@ -27,8 +27,8 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         normalised, mean, variance, count = _Normalise.apply(x.float(), self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
         if self.track_running_stats:
             self._follow(mean, variance * (count / (count - 1).clamp_min(1)))
-        made: Tensor = normalised.to(x.dtype)
-        return made
+        output: Tensor = normalised.to(x.dtype)
+        return output
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor) -> None:

@@ -58,8 +58,8 @@ class ResnetGenerator(nn.Module):
 
     def forward(self, source: Tensor) -> Tensor:
         """Translate images, [b, in_channels, h, w] in -1..1, to [b, out_channels, h, w] in -1..1."""
-        made: Tensor = self.layers(source)
-        return made
+        image: Tensor = self.layers(source)
+        return image
 
 
 class _ResidualBlock(nn.Module):
@@ -90,10 +90,10 @@ def _down(channels: int, norm: Norm, antialiased: bool) -> tuple[nn.Module, ...]
 
 def _up(channels: int, norm: Norm, antialiased: bool) -> tuple[nn.Module, ...]:
     """[b, channels, h, w] to [b, channels / 2, 2 h, 2 w]."""
-    made, bias = channels // 2, norm == "none"
+    outputs, bias = channels // 2, norm == "none"
     if antialiased:
-        return BlurUp(channels), *_normed(nn.Conv2d(channels, made, 3, 1, 1, bias=bias), made, norm)
-    return _normed(nn.ConvTranspose2d(channels, made, 3, 2, 1, 1, bias=bias), made, norm)
+        return BlurUp(channels), *_normed(nn.Conv2d(channels, outputs, 3, 1, 1, bias=bias), outputs, norm)
+    return _normed(nn.ConvTranspose2d(channels, outputs, 3, 2, 1, 1, bias=bias), outputs, norm)
 
 
 def _normed(layer: nn.Module, channels: int, norm: Norm) -> tuple[nn.Module, ...]:

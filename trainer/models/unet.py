@@ -51,9 +51,9 @@ class UnetGenerator(nn.Module):
             self.down.append(_encoder_layer(filters[level - 1], filters[level], norm))
         self.up = nn.ModuleList()  # from the innermost outwards
         for level in range(innermost, 0, -1):
-            given = filters[level] * (1 if level == innermost else 2)
+            inputs = filters[level] * (1 if level == innermost else 2)
             dropped = config.dropout and innermost - level < _DROPOUT_LAYERS
-            self.up.append(_decoder_layer(given, filters[level - 1], config.norm, dropped))
+            self.up.append(_decoder_layer(inputs, filters[level - 1], config.norm, dropped))
         last = nn.ConvTranspose2d(filters[0] * 2, config.out_channels, 4, 2, 1)
         self.up.append(nn.Sequential(nn.ReLU(), last, nn.Tanh()))
         init_normal(self)
@@ -63,20 +63,20 @@ class UnetGenerator(nn.Module):
         maps = [source]
         for layer in self.down:
             maps.append(layer(maps[-1]))
-        made: Tensor = self.up[0](maps.pop())
+        features: Tensor = self.up[0](maps.pop())
         for layer in list(self.up)[1:]:
-            made = layer(torch.cat([maps.pop(), made], 1))
-        return made
+            features = layer(torch.cat([maps.pop(), features], 1))
+        return features
 
 
-def _encoder_layer(given: int, made: int, norm: Norm) -> nn.Sequential:
-    """[b, given, h, w] to [b, made, h / 2, w / 2]."""
-    convolution = nn.Conv2d(given, made, 4, 2, 1, bias=norm == "none")
-    return nn.Sequential(nn.LeakyReLU(0.2), convolution, norm_layer(norm, made))
+def _encoder_layer(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
+    """[b, inputs, h, w] to [b, outputs, h / 2, w / 2]."""
+    convolution = nn.Conv2d(inputs, outputs, 4, 2, 1, bias=norm == "none")
+    return nn.Sequential(nn.LeakyReLU(0.2), convolution, norm_layer(norm, outputs))
 
 
-def _decoder_layer(given: int, made: int, norm: Norm, dropout: bool) -> nn.Sequential:
-    """[b, given, h, w] to [b, made, 2 h, 2 w]."""
-    convolution = nn.ConvTranspose2d(given, made, 4, 2, 1, bias=norm == "none")
-    layer = nn.Sequential(nn.ReLU(), convolution, norm_layer(norm, made))
+def _decoder_layer(inputs: int, outputs: int, norm: Norm, dropout: bool) -> nn.Sequential:
+    """[b, inputs, h, w] to [b, outputs, 2 h, 2 w]."""
+    convolution = nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=norm == "none")
+    layer = nn.Sequential(nn.ReLU(), convolution, norm_layer(norm, outputs))
     return layer.append(nn.Dropout(0.5)) if dropout else layer

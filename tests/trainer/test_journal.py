@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from trainer.board import Update
 from trainer.errors import ConfigError, LaunchError, Preempted, WatchdogError
-from trainer.history import SILENT_SECONDS, STATE_FILE, Run
-from trainer.record import Record, claim
+from trainer.history import SILENT_SECONDS, STATE_FILE, RunHistory
+from trainer.journal import RunJournal, acquire_run_folder
+from trainer.progress_actor import Update
 from zorse_common.storage import Storage
 
 
@@ -29,44 +29,44 @@ def _say(folder: Path, state: str = "running", age: float = 0.0, host: str = "el
 def test_a_folder_in_which_another_driver_trains_is_refused(tmp_path: Path) -> None:
     _say(tmp_path, age=5)
     with pytest.raises(ConfigError, match=r"is being trained by process 1 on elsewhere: stop that one first"):
-        claim(Storage(tmp_path), wait=False)
+        acquire_run_folder(Storage(tmp_path), wait=False)
 
 
 @pytest.mark.parametrize("state", ["finished", "preempted", "failed", "aborted"])
 def test_a_run_that_ended_is_free(tmp_path: Path, state: str) -> None:
     _say(tmp_path, state)
-    claim(Storage(tmp_path), wait=False)
+    acquire_run_folder(Storage(tmp_path), wait=False)
 
 
 def test_a_folder_without_a_run_is_free(tmp_path: Path) -> None:
-    claim(Storage(tmp_path / "new"), wait=False)
+    acquire_run_folder(Storage(tmp_path / "new"), wait=False)
 
 
 def test_a_driver_that_fell_silent_is_taken_for_dead(tmp_path: Path) -> None:
     _say(tmp_path, age=SILENT_SECONDS + 1)
-    claim(Storage(tmp_path), wait=False)
+    acquire_run_folder(Storage(tmp_path), wait=False)
 
 
 def test_a_killed_driver_of_this_machine_is_known_to_be_dead(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     _say(tmp_path, host=platform.node(), pid=dead.pid)
-    claim(Storage(tmp_path), wait=False)
+    acquire_run_folder(Storage(tmp_path), wait=False)
 
 
 def test_a_resume_waits_to_see_whether_the_driver_lives(tmp_path: Path) -> None:
     _say(tmp_path, age=SILENT_SECONDS - 2)
-    claim(Storage(tmp_path), wait=True)
-    assert Run(Storage(tmp_path)).state == "lost"
+    acquire_run_folder(Storage(tmp_path), wait=True)
+    assert RunHistory(Storage(tmp_path)).state == "lost"
 
 
 def test_a_resume_does_not_wait_for_a_driver_that_lives(tmp_path: Path) -> None:
     _say(tmp_path, age=SILENT_SECONDS / 2)
-    beat = threading.Timer(1.5, _say, [tmp_path])
-    beat.start()
+    heartbeat = threading.Timer(1.5, _say, [tmp_path])
+    heartbeat.start()
     with pytest.raises(ConfigError, match="is being trained"):
-        claim(Storage(tmp_path), wait=True)
-    beat.join()
+        acquire_run_folder(Storage(tmp_path), wait=True)
+    heartbeat.join()
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def test_how_the_record_is_left_is_how_the_run_ended(
     tmp_path: Path, end: BaseException | None, state: str, reason: str | None
 ) -> None:
     def train() -> None:
-        with Record(Storage(tmp_path), lambda update: None):
-            run = Run(Storage(tmp_path))
+        with RunJournal(Storage(tmp_path), lambda update: None):
+            run = RunHistory(Storage(tmp_path))
             assert run.state == "running"
             assert run.driver is not None
             assert (run.driver["host"], run.driver["pid"]) == (platform.node(), os.getpid())
@@ -95,7 +95,7 @@ def test_how_the_record_is_left_is_how_the_run_ended(
     else:
         with pytest.raises(type(end)):
             train()
-    run = Run(Storage(tmp_path))
+    run = RunHistory(Storage(tmp_path))
     assert (run.state, run.reason) == (state, reason)
 
 
@@ -126,7 +126,7 @@ def _wait_for(counted: threading.Semaphore, times: int) -> None:
 
 def test_of_two_drivers_at_once_one_gives_way(tmp_path: Path) -> None:
     storage = Watched(tmp_path)
-    one, two = (Record(storage, lambda update: None, beat_seconds=0.01) for _ in range(2))
+    one, two = (RunJournal(storage, lambda update: None, heartbeat_seconds=0.01) for _ in range(2))
 
     def train() -> None:
         with one, two:
@@ -139,12 +139,12 @@ def test_of_two_drivers_at_once_one_gives_way(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match="another driver trains in"):
         train()
     # The other one leaves the record of how it ended.
-    assert Run(Storage(tmp_path)).state == "failed"
+    assert RunHistory(Storage(tmp_path)).state == "failed"
 
 
 def test_a_driver_says_again_and_again_that_it_lives(tmp_path: Path) -> None:
     storage = Watched(tmp_path)
-    with Record(storage, lambda update: None, beat_seconds=0.01):
+    with RunJournal(storage, lambda update: None, heartbeat_seconds=0.01):
         _say(tmp_path, "unknown")
         _wait_for(storage.writes, 2)
-        assert Run(Storage(tmp_path)).state == "running"
+        assert RunHistory(Storage(tmp_path)).state == "running"

@@ -1,19 +1,19 @@
-"""What the workers of a run report, and the actor that holds it between them and the driver.
+"""The Ray actor through which the workers of a run and its driver exchange messages.
 
-No torch here: the actor is a process of its own, which should start fast and stay small.
+This module imports no torch: the actor is a separate process, which should start fast and stay small.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from zorse_common.errors import ZorseError
 
 
 class RunAction(IntEnum):
-    """What happens to a run after a step; of the actions that the ranks request, the highest is taken."""
+    """What happens to a run after a step. Of the actions that the ranks request, the highest is taken."""
 
     CONTINUE = 0
     PREEMPT = 1
@@ -23,15 +23,21 @@ class RunAction(IntEnum):
 
 @dataclass(frozen=True)
 class Update:
-    """The last report of the workers: images seen, the newest figures, and all events so far."""
+    """The progress of a run.
+
+    Attributes:
+        seen: the number of images that are done.
+        figures: the newest figures by name; None before the first ones.
+        events: one line for each event since the update before.
+    """
 
     seen: int = 0
     figures: dict[str, float] | None = None
     events: tuple[str, ...] = ()
 
 
-class Board:
-    """The actor between the driver and the workers: the workers' reports, and what the driver asks of them."""
+class ProgressActor:
+    """Holds the workers' reports for the driver, and the driver's request to stop for the workers."""
 
     def __init__(self) -> None:
         self._update = Update()
@@ -41,23 +47,25 @@ class Board:
         self._last_call = time.monotonic()
 
     def progress(self, seen: int, figures: dict[str, float]) -> None:
-        """Take a worker's report that `seen` images are done, with the newest figures."""
+        """Store a worker's report that `seen` images are done, with the newest figures."""
         self._update = Update(seen, figures, self._update.events)
 
     def event(self, message: str) -> None:
-        """Take one line that a user should read."""
-        self._update = Update(self._update.seen, self._update.figures, (*self._update.events, message))
+        """Store one line that a user should read."""
+        self._update = replace(self._update, events=(*self._update.events, message))
 
-    def update(self) -> Update:
-        """Return the last report."""
-        return self._update
+    def take_update(self) -> Update:
+        """Return the progress of the run, with the events since the last call."""
+        update = self._update
+        self._update = replace(update, events=())
+        return update
 
     def stop(self) -> None:
-        """Take the driver's request that the workers stop."""
+        """Store the driver's request that the workers stop."""
         self._stopping = True
 
     def stopping(self) -> bool:
-        """Return whether the workers should stop; workers ask this twice a second."""
+        """Return whether the workers should stop. A worker calls this method twice a second."""
         self._last_call = time.monotonic()
         return self._stopping
 
@@ -66,7 +74,7 @@ class Board:
         return time.monotonic() - self._last_call
 
     def fail(self, failure: ZorseError) -> None:
-        """Take an error that ends the run; the first one counts."""
+        """Store an error that ends the run; the first one counts."""
         self._failure = self._failure or failure
 
     def failure(self) -> ZorseError | None:
@@ -74,7 +82,7 @@ class Board:
         return self._failure
 
     def end(self, action: RunAction) -> None:
-        """Take the action with which the workers ended."""
+        """Store the action with which the workers ended."""
         self._action = action
 
     def action(self) -> RunAction | None:
