@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from export import graph
 from export.errors import RepositoryError
+from export.layout import NAME_RULE
 from export.manifest import (
     GOLDEN_FILE,
     MODEL_FILE,
@@ -36,10 +37,7 @@ def model_name(name: str, direction: str | None) -> str:
     """
     full = f"{name}-{direction}" if direction else name
     if not NAME.fullmatch(full):
-        raise RepositoryError(
-            f"model name {full!r} may hold letters, digits, '.', '_' and '-' only, and starts with a letter or "
-            "digit: give another with --name"
-        )
+        raise RepositoryError(f"model name {full!r} {NAME_RULE}: give another with --name")
     return full
 
 

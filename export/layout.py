@@ -3,21 +3,30 @@
 A model lies at `<repository>/<model>/<version>/manifest.json`: its name fits `manifest.NAME`, versions are numbers from
 1 on, and the manifest states the name and number of its folders. A folder with manifests that breaks this rule is
 skipped with a reason. Hidden folders, and folders without manifests two levels down, are not models and are ignored.
+
+The file `aliases.json` beside the versions is a JSON object such as {"stable": 3}. Without aliases there is no file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from export.aliases import ALIASES_FILE, LATEST, parse_aliases
-from export.errors import ExportError, RepositoryError
+from pydantic_core import from_json
+
+from export.errors import ExportError, ManifestError, RepositoryError
 from export.manifest import MANIFEST_FILE, NAME, VERSION, Manifest
 from zorse_common.errors import StorageError, first_sentence, printable
 from zorse_common.storage import Storage
 
-_NAME_RULE = "may hold letters, digits, '.', '_' and '-' only, and starts with a letter or digit"
+NAME_RULE = "may hold letters, digits, '.', '_' and '-' only, and starts with a letter or digit"
+"""What `manifest.NAME` demands, for messages."""
+ALIASES_FILE = "aliases.json"
+LATEST = "latest"
+"""Means the newest version; no alias can have this name."""
+_ALIAS = re.compile(r"(?!latest$|[0-9]+$)[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass
@@ -31,139 +40,164 @@ class Models:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
-def models(repository: Storage) -> Models:
-    """Read all models of `repository` and all their versions.
+class RepositoryReader:
+    """Reads the repository in the folder `storage`, which need not exist yet."""
 
-    Raises:
-        RepositoryError: there is no repository, or it cannot be read.
-    """
-    numbers, skipped = published_models(repository)
-    result = Models(skipped=skipped)
-    for model, versions_of_model in numbers.items():
-        for version in versions_of_model:
-            try:
-                result.manifests.setdefault(model, {})[version] = read(repository, model, version)[0]
-            except ExportError as error:
-                skipped[f"{model}/{version}"] = str(error)
-    result.manifests = {model: manifests for model, manifests in result.manifests.items() if manifests}
-    return result
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
 
+    def models(self) -> Models:
+        """Read all models and versions; folders that break the rules are skipped with a reason.
 
-def published_models(repository: Storage) -> tuple[dict[str, list[int]], dict[str, str]]:
-    """Return the published versions of each model, and why other folders are skipped. No manifest is read.
+        Raises:
+            RepositoryError: there is no repository, or it cannot be read.
+        """
+        numbers, skipped = self.published_models()
+        result = Models(skipped=skipped)
+        for model, versions_of_model in numbers.items():
+            for version in versions_of_model:
+                try:
+                    result.manifests.setdefault(model, {})[version] = self.read(model, version)[0]
+                except ExportError as error:
+                    skipped[f"{model}/{version}"] = str(error)
+        result.manifests = {model: manifests for model, manifests in result.manifests.items() if manifests}
+        return result
 
-    Names and versions are in order. Keys of the reasons are `<model>` or `<model>/<version>`.
+    def published_models(self) -> tuple[dict[str, list[int]], dict[str, str]]:
+        """Return the published versions of each model, and why other folders are skipped. No manifest is read.
 
-    Raises:
-        RepositoryError: there is no repository, or it cannot be read.
-    """
-    published_numbers: dict[str, list[int]] = {}
-    skipped: dict[str, str] = {}
-    with _reading(repository):
-        if repository.kind() == "nothing":
-            raise RepositoryError(f"there is no model repository at {repository.uri}: export a model into it first")
-        listed = _listed(repository, skipped)
-    for model, folders in sorted(listed.items()):
+        Names and versions are in order. Keys of the reasons are `<model>` or `<model>/<version>`.
+
+        Raises:
+            RepositoryError: there is no repository, or it cannot be read.
+        """
+        published_numbers: dict[str, list[int]] = {}
+        skipped: dict[str, str] = {}
+        with self._reading():
+            if self.storage.kind() == "nothing":
+                raise RepositoryError(
+                    f"there is no model repository at {self.storage.uri}: export a model into it first"
+                )
+            listed = self._listed(skipped)
+        for model, folders in sorted(listed.items()):
+            if not NAME.fullmatch(model):
+                skipped[printable(model)] = f"a model's name {NAME_RULE}: rename the folder"
+                continue
+            misnamed = [name for name in folders if not VERSION.fullmatch(name)]
+            skipped |= {
+                printable(f"{model}/{name}"): "versions are called 1, 2, 3, …: rename the folder" for name in misnamed
+            }
+            if numbers := numbered(folders):
+                published_numbers[model] = numbers
+        return published_numbers, skipped
+
+    def versions(self, model: str) -> list[int]:
+        """Return the published versions of `model` in order; none if there is no such model. No manifest is read.
+
+        Raises:
+            RepositoryError: no model can have this name, or the repository cannot be read.
+        """
+        folder = self.model_folder(model)
+        with self._reading():
+            return published(folder)
+
+    def aliases(self, model: str) -> dict[str, int]:
+        """Return the aliases of `model`, and the version that each names.
+
+        Raises:
+            ManifestError: they break the contract.
+            RepositoryError: no model can have this name, or the repository cannot be read.
+        """
+        folder, text = self.model_folder(model), "{}"
+        with self._reading(), contextlib.suppress(FileNotFoundError):
+            text = folder.read(ALIASES_FILE).decode(errors="replace")
+        return _parse_aliases(text, f"{folder.uri}/{ALIASES_FILE}")
+
+    def resolve(self, name: str) -> tuple[str, int]:
+        """Return the model and version that `name` means: `model`, or `model@` and a version, an alias or `latest`.
+
+        `latest`, which is also meant without `@`, is the newest published version. No manifest is read for this.
+
+        Raises:
+            ManifestError: an alias is wanted, and the aliases break the contract.
+            RepositoryError: there is no such model, version or alias.
+        """
+        model, at, which = name.partition("@")
+        numbers = self.versions(model)
+        if not numbers:
+            known = ", ".join(self.published_models()[0]) or "none"
+            raise RepositoryError(f"{self.storage.uri} has no model {model}: it has {known}")
+        if not at or which == LATEST:
+            return model, numbers[-1]
+        named = {} if VERSION.fullmatch(which) else self.aliases(model)
+        version = next((number for number in numbers if str(number) == which), named.get(which))
+        if version not in numbers:
+            words = (f"{alias} ({number})" for alias, number in sorted(named.items()))
+            raise RepositoryError(
+                f"{self.storage.uri} has no {name}: {model} has {', '.join([*map(str, numbers), *words, LATEST])}"
+            )
+        return model, version
+
+    def manifest(self, model: str, version: int) -> Manifest:
+        """Read the manifest of a version.
+
+        Raises:
+            ManifestError: it breaks the contract.
+            RepositoryError: there is no such version, or it has the manifest of another one.
+        """
+        self.resolve(f"{model}@{version}")
+        return self.read(model, version)[0]
+
+    def read(self, model: str, version: int) -> tuple[Manifest, bytes]:
+        """Read the manifest of a version that is known to be published; also return the content of its file.
+
+        Raises:
+            ManifestError: it breaks the contract.
+            RepositoryError: it cannot be read, or is the manifest of another version.
+        """
+        where = f"{self.storage.uri}/{model}/{version}/{MANIFEST_FILE}"
+        with self._reading():
+            content = (self.storage / model).read(f"{version}/{MANIFEST_FILE}")
+        manifest = Manifest.from_json(content.decode(errors="replace"), where)
+        if (manifest.name, manifest.version) != (model, version):
+            raise RepositoryError(
+                f"{where} is the manifest of {manifest.name}@{manifest.version}: undo the renaming or export again"
+            )
+        return manifest, content
+
+    def model_folder(self, model: str) -> Storage:
+        """Return the folder of `model`, which need not exist.
+
+        Raises:
+            RepositoryError: no model can have this name.
+        """
         if not NAME.fullmatch(model):
-            skipped[printable(model)] = f"a model's name {_NAME_RULE}: rename the folder"
-            continue
-        misnamed = [name for name in folders if not VERSION.fullmatch(name)]
-        skipped |= {
-            printable(f"{model}/{name}"): "versions are called 1, 2, 3, …: rename the folder" for name in misnamed
-        }
-        if numbers := numbered(folders):
-            published_numbers[model] = numbers
-    return published_numbers, skipped
+            raise RepositoryError(f"model name {printable(model)!r} {NAME_RULE}")
+        return self.storage / model
 
+    def _listed(self, skipped: dict[str, str]) -> dict[str, list[str]]:
+        """Return the names of the folders with a manifest, by the name of their parent folder."""
+        listed: dict[str, list[str]] = {}
+        if self.storage.local is None:
+            # One request instead of one for each folder.
+            for path in self.storage.entries():
+                match path.split("/"):
+                    case [model, version, name] if name == MANIFEST_FILE:
+                        listed.setdefault(model, []).append(version)
+        else:
+            for model in self.storage.folders():
+                try:
+                    listed[model] = _with_manifest(self.storage / model)
+                except OSError as error:
+                    skipped[printable(model)] = f"it cannot be read: {first_sentence(error)}"
+        return {model: folders for model, folders in listed.items() if folders and not model.startswith(".")}
 
-def versions(repository: Storage, model: str) -> list[int]:
-    """Return the published versions of `model` in order; none if there is no such model. No manifest is read.
-
-    Raises:
-        RepositoryError: no model can have this name, or the repository cannot be read.
-    """
-    folder = model_folder(repository, model)
-    with _reading(repository):
-        return published(folder)
-
-
-def aliases(repository: Storage, model: str) -> dict[str, int]:
-    """Return the aliases of `model`, and the version that each names.
-
-    Raises:
-        ManifestError: they break the contract.
-        RepositoryError: no model can have this name, or the repository cannot be read.
-    """
-    folder, text = model_folder(repository, model), "{}"
-    with _reading(repository), contextlib.suppress(FileNotFoundError):
-        text = folder.read(ALIASES_FILE).decode(errors="replace")
-    return parse_aliases(text, f"{folder.uri}/{ALIASES_FILE}")
-
-
-def resolve(repository: Storage, name: str) -> tuple[str, int]:
-    """Return the model and version that `name` means: `model`, or `model@` and a version, an alias or `latest`.
-
-    `latest`, which is also meant without `@`, is the newest published version. No manifest is read for this.
-
-    Raises:
-        ManifestError: an alias is wanted, and the aliases break the contract.
-        RepositoryError: there is no such model, version or alias.
-    """
-    model, at, which = name.partition("@")
-    numbers = versions(repository, model)
-    if not numbers:
-        known = ", ".join(published_models(repository)[0]) or "none"
-        raise RepositoryError(f"{repository.uri} has no model {model}: it has {known}")
-    if not at or which == LATEST:
-        return model, numbers[-1]
-    named = {} if VERSION.fullmatch(which) else aliases(repository, model)
-    version = next((number for number in numbers if str(number) == which), named.get(which))
-    if version not in numbers:
-        words = (f"{alias} ({number})" for alias, number in sorted(named.items()))
-        raise RepositoryError(
-            f"{repository.uri} has no {name}: {model} has {', '.join([*map(str, numbers), *words, LATEST])}"
-        )
-    return model, version
-
-
-def manifest(repository: Storage, model: str, version: int) -> tuple[Manifest, bytes]:
-    """Read the manifest of a version; also return the content of its file.
-
-    Raises:
-        ManifestError: it breaks the contract.
-        RepositoryError: there is no such version, or it has the manifest of another one.
-    """
-    resolve(repository, f"{model}@{version}")
-    return read(repository, model, version)
-
-
-def read(repository: Storage, model: str, version: int) -> tuple[Manifest, bytes]:
-    """Read the manifest of a version that is known to be published; also return the content of its file.
-
-    Raises:
-        ManifestError: it breaks the contract.
-        RepositoryError: it cannot be read, or is the manifest of another version.
-    """
-    where = f"{repository.uri}/{model}/{version}/{MANIFEST_FILE}"
-    with _reading(repository):
-        content = (repository / model).read(f"{version}/{MANIFEST_FILE}")
-    manifest = Manifest.from_json(content.decode(errors="replace"), where)
-    if (manifest.name, manifest.version) != (model, version):
-        raise RepositoryError(
-            f"{where} is the manifest of {manifest.name}@{manifest.version}: undo the renaming or export again"
-        )
-    return manifest, content
-
-
-def model_folder(repository: Storage, model: str) -> Storage:
-    """Return the folder of `model`, which need not exist.
-
-    Raises:
-        RepositoryError: no model can have this name.
-    """
-    if not NAME.fullmatch(model):
-        raise RepositoryError(f"model name {printable(model)!r} {_NAME_RULE}")
-    return repository / model
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, StorageError) as error:
+            raise RepositoryError(f"repository {self.storage.uri} cannot be read: {first_sentence(error)}") from error
 
 
 def published(model: Storage) -> list[int]:
@@ -180,44 +214,31 @@ def numbered(folders: list[str]) -> list[int]:
     return sorted(int(name) for name in folders if VERSION.fullmatch(name))
 
 
-def _listed(repository: Storage, skipped: dict[str, str]) -> dict[str, list[str]]:
-    """Return the names of the folders with a manifest, by the name of their parent folder."""
-    listed: dict[str, list[str]] = {}
-    if repository.local is None:
-        # One request instead of one for each folder.
-        for path in repository.entries():
-            match path.split("/"):
-                case [model, version, name] if name == MANIFEST_FILE:
-                    listed.setdefault(model, []).append(version)
-    else:
-        for model in repository.folders():
-            try:
-                listed[model] = _with_manifest(repository / model)
-            except OSError as error:
-                skipped[printable(model)] = f"it cannot be read: {first_sentence(error)}"
-    return {model: folders for model, folders in listed.items() if folders and not model.startswith(".")}
-
-
 def _with_manifest(model: Storage) -> list[str]:
     """Return the names of the folders with a manifest, without hidden ones; a link to a folder counts as a folder."""
+    names: list[str] = []
     if model.local is None:
         paths = [path.split("/") for path in model.entries()]
         names = [parts[0] for parts in paths if parts[1:] == [MANIFEST_FILE]]
     else:
-        names = [name for name in _folders(model) if model.exists(f"{name}/{MANIFEST_FILE}")]
+        with contextlib.suppress(FileNotFoundError):  # the folder may have been removed since it was listed
+            names = [name for name in model.folders() if model.exists(f"{name}/{MANIFEST_FILE}")]
     return sorted(name for name in names if not name.startswith("."))
 
 
-def _folders(model: Storage) -> list[str]:
-    # The folder may have been removed since it was listed.
-    with contextlib.suppress(FileNotFoundError):
-        return model.folders()
-    return []
+def is_alias(name: str) -> bool:
+    """Return whether an alias can have this name: letters, digits, '.', '_' and '-', not a number, not "latest"."""
+    return _ALIAS.fullmatch(name) is not None
 
 
-@contextlib.contextmanager
-def _reading(repository: Storage) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, StorageError) as error:
-        raise RepositoryError(f"repository {repository.uri} cannot be read: {first_sentence(error)}") from error
+def _parse_aliases(text: str, where: str) -> dict[str, int]:
+    """Return the version that each alias names in `text`, the content of the file `where`."""
+    data: object = None
+    with contextlib.suppress(ValueError):
+        data = from_json(text)
+    if not isinstance(data, dict) or not all(is_alias(name) and type(data[name]) is int for name in data):
+        raise ManifestError(
+            f"{where} is not a JSON object of aliases and version numbers: fix it, or remove it and promote "
+            "versions again"
+        )
+    return data

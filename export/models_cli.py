@@ -45,7 +45,7 @@ def list_models(repository: Place, as_json: AsJson = False) -> None:
     from export.repository import Repository
 
     opened = Repository(repository)
-    models = opened.read_models()
+    models = opened.models()
     rows, broken = [], []
     for model, manifests in models.manifests.items():
         names: dict[int, str] = {}
@@ -154,10 +154,8 @@ def copy(
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(f"{name}@{version}", total=total)
-        copied = here.copy(
-            name, version, there, alias=alias, progress=lambda file, nbytes: bar.update(task, advance=nbytes)
-        )
-    typer.echo(f"{name}@{copied} is in {target}" + (f" as {name}@{alias}" if alias else ""))
+        here.copy(name, version, there, alias=alias, progress=lambda file, nbytes: bar.update(task, advance=nbytes))
+    typer.echo(f"{name}@{version} is in {target}" + (f" as {name}@{alias}" if alias else ""))
 
 
 def _resolve_exactly(repository: Repository, name: str) -> tuple[str, int]:
@@ -171,9 +169,9 @@ def _resolve_exactly(repository: Repository, name: str) -> tuple[str, int]:
 
 def _names(repository: Repository, model: str) -> dict[int, str]:
     """Return the aliases of each version of `model`, with "latest", joined by commas."""
-    from export.aliases import LATEST
+    from export.layout import LATEST
 
-    names: dict[int, list[str]] = {repository.latest(model): [LATEST]}
+    names: dict[int, list[str]] = {repository.resolve(model)[1]: [LATEST]}
     for alias, version in sorted(repository.aliases(model).items()):
         names.setdefault(version, []).append(alias)
     return {version: ", ".join(words) for version, words in names.items()}

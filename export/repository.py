@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from export import layout, uploads
-from export.aliases import ALIASES_FILE, LATEST, is_alias
+from export import uploads
 from export.errors import RepositoryError
+from export.layout import ALIASES_FILE, LATEST, NAME_RULE, RepositoryReader, is_alias
 from export.manifest import Manifest
 from export.triton import triton_config
 from export.uploads import TRITON_FILE, Progress, Upload
@@ -19,7 +19,7 @@ from zorse_common.errors import StorageError, first_sentence
 from zorse_common.storage import Storage
 
 
-class Repository:
+class Repository(RepositoryReader):
     """The models of one repository. Every method raises RepositoryError if the repository cannot be read or written."""
 
     def __init__(self, place: str, *, now: Callable[[], float] = time.time) -> None:
@@ -31,72 +31,14 @@ class Repository:
         self.place = place
         self._now = now
         try:
-            self._folder = Storage(place)
-            kind = self._folder.kind()
+            super().__init__(Storage(place))
+            kind = self.storage.kind()
         except StorageError as error:
             raise RepositoryError(str(error)) from error
         except (OSError, ValueError) as error:
             raise RepositoryError(f"repository {place} cannot be opened: {first_sentence(error)}") from error
         if kind == "file":
             raise RepositoryError(f"repository {place} is not a folder: give another place")
-
-    def read_models(self) -> layout.Models:
-        """Read all models and versions; folders that break the rules are skipped with a reason.
-
-        Raises:
-            RepositoryError: there is no repository.
-        """
-        return layout.models(self._folder)
-
-    def models(self) -> list[str]:
-        """Return the names of the models that have a readable version, sorted.
-
-        Raises:
-            RepositoryError: there is no repository.
-        """
-        return list(self.read_models().manifests)
-
-    def versions(self, model: str) -> list[int]:
-        """Return the published versions of `model` in order; none if there is no such model.
-
-        Raises:
-            RepositoryError: no model can have this name.
-        """
-        return layout.versions(self._folder, model)
-
-    def latest(self, model: str) -> int:
-        """Return the newest version of `model`.
-
-        Raises:
-            RepositoryError: there is no such model.
-        """
-        return self.resolve(model)[1]
-
-    def aliases(self, model: str) -> dict[str, int]:
-        """Return the aliases of `model`, and the version that each names.
-
-        Raises:
-            ManifestError: they break the contract.
-        """
-        return layout.aliases(self._folder, model)
-
-    def resolve(self, name: str) -> tuple[str, int]:
-        """Return the model and version that `name` means, see `layout.resolve`.
-
-        Raises:
-            ManifestError: an alias is wanted, and the aliases break the contract.
-            RepositoryError: there is no such model, version or alias.
-        """
-        return layout.resolve(self._folder, name)
-
-    def manifest(self, model: str, version: int) -> Manifest:
-        """Read the manifest of a version.
-
-        Raises:
-            ManifestError: it breaks the contract.
-            RepositoryError: there is no such version, or it has the manifest of another one.
-        """
-        return layout.manifest(self._folder, model, version)[0]
 
     def add(self, staged: Path, manifest: Manifest) -> int:
         """Make the files of the local folder `staged` the next version of `manifest.name`, and return its number.
@@ -110,10 +52,10 @@ class Repository:
             Storage(staged),
             manifest.files,
             lambda version: dataclasses.replace(manifest, version=version).to_json().encode(),
-            _silent,
+            lambda name, nbytes: None,
         )
         with self._write_errors():
-            folder = self._model(manifest.name)
+            folder = self.model_folder(manifest.name)
             version = uploads.publish(folder, None, upload)
             uploads.sweep(folder, self._now())
             try:
@@ -131,8 +73,8 @@ class Repository:
             RepositoryError: no alias can have this name, or there is no such version.
         """
         _check_alias(alias)
-        with self._locked(f"{model}@{version}"):
-            self._write_aliases(model, self.aliases(model) | {alias: version})
+        with self._locked(f"{model}@{version}") as folder:
+            _write_aliases(folder, self.aliases(model) | {alias: version})
 
     def remove_alias(self, model: str, alias: str) -> None:
         """Remove `alias`; the version that it names stays.
@@ -141,14 +83,14 @@ class Repository:
             ManifestError: the aliases break the contract.
             RepositoryError: there is no such alias.
         """
-        with self._locked(model):
+        with self._locked(model) as folder:
             aliases = self.aliases(model)
             if alias not in aliases:
                 raise RepositoryError(
                     f"{self.place} has no alias {alias} of {model}: it has {', '.join(aliases) or 'none'}"
                 )
             del aliases[alias]
-            self._write_aliases(model, aliases)
+            _write_aliases(folder, aliases)
 
     def delete(self, model: str, version: int) -> None:
         """Remove a version, its manifest first, and with the last one the model's folder.
@@ -157,18 +99,13 @@ class Repository:
             ManifestError: the aliases break the contract.
             RepositoryError: there is no such version, or an alias names it.
         """
-        with self._locked(f"{model}@{version}"):
-            self._delete(model, version)
-
-    def _delete(self, model: str, version: int) -> None:
-        named = [alias for alias, number in sorted(self.aliases(model).items()) if number == version]
-        if named:
-            raise RepositoryError(
-                f"{model}@{version} of {self.place} is {' and '.join(named)}: promote another version to that or "
-                "delete the alias first"
-            )
-        with self._write_errors():
-            folder = self._model(model)
+        with self._locked(f"{model}@{version}") as folder:
+            named = [alias for alias, number in sorted(self.aliases(model).items()) if number == version]
+            if named:
+                raise RepositoryError(
+                    f"{model}@{version} of {self.place} is {' and '.join(named)}: promote another version to that or "
+                    "delete the alias first"
+                )
             uploads.sweep(folder, self._now())
             was_newest = self.versions(model)[-1] == version
             uploads.withdraw(folder, version)
@@ -176,9 +113,15 @@ class Repository:
                 self._configure_triton(model, left[-1])
 
     def copy(
-        self, model: str, version: int, other: Repository, *, alias: str | None = None, progress: Progress | None = None
-    ) -> int:
-        """Copy a version to `other` under its number, which is returned, and make `alias` name it there.
+        self,
+        model: str,
+        version: int,
+        other: Repository,
+        *,
+        alias: str | None = None,
+        progress: Progress = lambda name, nbytes: None,
+    ) -> None:
+        """Copy a version to `other` under its number, and make `alias` name it there.
 
         A version that is there already with the same manifest is left as it is.
 
@@ -189,39 +132,32 @@ class Repository:
         """
         if alias is not None:
             _check_alias(alias)
-        manifest, content = layout.manifest(self._folder, model, version)
-        upload = Upload(self._model(model) / str(version), manifest.files, lambda _: content, progress or _silent)
+        self.resolve(f"{model}@{version}")
+        manifest, content = self.read(model, version)
+        upload = Upload(self.model_folder(model) / str(version), manifest.files, lambda _: content, progress)
         with other._write_errors():
-            folder = other._model(model)
+            folder = other.model_folder(model)
             if not uploads.is_published(folder, version, content):
                 uploads.publish(folder, version, upload)
                 uploads.sweep(folder, other._now())
                 other._configure_triton(model, version)
         if alias is not None:
             other.promote(model, version, alias)
-        return version
-
-    def _model(self, name: str) -> Storage:
-        return layout.model_folder(self._folder, name)
 
     def _configure_triton(self, model: str, version: int) -> None:
         """Write the model's `config.pbtxt` if `version` is the newest one, which is the one that Triton serves."""
         if self.versions(model)[-1] == version:
             content = triton_config(self.manifest(model, version)).encode()
-            uploads.replace(self._model(model), TRITON_FILE, content)
-
-    def _write_aliases(self, model: str, aliases: dict[str, int]) -> None:
-        with self._write_errors():
-            text = json.dumps(aliases, indent=2, sort_keys=True) + "\n"
-            uploads.replace(self._model(model), ALIASES_FILE, text.encode())
+            uploads.replace(self.model_folder(model), TRITON_FILE, content)
 
     @contextlib.contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
-        """Lock the folder of the model that `name` means, and check again that the model is there."""
+    def _locked(self, name: str) -> Iterator[Storage]:
+        """Lock the folder of the model that `name` means, check again that the model is there, and yield the folder."""
         model, _ = self.resolve(name)  # a missing model has no folder to lock
-        with self._write_errors(), uploads.locked(self._model(model)):
+        folder = self.model_folder(model)
+        with self._write_errors(), uploads.locked(folder):
             self.resolve(name)
-            yield
+            yield folder
 
     @contextlib.contextmanager
     def _write_errors(self) -> Iterator[None]:
@@ -231,13 +167,11 @@ class Repository:
             raise RepositoryError(f"repository {self.place} cannot be written: {first_sentence(error)}") from error
 
 
+def _write_aliases(model: Storage, aliases: dict[str, int]) -> None:
+    text = json.dumps(aliases, indent=2, sort_keys=True) + "\n"
+    uploads.replace(model, ALIASES_FILE, text.encode())
+
+
 def _check_alias(alias: str) -> None:
     if not is_alias(alias):
-        raise RepositoryError(
-            f"alias {alias!r} may hold letters, digits, '.', '_' and '-' only, starts with a letter or digit, and is "
-            f"neither a number nor {LATEST!r}"
-        )
-
-
-def _silent(name: str, nbytes: int) -> None:
-    """Ignore progress."""
+        raise RepositoryError(f"alias {alias!r} {NAME_RULE}, and is neither a number nor {LATEST!r}")

@@ -19,9 +19,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.aliases import ALIASES_FILE
 from export.errors import RepositoryError
-from export.layout import published
+from export.layout import ALIASES_FILE, published
 from export.manifest import MANIFEST_FILE, VERSION, FileEntry
 from zorse_common.storage import Storage
 

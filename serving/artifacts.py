@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export import aliases, layout
 from export import manifest as contract
 from export.errors import ExportError
+from export.layout import LATEST, RepositoryReader
 from export.manifest import Manifest
 from serving.artifact_cache import fetch
 from serving.errors import ArtifactError
@@ -66,18 +66,19 @@ def find(repository: str | os.PathLike[str], alias: str | None = None) -> Listin
         ArtifactError: there is no such folder, it has no such artifact, or the version of an alias is missing.
     """
     place = _storage(repository)
+    reader = RepositoryReader(place)
     with _contract_errors(place):
-        published, skipped = layout.published_models(place)
+        published, skipped = reader.published_models()
         listing = Listing({}, skipped)
         for model, versions in published.items():
-            if alias in (None, aliases.LATEST):
+            if alias in (None, LATEST):
                 version = versions[-1]
-            elif alias in layout.aliases(place, model):
-                version = layout.resolve(place, f"{model}@{alias}")[1]
+            elif alias in reader.aliases(model):
+                version = reader.resolve(f"{model}@{alias}")[1]
             else:
                 continue
             try:
-                layout.read(place, model, version)
+                reader.read(model, version)
             except ExportError as error:
                 skipped[f"{model}/{version}"] = str(error)
             else:
@@ -88,7 +89,7 @@ def find(repository: str | os.PathLike[str], alias: str | None = None) -> Listin
 
 
 def _missing(alias: str | None) -> str:
-    if alias not in (None, aliases.LATEST):
+    if alias not in (None, LATEST):
         return f"model with the alias {alias}: give it with zorse models promote"
     return f"artifact (<model>/<version>/{contract.MANIFEST_FILE}): export a model into it first"
 
@@ -118,14 +119,14 @@ def load(place: str | os.PathLike[str] | Storage) -> Artifact:
 
 def _version_folder(model: Storage) -> Storage:
     """Return the folder of a version: the newest one of a model folder, or the one after an `@` in its name."""
-    repository, name = model.parent, model.name.partition("@")[0]
-    if not layout.versions(repository, name):
+    reader, name = RepositoryReader(model.parent), model.name.partition("@")[0]
+    if not reader.versions(name):
         raise ArtifactError(
             f"there is no artifact at {model.uri}: give an artifact folder or a model folder of a repository"
         )
-    name, version = layout.resolve(repository, model.name)
-    layout.manifest(repository, name, version)  # refuses a renamed folder
-    return repository / name / str(version)
+    name, version = reader.resolve(model.name)
+    reader.read(name, version)  # refuses a renamed folder
+    return reader.storage / name / str(version)
 
 
 def _storage(place: str | os.PathLike[str]) -> Storage:

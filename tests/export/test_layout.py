@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from export import layout
-from export.aliases import ALIASES_FILE
 from export.errors import RepositoryError
+from export.layout import ALIASES_FILE, RepositoryReader
 from export.repository import Repository
 from tests.export.artifacts import add
 from tests.export.test_models_cli import cells, run
@@ -25,11 +24,11 @@ def place(tmp_path: Path) -> Path:
 
 
 def _versions(place: Path) -> dict[str, list[int]]:
-    return {model: list(manifests) for model, manifests in layout.models(Storage(place)).manifests.items()}
+    return {model: list(manifests) for model, manifests in RepositoryReader(Storage(place)).models().manifests.items()}
 
 
 def test_manifests_are_read_by_model_and_version(place: Path) -> None:
-    models = layout.models(Storage(place))
+    models = RepositoryReader(Storage(place)).models()
     assert models.skipped == {}
     assert {name: list(found) for name, found in models.manifests.items()} == {"digits": [1, 2]}
     assert models.manifests["digits"][2] == Repository(str(place)).manifest("digits", 2)
@@ -37,18 +36,18 @@ def test_manifests_are_read_by_model_and_version(place: Path) -> None:
 
 def test_renamed_model_is_skipped_and_named(place: Path) -> None:
     (place / "digits").rename(place / "letters")
-    models = layout.models(Storage(place))
+    models = RepositoryReader(Storage(place)).models()
     assert models.manifests == {}
     assert models.skipped.keys() == {"letters/1", "letters/2"}
     assert models.skipped["letters/2"].endswith("is the manifest of digits@2: undo the renaming or export again")
     with pytest.raises(RepositoryError, match="is the manifest of digits@2"):
-        layout.manifest(Storage(place), *layout.resolve(Storage(place), "letters"))
+        RepositoryReader(Storage(place)).manifest(*RepositoryReader(Storage(place)).resolve("letters"))
 
 
 def test_version_with_another_number_is_skipped_alone(place: Path) -> None:
     (place / "digits" / "2").rename(place / "digits" / "7")
     assert _versions(place) == {"digits": [1]}
-    assert "is the manifest of digits@2" in layout.models(Storage(place)).skipped["digits/7"]
+    assert "is the manifest of digits@2" in RepositoryReader(Storage(place)).models().skipped["digits/7"]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +60,7 @@ def test_version_with_another_number_is_skipped_alone(place: Path) -> None:
 )
 def test_folder_with_a_bad_name_is_skipped_and_named(place: Path, old: str, new: str, folder: str, reason: str) -> None:
     (place / old).rename(place / new)
-    models = layout.models(Storage(place))
+    models = RepositoryReader(Storage(place)).models()
     assert list(models.skipped) == [folder]
     assert reason in models.skipped[folder]
 
@@ -70,7 +69,7 @@ def test_other_folders_and_hidden_ones_are_ignored(place: Path) -> None:
     (place / "notes" / "1").mkdir(parents=True)
     (place / "digits" / "1").rename(place / "digits" / ".removed")
     (place / ".trash").symlink_to(place / "digits", target_is_directory=True)
-    models = layout.models(Storage(place))
+    models = RepositoryReader(Storage(place)).models()
     assert models.skipped == {}
     assert _versions(place) == {"digits": [2]}
 
@@ -79,18 +78,18 @@ def test_links_to_folders_are_followed(place: Path, tmp_path: Path) -> None:
     (place / "digits").rename(tmp_path / "elsewhere")
     (place / "digits").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     assert _versions(place) == {"digits": [1, 2]}
-    assert layout.resolve(Storage(place), "digits") == ("digits", 2)
+    assert RepositoryReader(Storage(place)).resolve("digits") == ("digits", 2)
 
 
 def test_names_of_versions_are_resolved(place: Path) -> None:
     (place / "digits" / ALIASES_FILE).write_text('{"stable": 1, "gone": 9}')
     names = ["digits", "digits@latest", "digits@1", "digits@stable"]
-    assert [layout.resolve(Storage(place), name)[1] for name in names] == [2, 2, 1, 1]
+    assert [RepositoryReader(Storage(place)).resolve(name)[1] for name in names] == [2, 2, 1, 1]
     for name in ("digits@gone", "digits@3", "digits@beta"):
         with pytest.raises(RepositoryError, match=r"has no digits@\w+: digits has 1, 2, .*latest"):
-            layout.resolve(Storage(place), name)
+            RepositoryReader(Storage(place)).resolve(name)
     with pytest.raises(RepositoryError, match="has no model other: it has digits"):
-        layout.resolve(Storage(place), "other")
+        RepositoryReader(Storage(place)).resolve("other")
 
 
 def test_list_command_prints_the_skipped_last(place: Path, tmp_path: Path) -> None:

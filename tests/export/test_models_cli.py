@@ -11,9 +11,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from export import models_cli
-from export.aliases import ALIASES_FILE
 from export.errors import ExportError, ManifestError, RepositoryError
 from export.interface import Interface, SizeLimits, TensorSpec
+from export.layout import ALIASES_FILE
 from export.manifest import MANIFEST_FILE, Cycle
 from export.repository import Repository
 from tests.export.artifacts import add, manifest, stage, tree
@@ -168,10 +168,10 @@ def test_delete_asks_first(repository: Repository) -> None:
         f"digits@stable names nothing in {repository.place} any more\n"
     )
     done("delete", repository.place, "digits@1", "--yes")
-    assert repository.models() == ["invert"]
+    assert list(repository.models().manifests) == ["invert"]
     assert "invert names no version" in refused("delete", repository.place, "invert", "--yes")
     assert "no alias" in refused("delete", repository.place, "invert", "--alias")
-    assert repository.models() == ["invert"]
+    assert list(repository.models().manifests) == ["invert"]
 
 
 @pytest.mark.parametrize("command", ["push", "pull"])

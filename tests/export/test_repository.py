@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from export.aliases import ALIASES_FILE
 from export.errors import ManifestError, RepositoryError
+from export.layout import ALIASES_FILE
 from export.manifest import MANIFEST_FILE, read_manifest
 from export.repository import Repository
 from export.uploads import TRITON_FILE, UNFINISHED_AGE
@@ -47,8 +47,8 @@ def test_version_numbers_count_up_past_every_numbered_folder(repository: Reposit
         _folder(repository, "digits", name).mkdir(parents=True)
     assert [add(repository, tmp_path) for _ in range(2)] == [11, 12]
     assert repository.versions("digits") == [11, 12]
-    assert repository.latest("digits") == 12
-    assert repository.models() == ["digits"]
+    assert repository.resolve("digits") == ("digits", 12)
+    assert list(repository.models().manifests) == ["digits"]
 
 
 def test_unpublished_folders_are_not_versions(repository: Repository, tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_unpublished_folders_are_not_versions(repository: Repository, tmp_path: 
     _folder(repository, "digits", "2").mkdir()
     _folder(repository, "digits", "2", "model.onnx").write_bytes(b"half")
     _folder(repository, "other", "1").mkdir(parents=True)
-    assert repository.models() == ["digits"]
+    assert list(repository.models().manifests) == ["digits"]
     assert repository.versions("digits") == [1]
     assert repository.versions("other") == []
     with pytest.raises(RepositoryError, match="has no digits@2: digits has 1, latest"):
@@ -85,7 +85,7 @@ def test_damaged_or_missing_file_is_named_and_nothing_is_published(
     with pytest.raises(RepositoryError, match=f"{name} is missing"):
         repository.add(staged, described)
     assert not _folder(repository, "digits").exists()
-    assert repository.models() == []
+    assert list(repository.models().manifests) == []
 
 
 def test_names_resolve_to_versions(repository: Repository, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_copy_is_byte_for_byte_equal_under_the_same_number(repository: Repositor
         add(repository, tmp_path)
     other = Repository(str(tmp_path / "other"))
     progress: list[tuple[str, int]] = []
-    assert repository.copy("digits", 2, other, alias="stable", progress=lambda *step: progress.append(step)) == 2
+    repository.copy("digits", 2, other, alias="stable", progress=lambda *step: progress.append(step))
     assert tree(_folder(other, "digits", "2")) == tree(_folder(repository, "digits", "2"))
     assert progress == [(name, len(content)) for name, content in sorted(FILES.items())]
     assert (other.versions("digits"), other.aliases("digits")) == ([2], {"stable": 2})
@@ -201,7 +201,7 @@ def test_copy_of_an_equal_version_changes_nothing(repository: Repository, tmp_pa
     repository.copy("digits", 1, other)
     before = {path: path.stat().st_mtime_ns for path in Path(other.place).rglob("*")}
     copied: list[str] = []
-    assert repository.copy("digits", 1, other, progress=lambda name, _: copied.append(name)) == 1
+    repository.copy("digits", 1, other, progress=lambda name, _: copied.append(name))
     assert copied == []
     assert {path: path.stat().st_mtime_ns for path in Path(other.place).rglob("*")} == before
 
@@ -242,7 +242,7 @@ def test_damaged_file_is_not_copied(repository: Repository, tmp_path: Path) -> N
     other = Repository(str(tmp_path / "other"))
     with pytest.raises(RepositoryError, match=r"digits/1/model\.onnx is damaged"):
         repository.copy("digits", 1, other, alias="stable")
-    assert other.models() == []
+    assert list(other.models().manifests) == []
     with pytest.raises(RepositoryError, match="alias '7'"):
         repository.copy("digits", 1, other, alias="7")
 
@@ -267,8 +267,8 @@ def test_killed_copy_leaves_no_version_and_is_swept_after_a_day(
         child.send_signal(signal.SIGKILL)
     (rests,) = _folder(other, "digits").iterdir()
     assert rests.name.startswith(".staging-")
-    assert other.models() == other.versions("digits") == []
-    assert repository.copy("digits", 1, other) == 1
+    assert list(other.models().manifests) == other.versions("digits") == []
+    repository.copy("digits", 1, other)
     assert tree(_folder(other, "digits", "1")) == tree(_folder(repository, "digits", "1"))
     add(Repository(other.place, now=lambda: time.time() + UNFINISHED_AGE / 2), tmp_path)
     assert rests.exists()

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from export.aliases import ALIASES_FILE
 from export.errors import RepositoryError
+from export.layout import ALIASES_FILE
 from export.manifest import MANIFEST_FILE
 from export.repository import Repository
 from export.uploads import TRITON_FILE, UNFINISHED_AGE
@@ -58,7 +58,7 @@ def test_pushed_and_pulled_version_is_byte_for_byte_equal(local: Repository, sto
     local.copy("digits", 2, store, alias="stable")
     here = tree(Path(local.place, "digits", "2"))
     assert _objects(store, "digits/2") == here
-    assert (store.models(), store.versions("digits"), store.resolve("digits@stable")) == (
+    assert (list(store.models().manifests), store.versions("digits"), store.resolve("digits@stable")) == (
         ["digits"],
         [2],
         ("digits", 2),
@@ -91,7 +91,7 @@ def test_damaged_file_is_not_published(local: Repository, store: Repository) -> 
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(RepositoryError, match=r"digits/1/model\.onnx\.data is damaged \(10999 bytes"):
         local.copy("digits", 1, store)
-    assert store.models() == store.versions("digits") == []
+    assert list(store.models().manifests) == store.versions("digits") == []
 
 
 def test_versions_are_added_on_the_store(store: Repository, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_delete_of_the_last_version_removes_the_model(local: Repository, store: 
     assert store.versions("digits") == [2]
     store.remove_alias("digits", "stable")
     store.delete("digits", 2)
-    assert store.models() == []
+    assert list(store.models().manifests) == []
     assert _objects(store, "") == {}
 
 
@@ -135,10 +135,14 @@ def test_killed_push_leaves_only_whole_versions_and_the_next_succeeds(
         assert {path for path in _objects(store, "digits/1") if not path.startswith(".")} == there
         child.send_signal(signal.SIGKILL)
     assert child.returncode == -signal.SIGKILL
-    assert (store.models(), store.versions("digits"), store.resolve("digits")) == (["digits"], [2], ("digits", 2))
+    assert (list(store.models().manifests), store.versions("digits"), store.resolve("digits")) == (
+        ["digits"],
+        [2],
+        ("digits", 2),
+    )
     with pytest.raises(RepositoryError, match="has no digits@1"):
         store.copy("digits", 1, Repository(str(tmp_path / "back")))
-    assert local.copy("digits", 1, store) == 1
+    local.copy("digits", 1, store)
     assert store.versions("digits") == [1, 2]
     assert _objects(store, "digits/1") == tree(Path(local.place, "digits", "1"))
 
