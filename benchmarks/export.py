@@ -69,7 +69,7 @@ def _snapshot(run: Path) -> str:
     network = registry.build(registry.resolve("model", model))
     _fit(network)
     snapshot = Snapshot(
-        "resnet9", "cyclegan", 0, False, SIZE, {"G": Network(model, "AtoB")}, {}, {"G": network.state_dict()}
+        "resnet9", "cyclegan", 0, False, {"G": Network(model, "AtoB", SIZE)}, {}, {"G": network.state_dict()}
     )
     return write_snapshot(Storage(run), snapshot)
 

@@ -123,7 +123,7 @@ def _traced(snapshot: Snapshot, network: str, target: Target, options: ExportOpt
     traceable = wrap(
         snapshot.build(network),
         name,
-        training_size=snapshot.size,
+        training_size=entry.size,
         pixels=options.pixels,
         max_size=options.max_size,
         labels=entry.labels,

@@ -97,6 +97,13 @@ def resolve(kind: str, keys: object) -> Section:
         raise ConfigError(f"{kind}: {explain(error)}") from error
 
 
+def type_of(config: Section) -> str:
+    """Return the `type` by which a configuration names the component to which `config` belongs."""
+    if config.component_type is None:
+        raise TypeError(f"{type(config).__qualname__} is the Config of no registered component")
+    return config.component_type
+
+
 def build(config: Section, **runtime: Any) -> Any:
     """Construct the component to which `config` belongs: `Class(config, **runtime)`."""
     return _components[type(config)][1](config, **runtime)

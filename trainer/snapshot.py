@@ -29,36 +29,47 @@ FOLDER = "snapshots"
 
 @dataclass(frozen=True)
 class Network:
-    """One exportable network: its `{type, …}` section and, for a translator, its direction such as "AtoB".
+    """One exportable network.
 
-    `labels` are the names of a conditional generator's classes in order, if they have names.
+    Attributes:
+        model: the network's `{type, …}` section.
+        direction: the domains that a translator connects, such as "AtoB"; None for a generator.
+        size: the side, in pixels, of the training images that a translator takes or a generator makes.
+        labels: the names of a conditional generator's classes in order, if they have names.
     """
 
     model: dict[str, Any]
-    direction: str | None = None
+    direction: str | None
+    size: int
     labels: list[str] | None = None
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Weights of a run's generators after `images_seen` images, and everything needed to rebuild them.
+    """The weights of a run's generators, and everything needed to rebuild them.
 
-    `weights` maps a network's name to its state dict; `config` is the run's resolved configuration; `size` is
-    the edge in pixels of the training images; `digest` is the SHA-256 of the weights file.
+    Attributes:
+        name: the name of the run.
+        task: the type of the run's task.
+        images_seen: the number of images that the run had seen.
+        ema: whether the weights are an exponential moving average.
+        networks: the networks by name.
+        config: the run's resolved configuration.
+        weights: the state dict of each network.
+        digest: the SHA-256 of the weights file.
     """
 
     name: str
     task: str
     images_seen: int
     ema: bool
-    size: int
     networks: dict[str, Network]
     config: dict[str, Any]
     weights: dict[str, dict[str, Tensor]]
     digest: str = ""
 
     def build(self, network: str) -> nn.Module:
-        """The network with its weights, in evaluation mode, on the CPU.
+        """Return the network with its weights, in evaluation mode, on the CPU.
 
         Raises:
             SnapshotError: the weights do not fit the architecture.
@@ -97,17 +108,17 @@ def write_snapshot(run: Storage, snapshot: Snapshot) -> str:
 
 
 def forget_snapshots_after(run: Storage, images_seen: int) -> None:
-    """Remove those of more images, which a rollback left behind."""
+    """Remove the snapshots of more than `images_seen` images, which a rollback makes invalid."""
     for name in (run / FOLDER).folders():
         if name.isdecimal() and int(name) > images_seen:
             run.remove(f"{FOLDER}/{name}")
 
 
 def find_snapshot(place: str) -> Storage:
-    """The snapshot folder at `place`: itself, or the newest of a run folder.
+    """Return the snapshot folder at `place`, which is a snapshot folder or a run folder with a snapshot: the newest.
 
     Raises:
-        SnapshotError: there is none.
+        SnapshotError: there is no snapshot.
     """
     folder = Storage(place)
     if folder.exists(SNAPSHOT_FILE):
@@ -120,10 +131,10 @@ def find_snapshot(place: str) -> Storage:
 
 
 def read_snapshot(place: str) -> Snapshot:
-    """Read the snapshot at `place` (a snapshot folder, or a run folder: then its newest one).
+    """Read the snapshot at `place`, which is a snapshot folder or a run folder with a snapshot: the newest.
 
     Raises:
-        SnapshotError: none there, changed after it was written, or of another schema version.
+        SnapshotError: there is no snapshot, it was changed after it was written, or it has another schema version.
     """
     folder = find_snapshot(place)
     try:

@@ -30,14 +30,14 @@ def one_thread() -> Iterator[None]:
 def make_snapshot(tmp_path_factory: pytest.TempPathFactory) -> MakeSnapshot:
     """Writes a snapshot of networks, fitted for `steps`, and returns its place."""
 
-    def make(task: str = "gan", steps: int = 0, size: int = SIDE, **networks: Network) -> str:
+    def make(task: str = "gan", steps: int = 0, **networks: Network) -> str:
         weights = {
             name: fit(build(network.model), steps=steps, seed=seed).state_dict()
             for seed, (name, network) in enumerate(networks.items())
         }
         config = {"run": {"seed": 0, "revision": "0123abc"}}
         place = Storage(str(tmp_path_factory.mktemp("run")))
-        return write_snapshot(place, Snapshot("toy", task, 640, True, size, networks, config, weights))
+        return write_snapshot(place, Snapshot("toy", task, 640, True, networks, config, weights))
 
     return make
 
@@ -45,19 +45,21 @@ def make_snapshot(tmp_path_factory: pytest.TempPathFactory) -> MakeSnapshot:
 @pytest.fixture(scope="session")
 def gan(make_snapshot: MakeSnapshot) -> str:
     """The place of a snapshot with one generator of 16 x 16 images."""
-    return make_snapshot(generator=Network(GENERATOR), steps=30, size=16)
+    return make_snapshot(generator=Network(GENERATOR, None, 16), steps=30)
 
 
 @pytest.fixture(scope="session")
 def cyclegan(make_snapshot: MakeSnapshot) -> str:
     """The place of a snapshot with two translators, fitted."""
-    return make_snapshot("cyclegan", A2B=Network(TRANSLATOR, "AtoB"), B2A=Network(TRANSLATOR, "BtoA"), steps=40)
+    return make_snapshot(
+        "cyclegan", A2B=Network(TRANSLATOR, "AtoB", SIDE), B2A=Network(TRANSLATOR, "BtoA", SIDE), steps=40
+    )
 
 
 @pytest.fixture(scope="session")
 def translator(make_snapshot: MakeSnapshot) -> str:
     """The place of a snapshot with one translator, fitted."""
-    return make_snapshot("pix2pix", G=Network(TRANSLATOR, "AtoB"), steps=40)
+    return make_snapshot("pix2pix", G=Network(TRANSLATOR, "AtoB", SIDE), steps=40)
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,7 @@ def test_unets_compute_the_same(tmp_path: Path, downs: int, side: int, norm: str
     state = unet(downs, norm=norm)
     snapshot = _read("pytorch-cyclegan", _write(tmp_path / "facades" / "latest_net_G.pth", state))
     assert snapshot.networks["G"].model["depth"] == downs
-    assert snapshot.size == 2**downs
+    assert snapshot.networks["G"].size == 2**downs
     _same(snapshot, run_unet, state, norm, torch.randn(2, 3, side, side))
 
 
@@ -111,7 +111,7 @@ def test_cut_resnets_compute_the_same(tmp_path: Path, blocks: int, blur_down: bo
 def test_tutorial_generators_compute_the_same(tmp_path: Path, layers: int, size: int) -> None:
     state = dcgan(layers, latent=7)
     snapshot = _read("dcgan-tutorial", _write(tmp_path / "faces" / "netG_epoch_4.pth", state))
-    assert (snapshot.name, snapshot.task, snapshot.size) == ("faces", "gan", size)
+    assert (snapshot.name, snapshot.task, snapshot.networks["G"].size) == ("faces", "gan", size)
     assert snapshot.networks["G"].direction is None
     given = torch.randn(3, 7)
     _same(snapshot, run_dcgan, state, "batch", given)
@@ -187,7 +187,7 @@ def test_file_name_decides_name_and_direction(
     path = _write(tmp_path / file, resnet(1))
     snapshot = _read("pytorch-cyclegan", path)
     assert (snapshot.name, snapshot.task, snapshot.networks["G"].direction) == (name, task, direction)
-    assert (snapshot.images_seen, snapshot.ema, snapshot.size, snapshot.config) == (0, False, 256, {})
+    assert (snapshot.images_seen, snapshot.ema, snapshot.networks["G"].size, snapshot.config) == (0, False, 256, {})
     assert snapshot.digest == hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -26,7 +26,7 @@ NAMES = ["ant", "bee", "cat"]
 @pytest.fixture(scope="module")
 def conditional(make_snapshot: MakeSnapshot) -> str:
     """The place of a snapshot with a generator of three classes."""
-    return make_snapshot(generator=Network(CONDITIONAL), steps=30, size=8)
+    return make_snapshot(generator=Network(CONDITIONAL, None, 8), steps=30)
 
 
 def _exported(place: str, folder: Path, **options: object) -> tuple[Path, Manifest]:
@@ -76,7 +76,7 @@ def test_conditional_generator_makes_the_images_of_its_classes(conditional: str,
 
 
 def test_conditional_generator_keeps_the_names_of_its_classes(make_snapshot: MakeSnapshot, tmp_path: Path) -> None:
-    place = make_snapshot(generator=Network(CONDITIONAL, labels=NAMES), steps=5, size=8)
+    place = make_snapshot(generator=Network(CONDITIONAL, None, 8, NAMES), steps=5)
     artifact, manifest = _exported(place, tmp_path)
     assert manifest.interface.labels == tuple(NAMES)
     model = LocalModel.load(artifact, "cpu", threads=1)
@@ -101,7 +101,7 @@ def test_wrap_refuses_labels_for_a_network_without_classes() -> None:
 def test_super_resolution_network_is_proved_and_run(
     scale: int, target: str, make_snapshot: MakeSnapshot, pictures: Path, tmp_path: Path
 ) -> None:
-    network = Network(SCALER | {"scale": scale}, "AtoB")
+    network = Network(SCALER | {"scale": scale}, "AtoB", SIDE)
     place = make_snapshot("pix2pix", G=network, steps=20)
     artifact, manifest = _exported(place, tmp_path, target=target, images=str(pictures), max_size=48)
     assert (manifest.interface.scale, manifest.proof.real_images) == (scale, 3)
@@ -118,7 +118,7 @@ def test_super_resolution_network_is_proved_and_run(
 
 
 def test_super_resolution_network_of_another_scale_is_refused(make_snapshot: MakeSnapshot, tmp_path: Path) -> None:
-    place = make_snapshot("pix2pix", G=Network(SCALER | {"scale": 2, "promised": 4}, "AtoB"))
+    place = make_snapshot("pix2pix", G=Network(SCALER | {"scale": 2, "promised": 4}, "AtoB", SIDE))
     with pytest.raises(RefusedError) as caught:
         export(place, str(tmp_path / "r"))
     pattern = r"its images are \d+×\d+ and should be \d+×\d+: check its padding"

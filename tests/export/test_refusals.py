@@ -13,7 +13,7 @@ from export.pipeline import export
 from export.wrapper import wrap
 from tests.export.conftest import MakeSnapshot
 from tests.export.faults import register_faulty
-from tests.export.networks import LARGEST, TRANSLATOR
+from tests.export.networks import LARGEST, SIDE, TRANSLATOR
 from trainer.snapshot import Network
 
 BEFORE, PROOF = (UnsupportedGraphError, "toy-AtoB cannot be exported"), (ProofError, "toy-AtoB is not proved")
@@ -50,7 +50,7 @@ def test_faulty_model_is_refused_and_nothing_is_written(
     fault: str, faulty: str, make_snapshot: MakeSnapshot, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (kind, title), reason = FAULTS[fault]
-    place = make_snapshot("pix2pix", G=Network({"type": faulty, "fault": fault}, "AtoB"))
+    place = make_snapshot("pix2pix", G=Network({"type": faulty, "fault": fault}, "AtoB", SIDE))
     with pytest.raises(RefusedError) as caught:
         export(place, str(tmp_path / "repository"), max_size=LARGEST)
     assert isinstance(caught.value, ExportError)
@@ -71,7 +71,7 @@ def test_faulty_model_is_refused_and_nothing_is_written(
 def test_faulty_model_is_refused_by_the_other_targets(
     target: str, reason: str, faulty: str, make_snapshot: MakeSnapshot, pictures: Path, tmp_path: Path
 ) -> None:
-    place = make_snapshot("pix2pix", G=Network({"type": faulty, "fault": "mean of the batch"}, "AtoB"))
+    place = make_snapshot("pix2pix", G=Network({"type": faulty, "fault": "mean of the batch"}, "AtoB", SIDE))
     with pytest.raises(RefusedError) as caught:
         export(place, str(tmp_path / "repository"), target=target, images=str(pictures), max_size=LARGEST)
     assert caught.group_contains(ProofError, match=reason)
@@ -81,7 +81,7 @@ def test_faulty_model_is_refused_by_the_other_targets(
 def test_faultless_model_of_the_same_architecture_is_exported(
     faulty: str, make_snapshot: MakeSnapshot, tmp_path: Path
 ) -> None:
-    place = make_snapshot("pix2pix", G=Network({"type": faulty}, "AtoB"))
+    place = make_snapshot("pix2pix", G=Network({"type": faulty}, "AtoB", SIDE))
     (artifact,) = export(place, str(tmp_path), max_size=LARGEST)
     assert read_manifest(Path(artifact)).proof.max_grey_diff <= 1
 
@@ -89,7 +89,7 @@ def test_faultless_model_of_the_same_architecture_is_exported(
 def test_operator_without_a_cuda_kernel_may_run_on_the_cpu(
     faulty: str, make_snapshot: MakeSnapshot, tmp_path: Path
 ) -> None:
-    place = make_snapshot("pix2pix", G=Network({"type": faulty, "fault": "hyperbolic"}, "AtoB"))
+    place = make_snapshot("pix2pix", G=Network({"type": faulty, "fault": "hyperbolic"}, "AtoB", SIDE))
     (artifact,) = export(place, str(tmp_path), max_size=LARGEST, provider="cpu")
     assert read_manifest(Path(artifact)).proof.max_grey_diff <= 1
 
@@ -99,7 +99,7 @@ def test_refused_network_keeps_the_others_unpublished(
     fault: str, is_proved_first: bool, faulty: str, make_snapshot: MakeSnapshot, tmp_path: Path
 ) -> None:
     place = make_snapshot(
-        "cyclegan", A2B=Network(TRANSLATOR, "AtoB"), B2A=Network({"type": faulty, "fault": fault}, "BtoA")
+        "cyclegan", A2B=Network(TRANSLATOR, "AtoB", SIDE), B2A=Network({"type": faulty, "fault": fault}, "BtoA", SIDE)
     )
     lines: list[str] = []
     with pytest.raises(RefusedError, match=r"toy-BtoA (cannot be exported|is not proved)"):

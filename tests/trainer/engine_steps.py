@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainer.registry import type_of
 from trainer.run_config import RunConfig
 from trainer.tasks.base import Batch, Phase, Task
 
@@ -77,9 +78,10 @@ def _task(config: RunConfig) -> Task:
     from trainer.tasks.build import build_task
 
     task = build_task(config)
+    scale = SCALE[type_of(config.task)]
     with torch.no_grad():
         for parameter in task.networks.parameters():
-            parameter.mul_(SCALE[config.task.component_type])
+            parameter.mul_(scale)
     return task
 
 

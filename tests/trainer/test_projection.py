@@ -150,8 +150,8 @@ MODELS = {
 
 def _run(place: Path, network: str) -> str:
     weights = {network: build(**MODELS[network]).state_dict()}
-    networks = {network: Network(MODELS[network])}
-    write_snapshot(Storage(place), Snapshot("run", "gan", 20, False, 16, networks, {}, weights))
+    networks = {network: Network(MODELS[network], None, 16)}
+    write_snapshot(Storage(place), Snapshot("run", "gan", 20, False, networks, {}, weights))
     return str(place)
 
 

@@ -25,8 +25,7 @@ def run(tmp_path: Path) -> Path:
             task="gan",
             images_seen=seen,
             ema=True,
-            size=16,
-            networks={"G": Network(MODEL)},
+            networks={"G": Network(MODEL, None, 16)},
             config={"run": {"seed": 0}},
             weights={"G": module.state_dict()},
         )

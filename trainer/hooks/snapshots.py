@@ -5,12 +5,13 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import ClassVar
 
+from trainer import registry
 from trainer.hooks.base import Stage, Training
 from trainer.snapshot import Network, Snapshot, write_snapshot
 
 
 class Snapshots:
-    """Copies the generators to the CPU for a thread to write; the snapshot at 0 images is the untrained reference."""
+    """Copies the generators to the CPU; a thread writes them. The first snapshot holds the untrained generators."""
 
     stage: ClassVar[Stage] = Stage.SAVE
 
@@ -24,31 +25,33 @@ class Snapshots:
         """Save when due.
 
         Raises:
-            trainer.errors.SnapshotError: an earlier one could not be written.
+            trainer.errors.SnapshotError: an earlier snapshot could not be written.
         """
         if training.due(training.config.run.snapshot_images):
             self._save(training)
 
     def finish(self, training: Training) -> None:
-        """Wait for the last one to be written. Raises as `after_step`."""
+        """Wait until the last snapshot is written. Raises as `after_step`."""
         self._wait()
 
     def _save(self, training: Training) -> None:
         if not training.is_main:
             return
         self._wait()
-        exports = training.task.exports()
+        domains = training.dataset.spec.domains
         networks = {
-            name: Network(model=export.model.model_dump(mode="json"), direction=export.direction)
-            for name, export in exports.items()
+            name: Network(
+                model=export.model.model_dump(mode="json"),
+                direction=export.direction,
+                size=domains[export.source or export.target].size or 0,
+            )
+            for name, export in training.task.exports().items()
         }
-        spec, first = training.dataset.spec, next(iter(exports.values()))
         snapshot = Snapshot(
             name=training.storage.name,
-            task=training.config.task.component_type or "",
+            task=registry.type_of(training.config.task),
             images_seen=training.seen,
             ema=training.config.ema is not None,
-            size=spec.domains[first.source or first.target].size or 0,
             networks=networks,
             config=training.config.model_dump(mode="json"),
             weights={

@@ -38,7 +38,9 @@ def data_spec(config: RunConfig) -> DataSpec:
         TypeError: the dataset's Config is no DataConfig, which its author has to change.
     """
     if not isinstance(config.data, DataConfig):
-        raise TypeError(f"data {config.data.component_type}: its nested Config must be a trainer.data.base.DataConfig")
+        raise TypeError(
+            f"data {registry.type_of(config.data)}: its nested Config must be a trainer.data.base.DataConfig"
+        )
     return config.data.spec()
 
 
@@ -106,7 +108,7 @@ def check_fit(config: RunConfig) -> None:
 
 def _check_data(config: RunConfig, needed: DataSpec, spec: DataSpec) -> None:
     """Compare what the task needs of a dataset with what the run's dataset has."""
-    task, data = f"task {config.task.component_type}", f"data {config.data.component_type}"
+    task, data = f"task {registry.type_of(config.task)}", f"data {registry.type_of(config.data)}"
     if needed.domains.keys() != spec.domains.keys():
         raise ConfigError(
             f"{task} needs the domains {', '.join(needed.domains)}, but {data} has {', '.join(spec.domains)}"

@@ -61,7 +61,9 @@ class CycleGan:
         self.networks = nn.ModuleDict({name: registry.build(section) for name, section in sections.items()})
         translator: nn.Module = self.networks["G_AB"]
         if not isinstance(translator, Translator):
-            raise ConfigError(f"task.generator: {config.generator.component_type} does not translate images to images")
+            raise ConfigError(
+                f"task.generator: {registry.type_of(config.generator)} does not translate images to images"
+            )
         if translator.in_channels != translator.out_channels or translator.scale != 1:
             raise ConfigError(
                 f"task.generator translates {translator.in_channels} to {translator.out_channels} channels at scale "

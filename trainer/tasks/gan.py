@@ -46,7 +46,7 @@ class Gan:
         generator: nn.Module = registry.build(config.generator)
         if not isinstance(generator, Generator) or generator.classes is not None:
             raise ConfigError(
-                f"task.generator: {config.generator.component_type} does not decode latents alone to images"
+                f"task.generator: {registry.type_of(config.generator)} does not decode latents alone to images"
             )
         self.networks = nn.ModuleDict({"G": generator, "D": registry.build(config.discriminator)})
         self._config, self._latent_dim = config, generator.latent_dim
