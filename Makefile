@@ -15,10 +15,13 @@ $(INSTALLED): constraints.txt pyproject.toml
 demo: install
 	$(BIN)/zorse demo
 
+# Tests run side by side: more threads than cores would wait for each other at every small operation of torch.
+test test-fast: export OMP_NUM_THREADS = 1
+
 test: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
-# The inner loop: no Ray, no server, no network, nothing that takes more than ten seconds.
+# The inner loop, under two minutes: no Ray, no server, no network, no tests that are marked slow.
 test-fast: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
 		-m "not ray and not slow and not browser and not soak"
@@ -38,11 +41,17 @@ lint: install
 format: install
 	$(BIN)/ruff format .
 
+# Benchmarks read these: a zip of the CycleGAN dataset, and a trained run of digits, which is made if it is missing.
+HORSE2ZEBRA ?= data/horse2zebra.zip
+DIGITS ?= runs/digits
+
 bench: install
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.export
-	$(BIN)/python -m benchmarks.loader
 	$(BIN)/python -m benchmarks.host
+	$(BIN)/python -m benchmarks.loader $(HORSE2ZEBRA)
+	test -d $(DIGITS) || $(BIN)/zorse train digits run.dir=$(DIGITS)
+	$(BIN)/python -m benchmarks.projection $(DIGITS)
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,4 +1,7 @@
-"""The step in plain PyTorch, without DeepSpeed, Ray or hooks: what their cost is measured against."""
+"""Takes a task's step in plain PyTorch, without DeepSpeed, Ray and hooks.
+
+This module measures nothing itself and writes nothing: `benchmarks.step` and `benchmarks.host` compare with its step.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from trainer.tasks.base import Batch, Task, only_trainable, trained_sets
 
 
 class BareStep:
-    """Takes a task's steps on one device with PyTorch's own optimisers."""
+    """Takes a task's steps on one device with PyTorch's optimisers. `autocast` is the precision, None for float32."""
 
     def __init__(self, task: Task, device: torch.device, autocast: torch.dtype | None) -> None:
         task.networks.to(device)
@@ -21,7 +24,7 @@ class BareStep:
         }
 
     def __call__(self, batches: list[Batch]) -> None:
-        """One step over the micro-batches."""
+        """Take one step: every phase once, with gradients averaged over the micro-batches."""
         for phase in self._task.phases:
             for batch in batches:
                 with only_trainable(self._task.networks, phase.networks):

@@ -1,24 +1,23 @@
-"""How many training images per second and core the loader delivers, beside the data path that it replaced.
+"""Measures how many training images per second and core the loader delivers, beside the data path that it replaced.
 
-    python -m benchmarks.loader [horse2zebra.zip]
+    python -m benchmarks.loader horse2zebra.zip
 
-Measures 256-px crops from the 256-px JPEGs of the zip, and from 2048-px JPEGs that are made of some of them. Writes
-`benchmarks/results/loader.json`. Both paths are timed in turn in one run, with one image per domain and step as in
-CycleGAN. A core's second is a second of CPU time, so that other processes on the machine change little.
+It loads 256-px crops from the 256-px JPEGs of the zip, and from 2048-px JPEGs, which it makes from some of them. Both
+paths are timed in turn in one run, with one image per domain and step as in CycleGAN. The rate per core divides by
+seconds of CPU time, so that other processes on the machine have little influence. Writes
+`benchmarks/results/loader.json`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import sys
 import tempfile
 import time
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ import torch
 from PIL import Image as Pillow
 from torch import Tensor
 
-from benchmarks.step import describe_machine
+from benchmarks.report import write_report
 from trainer.data.base import Image
 from trainer.data.sampler import sample_index
 from trainer.data.unpaired import Unpaired
@@ -39,35 +38,25 @@ from zorse_common.images import to_array
 from zorse_common.random import counter_rng
 from zorse_common.splits import split_folders
 
-RESULT = Path(__file__).parent / "results" / "loader.json"
-ZIP = "../shared/data/horse2zebra.zip"
 DOMAINS = ("A", "B")
 SIZE, LARGE_SIZE, LARGE_IMAGES = 256, 2048, 40
 ROUNDS, SEED = 3, 0
 EPOCHS = ("first epoch", "second epoch")
 
 
-def main(place: str) -> None:
-    """Measure both sets of images and write the result."""
+def main(root: str) -> None:
+    """Measure both sets of images and write the result. `root` is the zip or folder of an unpaired dataset."""
     with tempfile.TemporaryDirectory() as folder:
-        _write_large_images(place, Path(folder))
+        _write_large_images(root, Path(folder))
         settings = {
-            "256 px from 256-px JPEGs": _measure(place),
+            "256 px from 256-px JPEGs": _measure(root),
             "256 px from 2048-px JPEGs": _measure(folder),
         }
-    report = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        **describe_machine(),
-        "loader_threads": usable_cpus(),
-        "settings": settings,
-    }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(report, indent=2))  # noqa: T201
+    write_report("loader", {"loader_threads": usable_cpus(), "settings": settings})
 
 
 def _measure(root: str) -> dict[str, Any]:
-    """Time both paths over two epochs, `ROUNDS` times in turn; of each epoch the least CPU time counts."""
+    """Time both paths over two epochs, `ROUNDS` times in turn; the round with the least CPU time counts."""
     config = Unpaired.Config(root=root, size=SIZE)
     count = max(Unpaired(config, seed=SEED).count(domain) for domain in DOMAINS)
     seconds: dict[str, list[list[tuple[float, float]]]] = {"before": [], "now": []}
@@ -144,10 +133,10 @@ def _to_float_tensor(images: list[Image]) -> Tensor:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
 
 
-def _write_large_images(place: str, folder: Path) -> None:
+def _write_large_images(root: str, folder: Path) -> None:
     """Write the first `LARGE_IMAGES` images of each domain, enlarged to 2048 px, as JPEG files."""
-    files = ImageFiles(place)
-    folders = split_folders(place, files.names, tuple(f"train{domain}" for domain in DOMAINS))
+    files = ImageFiles(root)
+    folders = split_folders(root, files.names, tuple(f"train{domain}" for domain in DOMAINS))
     for train, names in folders.items():
         (folder / train).mkdir()
         for number, name in enumerate(names[:LARGE_IMAGES]):
@@ -159,4 +148,4 @@ def _write_large_images(place: str, folder: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(sys.argv[1] if len(sys.argv) > 1 else ZIP)
+    main(sys.argv[1])

@@ -1,24 +1,24 @@
-"""How well projection reconstructs held-out images of a GAN's dataset, beside images of the GAN itself.
+"""Measures how well projection reconstructs 20 held-out images of a GAN's dataset, beside 20 images of the GAN.
 
-`python -m benchmarks.projection RUN` reads the newest snapshot of RUN, for example that of `zorse train digits`, and
-writes `benchmarks/results/projection.json`.
+    python -m benchmarks.projection RUN
+
+RUN is the folder of a run, for example that of `zorse train digits`; its newest snapshot is used. The figures are the
+PSNR of each reconstruction, the length of the latents over √dim, and the seconds of the search. Writes
+`benchmarks/results/projection.json`.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import time
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.step import describe_machine
+from benchmarks.report import write_report
 from trainer import registry
 from trainer.errors import DataError, SnapshotError
 from trainer.models.base import Generator
@@ -26,7 +26,6 @@ from trainer.projection import ProjectionSettings, project
 from trainer.snapshot import Snapshot, read_snapshot
 from zorse_common.random import normal
 
-RESULT = Path(__file__).parent / "results" / "projection.json"
 IMAGES = 20
 
 
@@ -36,17 +35,13 @@ def main() -> None:
     parser.add_argument("run", help="a run of an unconditional GAN, or one of its snapshots")
     snapshot = read_snapshot(parser.parse_args().run)
     generator, settings = _generator(snapshot), ProjectionSettings()
-    report = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        **describe_machine(),
+    results = {
         "run": {"name": snapshot.name, "images_seen": snapshot.images_seen, "weights": snapshot.digest},
         "settings": dataclasses.asdict(settings),
         "held_out": _measure(generator, _held_out(snapshot), settings),
         "generated": _measure(generator, _generated(generator), settings),
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(report, indent=2))  # noqa: T201
+    write_report("projection", results)
 
 
 def _generator(snapshot: Snapshot) -> Generator:
@@ -77,12 +72,12 @@ def _generated(generator: Generator) -> NDArray[np.uint8]:
 
 def _measure(generator: Generator, images: NDArray[np.uint8], settings: ProjectionSettings) -> dict[str, Any]:
     start = time.perf_counter()
-    found = project(generator, images, settings)
+    projection = project(generator, images, settings)
     seconds = time.perf_counter() - start
-    lengths = np.linalg.norm(found.latents, axis=1) / np.sqrt(generator.latent_dim)
+    lengths = np.linalg.norm(projection.latents, axis=1) / np.sqrt(generator.latent_dim)
     return {
-        "psnr": {name: round(float(getattr(found.psnr, name)()), 2) for name in ("mean", "min", "max")},
-        "psnr_by_image": [round(float(value), 2) for value in found.psnr],
+        "psnr": {name: round(float(getattr(projection.psnr, name)()), 2) for name in ("mean", "min", "max")},
+        "psnr_by_image": [round(float(value), 2) for value in projection.psnr],
         "mean_length_over_root_dim": round(float(lengths.mean()), 3),
         "seconds": round(seconds, 1),
     }

@@ -1,22 +1,21 @@
-"""What a CycleGAN step costs with DeepSpeed over bare PyTorch, and what Ray, loader and hooks add to that.
+"""Measures the cost of a CycleGAN step with DeepSpeed over plain PyTorch, and of Ray, loader and hooks over that.
 
-Writes `benchmarks/results/step.json`. Everything is a ratio of times taken in turn in one run, at equal threads: one,
-so that on two cores Ray and the loader have a core as they have beside a GPU's step, or as many as ZORSE_THREADS says.
+    python -m benchmarks.step
+
+The figures are ratios of times that are taken in turn in one run, at an equal number of threads. The default is one
+thread, so that on two cores Ray and the loader have a core to themselves, as they have beside a GPU. ZORSE_THREADS sets
+another number. Writes `benchmarks/results/step.json`.
 """
 
 from __future__ import annotations
 
 import cProfile
-import json
 import os
-import platform
 import pstats
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.bare import BareStep
+from benchmarks.report import write_report
 from trainer.config_files import find_config, load_config
 from trainer.engine import PlayerEngines, autocast_dtype
 from trainer.history import RunHistory
@@ -37,9 +37,8 @@ from trainer.tasks.build import build_task, data_spec
 from zorse_common.files import write_image
 from zorse_common.storage import Storage
 
-RESULT = Path(__file__).parent / "results" / "step.json"
 SETTINGS = {"64 px, batch 1": (64, 1, 12, 40), "128 px, batch 4": (128, 4, 3, 14)}
-"""Edge in pixels, batch, rounds of the paired steps, and steps of the run under Ray."""
+"""Image size in pixels, batch size, rounds of paired steps, and steps of the run under Ray."""
 STAGES = (0, 1, 2)
 TOP = 8
 
@@ -51,25 +50,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         _write_images(Path(folder) / "images")
         results = {name: _measure(Path(folder), *setting) for name, setting in SETTINGS.items()}
-    report = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **describe_machine(), "settings": results}
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(report, indent=2))  # noqa: T201
-
-
-def describe_machine() -> dict[str, Any]:
-    """What a benchmark ran on, for its JSON file."""
-    packages = ("torch", "deepspeed", "ray", "onnx", "onnxruntime-gpu")
-    return {
-        "machine": {
-            "platform": f"{platform.system()} {platform.machine()}",
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
-        "versions": {package: metadata.version(package) for package in packages},
-    }
+    write_report("step", {"settings": results})
 
 
 def _measure(folder: Path, size: int, batch: int, rounds: int, steps: int) -> dict[str, Any]:
@@ -77,10 +58,10 @@ def _measure(folder: Path, size: int, batch: int, rounds: int, steps: int) -> di
     before = _paired(config, rounds, STAGES)
     train(config)
     performance = RunHistory(Storage(config.run.dir)).performance_curves
-    # The first interval has the warm-up of caches and of the allocator.
+    # The first interval is left out: it includes the warm-up of caches and of the allocator.
     shares = {name: statistics.mean(value for _, value in points[1:]) for name, points in performance.items()}
     seconds_per_step = batch / shares["images/s"]
-    # Once more, since the machine may have become slower or faster meanwhile.
+    # Repeated after the run, because the machine may have become slower or faster meanwhile.
     after = _paired(config, rounds, STAGES[:1])
     with_deepspeed = statistics.mean(seconds["stage 0"] for seconds in (before, after))
     over_bare = {stage: before[stage] / before["bare"] for stage in before if stage != "bare"}
@@ -113,16 +94,16 @@ def _config(folder: Path, size: int, batch: int, steps: int, stage: int = 0) -> 
 
 
 def _paired(config: RunConfig, rounds: int, stages: Sequence[int]) -> dict[str, float]:
-    """The median seconds of a bare step and of one at each stage, taken in turn."""
+    """Take steps in plain PyTorch and at each ZeRO stage in turn. Return the median seconds of each kind."""
     steps = {"bare": _bare(config)} | {f"stage {stage}": _deepspeed(config, stage) for stage in stages}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 2):
         batches = [_batch(config, number)]
         for name, step in steps.items():
-            begun = time.perf_counter()
+            start = time.perf_counter()
             step(batches)
             if number >= 2:
-                seconds[name].append(time.perf_counter() - begun)
+                seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
@@ -144,7 +125,7 @@ def _deepspeed(config: RunConfig, stage: int) -> Step:
 
 
 def _profile(config: RunConfig) -> list[dict[str, Any]]:
-    """Where a step at stage 0 spends time in DeepSpeed's own Python: milliseconds a step, the largest first."""
+    """Return the `TOP` Python functions of DeepSpeed in which a step at stage 0 spends the most milliseconds."""
     step, batches = _deepspeed(config, 0), [_batch(config, 0)]
     step(batches)
     profiler = cProfile.Profile()
@@ -162,23 +143,18 @@ def _profile(config: RunConfig) -> list[dict[str, Any]]:
 
 def _batch(config: RunConfig, number: int) -> Batch:
     draw, size = torch.Generator().manual_seed(number), data_spec(config).domains["A"].size
+    assert size is not None
     count = config.batch.global_size
     images = {domain: torch.rand(count, 3, size, size, generator=draw) * 2 - 1 for domain in "AB"}
     return Batch(torch.arange(number * count, (number + 1) * count), images)
 
 
 def _write_images(folder: Path) -> None:
-    """Photographs' size and nothing else: 16 noise images of 256 px a domain."""
+    """Write 16 noise images of 256 × 256 pixels for each domain."""
     draw = np.random.default_rng(0)
     for domain in "AB":
         for number in range(16):
             write_image(folder / f"train{domain}" / f"{number}.png", draw.integers(0, 256, (256, 256, 3), np.uint8))
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

@@ -305,7 +305,7 @@ def test_places_that_are_no_repository_are_refused_in_one_line(tmp_path: Path) -
 @pytest.mark.parametrize("place", ["", "s3://", "s3:", "s3:///", "s3://bucket/a#b", "s3://bucket/a?b"])
 def test_places_that_would_mean_another_one_are_refused(place: str, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RepositoryError, match=r"empty place|names no bucket|leave \? and # out"):
+    with pytest.raises(RepositoryError, match=r"path is empty|names no bucket|leave \? and # out"):
         Repository(place)
     assert list(tmp_path.iterdir()) == []
 

@@ -82,7 +82,7 @@ def test_links_are_followed_once_and_not_in_cycles(tmp_path: Path) -> None:
     assert (dataset.count("A"), dataset.count("B")) == (3, 2)
     assert dataset.facts[-1] == (
         "left out 3 files: 2 a link to a folder that is read already (trainA/linked, trainA/up); "
-        "1 a link that leads nowhere (trainB/gone)"
+        "1 a link to a missing file (trainB/gone)"
     )
 
 
