@@ -51,9 +51,9 @@ def write_model(model: onnx.ModelProto, tested: ModelUnderTest, target: Target, 
     """
     properties = model_properties(
         name=tested.name,
-        task=tested.card.task,
+        task=tested.task,
         target=target.name,
-        direction=tested.card.direction,
+        direction=tested.direction,
         provenance=tested.provenance,
         interface=tested.interface,
     )
@@ -80,7 +80,7 @@ def describe(
     return Manifest(
         name=tested.name,
         version=0,
-        task=tested.card.task,
+        task=tested.task,
         target=target.name,
         opset=next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
         interface=tested.interface,
@@ -90,10 +90,10 @@ def describe(
         weights_digest=graph.weights_digest(model),
         provenance=tested.provenance,
         proof=result.proof,
-        direction=tested.card.direction,
+        direction=tested.direction,
         buckets=buckets,
-        metrics=dict(tested.card.metrics or {}),
-        licence=tested.card.licence,
+        metrics=dict(tested.metrics),
+        licence=tested.licence,
         zorse_version=_zorse_version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

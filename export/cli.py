@@ -118,7 +118,7 @@ def export(
         pixels=Pixels(pixels, *(value_range or _RANGES[pixels])),
         provider=provider,
         licence=licence,
-        metrics=_figures(metrics) if metrics else None,
+        metrics=_figures(metrics) if metrics else {},
         report=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
     )
     _print_proofs(artifacts, as_json)

@@ -9,7 +9,7 @@ import torch
 from torch.export import ExportedProgram
 
 from export.errors import UnsupportedGraphError
-from export.graph import DEFAULT_OPSET, shape_arithmetic
+from export.graph import DEFAULT_OPSET, shape_arithmetic, value_info
 from export.interface import Interface
 from export.lint import quiet
 
@@ -41,7 +41,7 @@ def convert(program: ExportedProgram, interface: Interface, opset: int = DEFAULT
     _drop_notes(model)
     values, specs = (*model.graph.input, *model.graph.output), (*interface.inputs, *interface.outputs)
     for value, spec in zip(values, specs, strict=True):
-        _name_axes(value, spec.shape)
+        value.CopyFrom(value_info(spec))
     if computed := shape_arithmetic(model):
         raise UnsupportedGraphError(
             f"the network computes with shapes ({', '.join(computed)}), which CUDA graphs and TensorRT do badly: use "
@@ -65,15 +65,7 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
 
 def _drop_notes(model: onnx.ModelProto) -> None:
     """Remove the metadata of nodes and values, which holds file paths of the machine that exports."""
-    for value in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info, model.graph):
+    for value in (*model.graph.node, model.graph):
         del value.metadata_props[:]
     # Shapes of inner tensors carry the exporter's names of the axes; onnxruntime infers them anew.
     del model.graph.value_info[:]
-
-
-def _name_axes(value: onnx.ValueInfoProto, shape: tuple[int | str, ...]) -> None:
-    for axis, dimension in zip(shape, value.type.tensor_type.shape.dim, strict=True):
-        if isinstance(axis, str):
-            dimension.dim_param = axis
-        else:
-            dimension.dim_value = axis

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, inliner, numpy_helper, version_converter
 
 from export.declared import Declared
 from export.errors import ImporterError
-from export.graph import DEFAULT_OPSET, RANDOM, graphs
+from export.graph import DEFAULT_OPSET, faults, graphs, nodes, value_info
 from export.interface import DEFAULT_MAX_SIZE, IMAGE, LATENT, SOURCE, Interface, SizeLimits
 from export.manifest import GREY_LEVELS
 from export.onnx_sizes import example_latents, find_size_limits
@@ -102,27 +102,15 @@ def _check_operators(model: onnx.ModelProto, name: str) -> int:
     version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if version < _OLDEST_OPSET:
         raise ImporterError(f"{name} has opset {version}: export it with opset {_OLDEST_OPSET} or newer")
-    for node in (node for graph in graphs(model.graph) for node in graph.node):
-        where = f"{name}: {node.op_type} at {node.name or node.output[0]}"
+    for node in nodes(model.graph):
         if node.domain not in _DOMAINS:
-            raise ImporterError(f"{where} is an operator of {node.domain}: export it with ONNX's own operators alone")
-        if node.op_type in RANDOM:
-            raise ImporterError(f"{where} draws random numbers: export it without them")
-        if node.op_type == "Dropout" and len(node.input) > 2 and _may_be_true(model.graph, node.input[2]):
-            raise ImporterError(f"{where} is live: export it for inference")
-        if any(entry.name == "training_mode" and entry.i for entry in node.attribute):
-            raise ImporterError(f"{where} uses the statistics of the batch: export it for inference")
+            raise ImporterError(
+                f"{name}: {node.op_type} at {node.name or node.output[0]} is an operator of {node.domain}: export it "
+                "with ONNX's own operators alone"
+            )
+    if reasons := faults(model, "cpu"):
+        raise ImporterError(f"{name}: {reasons[0]}")
     return version
-
-
-def _may_be_true(graph: onnx.GraphProto, value: str) -> bool:
-    """Return whether the boolean `value` is not known to be false."""
-    for inner in graphs(graph):
-        constants = [entry for entry in inner.initializer if entry.name == value]
-        constants += [node.attribute[0].t for node in inner.node if node.op_type == "Constant" and value in node.output]
-        if constants:
-            return bool(numpy_helper.to_array(constants[0]))
-    return bool(value)
 
 
 def _upgraded(model: onnx.ModelProto, version: int, opset: int, name: str) -> onnx.ModelProto:
@@ -155,16 +143,12 @@ def _surround(model: onnx.ModelProto, source: OnnxSource, interface: Interface) 
             node.ClearField("doc_string")
             # Targets and proofs refer to nodes by their names.
             node.name = node.name or f"{node.op_type}_{number}"
-    infos = [
-        helper.make_tensor_value_info(spec.name, helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype)), spec.shape)
-        for spec in (input_spec, output_spec)
-    ]
     initializers = [*graph.initializer, *constants]
     whole = helper.make_graph(
         [*before, *graph.node, *after],
         graph.name or "graph",
-        infos[:1],
-        infos[1:],
+        [value_info(input_spec)],
+        [value_info(output_spec)],
         initializers,
         sparse_initializer=graph.sparse_initializer,
     )
@@ -175,13 +159,13 @@ def _surround(model: onnx.ModelProto, source: OnnxSource, interface: Interface) 
 
 def _free_reserved_names(graph: onnx.GraphProto) -> dict[str, str]:
     """Rename, in place, the values that have reserved names; return the new names by the old."""
-    nodes = [node for inner in graphs(graph) for node in inner.node]
-    names = {name for node in nodes for name in (*node.input, *node.output)}
+    every = list(nodes(graph))
+    names = {name for node in every for name in (*node.input, *node.output)}
     prefix = "original_"
     while any(name.startswith(prefix) for name in names):
         prefix += "_"
     renamed = {name: prefix + name for name in names if name in _RESERVED or name.startswith(_PREFIX)}
-    for node in nodes:
+    for node in every:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]
         node.name = prefix + node.name if node.name.startswith(_PREFIX) else node.name
@@ -228,15 +212,16 @@ def _steps_after(source: OnnxSource) -> list[_Step]:
 
 def _chain(start: str, end: str, steps: list[_Step], constants: list[TensorProto]) -> list[onnx.NodeProto]:
     """Return nodes that compute the value `end` from the value `start`; their constants are added to `constants`."""
-    nodes, value, chain = [], start, steps or [("Identity", {}, ())]
-    for number, (operator, attributes, arrays) in enumerate(chain):
+    chain: list[onnx.NodeProto] = []
+    value, steps = start, steps or [("Identity", {}, ())]
+    for number, (operator, attributes, arrays) in enumerate(steps):
         name = f"{_PREFIX}{start}_{number}"
         names = [f"{name}_{index}" for index in range(len(arrays))]
         constants += [numpy_helper.from_array(array, key) for array, key in zip(arrays, names, strict=True)]
-        output = end if number == len(chain) - 1 else name
-        nodes.append(helper.make_node(operator, [value, *names], [output], name=name, **attributes))
+        output = end if number == len(steps) - 1 else name
+        chain.append(helper.make_node(operator, [value, *names], [output], name=name, **attributes))
         value = output
-    return nodes
+    return chain
 
 
 def _batches_freely(wrapped: onnx.ModelProto, source: OnnxSource, inputs: NDArray[Any]) -> bool:

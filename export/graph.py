@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
-from export.cuda_operators import ON_CUDA
 from export.errors import UnsupportedGraphError
+from export.interface import TensorSpec
 from export.manifest import MODEL_FILE, WEIGHTS_FILE
 
 OPSETS, DEFAULT_OPSET = range(18, 24), 20
@@ -22,6 +22,20 @@ INLINE_BYTES = 2**31 - 2**20
 RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
+ON_CUDA = frozenset(
+    """Abs Add And ArgMax ArgMin Attention AveragePool BatchNormalization Cast Ceil Clip Compress Concat Constant
+    ConstantOfShape Conv ConvTranspose Cos CumSum DeformConv DepthToSpace DequantizeLinear Div Dropout Einsum Elu Equal
+    Erf Exp Expand EyeLike Flatten Floor GRU Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalMaxPool
+    Greater GreaterOrEqual GridSample HardSigmoid HardSwish Identity If InstanceNormalization IsInf IsNaN LRN LSTM
+    LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax Loop LpNormalization MatMul MatMulInteger Max MaxPool
+    Min Mod Mul Neg NonMaxSuppression NonZero Not OneHot Or PRelu Pad Pow QuantizeLinear RMSNormalization RNN Range
+    Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+    ReduceSumSquare Relu Reshape Resize ReverseSequence RoiAlign RotaryEmbedding Round Scan ScatterElements ScatterND
+    Selu Shape Shrink Sigmoid Sign Sin Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tanh
+    ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where Xor""".split()  # noqa: SIM905
+)
+"""The operators for which onnxruntime 1.31 has a CUDA kernel; it has no way to query them without a GPU. Other
+operators run on the CPU."""
 _SHAPE_ARITHMETIC = frozenset({"Shape", "Size", "ConstantOfShape", "NonZero", "Range", "Loop", "If", "Scan"})
 
 
@@ -42,11 +56,16 @@ def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 def faults(model: onnx.ModelProto, provider: str) -> list[str]:
     """Return every reason why a model cannot be an artifact for `provider` ("cuda" or "cpu"), one line each."""
     every = [*nodes(model.graph), *(node for function in model.functions for node in function.node)]
-    never = _false_values(model.graph, every)
-    random = [node for node in every if node.op_type in RANDOM or _is_live_dropout(node, never)]
-    reasons = [
-        f"{node.op_type} at {node.name} draws random numbers: make noise an input of the network" for node in random
-    ]
+    false, reasons = _false_values(model.graph, every), []
+    for node in every:
+        where = f"{node.op_type} at {node.name or node.output[0]}"
+        if node.op_type in RANDOM:
+            reasons.append(f"{where} draws random numbers: make noise an input of the network")
+        # The third input of a Dropout says whether it drops values.
+        elif node.op_type == "Dropout" and len(node.input) > 2 and node.input[2] not in false:
+            reasons.append(f"{where} is live: export the network for inference")
+        elif any(entry.name == "training_mode" and entry.i for entry in node.attribute):
+            reasons.append(f"{where} uses the statistics of the batch: export the network for inference")
     if provider == "cuda":
         missing = sorted({node.op_type for node in every} - ON_CUDA - RANDOM)
         if missing:
@@ -57,14 +76,9 @@ def faults(model: onnx.ModelProto, provider: str) -> list[str]:
     return reasons
 
 
-def _is_live_dropout(node: onnx.NodeProto, never: set[str]) -> bool:
-    """Return whether a Dropout node may drop values: it does not if its third input is absent or always false."""
-    return node.op_type == "Dropout" and len(node.input) > 2 and node.input[2] not in never
-
-
 def _false_values(graph: onnx.GraphProto, every: Iterable[onnx.NodeProto]) -> set[str]:
     """Return the names of values that are always false, with "", which stands for an absent input."""
-    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants = {tensor.name: tensor for inner in graphs(graph) for tensor in inner.initializer}
     constants |= {node.output[0]: node.attribute[0].t for node in every if node.op_type == "Constant"}
     booleans = {name: tensor for name, tensor in constants.items() if tensor.data_type == onnx.TensorProto.BOOL}
     return {"", *(name for name, tensor in booleans.items() if not numpy_helper.to_array(tensor).any())}
@@ -101,6 +115,11 @@ def check(folder: Path) -> None:
 def is_large(model: onnx.ModelProto, inline_bytes: int = INLINE_BYTES) -> bool:
     """Return whether the weights have more than `inline_bytes`, and so do not fit into the model's file."""
     return bool(sum(tensor.ByteSize() for tensor in model.graph.initializer) > inline_bytes)
+
+
+def value_info(spec: TensorSpec) -> onnx.ValueInfoProto:
+    """Return the declaration of an input or output of a graph."""
+    return helper.make_tensor_value_info(spec.name, helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype)), spec.shape)
 
 
 def graph_digest(model: onnx.ModelProto) -> str:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from export.errors import ImageSetError
-from export.interface import SizeLimits, TensorSpec
+from export.interface import Interface, SizeLimits, TensorSpec
+from export.targets.base import Target
 from zorse_common.errors import one_line, printable
 from zorse_common.files import FileSet, ImageFiles, evenly_spaced, is_hidden
 from zorse_common.image_facts import collection_facts, unused_facts
@@ -34,6 +35,33 @@ class ImagePlace:
     place: str
     domain: str = ""
     value_range: tuple[float, float] | None = None
+
+
+def real_images(
+    name: str, interface: Interface, size: int, target: Target, place: ImagePlace | None, report: Callable[[str], None]
+) -> list[NDArray[Any]]:
+    """Return the real images for one model, [height, width, channels] of legal sizes; none for a generator.
+
+    `name` is the model's for messages, and `size` the length in pixels that the longer side of each image gets.
+
+    Raises:
+        ImageSetError: images are given for a generator, missing for a calibrated target, or useless for a proof.
+    """
+    if interface.size is None:
+        if place is not None:
+            raise ImageSetError(f"{name} is a generator and takes no images: leave --images out")
+        return []
+    if place is None:
+        if target.calibrated:
+            raise ImageSetError(f"{name}: {target.name} is calibrated on real images: give some with --images")
+        return []
+    images = load_images(place, interface.inputs[0], interface.size, size, report=report)
+    if all(image.min() == image.max() for image in images):
+        raise ImageSetError(
+            f"{place.place}: each of the {len(images)} images is of one value, which proves nothing: give photographs, "
+            "and with more than 8 bits the right --images-range"
+        )
+    return images
 
 
 def load_images(

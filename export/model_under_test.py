@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,20 +39,11 @@ class Reference(Protocol):
 
 
 @dataclass(frozen=True)
-class ModelCard:
-    """What a user or another stage states about a model: task, direction, licence, and figures of an evaluation."""
-
-    task: str
-    direction: str | None = None
-    licence: str | None = None
-    metrics: Mapping[str, float] | None = None
-
-
-@dataclass(frozen=True)
 class ModelUnderTest:
     """A model that becomes an artifact once it is proved.
 
-    `model` is in float32. `training_size` is the height and width of the training images, in pixels.
+    `model` is in float32. `training_size` is the height and width of the training images, in pixels. `task`,
+    `direction`, `licence` and `metrics` are what the manifest will say.
     """
 
     name: str
@@ -60,8 +51,11 @@ class ModelUnderTest:
     model: onnx.ModelProto
     reference: Reference
     training_size: int
-    card: ModelCard
     provenance: Provenance
+    task: str
+    direction: str | None = None
+    licence: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def image_spec(self) -> TensorSpec:

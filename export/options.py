@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from export.declared import UNDECLARED, Declared
 from export.errors import ExportError, ImporterError
 from export.graph import DEFAULT_OPSET, OPSETS
-from export.images import ImagePlace
 from export.model_under_test import Shape
 from export.pixels import BYTES, Pixels
 
@@ -52,12 +51,7 @@ class ExportOptions:
     provider: Provider = "cuda"
     declared: Declared = UNDECLARED
     licence: str | None = None
-    metrics: Mapping[str, float] | None = None
-
-    @property
-    def image_place(self) -> ImagePlace | None:
-        """Where the real images are."""
-        return None if self.images is None else ImagePlace(self.images, value_range=self.images_range)
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     def check(self, place: str, origin: str) -> None:
         """Check the options that depend on the `origin` of `place`, which is not "auto".

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from export.errors import UnsupportedGraphError
 from export.feeds import Feeds
 from export.grey_levels import value_bounds
 from export.interface import LABEL, Interface, SizeLimits, TensorSpec
@@ -16,6 +18,8 @@ from export.model_under_test import ModelUnderTest, Shape
 
 DARKER = 0.9
 """The factor by which an image is darkened each time that it is repeated within a batch."""
+_LARGEST_BUCKET = 2**28
+"""The largest number of values in one input."""
 
 
 def proof_inputs(model: ModelUnderTest, images: Sequence[NDArray[Any]] = (), seed: int = 0) -> Iterator[Feeds]:
@@ -84,3 +88,23 @@ def _noise(spec: TensorSpec, shape: Shape, random: np.random.Generator) -> NDArr
 def _fitted(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     missing = [(0, max(0, wanted - size)) for wanted, size in zip((height, width), image.shape, strict=False)]
     return np.pad(image, [*missing, (0, 0)], mode="symmetric")[:height, :width]
+
+
+def check_buckets(name: str, interface: Interface, buckets: Sequence[Shape]) -> None:
+    """Check that every bucket is a legal shape of the first input of the model `name`.
+
+    Raises:
+        UnsupportedGraphError: one is not, or is too large to be proved.
+    """
+    axes, size = interface.inputs[0].shape, interface.size
+    for bucket in buckets:
+        text = "x".join(map(str, bucket))
+        fits = len(bucket) == len(axes) and all(
+            length == axis if isinstance(axis, int) else length > 0 for length, axis in zip(bucket, axes, strict=True)
+        )
+        if fits and math.prod(bucket) > _LARGEST_BUCKET:
+            raise UnsupportedGraphError(f"bucket {text} is too large to be proved: give a smaller one")
+        if not fits or (size is not None and size.legal(*bucket[1:3]) != bucket[1:3]):
+            limits = f" with {size}" if size else ""
+            wanted = " x ".join(map(str, axes))
+            raise UnsupportedGraphError(f"bucket {text} is no legal input of {name}, which takes {wanted}{limits}")

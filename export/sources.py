@@ -6,30 +6,29 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 from torch import nn
-from torch.export import ExportedProgram
 
 from export.bundle import model_name
 from export.convert import convert
 from export.errors import ImporterError
 from export.foreign import wrap_onnx
+from export.images import ImagePlace, real_images
 from export.importers import base as importers
 from export.interface import DEFAULT_MAX_SIZE, Interface
 from export.lint import trace
 from export.manifest import Provenance
-from export.model_under_test import ModelCard, ModelUnderTest
+from export.model_under_test import ModelUnderTest
 from export.onnx_file import load_onnx
 from export.options import ONNX, SNAPSHOT, ExportOptions, Report
-from export.proof_images import check_buckets, real_images
+from export.proof_inputs import check_buckets
 from export.reference import OnnxReference, TorchReference
 from export.targets.base import Target
-from export.wrapper import TraceableModel, wrap
-from trainer.snapshot import Network, Snapshot, read_snapshot
+from export.wrapper import wrap
+from trainer.snapshot import Snapshot, read_snapshot
 from zorse_common.errors import nearest_hint
 
 Images = list[NDArray[Any]]
@@ -85,59 +84,43 @@ def _imported(origin: str, path: Path, direction: str | None) -> Snapshot:
     return dataclasses.replace(snapshot, networks={network: dataclasses.replace(entry, direction=direction)})
 
 
-@dataclass(frozen=True)
-class _Traced:
-    """A network that can be exported."""
-
-    network: str
-    name: str
-    traceable: TraceableModel
-    interface: Interface
-    images: Images
-    program: ExportedProgram
-
-
 def _from_snapshot(
     snapshot: Snapshot, origin: str, target: Target, options: ExportOptions, report: Report
 ) -> Iterator[tuple[ModelUnderTest, Images]]:
     # All networks are traced before the first is converted: a pair is refused at once and not after minutes.
-    traced = [_traced(snapshot, network, target, options, report) for network in snapshot.networks]
-    for entry in traced:
-        report(f"{entry.name}: converting {entry.network} to {target.name}")
-        direction = snapshot.networks[entry.network].direction
-        model = ModelUnderTest(
-            name=entry.name,
-            interface=entry.interface,
-            model=convert(entry.program, entry.traceable.interface, options.opset),
-            reference=TorchReference(entry.traceable),
-            training_size=entry.traceable.training_size,
-            card=ModelCard(snapshot.task, direction, options.licence, options.metrics),
-            provenance=_provenance(snapshot, entry.network, origin),
+    traced = []
+    for network, entry in snapshot.networks.items():
+        name = model_name(options.name or snapshot.name, entry.direction)
+        wrapped = wrap(
+            snapshot.build(network),
+            name,
+            training_size=entry.size,
+            pixels=options.pixels,
+            max_size=options.max_size,
+            labels=entry.labels,
         )
-        yield model, entry.images
-
-
-def _traced(snapshot: Snapshot, network: str, target: Target, options: ExportOptions, report: Report) -> _Traced:
-    entry: Network = snapshot.networks[network]
-    name = model_name(options.name or snapshot.name, entry.direction)
-    traceable = wrap(
-        snapshot.build(network),
-        name,
-        training_size=entry.size,
-        pixels=options.pixels,
-        max_size=options.max_size,
-        labels=entry.labels,
-    )
-    interface = _for_target(traceable.interface, target)
-    check_buckets(name, interface, options.buckets)
-    report(_summary(name, interface, traceable.graph.network))
-    place = options.image_place
-    if place is not None:
-        value_range = place.value_range or _trained_range(snapshot.config)
+        traceable = dataclasses.replace(wrapped, interface=_for_target(wrapped.interface, target))
+        check_buckets(name, traceable.interface, options.buckets)
+        report(_summary(name, traceable.interface, traceable.graph.network))
         domain = (entry.direction or "").partition("to")[0]
-        place = dataclasses.replace(place, domain=domain, value_range=value_range)
-    images = real_images(name, interface, traceable.training_size, target, place, report)
-    return _Traced(network, name, traceable, interface, images, trace(traceable, name))
+        place = _image_place(options, domain, _trained_range(snapshot.config))
+        images = real_images(name, traceable.interface, traceable.training_size, target, place, report)
+        traced.append((network, name, traceable, images, trace(traceable, name)))
+    for network, name, traceable, images, program in traced:
+        report(f"{name}: converting {network} to {target.name}")
+        model = ModelUnderTest(
+            name=name,
+            interface=traceable.interface,
+            model=convert(program, traceable.interface, options.opset),
+            reference=TorchReference(traceable),
+            training_size=traceable.training_size,
+            provenance=_provenance(snapshot, network, origin),
+            task=snapshot.task,
+            direction=snapshot.networks[network].direction,
+            licence=options.licence,
+            metrics=options.metrics,
+        )
+        yield model, images
 
 
 def _from_onnx(path: Path, target: Target, options: ExportOptions, report: Report) -> tuple[ModelUnderTest, Images]:
@@ -156,11 +139,20 @@ def _from_onnx(path: Path, target: Target, options: ExportOptions, report: Repor
         model=wrapped.model,
         reference=OnnxReference(wrapped.source),
         training_size=size,
-        card=ModelCard("foreign", options.direction, options.licence, options.metrics),
         provenance=Provenance(ONNX, file.digest, name),
+        task="foreign",
+        direction=options.direction,
+        licence=options.licence,
+        metrics=options.metrics,
     )
     check_buckets(name, interface, options.buckets)
-    return model, real_images(name, interface, size, target, options.image_place, report)
+    return model, real_images(name, interface, size, target, _image_place(options), report)
+
+
+def _image_place(
+    options: ExportOptions, domain: str = "", trained_range: tuple[float, float] | None = None
+) -> ImagePlace | None:
+    return None if options.images is None else ImagePlace(options.images, domain, options.images_range or trained_range)
 
 
 def _for_target(interface: Interface, target: Target) -> Interface:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from export.convert import convert
 from export.lint import trace
 from export.manifest import Provenance
-from export.model_under_test import ModelCard, ModelUnderTest
+from export.model_under_test import ModelUnderTest
 from export.reference import TorchReference
 from export.targets.base import Target
 from export.wrapper import TraceableModel, wrap
@@ -171,6 +171,7 @@ def under_test(traceable: TraceableModel, model: Any, target: Target | None = No
         model=model,
         reference=TorchReference(traceable),
         training_size=traceable.training_size,
-        card=ModelCard("gan", licence="CC0"),
         provenance=Provenance("snapshot", "cc", "G", 7),
+        task="gan",
+        licence="CC0",
     )
