@@ -46,7 +46,7 @@ def read(path: Path) -> Snapshot:
         Layer((f"layers.{i}", f"main.{i}"), (f"layers.{i + 1}", f"main.{i + 1}") if i < indices[-1] else None)
         for i in indices
     ]
-    return foreign.snapshot("gan", model, move(foreign, model, layers), size, None)
+    return move(foreign, model, layers, task="gan", size=size)
 
 
 def fits(tensors: Mapping[str, Tensor]) -> bool:

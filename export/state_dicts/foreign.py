@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,7 +18,6 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from export.errors import ImporterError
-from trainer.snapshot import Network, Snapshot
 
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "netG", "generator")
 # Prefixes that DataParallel or an enclosing module puts before every key.
@@ -58,21 +56,6 @@ class ForeignStateDict:
         letters = {match[1] or match[2] for match in _DIRECTED.finditer(self.path.stem)}
         return _DIRECTIONS[letters.pop()] if len(letters) == 1 else None
 
-    def snapshot(
-        self, task: str, model: dict[str, Any], weights: dict[str, Tensor], size: int, direction: str | None
-    ) -> Snapshot:
-        """Return a snapshot of one network, `model` with `weights`; the fields about training stay empty."""
-        return Snapshot(
-            name=self.name,
-            task=task,
-            images_seen=0,
-            ema=False,
-            networks={"G": Network(model, direction, size)},
-            config={},
-            weights={"G": weights},
-            digest=self.digest,
-        )
-
 
 def read_state_dict(path: Path) -> ForeignStateDict:
     """Read the state dict in `path`, a file of `torch.save` or (`*.safetensors`) of safetensors.
@@ -84,12 +67,10 @@ def read_state_dict(path: Path) -> ForeignStateDict:
     """
     try:
         content = path.read_bytes()
-    except IsADirectoryError as error:
-        raise ImporterError(f"{path} is a folder: give the file with the generator's weights") from error
-    except FileNotFoundError as error:
-        raise ImporterError(f"{path} does not exist: check the path") from error
     except OSError as error:
-        raise ImporterError(f"{path} cannot be read: {error.strerror}") from error
+        raise ImporterError(
+            f"{path} cannot be read ({error.strerror}): give the file with the generator's weights"
+        ) from error
     if not content:
         raise ImporterError(f"{path} is empty: copy it again")
     loaded = _safetensors(path, content) if path.suffix == ".safetensors" else _torch(path, content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +15,10 @@ from export.state_dicts.foreign import ForeignStateDict
 from trainer import registry
 from trainer.errors import ConfigError
 from trainer.models.norm import Norm
+from trainer.snapshot import Network, Snapshot
 
-_STATISTICS = ("running_mean", "running_var")
 _COUNT = "num_batches_tracked"
-_Named = tuple[str, Tensor]
+_STATISTICS = ("running_mean", "running_var", _COUNT)
 
 
 @dataclass(frozen=True)
@@ -44,107 +45,99 @@ def norm_of(foreign: ForeignStateDict, layers: Sequence[Layer]) -> Norm:
     return "instance" if _biased(foreign, layers) else "none"
 
 
-def move(foreign: ForeignStateDict, model: dict[str, Any], layers: Sequence[Layer]) -> dict[str, Tensor]:
-    """Return the state dict of our network `model`, with the `layers` of the file.
+def move(
+    foreign: ForeignStateDict, model: dict[str, Any], layers: Sequence[Layer], *, task: str, size: int
+) -> Snapshot:
+    """Return a snapshot of our network `model` with the `layers` of the file; its fields about training stay empty.
 
     Our convolutions before a norm have no bias. A bias before an instance norm is left out, since the norm cancels it;
     a bias before a batch norm is subtracted from the norm's mean. Running statistics of instance norms, which PyTorch
-    wrote before 0.4, are ignored.
+    wrote before 0.4, are ignored. `size` is the height and width of the training images, in pixels.
 
     Raises:
         ImporterError: `model` cannot be built, or a tensor is missing, left over, of another shape or not finite.
     """
-    moving, biased = _Mover(foreign, model), _biased(foreign, layers)
+    network = _built(foreign.path, model)
+    shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
+    tensors, biased = _Tensors(foreign), _biased(foreign, layers)
+    weights: dict[str, Tensor] = {}
     for layer in layers:
         ours, theirs = layer.convolution
-        moving.put(f"{ours}.weight", *moving.taken(f"{theirs}.weight"))
-        bias = moving.taken_bias(ours, f"{theirs}.bias") if biased or layer.always_biased else None
-        if moving.wants(f"{ours}.bias"):
-            moving.put(f"{ours}.bias", *(bias or moving.zeros(f"{ours}.bias")))
+        weights[f"{ours}.weight"] = tensors.take(f"{theirs}.weight", shapes[f"{ours}.weight"])
+        bias = None
+        if biased or layer.always_biased:
+            convolution = network.get_submodule(ours)
+            assert isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d)
+            bias = tensors.take(f"{theirs}.bias", torch.Size([convolution.out_channels]))
+        if f"{ours}.bias" in shapes:
+            weights[f"{ours}.bias"] = torch.zeros(shapes[f"{ours}.bias"]) if bias is None else bias
         if layer.norm is not None and model["norm"] == "batch":
-            moving.batch_norm(*layer.norm, bias)
+            ours, theirs = layer.norm
+            tensors.left.setdefault(f"{theirs}.{_COUNT}", torch.tensor(0))  # PyTorch has it since 0.4.1
+            for name in ("weight", "bias", *_STATISTICS):
+                weights[f"{ours}.{name}"] = tensors.take(f"{theirs}.{name}", shapes[f"{ours}.{name}"])
+            if bias is not None:
+                weights[f"{ours}.running_mean"] = weights[f"{ours}.running_mean"] - bias
         elif layer.norm is not None:
-            moving.drop_statistics(layer.norm[1])
-    return moving.finished()
+            for name in _STATISTICS:
+                tensors.left.pop(f"{layer.norm[1]}.{name}", None)
+    tensors.check_none_left()
+    direction = None if task == "gan" else foreign.direction
+    networks = {"G": Network(model, direction)}
+    return Snapshot(
+        foreign.name,
+        task,
+        0,
+        ema=False,
+        size=size,
+        networks=networks,
+        config={},
+        weights={"G": weights},
+        digest=foreign.digest,
+    )
 
 
 def _biased(foreign: ForeignStateDict, layers: Sequence[Layer]) -> bool:
     return any(f"{layer.convolution[1]}.bias" in foreign.tensors for layer in layers if not layer.always_biased)
 
 
-class _Mover:
-    """Moves tensors into our network; `left` are the tensors of the file that are not moved yet."""
+def _built(path: Path, model: dict[str, Any]) -> nn.Module:
+    """Return our network `model` without memory for its weights; `path` is for messages."""
+    try:
+        with torch.device("meta"):
+            network: nn.Module = registry.build(registry.resolve("model", model))
+    except ConfigError as error:
+        raise ImporterError(f"{path} is a network that zorse does not have: {error}") from error
+    return network
 
-    def __init__(self, foreign: ForeignStateDict, model: dict[str, Any]) -> None:
+
+class _Tensors:
+    """The tensors of a file; `left` are those that are not taken yet."""
+
+    def __init__(self, foreign: ForeignStateDict) -> None:
         self.path, self.left = foreign.path, dict(foreign.tensors)
-        try:
-            with torch.device("meta"):
-                self._network: nn.Module = registry.build(registry.resolve("model", model))
-        except ConfigError as error:
-            raise ImporterError(f"{self.path} is a network that zorse does not have: {error}") from error
-        self._shapes = {key: tensor.shape for key, tensor in self._network.state_dict().items()}
-        self._moved: dict[str, Tensor] = {}
 
-    def taken(self, theirs: str) -> _Named:
-        """Remove the tensor `theirs` from those left, and return it with its key."""
-        if theirs not in self.left:
-            raise ImporterError(
-                f"{self.path} has no {theirs}: it is incomplete or of another architecture: {OTHER_WAY}"
-            )
-        return theirs, self.left.pop(theirs)
-
-    def taken_bias(self, ours: str, theirs: str) -> _Named:
-        """Remove the bias `theirs` of our convolution `ours` from those left; check it even if ours has no bias."""
-        convolution = self._network.get_submodule(ours)
-        assert isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d)
-        key, bias = self.taken(theirs)
-        return key, self._checked(key, bias, torch.Size([convolution.out_channels]))
-
-    def wants(self, ours: str) -> bool:
-        """Return whether our network has a tensor `ours`."""
-        return ours in self._shapes
-
-    def zeros(self, ours: str) -> _Named:
-        """Return zeros for `ours`, which the file does not have."""
-        return ours, torch.zeros(self._shapes[ours])
-
-    def put(self, ours: str, theirs: str, tensor: Tensor) -> None:
-        """Set our network's `ours` to `tensor`; `theirs` is its key for messages."""
-        self._moved[ours] = self._checked(theirs, tensor, self._shapes[ours])
-
-    def _checked(self, theirs: str, tensor: Tensor, shape: torch.Size) -> Tensor:
-        """Return `tensor` after checking that it has the `shape` and is finite."""
+    def take(self, key: str, shape: torch.Size) -> Tensor:
+        """Remove a tensor from those left, and return it after checking that it has the `shape` and is finite."""
+        if key not in self.left:
+            raise ImporterError(f"{self.path} has no {key}: it is incomplete or of another architecture: {OTHER_WAY}")
+        tensor = self.left.pop(key)
         if tensor.shape != shape:
             raise ImporterError(
-                f"{self.path}: {theirs} has the shape {list(tensor.shape)} where the others need {list(shape)}: it is "
+                f"{self.path}: {key} has the shape {list(tensor.shape)} where the others need {list(shape)}: it is "
                 "not the generator as published"
             )
-        if not (tensor.is_floating_point() or theirs.endswith(_COUNT)):
-            raise ImporterError(f"{self.path}: {theirs} is {tensor.dtype}: import the weights in floating point")
+        if not (tensor.is_floating_point() or key.endswith(_COUNT)):
+            raise ImporterError(f"{self.path}: {key} is {tensor.dtype}: import the weights in floating point")
         if not tensor.isfinite().all():
-            raise ImporterError(f"{self.path}: {theirs} is not finite everywhere: take an earlier checkpoint")
+            raise ImporterError(f"{self.path}: {key} is not finite everywhere: take an earlier checkpoint")
         return tensor.contiguous()
 
-    def batch_norm(self, ours: str, theirs: str, bias: _Named | None) -> None:
-        """Move a batch norm; the `bias` before it is subtracted from its mean."""
-        for name in ("weight", "bias", *_STATISTICS):
-            self.put(f"{ours}.{name}", *self.taken(f"{theirs}.{name}"))
-        if bias is not None:
-            mean = self._moved[f"{ours}.running_mean"]
-            self._moved[f"{ours}.running_mean"] = mean - bias[1]
-        count = self.left.pop(f"{theirs}.{_COUNT}", torch.tensor(0))  # PyTorch has it since 0.4.1
-        self.put(f"{ours}.{_COUNT}", f"{theirs}.{_COUNT}", count)
-
-    def drop_statistics(self, theirs: str) -> None:
-        """Discard the running statistics that an instance norm may have."""
-        for name in (*_STATISTICS, _COUNT):
-            self.left.pop(f"{theirs}.{name}", None)
-
-    def finished(self) -> dict[str, Tensor]:
-        """Return our network's state dict, after checking that no tensor of the file is left."""
+    def check_none_left(self) -> None:
+        """Raises ImporterError if a tensor of the file was not taken."""
         if self.left:
             first, *others = self.left
             more = f" and {len(others)} more" if others else ""
-            what = f"{self.path} has {first}{more}, which the published generator does not have"
-            raise ImporterError(f"{what}: {OTHER_WAY}")
-        return self._moved
+            raise ImporterError(
+                f"{self.path} has {first}{more}, which the published generator does not have: {OTHER_WAY}"
+            )

@@ -67,8 +67,7 @@ def read_resnet(foreign: ForeignStateDict, task: str) -> Snapshot:
     }
     filters = dict.fromkeys(("model.7", "model.11") if blurs_down else (), blur_kernel(DOWN_TAPS, 1.0))
     filters |= dict.fromkeys((f"model.{end}", f"model.{end + 4}") if blurs_up else (), blur_kernel(UP_TAPS, 4.0))
-    weights = move(_without_filters(foreign, filters), model, layers)
-    return foreign.snapshot(task, model, weights, _SIZE, foreign.direction)
+    return move(_without_filters(foreign, filters), model, layers, task=task, size=_SIZE)
 
 
 def _layers(foreign: ForeignStateDict, first_block: int, end: int, blurs_down: bool, blurs_up: bool) -> Iterator[Layer]:

@@ -44,8 +44,7 @@ def read_unet(foreign: ForeignStateDict, task: str) -> Snapshot:
         "depth": len(levels),
         "norm": norm_of(foreign, layers),
     }
-    weights = move(foreign, model, layers)
-    return foreign.snapshot(task, model, weights, 2 ** len(levels), foreign.direction)
+    return move(foreign, model, layers, task=task, size=2 ** len(levels))
 
 
 def _next(levels: list[str]) -> str:

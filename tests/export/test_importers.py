@@ -250,8 +250,8 @@ def test_code_in_a_file_is_never_run(tmp_path: Path, format_: str) -> None:
 @pytest.mark.parametrize("format_", ["cut", "dcgan-tutorial", "pytorch-cyclegan"])
 def test_file_that_is_no_checkpoint_is_refused(tmp_path: Path, format_: str) -> None:
     path = tmp_path / "x.pth"
-    assert "does not exist" in _refused(format_, path)
-    assert "is a folder" in _refused(format_, tmp_path)
+    assert "cannot be read (No such file" in _refused(format_, path)
+    assert "cannot be read (Is a directory" in _refused(format_, tmp_path)
     path.write_bytes(b"")
     assert "is empty" in _refused(format_, path)
     path.write_text("version https://git-lfs.github.com/spec/v1\n")
