@@ -83,14 +83,12 @@ def move(
                 tensors.left.pop(f"{layer.norm[1]}.{name}", None)
     tensors.check_none_left()
     direction = None if task == "gan" else foreign.direction
-    networks = {"G": Network(model, direction)}
     return Snapshot(
-        foreign.name,
-        task,
-        0,
+        name=foreign.name,
+        task=task,
+        images_seen=0,
         ema=False,
-        size=size,
-        networks=networks,
+        networks={"G": Network(model, direction, size)},
         config={},
         weights={"G": weights},
         digest=foreign.digest,
