@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from benchmarks.report import write_report
 from trainer import registry
+from trainer.data.tensors import denormalize
 from trainer.errors import DataError, SnapshotError
 from trainer.models.base import Generator
 from trainer.projection import ProjectionSettings, project
@@ -66,8 +67,7 @@ def _generated(generator: Generator) -> NDArray[np.uint8]:
     """Return images of latents that no search starts from: uint8 [20, size, size, channels]."""
     with torch.no_grad():
         images = generator(torch.from_numpy(normal(0, "benchmark/projection", range(IMAGES), generator.latent_dim)))
-    levels = images.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    return levels.permute(0, 2, 3, 1).numpy()
+    return denormalize(images).permute(0, 2, 3, 1).numpy()
 
 
 def _measure(generator: Generator, images: NDArray[np.uint8], settings: ProjectionSettings) -> dict[str, Any]:

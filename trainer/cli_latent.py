@@ -42,15 +42,15 @@ def project(
     steps: Annotated[int, typer.Option(min=1, help="Steps of each search.")] = 300,
     seed: Annotated[int, typer.Option(min=0, help="The seed of the latents from which the searches start.")] = 0,
     label: Annotated[
-        int | None, typer.Option(min=0, help="The class of all images, for a conditional generator.")
+        str | None, typer.Option(help="The class of all images of a conditional generator: name or index.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Find the latents whose images are nearest to the given ones.
 
     An image of another size is resized on its shorter side and cropped at its centre. The strip shows each image above
-    its reconstruction. The .npz file holds the latents as `latent`, float32 [images, dim], and for a conditional
-    generator the labels as `label`, int64 [images]: these are the inputs of the exported model.
+    its reconstruction. The .npz file holds the latents in the array `latent`, one row for each image, and for a
+    conditional generator the labels in `label`: these are the inputs of the exported model.
     """
     import numpy as np
 
@@ -58,10 +58,10 @@ def project(
 
     if out.suffix.lower() != ".png":
         raise typer.BadParameter(f"{out} does not end in .png", param_hint="--out")
-    generator = _generator(run)
+    generator, names = _generator(run)
     targets = dict(_targets(images, generator))
     pixels = np.stack(list(targets.values()))
-    labels = None if label is None else np.full(len(pixels), label, dtype=np.int64)
+    labels = None if label is None else np.full(len(pixels), _class_index(label, names), dtype=np.int64)
     found = _search(generator, pixels, labels, ProjectionSettings(starts, steps, seed))
     codes = out.with_suffix(".npz")
     _write(out, codes, pixels, found, labels)
@@ -79,8 +79,8 @@ def project(
     typer.echo(f"mean PSNR {found.psnr.mean():.2f} dB; strip in {out}, latents in {codes}")
 
 
-def _generator(run: str) -> Generator:
-    """Build the generator of the newest snapshot, on the GPU if there is one."""
+def _generator(run: str) -> tuple[Generator, list[str]]:
+    """Build the generator of the newest snapshot, on the GPU if there is one; return also the names of its classes."""
     import torch
     from torch import nn
 
@@ -90,13 +90,29 @@ def _generator(run: str) -> Generator:
 
     snapshot = read_snapshot(run)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    for name in snapshot.networks:
+    for name, entry in snapshot.networks.items():
         network: nn.Module = snapshot.build(name).to(device)
         if isinstance(network, Generator):
-            return network
+            return network, entry.labels or []
     raise SnapshotError(
         f"{run} has no generator with latents: {', '.join(snapshot.networks)} translate images. Give a run of a GAN"
     )
+
+
+def _class_index(label: str, names: list[str]) -> int:
+    """Return the index of a class, which `label` gives by one of `names` or as a number.
+
+    Raises:
+        trainer.errors.ConfigError: `label` is neither.
+    """
+    from trainer.errors import ConfigError
+    from zorse_common.errors import nearest_hint
+
+    if label in names:
+        return names.index(label)
+    if not label.isdecimal() or len(label) > 9:
+        raise ConfigError(f"there is no class {label!r}{nearest_hint(label, names)}: give the name or index of a class")
+    return int(label)
 
 
 def _targets(places: list[str], generator: Generator) -> Iterator[tuple[str, Images]]:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainer.data.tensors import to_tensor
+from trainer.data.tensors import denormalize, to_tensor
 from trainer.errors import ConfigError, DataError
 from trainer.models.base import Generator
 from zorse_common.random import normal
@@ -153,13 +153,13 @@ def _search(
         optimizer.step()
         show(step + 1)
     with torch.no_grad():
-        generated = _to_grey_levels(generator(latents, *inputs))
-    errors = _mean_square(generated - _to_grey_levels(targets)).reshape(len(images), settings.starts)
+        generated = denormalize(generator(latents, *inputs))
+    errors = _mean_square(generated.float() - denormalize(targets).float()).reshape(len(images), settings.starts)
     least, best = errors.min(1)
     rows = best + torch.arange(len(images), device=device) * settings.starts
     with np.errstate(divide="ignore"):
         psnr = 10 * np.log10(255**2 / least.double().cpu().numpy())
-    chosen = generated[rows].permute(0, 2, 3, 1).to("cpu", torch.uint8).numpy()
+    chosen = generated[rows].permute(0, 2, 3, 1).cpu().numpy()
     return latents.detach()[rows].cpu().numpy(), chosen, psnr
 
 
@@ -167,11 +167,6 @@ def _schedule(progress: float) -> float:
     """Return the factor of the learning rate at `progress` in 0..1: a ramp up, a plateau, half a cosine wave down."""
     down = min(1.0, (1 - progress) / _COOL_DOWN)
     return min(1.0, progress / _WARM_UP) * (0.5 - 0.5 * math.cos(math.pi * down))
-
-
-def _to_grey_levels(images: Tensor) -> Tensor:
-    """Map images in -1..1 to whole grey levels, float32 in 0..255."""
-    return images.float().clamp(-1, 1).add(1).mul(127.5).round()
 
 
 def _device(generator: Generator) -> torch.device:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from typer.testing import CliRunner
 
 from tests.trainer.networks import build
 from trainer.cli_latent import register_latent
+from trainer.config import Section
 from trainer.errors import ConfigError, DataError, SnapshotError
 from trainer.models.base import Generator
 from trainer.projection import ProjectionSettings, loss, project
+from trainer.registry import register
 from trainer.snapshot import Network, Snapshot, read_snapshot, write_snapshot
 from zorse_common.files import read_images, write_image
 from zorse_common.random import normal
@@ -27,14 +30,20 @@ from zorse_common.storage import Storage
 DIM, SIZE = 6, 8
 
 
+@register("model")
 class Linear(nn.Module):
-    """A generator whose image is tanh of a linear map of the latent, which for a class is negated."""
+    """A generator whose image is tanh of a linear map of the latent, negated for class 1."""
+
+    class Config(Section):
+        """`classes` is 2 or None."""
+
+        classes: int | None = None
 
     latent_dim, channels, size = DIM, 1, SIZE
 
-    def __init__(self, classes: int | None = None) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        self.classes = classes
+        self.classes = config.classes
         self.weight = nn.Parameter(torch.from_numpy(normal(0, "test/weight", range(SIZE * SIZE), DIM)) / 4)
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -49,7 +58,7 @@ def _images(generator: Generator, latents: NDArray[np.float32], *labels: Tensor)
 
 
 def test_projection_finds_the_latents_of_generated_images() -> None:
-    generator = Linear()
+    generator = Linear(Linear.Config())
     latents = normal(1, "test/latents", range(3), DIM)
     images = _images(generator, latents)
     found = project(generator, images)
@@ -63,7 +72,7 @@ def test_projection_finds_the_latents_of_generated_images() -> None:
 
 
 def test_projection_of_an_image_does_not_depend_on_the_others() -> None:
-    generator, settings = Linear(), ProjectionSettings(starts=2, steps=20)
+    generator, settings = Linear(Linear.Config()), ProjectionSettings(starts=2, steps=20)
     images = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 1), dtype=np.uint8)
     together, alone = project(generator, images, settings), project(generator, images[2:], settings)
     np.testing.assert_allclose(together.latents[2:], alone.latents, atol=1e-4)
@@ -84,14 +93,14 @@ def test_projection_reports_each_step_of_each_batch() -> None:
     steps: list[tuple[int, int]] = []
     # 64 starts: two images fit into one batch.
     settings = ProjectionSettings(starts=64, steps=2)
-    found = project(Linear(), images, settings, progress=lambda done, total: steps.append((done, total)))
+    found = project(Linear(Linear.Config()), images, settings, progress=lambda done, total: steps.append((done, total)))
     assert steps == [(done, 6) for done in range(1, 7)]
     assert len(found.latents) == len(found.images) == len(found.psnr) == 5
 
 
 def test_projection_keeps_latents_of_unreachable_images_plausible() -> None:
     white = np.full((1, SIZE, SIZE, 1), 255, dtype=np.uint8)
-    found = project(Linear(), white)
+    found = project(Linear(Linear.Config()), white)
     assert np.linalg.norm(found.latents) < 2 * math.sqrt(DIM)
 
 
@@ -101,7 +110,7 @@ def test_projection_of_identical_images_has_infinite_psnr() -> None:
             return super().forward(*inputs) * 0 - 1
 
     black = np.zeros((1, SIZE, SIZE, 1), dtype=np.uint8)
-    assert project(Black(), black, ProjectionSettings(1, 1)).psnr.tolist() == [math.inf]
+    assert project(Black(Linear.Config()), black, ProjectionSettings(1, 1)).psnr.tolist() == [math.inf]
 
 
 def test_projection_loss_in_closed_form() -> None:
@@ -115,7 +124,7 @@ def test_projection_loss_in_closed_form() -> None:
 
 
 def test_projection_for_a_class() -> None:
-    generator = Linear(classes=2)
+    generator = Linear(Linear.Config(classes=2))
     latents, labels = normal(1, "test/latents", range(2), DIM), np.array([0, 1])
     images = _images(generator, latents, torch.from_numpy(labels))
     found = project(generator, images, labels=labels)
@@ -134,23 +143,24 @@ def test_projection_for_a_class() -> None:
 def test_projection_refuses_labels_that_do_not_fit(classes: int | None, labels: list[int] | None, message: str) -> None:
     images = np.zeros((2, SIZE, SIZE, 1), dtype=np.uint8)
     with pytest.raises(ConfigError, match=message):
-        project(Linear(classes), images, labels=None if labels is None else np.array(labels))
+        project(Linear(Linear.Config(classes=classes)), images, labels=None if labels is None else np.array(labels))
 
 
 def test_projection_refuses_images_of_another_shape() -> None:
     with pytest.raises(DataError, match=r"makes images \(8, 8, 1\), but those to project are \(1, 8, 8, 3\)"):
-        project(Linear(), np.zeros((1, SIZE, SIZE, 3), dtype=np.uint8))
+        project(Linear(Linear.Config()), np.zeros((1, SIZE, SIZE, 3), dtype=np.uint8))
 
 
-MODELS = {
+MODELS: dict[str, dict[str, Any]] = {
+    "conditional": {"type": f"{__name__}:Linear", "classes": 2},
     "G": {"type": "dcgan_generator", "latent_dim": 4, "channels": 3, "size": 16, "width": 4},
     "AtoB": {"type": "resnet_generator", "in_channels": 3, "out_channels": 3, "width": 4, "blocks": 1},
 }
 
 
-def _run(place: Path, network: str) -> str:
+def _run(place: Path, network: str, labels: list[str] | None = None) -> str:
     weights = {network: build(**MODELS[network]).state_dict()}
-    networks = {network: Network(MODELS[network], None, 16)}
+    networks = {network: Network(MODELS[network], None, MODELS[network].get("size", SIZE), labels=labels)}
     write_snapshot(Storage(place), Snapshot("run", "gan", 20, False, networks, {}, weights))
     return str(place)
 
@@ -176,7 +186,8 @@ def test_latent_project_writes_strip_and_latents_of_files_and_folders(tmp_path: 
     answer = json.loads(_project(*words, "--json"))
     assert [Path(row["image"]).name for row in answer["images"]] == [f"{i:02d}.png" for i in range(11)] + ["grey.png"]
     assert answer["strip"] == str(out)
-    latents = np.load(answer["latents"])["latent"]
+    with np.load(answer["latents"]) as arrays:
+        latents = arrays["latent"]
     assert latents.shape == (12, 4)
     assert latents.dtype == np.float32
     assert [row["length"] for row in answer["images"]] == pytest.approx(np.linalg.norm(latents, axis=1) / 2)
@@ -192,6 +203,23 @@ def test_latent_project_writes_strip_and_latents_of_files_and_folders(tmp_path: 
     table = _project(*words).splitlines()
     assert table[0].split() == ["image", "PSNR", "(dB)", "length", "of", "the", "latent", "/", "√dim"]
     assert table[-1].startswith("mean PSNR ")
+
+
+@pytest.mark.parametrize("label", ["negative", "1"])
+def test_latent_project_for_a_class_by_name_or_index(tmp_path: Path, label: str) -> None:
+    run = _run(tmp_path / "run", "conditional", ["positive", "negative"])
+    generator = read_snapshot(run).build("conditional")
+    assert isinstance(generator, Generator)
+    image, out = tmp_path / "image.png", tmp_path / "strip.png"
+    write_image(image, _images(generator, normal(1, "test/latents", range(1), DIM), torch.tensor([1]))[0])
+    answer = json.loads(_project(run, image, "--out", out, "--label", label, "--json"))
+    assert answer["images"][0]["psnr"] > 40
+    with np.load(answer["latents"]) as arrays:
+        labels = arrays["label"]
+    assert labels.tolist() == [1]
+    assert labels.dtype == np.int64
+    with pytest.raises(ConfigError, match=r"no class 'negativ' \(did you mean negative\?\): give the name or index"):
+        _project(run, image, "--out", out, "--label", "negativ")
 
 
 def test_latent_project_refuses_a_translator_and_missing_images(tmp_path: Path) -> None:

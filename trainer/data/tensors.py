@@ -1,4 +1,4 @@
-"""Conversion of uint8 images to the float tensors that networks take."""
+"""Conversion between uint8 images and the float tensors of networks."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ def stack(images: Sequence[Image]) -> Tensor:
 def normalize(images: Tensor) -> Tensor:
     """Map a uint8 tensor to float32 of the same shape on the same device, 0..255 to -1..1."""
     return images.float().div_(127.5).sub_(1)
+
+
+def denormalize(images: Tensor) -> Tensor:
+    """Map a float tensor to uint8 of the same shape on the same device: -1..1 to 0..255, clamped and rounded."""
+    return images.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
 
 
 def to_tensor(images: Sequence[Image]) -> Tensor:

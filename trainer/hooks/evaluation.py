@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from trainer import registry
-from trainer.data.tensors import to_tensor
+from trainer.data.tensors import denormalize, to_tensor
 from trainer.errors import ConfigError
 from trainer.hooks.base import Stage, Training
 from trainer.metrics.base import evaluate_generator
@@ -69,7 +68,7 @@ class Evaluation:
             )
             with training.evaluating() as generators:
                 generated = training.task.generate(generators, batch)[self._domain]
-            pixels = generated.float().clamp(-1, 1).add(1).mul(127.5).round().to("cpu", torch.uint8)
+            pixels = denormalize(generated).cpu()
             labels = None if batch.labels is None else batch.labels.cpu().numpy()
             return pixels.permute(0, 2, 3, 1).numpy(), labels
 

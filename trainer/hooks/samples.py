@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from trainer.data.tensors import to_tensor
+from trainer.data.tensors import denormalize, to_tensor
 from trainer.hooks.base import Stage, Training
 from trainer.tasks.base import Batch
 from trainer.tasks.build import make_batch
@@ -110,7 +110,7 @@ def grid_png(images: Tensor, columns: int) -> bytes:
     n, channels, height, width = images.shape
     rows = -(-n // columns)
     canvas = torch.full((channels, rows * (height + 2) - 2, columns * (width + 2) - 2), 255, dtype=torch.uint8)
-    pixels = images.float().clamp(-1, 1).add(1).mul(127.5).round().to("cpu", torch.uint8)
+    pixels = denormalize(images).cpu()
     for index, image in enumerate(pixels):
         top, left = index // columns * (height + 2), index % columns * (width + 2)
         canvas[:, top : top + height, left : left + width] = image
