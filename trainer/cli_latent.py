@@ -46,7 +46,7 @@ def project(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Find the latents whose images are nearest to the given ones.
+    """Find the latents whose images are nearest to other images.
 
     An image of another size is resized on its shorter side and cropped at its centre. The strip shows each image above
     its reconstruction. The .npz file holds the latents in the array `latent`, one row for each image, and for a
@@ -62,21 +62,21 @@ def project(
     targets = dict(_targets(images, generator))
     pixels = np.stack(list(targets.values()))
     labels = None if label is None else np.full(len(pixels), _class_index(label, names), dtype=np.int64)
-    found = _search(generator, pixels, labels, ProjectionSettings(starts, steps, seed))
-    codes = out.with_suffix(".npz")
-    _write(out, codes, pixels, found, labels)
-    lengths = np.linalg.norm(found.latents, axis=1) / np.sqrt(generator.latent_dim)
+    projections = _search(generator, pixels, labels, ProjectionSettings(starts, steps, seed))
+    npz = out.with_suffix(".npz")
+    _write(out, npz, pixels, projections, labels)
+    lengths = np.linalg.norm(projections.latents, axis=1) / np.sqrt(generator.latent_dim)
     if as_json:
         rows: list[dict[str, Any]] = [
             {"image": name, "psnr": float(psnr) if np.isfinite(psnr) else None, "length": float(length)}
-            for name, psnr, length in zip(targets, found.psnr, lengths, strict=True)
+            for name, psnr, length in zip(targets, projections.psnr, lengths, strict=True)
         ]
-        print_json({"images": rows, "strip": str(out), "latents": str(codes)})
+        print_json({"images": rows, "strip": str(out), "latents": str(npz)})
         return
-    quality = [f"{psnr:.2f}" if np.isfinite(psnr) else "identical" for psnr in found.psnr]
+    quality = [f"{psnr:.2f}" if np.isfinite(psnr) else "identical" for psnr in projections.psnr]
     table = list(zip(targets, quality, (f"{length:.2f}" for length in lengths), strict=True))
     print_table(("image", "PSNR (dB)", "length of the latent / √dim"), table)
-    typer.echo(f"mean PSNR {found.psnr.mean():.2f} dB; strip in {out}, latents in {codes}")
+    typer.echo(f"mean PSNR {projections.psnr.mean():.2f} dB; strip in {out}, latents in {npz}")
 
 
 def _generator(run: str) -> tuple[Generator, list[str]]:
@@ -179,18 +179,20 @@ def _show(bar: Any, task: Any, done: int, total: int) -> None:
     bar.update(task, completed=done, total=total)
 
 
-def _write(strip: Path, latents: Path, images: Images, found: Projections, labels: NDArray[np.int64] | None) -> None:
+def _write(
+    strip: Path, latents: Path, images: Images, projections: Projections, labels: NDArray[np.int64] | None
+) -> None:
     import numpy as np
 
     from trainer.errors import DataError
     from zorse_common.files import write_image
 
-    write_image(strip, _comparison(images, found.images))
+    write_image(strip, _comparison(images, projections.images))
     try:
         if labels is None:
-            np.savez(latents, latent=found.latents)
+            np.savez(latents, latent=projections.latents)
         else:
-            np.savez(latents, latent=found.latents, label=labels)
+            np.savez(latents, latent=projections.latents, label=labels)
     except OSError as error:
         raise DataError(f"{latents} cannot be written ({error.strerror or error})") from error
 

@@ -43,7 +43,7 @@ class ProjectionSettings:
 class Projections:
     """The best latents, float32 [n, z], their images, uint8 [n, h, w, c], and the fit of each image.
 
-    `psnr` (float64 [n]) is the peak signal-to-noise ratio in dB between the image and the one that was to be found, or
+    `psnr` (float64 [n]) is the peak signal-to-noise ratio in dB between the image and its target, or
     infinity where they are equal.
     """
 
@@ -79,7 +79,7 @@ def project(
     _check(generator, images, labels)
     at_once = max(1, _MOST_ROWS // settings.starts)
     firsts = range(0, len(images), at_once)
-    total, found = len(firsts) * settings.steps, []
+    total, parts = len(firsts) * settings.steps, []
     for index, first in enumerate(firsts):
         part = slice(first, first + at_once)
 
@@ -87,8 +87,8 @@ def project(
             if progress:
                 progress(before + step, total)
 
-        found.append(_search(generator, images[part], None if labels is None else labels[part], settings, show))
-    return Projections(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))
+        parts.append(_search(generator, images[part], None if labels is None else labels[part], settings, show))
+    return Projections(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 def loss(generated: Tensor, targets: Tensor, latents: Tensor) -> Tensor:

@@ -61,13 +61,13 @@ def test_projection_finds_the_latents_of_generated_images() -> None:
     generator = Linear(Linear.Config())
     latents = normal(1, "test/latents", range(3), DIM)
     images = _images(generator, latents)
-    found = project(generator, images)
-    np.testing.assert_allclose(found.latents, latents, atol=0.1)
-    assert (found.psnr > 40).all()
-    assert found.images.shape == images.shape
-    errors = np.square(found.images.astype(float) - images).mean((1, 2, 3))
-    np.testing.assert_allclose(found.psnr, 10 * np.log10(255**2 / errors))
-    np.testing.assert_allclose(found.images, _images(generator, found.latents), atol=1)
+    projections = project(generator, images)
+    np.testing.assert_allclose(projections.latents, latents, atol=0.1)
+    assert (projections.psnr > 40).all()
+    assert projections.images.shape == images.shape
+    errors = np.square(projections.images.astype(float) - images).mean((1, 2, 3))
+    np.testing.assert_allclose(projections.psnr, 10 * np.log10(255**2 / errors))
+    np.testing.assert_allclose(projections.images, _images(generator, projections.latents), atol=1)
     assert generator.weight.grad is None
 
 
@@ -93,15 +93,17 @@ def test_projection_reports_each_step_of_each_batch() -> None:
     steps: list[tuple[int, int]] = []
     # 64 starts: two images fit into one batch.
     settings = ProjectionSettings(starts=64, steps=2)
-    found = project(Linear(Linear.Config()), images, settings, progress=lambda done, total: steps.append((done, total)))
+    projections = project(
+        Linear(Linear.Config()), images, settings, progress=lambda done, total: steps.append((done, total))
+    )
     assert steps == [(done, 6) for done in range(1, 7)]
-    assert len(found.latents) == len(found.images) == len(found.psnr) == 5
+    assert len(projections.latents) == len(projections.images) == len(projections.psnr) == 5
 
 
 def test_projection_keeps_latents_of_unreachable_images_plausible() -> None:
     white = np.full((1, SIZE, SIZE, 1), 255, dtype=np.uint8)
-    found = project(Linear(Linear.Config()), white)
-    assert np.linalg.norm(found.latents) < 2 * math.sqrt(DIM)
+    projections = project(Linear(Linear.Config()), white)
+    assert np.linalg.norm(projections.latents) < 2 * math.sqrt(DIM)
 
 
 def test_projection_of_identical_images_has_infinite_psnr() -> None:
@@ -127,8 +129,8 @@ def test_projection_for_a_class() -> None:
     generator = Linear(Linear.Config(classes=2))
     latents, labels = normal(1, "test/latents", range(2), DIM), np.array([0, 1])
     images = _images(generator, latents, torch.from_numpy(labels))
-    found = project(generator, images, labels=labels)
-    np.testing.assert_allclose(found.latents, latents, atol=0.1)
+    projections = project(generator, images, labels=labels)
+    np.testing.assert_allclose(projections.latents, latents, atol=0.1)
 
 
 @pytest.mark.parametrize(
