@@ -16,19 +16,19 @@ class BackgroundWriter:
     """Writes files in one thread, in the order of submission. Only the newest pending content of a name is written."""
 
     def __init__(self, storage: Storage, warn: Callable[[str], None]) -> None:
-        """`warn` gets one line for a file that cannot be written; training goes on."""
+        """`warn` is called with one line when a file cannot be written. Training continues."""
         self._storage, self._warn = storage, warn
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="files")
-        self._waiting: dict[str, bytes] = {}
+        self._pending: dict[str, bytes] = {}
         self._failing = False
 
     def write(self, name: str, content: bytes) -> None:
-        """Queue `content` as the file `name`, in place of what is still pending for that name."""
-        self._waiting[name] = content
+        """Queue `content` as the file `name`. It replaces content that is still pending for that name."""
+        self._pending[name] = content
         self.submit(self._write, name)
 
     def submit(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Queue any other work after all that is pending."""
+        """Queue other work; it runs after all pending work."""
         return self._thread.submit(work, *args, **kwargs)
 
     def finish(self) -> None:
@@ -36,7 +36,7 @@ class BackgroundWriter:
         self.submit(lambda: None).result()
 
     def _write(self, name: str) -> None:
-        content = self._waiting.pop(name, None)
+        content = self._pending.pop(name, None)
         if content is None:
             return
         try:

@@ -1,8 +1,8 @@
-"""Checkpoints: everything needed to go on training, in files that any number of workers can read.
+"""Checkpoints: everything needed to resume training, in files that any number of workers can read.
 
-A checkpoint is a folder `checkpoints/<images seen>/` of the run with `state.safetensors` (full named tensors),
-`checkpoint.json` and `MANIFEST.json`, which holds the others' digests and is written last: it is the publication,
-since object stores have no rename.
+A checkpoint is a folder `checkpoints/<images seen>/` of the run with `state.safetensors` (whole named tensors),
+`checkpoint.json` and `MANIFEST.json`, which holds the digests of the other two. The manifest is written last and so
+publishes the checkpoint, because object stores cannot rename a folder.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ STATE_FILE, INFO_FILE, MANIFEST_FILE = "state.safetensors", "checkpoint.json", "
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run after `images_seen` images.
+    """The state of a run.
 
     Attributes:
-        tensors: whole tensors by name, on the CPU, whatever the sharding and the number of workers.
-        rollback_count: how many rollbacks there were before.
-        score: the figure by which the best checkpoint is kept, if there is one.
+        images_seen: the number of images that the run had seen.
+        tensors: whole tensors by name, on the CPU. They do not depend on the sharding or the number of workers.
+        rollback_count: the number of rollbacks before.
+        score: the figure by which the best checkpoint is kept, if the run has one.
         counts: the number of training images of each domain, on which the order of images depends.
         data_digest: the dataset's `digest`.
     """
@@ -48,12 +49,17 @@ class Checkpoint:
 
 
 class _DamagedError(CheckpointError):
-    """The files are not those that were written."""
+    """The files are missing, incomplete or changed."""
 
 
 @dataclass(frozen=True)
 class NewestCheckpoint:
-    """The newest good checkpoint, if there is one, and one line for each damaged one that is newer."""
+    """The result of a search for a good checkpoint.
+
+    Attributes:
+        images_seen: the images seen of the newest good checkpoint; None if there is none.
+        damaged: one line for each newer checkpoint that is damaged.
+    """
 
     images_seen: int | None = None
     damaged: list[str] = field(default_factory=list)
@@ -69,7 +75,7 @@ class Checkpoints:
         """Write and publish `checkpoint`.
 
         Raises:
-            CheckpointError: the storage is full or cannot be written; older checkpoints are whole.
+            CheckpointError: the storage is full or cannot be written. Older checkpoints stay intact.
         """
         name = _name(checkpoint.images_seen)
         info = {
@@ -91,17 +97,17 @@ class Checkpoints:
             with contextlib.suppress(OSError):
                 self._remove(name)
             newest = self.find_newest().images_seen
-            kept = "there is no older one" if newest is None else f"the one of {newest} images is whole"
+            kept = "there is no older one" if newest is None else f"the one of {newest} images is intact"
             raise CheckpointError(
                 f"checkpoint {self._folder.uri}/{name} cannot be written ({error}): "
                 f"free space or fix the storage, then continue with --resume; {kept}"
             ) from error
 
     def find_newest(self, until: float = math.inf) -> NewestCheckpoint:
-        """Verify from the newest of at most `until` images on until one is good.
+        """Verify the checkpoints of at most `until` images, newest first, until one is good.
 
         Raises:
-            CheckpointError: one is whole but of another schema version.
+            CheckpointError: an intact checkpoint has another schema version.
         """
         damaged: list[str] = []
         for name in reversed(self._names()):
@@ -116,10 +122,10 @@ class Checkpoints:
         return NewestCheckpoint(None, damaged)
 
     def read(self, images_seen: int) -> Checkpoint:
-        """The checkpoint of `images_seen` images, which `find` has verified.
+        """Read the checkpoint of `images_seen` images, which `find_newest` has verified.
 
         Raises:
-            CheckpointError: it breaks the format, or is of another schema version.
+            CheckpointError: the checkpoint breaks the format, or has another schema version.
         """
         name = _name(images_seen)
         info = self._info(name)
@@ -134,15 +140,15 @@ class Checkpoints:
         )
 
     def forget_after(self, images_seen: int) -> None:
-        """Remove those of more images, which a rollback left behind."""
+        """Remove the checkpoints of more than `images_seen` images, which a rollback makes invalid."""
         for name in self._names():
             if int(name) > images_seen:
                 self._remove(name)
 
     def prune(self, keep: int, better: Callable[[float, float], bool] | None = None) -> None:
-        """Remove all but the newest `keep` and, where scores are compared by `better`, the best.
+        """Remove all checkpoints but the newest `keep` and, if scores are compared by `better`, the best.
 
-        What was never published does not count, and stays for the next one of its name to replace.
+        Unpublished folders are neither counted nor removed; the next checkpoint of the same name replaces them.
         """
         names = [name for name in self._names() if self._folder.exists(f"{name}/{MANIFEST_FILE}")]
         best = self._best(names, better) if better else None
@@ -151,7 +157,7 @@ class Checkpoints:
                 self._remove(name)
 
     def _remove(self, name: str) -> None:
-        # The manifest goes first, so that half a checkpoint is never taken for a whole one.
+        # The manifest is removed first, so that a partly removed checkpoint counts as unpublished.
         self._folder.remove(f"{name}/{MANIFEST_FILE}")
         self._folder.remove(name)
 
@@ -175,7 +181,7 @@ class Checkpoints:
             manifest = json.loads(self._folder.read(f"{name}/{MANIFEST_FILE}"))
             entries = {file: (entry["sha256"], entry["nbytes"]) for file, entry in manifest["files"].items()}
         except FileNotFoundError as error:
-            raise _DamagedError(f"{where} is not whole: it has no {MANIFEST_FILE}") from error
+            raise _DamagedError(f"{where} is incomplete: it has no {MANIFEST_FILE}") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise _DamagedError(f"{where} is damaged: {MANIFEST_FILE} cannot be read ({error})") from error
         if set(entries) != {STATE_FILE, INFO_FILE}:
@@ -205,10 +211,10 @@ class Checkpoints:
 
 
 def changed_images(checkpoint: Checkpoint, counts: dict[str, int], data_digest: str, *, allowed: bool) -> str | None:
-    """Say in a few words how the training images differ from those of `checkpoint`; None if they are the same.
+    """Return a short description of how the training images differ from those of `checkpoint`; None if they do not.
 
     Raises:
-        DataError: they differ, and that is not `allowed`.
+        DataError: they differ, and `allowed` is false.
     """
     if (counts, data_digest) == (checkpoint.counts, checkpoint.data_digest):
         return None

@@ -1,4 +1,4 @@
-"""The Ray cluster of a run: the one that is there or one of our own, and whether it is large enough."""
+"""The Ray cluster of a run: connects to one or starts one, and checks that it is large enough."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ from trainer.run_config import RunConfig
 from zorse_common.private_ray import ray_environment, ray_folder
 
 ALONE = {
-    # No node of a Ray on this machine alone is ever drained.
+    # Nodes are only drained in clusters of several machines.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # Ray Train asks the dashboard whether its controller lives. There is none: without an address Ray looks for one of
-    # any Ray on the machine, and waits for it at the end of every run.
+    # Ray Train queries the dashboard about its controller, but a private Ray has no dashboard. Without an address Ray
+    # would look for the dashboard of any other Ray on the machine, and wait for it at the end of every run.
     "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:1",
 }
-"""Variables of a Ray of our own: what Ray Train need not do there."""
+"""Environment variables for a Ray that zorse starts: they switch off features that need a cluster."""
 
 
 @contextlib.contextmanager
 def cluster(workers: int, address: str | None = None) -> Iterator[None]:
-    """A Ray for `workers` workers: the one connected, that at `address` or of RAY_ADDRESS, or one of our own.
+    """Provide Ray in the block: the one connected, the one at `address` or RAY_ADDRESS, or a private one.
+
+    A private Ray has a CPU for each of `workers`, and ends with the block.
 
     Raises:
         LaunchError: no cluster answers at the address.
@@ -56,26 +58,31 @@ def _connect(address: str | None, cpus: int, folder: str | None) -> None:
     try:
         if address:
             _check_address(address)
-            # The nodes need zorse's dependencies, but not zorse.
+            # The cluster's nodes must have zorse's dependencies installed; zorse itself is sent to them.
             packages = [str(Path(package).parent) for package in (__file__, zorse_common.__file__)]
             ray.init(address, runtime_env={"py_modules": packages}, **options)
         else:
             ray.init("local", num_cpus=cpus, include_dashboard=False, _temp_dir=folder, **options)
     except SystemExit as error:
-        # Ray's own answer to a SIGTERM while it starts.
+        # Ray raises SystemExit if a SIGTERM arrives while it starts.
         raise Preempted("the run was stopped before it started: continue with --resume") from error
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         what = f"no Ray cluster answers at {address}" if address else "Ray does not start here"
         raise LaunchError(f"{what} ({reason}): check --address, RAY_ADDRESS and zorse doctor") from error
     if threading.current_thread() is threading.main_thread():
-        # Ray puts its own in their place, which end the process at once.
+        # Ray replaces the handlers by its own, which end the process at once.
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
 def _check_address(address: str) -> None:
-    """Find out in seconds that nothing listens, for which Ray takes minutes."""
+    """Check in seconds that a server listens at `address`; Ray would try for minutes.
+
+    Raises:
+        ValueError: the address has the wrong form.
+        OSError: no server listens.
+    """
     host, _, port = address.rpartition(":")
     if "://" in address or (address not in ("auto", "local") and not port.isdecimal()):
         raise ValueError("give auto, or host:port of the cluster's head; Ray Client is not used")
@@ -84,19 +91,19 @@ def _check_address(address: str) -> None:
 
 
 def cluster_address(address: str | None = None) -> str | None:
-    """The address of the cluster to use: `address`, or the environment's; None to start one here."""
+    """Return `address`, or else the environment's RAY_ADDRESS; None if a private Ray is to be started."""
     return address or os.environ.get("RAY_ADDRESS") or None
 
 
 def use_gpus(config: RunConfig) -> bool:
-    """`run.gpus`; by default whether the cluster has one for each worker there must be."""
+    """Return `run.gpus`. "auto" is true if the cluster has a GPU for each of the least number of workers."""
     if config.run.gpus == "auto":
         return bool(ray.cluster_resources().get("GPU", 0) >= config.run.fewest_workers)
     return config.run.gpus
 
 
 def cpus_per_worker(config: RunConfig) -> int:
-    """`run.cpus_per_worker`; by default all there are, shared out, or 1 where workers or nodes come and go."""
+    """Return `run.cpus_per_worker`. "auto" divides the CPUs of a single node; else it is 1, since nodes come and go."""
     cpus, workers = config.run.cpus_per_worker, config.run.workers
     if cpus != "auto":
         return cpus
@@ -106,7 +113,7 @@ def cpus_per_worker(config: RunConfig) -> int:
 
 
 class Capacity:
-    """Whether the cluster is large enough for the workers that there must be, whoever uses it now."""
+    """Checks whether the cluster's total resources suffice for the least number of workers."""
 
     def __init__(self, config: RunConfig, gpus: bool) -> None:
         self._kind, self._each = ("GPU", 1) if gpus else ("CPU", cpus_per_worker(config))
@@ -114,13 +121,13 @@ class Capacity:
         self._short_since: float | None = None
 
     def suffices(self) -> bool:
-        """Look once.
+        """Return whether the resources suffice now.
 
         Raises:
-            LaunchError: it has not sufficed for `run.wait_for_nodes` seconds.
+            LaunchError: they have not sufficed for `run.wait_for_nodes` seconds.
         """
-        there, now = int(ray.cluster_resources().get(self._kind, 0)), time.monotonic()
-        if there >= self._workers * self._each:
+        total, now = int(ray.cluster_resources().get(self._kind, 0)), time.monotonic()
+        if total >= self._workers * self._each:
             self._short_since = None
             return True
         if self._short_since is None:
@@ -128,13 +135,13 @@ class Capacity:
         if now - self._short_since > self._patience:
             raise LaunchError(
                 f"run.workers = {self._workers} needs {self._workers * self._each} {self._kind}s and after "
-                f"{self._patience:g} s (run.wait_for_nodes) the cluster has {there}: lower run.workers or add nodes"
+                f"{self._patience:g} s (run.wait_for_nodes) the cluster has {total}: lower run.workers or add nodes"
             )
         return False
 
     @contextlib.contextmanager
     def requested(self) -> Iterator[None]:
-        """Have the cluster's autoscaler, if it has one, make room while the block runs."""
+        """Request the resources from the cluster's autoscaler, if there is one, while the block runs."""
         if self.suffices():
             yield
             return
@@ -142,5 +149,5 @@ class Capacity:
         try:
             yield
         finally:
-            # A request stands until it is replaced; Ray Train makes its own.
+            # A request holds until it is replaced. From now on Ray Train makes its own requests.
             request_resources(bundles=[])

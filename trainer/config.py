@@ -1,6 +1,6 @@
-"""`Section`: the base of every typed group of configuration keys, and how its errors read.
+"""`Section`, the base of every typed group of configuration keys, and the wording of its errors.
 
-No torch here: a configuration can be checked anywhere.
+This module imports no torch, so that a configuration can be checked anywhere.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from zorse_common.errors import nearest_hint
 
 
 class Resume(Enum):
-    """What a resume may do to a key; the marker stands in the key's `Annotated` type and holds for the keys below it.
+    """Whether a resume may change a key. The marker is part of the key's `Annotated` type and holds for keys below it.
 
-    A key without a marker is `FIXED`: it decides what the checkpoint's tensors mean, or which images come when.
+    A key without a marker is `FIXED`: the meaning of the checkpoint's tensors or the order of images depends on it.
     """
 
     FIXED = "fixed"
@@ -40,7 +40,7 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     component_type: ClassVar[str | None] = None
-    """Of a component's Config the name of the component, which `trainer.registry.register` sets."""
+    """The type of the component to which this Config belongs; `trainer.registry.register` sets it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -92,7 +92,7 @@ def explain(error: ValidationError) -> str:
 
 def _explain(item: Any) -> str:
     """Return one error of pydantic in the words of a configuration file."""
-    # Without the names that pydantic gives to the choices of a union.
+    # Leave out the names that pydantic adds for the alternatives of a union: they are not identifiers.
     location = ".".join(str(part) for part in item["loc"] if str(part).replace("_", "").replace(" ", "").isalnum())
     if item["type"] == "unknown_key":
         return f"unknown key {location}{'.' if location else ''}{item['msg']}"
@@ -115,7 +115,7 @@ def flatten(keys: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def default_leaves(section: Section, prefix: str = "") -> dict[str, Any]:
     """Return the default of each leaf of `section` that has one, as plain data by dotted key.
 
-    Where a whole section has a default, its leaves have those of that default.
+    If a whole section has a default, that default decides the defaults of its leaves.
     """
     defaults: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():

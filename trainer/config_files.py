@@ -1,4 +1,4 @@
-"""Configuration files: located by name, read with `key.sub=value` overrides, and compared."""
+"""Locates configuration files by name, reads them with `key.sub=value` overrides, and compares configurations."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _PACKAGE = Path(__file__).parent
 SHIPPED_CONFIGS = (_PACKAGE.parent / "configs" / "train", _PACKAGE / "configs")
 """The folders of the shipped training configs: in a checkout, and in an installed wheel."""
 _PLACES = frozenset({"run.dir", "run.storage", "data.root"})
-"""Keys whose value on the command line is a path or URI, taken as it is written."""
+"""Keys whose value on the command line is a path or URI, which is not parsed as YAML."""
 
 
 def find_config(name: str) -> Path:
-    """The file `name`, or the shipped config of that name, with or without `configs/train/` and `.yaml`.
+    """Return the file `name`, or the shipped config of that name, with or without `configs/train/` and `.yaml`.
 
     Raises:
-        ConfigError: neither exists.
+        ConfigError: there is neither.
     """
     path = Path(name)
     if path.is_file():
@@ -58,10 +58,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def parse_overrides(overrides: Sequence[str]) -> DictConfig:
-    """Parse texts of the form `key.sub=value`, of which later ones win.
+    """Parse overrides of the form `key.sub=value`. Later ones win.
 
     Raises:
-        ConfigError: one is malformed.
+        ConfigError: an override is malformed.
     """
     merged = OmegaConf.merge(OmegaConf.create(), *map(_parse_override, overrides))
     assert isinstance(merged, DictConfig)
@@ -69,7 +69,7 @@ def parse_overrides(overrides: Sequence[str]) -> DictConfig:
 
 
 def _parse_override(override: str) -> DictConfig:
-    """Parse `key.sub=value`: the value is YAML, and of the keys `_PLACES` the text itself."""
+    """Parse `key.sub=value`. The value is YAML, except for the keys `_PLACES`, whose value is the text itself."""
     key, equals, value = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"override {override!r} is not of the form key.sub=value")
@@ -85,7 +85,7 @@ def _parse_override(override: str) -> DictConfig:
 
 
 def differences(config: dict[Any, Any], base: dict[Any, Any], prefix: str = "") -> list[str]:
-    """One line `key: old -> new` for each leaf of `config` that differs from `base`."""
+    """Return one line `key: old -> new` for each leaf of `config` that differs from `base`."""
     lines: list[str] = []
     for key in sorted({*config, *base}, key=str):
         new, old, name = config.get(key), base.get(key), f"{prefix}{key}"

@@ -1,4 +1,4 @@
-"""What a run would do, found out without data or cluster: shapes, memory, one step on zeros."""
+"""Measures what a run needs, without data or a cluster: shapes, memory, and the losses of one step on zeros."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from trainer.tasks.base import only_trainable
 from trainer.tasks.build import black_batch, build_task, data_spec
 
 COPIES = {"adam": 4, "sgd": 2}
-"""Tensors kept for each weight: itself, its gradient and, with Adam, two moments."""
+"""Values in memory for each weight: the weight, its gradient and, with Adam, two moments."""
 
 
 @dataclass(frozen=True)
 class NetworkSize:
-    """One network and how many numbers it learns."""
+    """The number of parameters of one network."""
 
     name: str
     architecture: str
@@ -27,7 +27,15 @@ class NetworkSize:
 
 @dataclass(frozen=True)
 class DryRun:
-    """Sizes of a run on each worker, in bytes, and the losses of one step on black images."""
+    """The result of a dry run, for each worker.
+
+    Attributes:
+        networks: the networks of the task.
+        image_shapes: the shape of the images of each domain in the largest micro-batch, [b, c, h, w].
+        state_bytes: bytes of weights, gradients, optimiser states and averages.
+        activation_bytes: the most bytes that a phase keeps for its backward pass.
+        losses: the logged losses of one step on images of zeros.
+    """
 
     networks: list[NetworkSize]
     image_shapes: dict[str, tuple[int, ...]]
@@ -37,10 +45,10 @@ class DryRun:
 
 
 def dry_run(config: RunConfig) -> DryRun:
-    """Build everything of one worker and run every phase forward and backward on zeros, in this process.
+    """Build the networks of one worker and run every phase forward and backward on zeros, in this process.
 
     Raises:
-        trainer.errors.ConfigError: a component cannot play its part, or a worker's step does not fit in memory.
+        trainer.errors.ConfigError: a component does not fit its place, or a worker's step does not fit in memory.
     """
     try:
         return _dry_run(config)
@@ -81,7 +89,7 @@ def _dry_run(config: RunConfig) -> DryRun:
 
 
 class _Saved:
-    """Counts the bytes that autograd keeps for the backward pass beside the weights, each storage once."""
+    """Counts the bytes that autograd keeps for the backward pass, each storage once, without the weights."""
 
     def __init__(self, networks: nn.ModuleDict) -> None:
         self.bytes = 0

@@ -10,7 +10,7 @@ from torch import nn
 
 
 class Ema:
-    """An averaged copy of `networks` whose memory halves every `half_life_images`."""
+    """A copy of `networks` with averaged weights: the influence of a step halves every `half_life_images`."""
 
     def __init__(self, networks: nn.ModuleDict, half_life_images: float) -> None:
         self.networks = copy.deepcopy(networks).requires_grad_(False).eval()
@@ -18,7 +18,7 @@ class Ema:
         averages, values = (
             dict(itertools.chain(each.named_parameters(), each.named_buffers())) for each in (self.networks, networks)
         )
-        # Running statistics are averaged as weights are; counters are copied.
+        # Running statistics of norms are averaged like weights. Integer counters are copied.
         floats = [name for name, average in averages.items() if average.is_floating_point()]
         others = [name for name in averages if name not in floats]
         self._averages, self._values = [averages[name] for name in floats], [values[name] for name in floats]
@@ -28,11 +28,11 @@ class Ema:
     def update(self, images: int, seen: int) -> None:
         """Move the averages towards the networks' present values, after a step of `images` images.
 
-        Early in the run, `seen` images after its start, the half-life is a tenth of `seen`, so that the first weights
-        are forgotten.
+        average ← β · average + (1 − β) · value, with β = 0.5 ** (images / half-life). Early in the run, `seen` images
+        after its start, the half-life is a tenth of `seen`, so that the initial weights lose their influence.
         """
         half_life = min(self._half_life, 0.1 * seen) or 1e-9
-        # One kernel for many tensors, in place of one for each.
+        # One kernel for all tensors instead of one for each.
         torch._foreach_lerp_(self._averages, self._values, 1 - 0.5 ** (images / half_life))
         for average, value in self._counters:
             average.copy_(value)

@@ -1,7 +1,7 @@
-"""The players' DeepSpeed engines: the only module that knows DeepSpeed.
+"""The players' DeepSpeed engines. This is the only module that uses DeepSpeed.
 
-DeepSpeed does the backward pass, the reduction over ranks and the optimiser's step. The forward pass goes
-through the modules themselves: an engine's own forward forbids a loss that crosses two engines.
+DeepSpeed does the backward pass, the reduction over ranks and the optimiser's step. The forward pass calls the networks
+directly, because the forward pass of an engine forbids a loss that crosses two engines.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from trainer.run_config import RunConfig
 from trainer.tasks.base import Batch, Losses, OptimizerSection, Phase, Task, only_trainable, trained_sets
 
-# On CPUs DeepSpeed would compile and load a reduction that inference alone uses, behind a lock file that a worker
-# killed meanwhile leaves for ever (docs/decisions/0005). We use no operator that it looks up here.
+# On CPUs DeepSpeed would compile a reduction operator that only inference uses. A worker that is killed meanwhile
+# leaves its lock file behind, and all later workers would wait for it (docs/decisions/0005). zorse uses none of the
+# operators that DeepSpeed looks up here.
 deepspeed.ops.__compatible_ops__ = {}
 
 
@@ -42,9 +43,9 @@ NUMERICS: dict[str, Any] = {
     "zero_force_ds_cpu_optimizer": False,
     "dataloader_drop_last": False,
 }
-"""DeepSpeed's settings that change numbers, so that none is left to a default that a new version may change.
+"""The settings of DeepSpeed that change what a step computes, written out because new versions may change defaults.
 
-`engine_config` adds `gradient_clipping`, which is the optimizer's `clip_norm`.
+`engine_config` adds `gradient_clipping`, which is the optimiser's `clip_norm`.
 """
 
 ZERO_NUMERICS: dict[str, Any] = {
@@ -61,13 +62,13 @@ ZERO_NUMERICS: dict[str, Any] = {
     "zero_quantized_gradients": False,
     "compute_grad_norm": True,
 }
-"""The same for its section `zero_optimization`, where a run has one."""
+"""The same for the section `zero_optimization`, for runs that have this section."""
 
 
 def engine_config(config: RunConfig, optimizer: OptimizerSection) -> dict[str, Any]:
-    """Return the whole DeepSpeed configuration of one player: ours, under it the run's `deepspeed` section.
+    """Return the DeepSpeed configuration of one player: the run's `deepspeed` section and the keys that zorse sets.
 
-    `RunConfig` refuses the keys of that section that would change what a step computes.
+    `RunConfig` refuses keys in that section that would change what a step computes.
     """
     section = dict(config.deepspeed)
     zero = section.pop("zero_optimization", None)
@@ -91,17 +92,20 @@ class PlayerEngines:
     """One DeepSpeed engine for each distinct set of networks that the task's phases train."""
 
     def __init__(self, task: Task, config: RunConfig, device: torch.device) -> None:
-        """Move the task's networks, which must be equal on all ranks, to `device`; torch.distributed is initialised."""
+        """Move the task's networks, which must be equal on all ranks, to `device`, and start the engines.
+
+        torch.distributed must be initialised.
+        """
         self._task, self._config, self._device = task, config, device
         task.networks.to(device)
         self._engines = {networks: self._initialize(networks) for networks in trained_sets(task.phases)}
         self._autocast = autocast_dtype(config, device)
 
     def step(self, phase: Phase, batches: list[Batch], progress: float) -> Losses:
-        """Take one step of a phase over the step's micro-batches; `progress` (0..1) sets the learning rate.
+        """Take one optimiser step of `phase` over this rank's micro-batches.
 
-        Returns the phase's scalars over the micro-batches of this rank. Their mean over all ranks is the mean over the
-        step's images.
+        `progress` (0..1) is the finished share of the run; the learning rate depends on it. Returns the means of the
+        phase's scalars over this rank's micro-batches. Their mean over all ranks is the mean over the step's images.
         """
         rate = self._task.optimizer(phase.networks).rate(progress)
         for group in self._engines[phase.networks].optimizer.param_groups:
@@ -109,7 +113,7 @@ class PlayerEngines:
         return _mean([self._micro_step(phase, batch) for batch in batches])
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """Every engine's optimiser state as whole tensors named `<key>/<parameter>`; each rank must call it."""
+        """Return the optimiser states as whole tensors named `<key>/<parameter>`. Each rank must call this method."""
         state: dict[str, Tensor] = {}
         for networks, engine in self._engines.items():
             for name, parameter in self._parameters(networks):
@@ -117,13 +121,17 @@ class PlayerEngines:
         return state
 
     def load_optimizer_state(self, state: dict[str, Tensor]) -> None:
-        """Take over what `optimizer_state` gave, and the weights that the task's networks hold now."""
-        held: dict[str, dict[str, Tensor]] = {}
+        """Restore a result of `optimizer_state`, and copy the networks' present weights to sharded optimisers."""
+        by_parameter: dict[str, dict[str, Tensor]] = {}
         for full_name, value in state.items():
             key, name = full_name.split("/")
-            held.setdefault(name, {})[key] = value
+            by_parameter.setdefault(name, {})[key] = value
         for networks, engine in self._engines.items():
-            _set_state(engine, [(parameter, held.get(name, {})) for name, parameter in self._parameters(networks)])
+            states = [(parameter, by_parameter.get(name, {})) for name, parameter in self._parameters(networks)]
+            if _is_sharded(engine):
+                _set_sharded_state(engine, states)
+            else:
+                _set_state(engine, states)
 
     def _parameters(self, networks: tuple[str, ...]) -> Iterator[tuple[str, nn.Parameter]]:
         for network in networks:
@@ -132,7 +140,7 @@ class PlayerEngines:
                     yield f"{network}.{name}", parameter
 
     def _micro_step(self, phase: Phase, batch: Batch) -> Losses:
-        """Accumulate one micro-batch; at the step's last one DeepSpeed reduces the gradients and moves the weights.
+        """Accumulate the gradients of one micro-batch. At the step's last one DeepSpeed reduces them and steps.
 
         Returns the losses, detached and multiplied by the batch's weight.
         """
@@ -140,7 +148,7 @@ class PlayerEngines:
         with only_trainable(self._task.networks, phase.networks):
             with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
                 losses = self._task.losses(phase, batch)
-            # DeepSpeed takes the mean over ranks and micro-batches, whose sizes may differ by an image.
+            # DeepSpeed averages over ranks and micro-batches as if they had equal sizes; these may differ by an image.
             engine.backward(losses.total * batch.weight)
         engine.step()
         return Losses(
@@ -178,52 +186,66 @@ def _mean(losses: list[Losses]) -> Losses:
     )
 
 
-def _sharded(engine: Any) -> bool:
+def _is_sharded(engine: Any) -> bool:
+    """Return whether the engine uses ZeRO, which divides the optimiser's state among the ranks."""
     return bool(engine.zero_optimization())
 
 
 def _get_state(engine: Any, parameter: nn.Parameter) -> dict[str, Tensor]:
-    """The optimiser's tensors of one parameter, each of the parameter's shape or scalar."""
-    if not _sharded(engine):
+    """Return the optimiser's tensors of one parameter; each is a scalar or has the parameter's shape."""
+    if not _is_sharded(engine):
         return {key: value for key, value in engine.optimizer.state[parameter].items() if torch.is_tensor(value)}
-    (held,) = engine.optimizer.optimizer.state.values()
+    # With ZeRO the optimiser has one flat parameter: this rank's part of all parameters.
+    (flat_state,) = engine.optimizer.optimizer.state.values()
     return {
         key: value if value.dim() == 0 else safe_get_full_optimizer_state(parameter, key)
-        for key, value in held.items()
+        for key, value in flat_state.items()
         if torch.is_tensor(value)
     }
 
 
-def _set_state(engine: Any, named: list[tuple[nn.Parameter, dict[str, Tensor]]]) -> None:
-    if not _sharded(engine):
-        for parameter, state in named:
-            # Scalars such as Adam's step stay where they were made: the CPU.
-            engine.optimizer.state[parameter] = {
-                key: value.clone() if value.dim() == 0 else value.to(parameter.device, copy=True)
-                for key, value in state.items()
-            }
-        return
+def _set_state(engine: Any, states: list[tuple[nn.Parameter, dict[str, Tensor]]]) -> None:
+    """Set the optimiser's tensors of each parameter of an engine without ZeRO."""
+    for parameter, state in states:
+        # Scalars such as Adam's step count stay on the CPU, where the optimiser creates them.
+        engine.optimizer.state[parameter] = {
+            key: value.clone() if value.dim() == 0 else value.to(parameter.device, copy=True)
+            for key, value in state.items()
+        }
+
+
+def _set_sharded_state(engine: Any, states: list[tuple[nn.Parameter, dict[str, Tensor]]]) -> None:
+    """Set the optimiser's tensors of each parameter of an engine with ZeRO, and its float32 copy of the weights.
+
+    ZeRO keeps flat float32 partitions of the weights, and DeepSpeed creates their optimiser state at the first step:
+
+    1. If there is no state yet, take a step with zero gradients, which creates it. The step may change the partitions
+       and the state; steps 3 to 5 overwrite both.
+    2. Let DeepSpeed link the new state to the parameters, which the functions `safe_set_…` need.
+    3. Copy each parameter, which the caller has restored, to its float32 partition.
+    4. Copy each tensor of a parameter's shape, such as Adam's moments, to its place in the flat state.
+    5. Copy scalars, such as Adam's step count, to the state of the flat parameter, which has one for all parameters.
+    """
     sharded = engine.optimizer
     inner = sharded.optimizer
     if not inner.state:
-        # DeepSpeed makes its state at the first step only: take one that changes nothing we keep.
-        for part in sharded.single_partition_of_fp32_groups:
-            part.grad = torch.zeros_like(part)
+        for partition in sharded.single_partition_of_fp32_groups:  # 1
+            partition.grad = torch.zeros_like(partition)
         inner.step()
-        for part in sharded.single_partition_of_fp32_groups:
-            part.grad = None
-        sharded._lazy_init_hp_params_optimizer_state()
-    for parameter, state in named:
-        safe_set_full_fp32_param(parameter, parameter.detach())
+        for partition in sharded.single_partition_of_fp32_groups:
+            partition.grad = None
+        sharded._lazy_init_hp_params_optimizer_state()  # 2
+    for parameter, state in states:
+        safe_set_full_fp32_param(parameter, parameter.detach())  # 3
         for key, value in state.items():
             if value.dim():
-                safe_set_full_optimizer_state(parameter, value.to(parameter.device), key)
+                safe_set_full_optimizer_state(parameter, value.to(parameter.device), key)  # 4
             else:
-                for held in inner.state.values():
-                    held[key].copy_(value)
+                for flat_state in inner.state.values():
+                    flat_state[key].copy_(value)  # 5
 
 
 def autocast_dtype(config: RunConfig, device: torch.device) -> torch.dtype | None:
-    """bfloat16 where asked for, or where `precision: auto` finds a GPU that has it; None is float32."""
+    """Return bfloat16 with `precision: bf16`, and with `auto` on a GPU that supports it; None stands for float32."""
     automatic = config.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
     return torch.bfloat16 if config.precision == "bf16" or automatic else None

@@ -1,11 +1,11 @@
-"""The errors of the trainer: each message is one line that says what is wrong, where, and what to do."""
+"""The errors of the trainer. Each message is one line that says what is wrong, where, and what to do."""
 
 import re
 
 from zorse_common.errors import ZorseError
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|allocate memory|CU(BLAS|DNN)_STATUS_ALLOC_FAILED", re.IGNORECASE)
-"""What torch, CUDA, cuBLAS, cuDNN and NCCL say when memory is exhausted; only torch has a type of error for it."""
+"""What torch, CUDA, cuBLAS, cuDNN and NCCL say when memory is exhausted. Only torch has a type for this error."""
 
 
 class TrainerError(ZorseError):
@@ -21,7 +21,7 @@ class DataError(TrainerError):
 
 
 class SnapshotError(TrainerError):
-    """A snapshot is missing, incomplete or was changed after it was written."""
+    """A snapshot is missing or incomplete, or was changed after it was written."""
 
 
 class CheckpointError(TrainerError):
@@ -29,18 +29,18 @@ class CheckpointError(TrainerError):
 
 
 class WatchdogError(TrainerError):
-    """Training went wrong and could not go on."""
+    """The watchdog stopped a run that could not continue."""
 
 
-class Preempted(TrainerError):  # noqa: N818 - no fault, but the end of the command all the same
-    """The run was asked to stop, wrote a checkpoint and can be resumed."""
+class Preempted(TrainerError):  # noqa: N818 - not a fault, but it ends the command
+    """A signal stopped the run, which can be resumed."""
 
     exit_code = 75
-    """EX_TEMPFAIL of sysexits.h: job managers try again."""
+    """EX_TEMPFAIL of sysexits.h, after which job managers try again."""
 
 
 class LaunchError(TrainerError):
-    """The cluster cannot run what was asked for, or a worker failed."""
+    """The cluster is too small or unreachable, or a worker failed."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -16,7 +16,7 @@ from zorse_common.files import ImageFiles, write_image
 from zorse_common.images import Pixels
 
 _MOST_IMAGES, _MOST_BYTES = 256, 2**26
-"""How many images, and how many bytes of them, are in memory at once."""
+"""The most images, and the most bytes of images, in memory at once."""
 
 
 def evaluate(images: str, metric: MetricComponent, seed: int = 0) -> dict[str, float]:
@@ -61,8 +61,8 @@ def _batches(files: ImageFiles) -> Iterator[Images]:
 def write_held_out(config: RunConfig, folder: Path, count: int) -> tuple[list[Path], list[str]]:
     """Write up to `count` held-out images of each domain as `<folder>/<domain>/0000.png`.
 
-    Returns the files, and one line for each image that could not be read. Where the dataset knows true pairs, image n
-    of one domain is the true translation of image n of the other.
+    Returns the files, and one line for each image that could not be read. If the dataset is paired, image n of one
+    domain is the true translation of image n of the other.
 
     Raises:
         trainer.errors.TrainerError: the dataset cannot be opened.

@@ -1,4 +1,4 @@
-"""The check that numbers are finite."""
+"""A check for NaN and infinity that rarely waits for the device."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
-    """Return the name of the first of the named `tensors`, all on one device, that holds NaN or infinity, if any does.
+    """Return the name of the first of the named `tensors` that holds NaN or infinity; None if all are finite.
 
-    While all numbers are finite the device is waited for once, whatever the number of tensors.
+    All tensors are on one device. As long as all numbers are finite, the host waits for the device once.
     """
     floats = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point()]
     if not floats:

@@ -1,4 +1,4 @@
-"""Gives each worker its part of every step, with the images decoded ahead in threads."""
+"""Loads each worker's part of every step. Threads decode the images ahead of the steps."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ FUTURES_PER_THREAD = 2
 """The examples of a micro-batch are decoded in about this number of parts for each thread."""
 
 Prepare = Callable[[NDArray[np.int64]], dict[str, NDArray[Any]]]
-"""Draws what a task needs beside the images: example numbers, int64 [b] -> arrays [b, …] by name.
+"""Draws what a task needs beside the images: it maps example numbers, int64 [b], to arrays [b, …] by name.
 
-It is a pure function of the numbers and is called in the loader's threads.
+It must be a pure function of the numbers. The loader calls it in its threads.
 """
 
 
@@ -63,7 +63,7 @@ def draw_nothing(numbers: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
 
 
 class Loader:
-    """Endless steps of batches for one worker; a step is `accumulation` micro-batches."""
+    """Yields the batches of one worker without end. A step has `accumulation` micro-batches."""
 
     def __init__(
         self,
@@ -86,8 +86,8 @@ class Loader:
         Raises:
             trainer.errors.DataError: too many images cannot be read.
         """
-        # The decoders work on all steps ahead at the same time. One more thread, the assembler, puts their examples
-        # together to batches in order.
+        # The decoders work on all queued steps at the same time. One more thread, the assembler, joins the examples to
+        # batches in order.
         with (
             ThreadPoolExecutor(self._threads, "decoder") as decoders,
             ThreadPoolExecutor(1, "assembler") as assembler,

@@ -48,16 +48,16 @@ HOOKS: tuple[type[Hook], ...] = (
     CheckpointWriter,
     Watchdog,
 )
-"""They are called in the order of their stages, whatever their order here."""
+"""The hooks of every run. They are called in the order of their stages, not in this order."""
 AGREEMENT_SECONDS = 0.5
-"""How often the ranks agree on stopping, beside the steps that log figures."""
+"""The time between two agreements of the ranks on stopping. They also agree at steps that log figures."""
 
 
 def fit(config: RunConfig, reporter: Reporter, device: torch.device, threads: int | None = None) -> RunAction:
-    """Train as `config` says, as one rank of an initialised torch.distributed group, from the newest checkpoint on.
+    """Train as one rank of an initialised torch.distributed group, from the newest checkpoint if there is one.
 
     `threads` is the number of the loader's decoder threads, by default one for each CPU. Returns how training ended:
-    `CONTINUE` when all images were seen, `PREEMPT` after a requested checkpoint, `STOP` when the watchdog gave up.
+    `CONTINUE` if all images were seen, `PREEMPT` after a requested checkpoint, `STOP` if the watchdog stopped the run.
 
     Raises:
         trainer.errors.TrainerError: an error that the user can fix.
@@ -110,7 +110,7 @@ def prepare(config: RunConfig, reporter: Reporter, device: torch.device) -> Trai
 
 
 def _roll_back(training: Training) -> bool:
-    """Restore a checkpoint from before the fault and draw other noise from there on; False if there is none."""
+    """Restore a checkpoint from before the fault and change the seed of all draws; return False if there is none."""
     count, checkpoints = training.state.rollback_count + 1, Checkpoints(training.storage)
     if not _restore(training, checkpoints, training.last_healthy_image):
         if training.is_main:
@@ -128,7 +128,7 @@ def _roll_back(training: Training) -> bool:
 
 
 def _restore(training: Training, checkpoints: Checkpoints, until: float = math.inf) -> bool:
-    """Restore the newest good checkpoint of at most `until` images; False if there is none."""
+    """Restore the newest good checkpoint of at most `until` images; return False if there is none."""
     config, ranks = training.config, training.ranks
     newest = ranks.share(checkpoints.find_newest(until) if ranks.is_main else None)
     if ranks.is_main:
@@ -164,7 +164,7 @@ def _check_images(training: Training, checkpoint: Checkpoint) -> None:
 
 
 def _seed(training: Training) -> int:
-    """Return the seed of all draws but the weights: the run's own, or another one after each rollback."""
+    """Return the seed of all draws but the initial weights: the run's seed, changed by each rollback."""
     return training.config.run.seed + (training.state.rollback_count << 64)
 
 
@@ -203,7 +203,7 @@ def _train(training: Training, hooks: list[Hook], threads: int | None) -> None:
 
 
 class _Agreement:
-    """The ranks' agreement on what happens next: a reduction at some of the steps, which are the same on every rank."""
+    """Lets the ranks agree on what happens next, by a reduction at some of the steps, equal on every rank."""
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
@@ -211,9 +211,10 @@ class _Agreement:
         self._last = time.monotonic()
 
     def after_step(self, requested: RunAction, *, now: bool) -> RunAction:
-        """Return the highest requested action of all ranks, if this step is one at which they agree, or `CONTINUE`.
+        """Return the highest action that any rank requested, if the ranks agree at this step; else `CONTINUE`.
 
-        They agree where `now` says so, which must be the same on every rank, and about every `AGREEMENT_SECONDS`.
+        They agree if `now` is true, which must be equal on every rank, and about every `AGREEMENT_SECONDS`. The ranks
+        derive the number of steps up to the next agreement from their speed, and take the largest.
         """
         self._steps_left -= 1
         if not now and self._steps_left > 0:
@@ -225,14 +226,14 @@ class _Agreement:
 
 
 class _Means:
-    """Running means of logged scalars, kept on the device so that no step waits for them."""
+    """Running means of logged scalars. The sums stay on the device, so that no step waits for them."""
 
     def __init__(self) -> None:
         self._sums: dict[tuple[str, str], Tensor] = {}
         self._counts: dict[tuple[str, str], int] = {}
 
     def add(self, losses: Losses) -> None:
-        """Count one phase's scalars."""
+        """Add the scalars of one phase."""
         for name, value in losses.logged.items():
             self._add(("logged", name), value)
         for name, (real, fake) in losses.realness.items():
@@ -240,7 +241,7 @@ class _Means:
             self._add(("fake", name), fake)
 
     def take(self) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-        """Return the means since the last call over all ranks: the logged ones, and realness by discriminator.
+        """Return the means since the last call, over all ranks: logged scalars by name, realness by discriminator.
 
         Every rank must call this method at the same step.
         """

@@ -1,4 +1,4 @@
-"""The files of a run's figures: `metrics/<images seen>.jsonl`, each of at most `PART_LINES` lines."""
+"""Names and reads the files of a run's figures: `metrics/<images seen>.jsonl`, each of at most `PART_LINES` lines."""
 
 from __future__ import annotations
 

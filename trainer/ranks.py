@@ -1,4 +1,4 @@
-"""Small messages between the ranks of a run, over the CPU on any device."""
+"""Small messages between the ranks of a run. They travel over the CPU, also when training uses GPUs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch.distributed as dist
 
 
 class Ranks:
-    """The ranks of an initialised torch.distributed group; every rank makes each call at the same step."""
+    """The ranks of the initialised torch.distributed group. Every rank must call each method at the same step."""
 
     def __init__(self) -> None:
         self.rank, self.count = dist.get_rank(), dist.get_world_size()
-        # NCCL carries no CPU tensors, and a host that waits for a GPU stalls it.
+        # NCCL cannot send CPU tensors, and a host that waits for its GPU delays the GPU's next work.
         self._group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
 
     @property
@@ -29,13 +29,13 @@ class Ranks:
         return [int(number) for number in tensor.tolist()]
 
     def gather(self, value: Any) -> list[Any]:
-        """Return the ranks' picklable values in order on rank 0, and nothing elsewhere."""
+        """Return the picklable values of all ranks, in order, on rank 0, and an empty list on other ranks."""
         values = [None] * self.count if self.is_main else None
         dist.gather_object(value, values, group=self._group)
         return values or []
 
     def share(self, value: Any) -> Any:
-        """Return rank 0's picklable value, on every rank."""
+        """Return the picklable value of rank 0 on every rank."""
         values = [value]
         dist.broadcast_object_list(values, group=self._group)
         return values[0]

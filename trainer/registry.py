@@ -1,4 +1,4 @@
-"""Components by name: one file adds one, no list is edited.
+"""Components by name. A new file adds a component; there is no list to edit.
 
 A component is a class with its own nested `Config` (a `trainer.config.Section`) and a constructor that takes that
 Config first. A file in one of zorse's folders gives its component a short name; a component of another package is
@@ -30,7 +30,7 @@ _FOLDERS = {
 }
 _registries = {kind: Registry[type[Any]](package, kind, ConfigError) for kind, package in _FOLDERS.items()}
 _components: dict[type[Section], tuple[str, type[Any]]] = {}
-"""Of each component's Config: the kind and the class of the component."""
+"""The kind and the class of the component to which each Config belongs."""
 
 C = TypeVar("C", bound=type[Any])
 
@@ -41,13 +41,13 @@ def register(kind: str, name: str | None = None) -> Callable[[C], C]:
     `name` is for zorse's own folders; without it the component is named "package.module:Class".
 
     Raises:
-        TypeError: the class has no nested `Config` of its own, or the name is taken.
+        TypeError: the class defines no nested `Config`, or the name is taken.
     """
 
     def add(component: C) -> C:
         config = vars(component).get("Config")
         if not (isinstance(config, type) and issubclass(config, Section)):
-            raise TypeError(f"{component.__qualname__} needs a nested Config(Section) of its own to be registered")
+            raise TypeError(f"{component.__qualname__} must define a nested Config(Section) to be registered")
         if name is not None:
             _registries[kind].register(name, component)
         config.component_type = name or f"{component.__module__}:{component.__qualname__}"
@@ -63,10 +63,10 @@ def names(kind: str) -> list[str]:
 
 
 def component(kind: str, name: str) -> type[Any]:
-    """Return the class named `name`, importing its module if need be.
+    """Return the class named `name`, after importing its module if necessary.
 
     Raises:
-        ConfigError: there is no such component; the message names the nearest, or why a module cannot be imported.
+        ConfigError: there is no such component. The message has the nearest name, or why the import failed.
     """
     if ":" not in name:
         return _registries[kind].find(name)
@@ -124,7 +124,7 @@ def _parse(kind: str, value: Any) -> Section:
         config = component(kind, value["type"]).Config
     except ConfigError as error:
         raise PydanticCustomError("component", "{reason}", {"reason": str(error)}) from error
-    # pydantic puts the place of this section before that of an error inside it.
+    # pydantic prefixes the location of an error inside this section with the section's own location.
     parsed: Section = config.model_validate({key: entry for key, entry in value.items() if key != "type"})
     return parsed
 

@@ -1,4 +1,4 @@
-"""`RunConfig`: a run's whole configuration as one frozen, typed object; components have their own Configs in it."""
+"""`RunConfig`: the whole configuration of a run as one frozen, typed object that holds the Configs of components."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _DERIVED_ZERO_KEYS = frozenset(
 
 
 class WorkersSection(Section):
-    """Elastic workers: as many from `min` to `max` as the cluster has room for, also when nodes come and go."""
+    """An elastic number of workers: as many as the cluster has room for, from `min` to `max`, as nodes come and go."""
 
     min: int = Field(ge=1)
     max: int = Field(ge=1)
@@ -60,21 +60,31 @@ class WorkersSection(Section):
 
 
 class BestSection(Section):
-    """The checkpoint to keep beside the newest: that with the lowest or highest figure `metric` of `metrics.jsonl`."""
+    """Which checkpoint to keep beside the newest ones: that with the lowest or highest logged figure `metric`."""
 
     metric: str
     mode: Literal["min", "max"] = "min"
 
 
 class RunSection(Section):
-    """Where a run lives, how long it is and what it survives; every `_images` key counts training images.
+    """The folder, length, resources and files of a run.
 
-    The run's folder is `dir` below `storage`, a local folder or a URI such as `s3://bucket/runs`. `wait_for_nodes` is
-    how many seconds it waits for a cluster to have room for its workers, and `max_failures` how often in a row
-    lost workers are replaced without the run getting further. There are checkpoints every `checkpoint_images` images,
-    by default twenty in all, and at the end. `allow_new_data` lets a resume go on with other training images than
-    before. `revision` is that of the code, by default what git says of the working
-    folder; the artifacts of the run carry it.
+    Attributes:
+        dir: the run's folder, below `storage` if that is set.
+        storage: a local folder or a URI such as `s3://bucket/runs`.
+        total_images: the number of training images after which the run ends.
+        workers: the number of workers, fixed or elastic.
+        wait_for_nodes: seconds that the run waits for a cluster to have room for its workers.
+        max_failures: how often in a row lost workers are replaced while the run makes no progress.
+        gpus: whether workers use GPUs; "auto" uses them if there are enough.
+        cpus_per_worker: "auto" divides the CPUs of a single machine, and is 1 on a cluster or with elastic workers.
+        checkpoint_images: images between two checkpoints; by default a twentieth of the run.
+        keep_checkpoints: the newest checkpoints to keep, beside the `best`.
+        snapshot_images: images between two snapshots; by default there is one at the start and one at the end.
+        sample_images: images between two sample grids; by default there is one at the start and one at the end.
+        log_images: images between two lines of figures.
+        allow_new_data: let a resume continue although the training images were changed.
+        revision: the version of the code, by default git's; the run's artifacts carry it.
     """
 
     dir: Place
@@ -107,34 +117,47 @@ class RunSection(Section):
 
     @property
     def most_workers(self) -> int:
-        """How many workers there may be."""
+        """The largest number of workers."""
         return self.workers if isinstance(self.workers, int) else self.workers.max
 
     @property
     def fewest_workers(self) -> int:
-        """How many workers there must be."""
+        """The least number of workers."""
         return self.workers if isinstance(self.workers, int) else self.workers.min
 
 
 class BatchSection(Section):
-    """Images per optimisation step over all workers, and how many backward passes a step is cut into."""
+    """The size of a step.
+
+    Attributes:
+        global_size: images per optimiser step over all workers.
+        accumulation: the number of micro-batches, each with a backward pass, into which a step is divided.
+    """
 
     global_size: int = Field(gt=0)
     accumulation: Annotated[int, Field(ge=1), Resume.MAY_CHANGE] = 1
 
 
 class EmaSection(Section):
-    """An exponential moving average of the generators' weights that halves its memory every so many images."""
+    """An exponential moving average of the generators' weights.
+
+    Attributes:
+        half_life_images: the influence of a step halves over so many images.
+    """
 
     half_life_images: Annotated[float, Field(gt=0), Resume.MAY_CHANGE]
 
 
 class WatchdogSection(Section):
-    """What counts as trouble, and what is done about it.
+    """The faults that the watchdog detects, and its reaction.
 
-    A discriminator has won when D(real) - D(fake) has been `won_margin` or more for `won_images` images. Samples have
-    collapsed when the mean distance between two is less than `diversity` times that between two real images.
-    `roll_back` goes back to a checkpoint from before the trouble with another seed, `rollbacks` times at most.
+    Attributes:
+        action: "warn" writes an event. "roll_back" also restores a checkpoint from before the fault and changes the
+            seed. "stop" also ends the run.
+        won_margin: a discriminator has won if its realness of real images exceeds that of generated images by so much
+            for `won_images` images.
+        diversity: samples have collapsed if their mean distance is less than `diversity` times that of real images.
+        rollbacks: the largest number of rollbacks; after them the run is stopped.
     """
 
     action: Literal["warn", "roll_back", "stop"] = "warn"
@@ -145,10 +168,15 @@ class WatchdogSection(Section):
 
 
 class EvaluationSection(Section):
-    """A metric over `images` generated images, every `interval_images` training images and at the end.
+    """A metric of generated images, computed during training and at the end.
 
-    `domain` is the domain that is evaluated; it may be left out where the task generates one domain. `batch` images are
-    generated at a time. The figures are logged beside the losses; `run.best.metric` may name one.
+    The figures are logged beside the losses; `run.best.metric` may name one.
+
+    Attributes:
+        interval_images: training images between two evaluations.
+        images: the number of generated images.
+        batch: the number of images that are generated at a time.
+        domain: the domain to evaluate; it may be left out if the task generates a single domain.
     """
 
     metric: MetricComponent
@@ -159,7 +187,7 @@ class EvaluationSection(Section):
 
 
 class RunConfig(Section):
-    """One training run. `deepspeed` is handed to DeepSpeed save for the keys zorse derives itself."""
+    """One training run. The section `deepspeed` goes to DeepSpeed; keys that zorse sets itself are refused in it."""
 
     run: Annotated[RunSection, Resume.MAY_CHANGE]
     batch: BatchSection
@@ -200,10 +228,10 @@ class RunConfig(Section):
 
     @property
     def micro_size(self) -> int:
-        """The most images that a worker takes in one backward pass."""
+        """The largest number of images in one backward pass of a worker."""
         return -(-self.batch.global_size // (self.run.fewest_workers * self.batch.accumulation))
 
 
 def with_place(config: RunConfig, uri: str) -> RunConfig:
-    """Return `config` with the run's folder at `uri`, whatever the working directory."""
+    """Return `config` with the run's folder at `uri`, which does not depend on the working directory."""
     return config.model_copy(update={"run": config.run.model_copy(update={"dir": uri, "storage": None})})

@@ -1,4 +1,4 @@
-"""The state of a run: collected whole for a checkpoint, and restored on any number of workers."""
+"""The state of a run: collected for a checkpoint, and restored on any number of workers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from trainer.ranks import Ranks
 from trainer.tasks.base import Task
 
 if TYPE_CHECKING:
-    from trainer.engine import PlayerEngines  # DeepSpeed is for the workers alone
+    from trainer.engine import PlayerEngines  # only workers import DeepSpeed
 
 
 class State:
-    """The networks, the optimisers, the EMA and the task's own state; `seen` counts the run's images that are done."""
+    """The tensors of a run: networks, optimisers, EMA and the task's state.
+
+    Attributes:
+        seen: the number of the run's images that are done.
+        rollback_count: the number of rollbacks before.
+    """
 
     def __init__(self, task: Task, engines: PlayerEngines, ema: Ema | None) -> None:
         self.seen = self.rollback_count = 0
@@ -32,9 +37,9 @@ class State:
             self._ema.update(images, self.seen)
 
     def state_dict(self, ranks: Ranks) -> dict[str, Tensor]:
-        """Return every tensor by name, copied to the CPU, on rank 0, and nothing elsewhere.
+        """Return every tensor, copied to the CPU, on rank 0, and an empty dict on other ranks.
 
-        Each rank must call this method.
+        Names are `<group>/<name>`, with the groups networks, optimizer, ema and task. Each rank must call this method.
         """
         parts: dict[str, dict[str, Tensor]] = {
             "networks": self._task.networks.state_dict(),
@@ -53,10 +58,10 @@ class State:
         }
 
     def load_state_dict(self, checkpoint: Checkpoint, slots: Collection[int]) -> None:
-        """Restore `checkpoint`; `slots` are the slots of the global batch that this rank's images have.
+        """Restore `checkpoint`. `slots` are this rank's slots of the global batch.
 
         Raises:
-            CheckpointError: its tensors are not those of this run's networks.
+            CheckpointError: the checkpoint's tensors do not fit this run's networks.
         """
         parts: dict[str, dict[str, Tensor]] = {}
         for full_name, tensor in checkpoint.tensors.items():
@@ -75,4 +80,4 @@ def _load(module: nn.Module, tensors: dict[str, Any]) -> None:
         module.load_state_dict(tensors)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise CheckpointError(f"the checkpoint does not fit the networks ({reason}): use another run.dir") from error
+        raise CheckpointError(f"the checkpoint does not fit the networks ({reason}): choose another run.dir") from error

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or it is not there: damage is newest and named, and the one before is used."""
+"""A checkpoint is intact or it is not there: damage is newest and named, and the one before is used."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class _FullStorage(Storage):
 
 
 def test_a_full_disk_is_one_clear_error_and_the_last_good_one_stays(run: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"cannot be written .*No space left.*the one of 200 images is whole"):
+    with pytest.raises(CheckpointError, match=r"cannot be written .*No space left.*the one of 200 images is intact"):
         Checkpoints(_FullStorage(run)).write(_checkpoint(300))
     assert Checkpoints(Storage(run)).find_newest().images_seen == 200
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [f"{100:012d}", f"{200:012d}"]

@@ -84,7 +84,7 @@ def test_stop_ends_the_run(runs: Path) -> None:
 @pytest.mark.slow
 def test_a_discriminator_that_has_won_is_noticed(runs: Path) -> None:
     (warning,) = _warnings(runs / "won")
-    assert warning.startswith("D has told real from generated images for ")
+    assert warning.startswith("D has distinguished real from generated images for ")
     assert action(runs / "won") is RunAction.STOP
 
 

@@ -1,4 +1,4 @@
-"""The hooks of the training loop: the state of a run that they see, and the order in which they are called."""
+"""The protocol of hooks: what they see of a run, and the order in which they are called."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from zorse_common.storage import Storage
 
 
 class Reporter(Protocol):
-    """The driver of the run, as the workers see it; calls return at once."""
+    """How workers talk to the run's driver. All calls return at once."""
 
     def progress(self, seen: int, figures: dict[str, float]) -> None:
         """Report that `seen` images of the run are done, with the newest figures."""
@@ -48,15 +48,18 @@ class Training:
     """A run in progress on one rank.
 
     Attributes:
-        generators: the networks that leave the run, with the EMA weights if there is an EMA.
+        generators: the networks that leave the run, with the averaged weights if the run has an EMA.
+        storage: the run's folder.
         files: writes to `storage` in the background.
-        figures: what was logged after the last step, by name; empty after steps that log nothing.
-        realness: of the same steps, by discriminator, the mean `real_probability` of real and of generated images.
-        performance: of the same steps, this rank's speed, waits and memory.
-        picture: the sample grid (PNG) drawn after the last step, if one was drawn.
-        requested_action: what this rank asks for; the highest of all ranks is taken.
-        agreed_action: the maximum of the ranks' requests at the last agreement.
+        figures: the figures logged after the last step, by name; empty after steps that log nothing.
+        realness: by discriminator, the mean `real_probability` of real and of generated images since the figures
+            before; empty after steps that log nothing.
+        performance: this rank's speed, waits and memory since the figures before; empty after steps that log nothing.
+        picture: the sample grid, a PNG file, drawn after the last step; None if none was drawn.
+        requested_action: the action that this rank requests. Of the ranks' requests the highest is taken.
+        agreed_action: the highest request of the ranks at their last agreement.
         last_healthy_image: a rollback may use checkpoints of up to this number of images.
+        time_spent: the seconds that this rank has spent outside its steps.
     """
 
     config: RunConfig
@@ -79,11 +82,11 @@ class Training:
     time_spent: TimeSpent = field(default_factory=TimeSpent)
 
     def log(self, name: str, value: float) -> None:
-        """Add a figure to those of the last step; hooks of the stage `MEASURE` call this method on rank 0."""
+        """Add a figure to those of the last step. Hooks of the stage `MEASURE` call this method on rank 0."""
         self.figures[name] = value
 
     def due(self, interval: int | None) -> bool:
-        """Return whether the last step crossed a multiple of `interval` images, or was the last one of the run."""
+        """Return whether the last step reached a multiple of `interval` images, or was the last step of the run."""
         before = self.seen - self.config.batch.global_size
         return self.finished or (interval is not None and self.seen // interval > before // interval)
 
@@ -130,7 +133,7 @@ class Training:
 
 
 class Stage(IntEnum):
-    """When a hook is called after a step. Hooks of one stage do not depend on each other."""
+    """The order in which hooks are called after a step. Hooks of one stage do not depend on each other."""
 
     MEASURE = 0
     """Adds figures or pictures to the step."""
@@ -139,7 +142,7 @@ class Stage(IntEnum):
     SAVE = 2
     """Saves weights."""
     JUDGE = 3
-    """Requests what happens next."""
+    """Requests the run's next action."""
 
 
 class Hook(Protocol):

@@ -1,4 +1,4 @@
-"""Checkpoints every `run.checkpoint_images` images, at the end, and when the run is preempted."""
+"""Writes checkpoints every `run.checkpoint_images` images, at the end, and when the run is preempted."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from trainer.progress_actor import RunAction
 
 
 class CheckpointWriter:
-    """Copies the state to the CPU between two steps; a thread writes it while training goes on."""
+    """Copies the state to the CPU between two steps. A thread writes it while training continues."""
 
     stage: ClassVar[Stage] = Stage.SAVE
 
     def start(self, training: Training) -> None:
-        """Nothing is written before the first step: the run's config gives the same state."""
+        """Prepare without writing: the state before the first step follows from the config."""
         self._checkpoints = Checkpoints(training.storage)
         self._writing: Future[None] | None = None
         self._figures: dict[str, float] = {}
         self._saved = training.seen
 
     def after_step(self, training: Training) -> None:
-        """Save when due.
+        """Write a checkpoint when it is due.
 
         Raises:
-            trainer.errors.CheckpointError: an earlier one could not be written.
+            trainer.errors.CheckpointError: an earlier checkpoint could not be written.
         """
         self._figures |= training.figures
         if self._writing and self._writing.done():
@@ -38,7 +38,7 @@ class CheckpointWriter:
             self._save(training)
 
     def finish(self, training: Training) -> None:
-        """Save where the run is preempted, and wait for the last one to be written. Raises as `after_step`."""
+        """Write a checkpoint if the run is preempted, and wait for the last write. Raises as `after_step`."""
         if training.agreed_action is RunAction.PREEMPT and self._saved != training.seen:
             self._save(training)
         self._wait()
@@ -60,7 +60,7 @@ class CheckpointWriter:
         best = training.config.run.best
         if best and self._figures and best.metric not in self._figures:
             raise CheckpointError(
-                f"run.best.metric {best.metric!r} is none of the run's figures: {', '.join(self._figures)}"
+                f"run.best.metric {best.metric!r} is not one of the run's figures: {', '.join(self._figures)}"
             )
         return self._figures.get(best.metric) if best else None
 

@@ -1,4 +1,4 @@
-"""Evaluations during training: the figures of a metric over generated images, logged like losses."""
+"""Evaluations during training: a metric of generated images, whose figures are logged like losses."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from trainer.run_config import EvaluationSection
 from trainer.tasks.build import make_batch
 
 EVALUATION_NUMBERS = 2**62 + 2**32
-"""The first example number of the evaluated latents: neither training nor the sample grids get there."""
+"""The first example number of the evaluated draws. Training and sample grids use smaller numbers."""
 
 
 class Evaluation:
-    """Scores images every `evaluation.interval_images` images and at the end; the ranks share the work."""
+    """Computes the metric every `evaluation.interval_images` images and at the end. The ranks share the work."""
 
     stage: ClassVar[Stage] = Stage.MEASURE
 
     def start(self, training: Training) -> None:
-        """Check which domain is evaluated, and read the held-out images that translators need.
+        """Choose the domain, and read the held-out images that translators need.
 
         Raises:
-            trainer.errors.ConfigError: `evaluation.domain` is none of the domains that the task generates.
+            trainer.errors.ConfigError: `evaluation.domain` is not a domain that the task generates.
         """
         section = training.config.evaluation
         if section is None:
@@ -44,14 +44,14 @@ class Evaluation:
         self._count = min([section.images, *(len(images) for images in self._images.values())])
 
     def after_step(self, training: Training) -> None:
-        """Evaluate when it is due; rank 0 logs the figures."""
+        """Evaluate when it is due. Rank 0 logs the figures."""
         section = training.config.evaluation
         if section is not None and training.due(section.interval_images):
             for name, value in self._evaluate(training, section).items():
                 training.log(name, value)
 
     def finish(self, training: Training) -> None:
-        """Do nothing: the last evaluation was after the last step."""
+        """Do nothing: the last evaluation followed the last step."""
 
     def _evaluate(self, training: Training, section: EvaluationSection) -> dict[str, float]:
         seed, classes = training.config.run.seed, training.dataset.spec.classes

@@ -1,4 +1,4 @@
-"""`metrics/`: one line of JSON for each step that logged figures, and the live figures of the terminal."""
+"""Writes one line of JSON to `metrics/` for each step that logged figures, and reports the figures to the driver."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class MetricsLog:
     stage: ClassVar[Stage] = Stage.RECORD
 
     def start(self, training: Training) -> None:
-        """Start the clock; of a resumed run's lines keep those up to the checkpoint."""
+        """Start the clock. After a resume, remove the lines after the checkpoint."""
         seconds = 0.0
         self._part, self._lines = part_name(training.seen), list[str]()
         if training.is_main:

@@ -1,4 +1,4 @@
-"""The speed of a run: images/s, the share of the time spent waiting for images and in hooks, and peak memory."""
+"""Measures images/s, the shares of time spent waiting for images and in hooks, and peak memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Performance:
         self._first = self._last = _Mark.now(training)
 
     def after_step(self, training: Training) -> None:
-        """Measure when the loop has new figures."""
+        """Measure when the loop logs figures."""
         if not training.due(training.config.run.log_images):
             return
         mark = _Mark.now(training)
@@ -31,7 +31,7 @@ class Performance:
         self._last = mark
 
     def finish(self, training: Training) -> None:
-        """Report the speed, and the least and largest share of the time that a rank waited and spent in hooks."""
+        """Report the run's speed, and the range over the ranks of the shares of waiting and of hooks."""
         mark = _Mark.now(training)
         if mark.seen == self._first.seen:
             return
@@ -67,7 +67,7 @@ class _Mark:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the largest number of bytes that this process has held: of the GPU's memory if it uses one."""
+    """Return the peak memory of this process in bytes: of the GPU if it uses one, else of the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     # Linux counts in KiB, macOS in bytes.

@@ -1,4 +1,4 @@
-"""Sample grids of fixed latents or fixed images, so that progress can be compared."""
+"""Draws sample grids, always of the same latents or images, so that they can be compared."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zorse_common.images import encode
 GENERATED, GENERATED_COLUMNS = 64, 8
 TRANSLATED = 8
 SAMPLE_NUMBERS = 2**62
-"""The first example number of the fixed draws: no training step gets there."""
+"""The first example number of the fixed draws. Training uses smaller numbers."""
 
 
 class Samples:
@@ -28,7 +28,7 @@ class Samples:
     stage: ClassVar[Stage] = Stage.MEASURE
 
     def start(self, training: Training) -> None:
-        """Fix the batch to show, and draw the grid of the untrained generators."""
+        """Choose the batch to show, and draw the grid of the untrained generators."""
         if not training.is_main:
             return
         self._batch = _fixed_batch(training)
@@ -41,7 +41,7 @@ class Samples:
             self._draw(training)
 
     def finish(self, training: Training) -> None:
-        """Do nothing: the last grid was drawn after the last step."""
+        """Do nothing: the last grid followed the last step."""
 
     def _draw(self, training: Training) -> None:
         with training.evaluating() as generators:
@@ -76,10 +76,10 @@ def _images(training: Training, domain: str) -> Tensor:
 def _grid_columns(
     training: Training, generators: nn.ModuleDict, batch: Batch, generated: dict[str, Tensor]
 ) -> list[Tensor]:
-    """Return the columns of the grid of a task that translates; none for one that decodes latents.
+    """Return the columns of the grid of a task that translates, each [n, c, h, w]; an empty list for other tasks.
 
-    For each translator: the source images, their translations, and then the translations back into the source's domain
-    if there is a translator back, or else the true images of a paired dataset.
+    For each translator the columns are: the source images; their translations; and the translations back into the
+    source's domain if there is a translator back, or else the true images of a paired dataset.
     """
     translators = [export for export in training.task.exports().values() if export.source is not None]
     returned: dict[str, Tensor] = {}
@@ -98,7 +98,7 @@ def _grid_columns(
 
 
 def _same_shape(columns: list[Tensor]) -> list[Tensor]:
-    """Repeat channels and pixels until all images [n, c, h, w] have the most channels and the largest size."""
+    """Repeat channels and pixels, so that all images [n, c, h, w] have the most channels and the largest size."""
     channels, height = (max(column.shape[axis] for column in columns) for axis in (1, 2))
     return [
         interpolate(column, scale_factor=height // column.shape[2]).expand(-1, channels, -1, -1) for column in columns

@@ -1,4 +1,4 @@
-"""Events that name the images that could not be read."""
+"""Writes events about images that cannot be read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Skipped:
     stage: ClassVar[Stage] = Stage.RECORD
 
     def start(self, training: Training) -> None:
-        """Start with the first line of `dataset.skipped`."""
+        """Start at the first line of `dataset.skipped`."""
         self._reported = 0
 
     def after_step(self, training: Training) -> None:

@@ -1,4 +1,4 @@
-"""Snapshots at the start, every `run.snapshot_images` images and at the end."""
+"""Writes snapshots at the start, every `run.snapshot_images` images and at the end."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Snapshots:
     stage: ClassVar[Stage] = Stage.SAVE
 
     def start(self, training: Training) -> None:
-        """Save the untrained generators."""
+        """Write the snapshot of the untrained generators."""
         self._writing: Future[str] | None = None
         if training.seen == 0:
             self._save(training)
 
     def after_step(self, training: Training) -> None:
-        """Save when due.
+        """Write a snapshot when it is due.
 
         Raises:
             trainer.errors.SnapshotError: an earlier snapshot could not be written.

@@ -1,4 +1,4 @@
-"""TensorBoard's event files: the figures as scalars, the sample grids as images."""
+"""Writes event files for TensorBoard: figures as scalars, sample grids as images."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from trainer.hooks.base import Stage, Training
 FOLDER = "tensorboard"
 COPY_SECONDS = 30.0
 FILE_BYTES = 2**20
-"""An event file of this size is closed and another one started, so that copies grow linearly with what is written."""
+"""An event file of this size is closed and the next one started, so that copying takes linear time."""
 
 
 class TensorBoard:
-    """Writes to a folder of this machine, whose newest file is copied to the run's storage now and then."""
+    """Writes to a temporary folder, whose newest file is copied to the run's storage every `COPY_SECONDS`."""
 
     stage: ClassVar[Stage] = Stage.RECORD
 
     def start(self, training: Training) -> None:
-        """Open a file. The entries of an earlier file that come after the checkpoint are marked as purged."""
+        """Open a file. TensorBoard is told to drop the entries of earlier files after the checkpoint."""
         if not training.is_main:
             return
         self._folder = tempfile.TemporaryDirectory(prefix="zorse-tensorboard-")
@@ -49,7 +49,7 @@ class TensorBoard:
                 self._open()
 
     def finish(self, training: Training) -> None:
-        """Copy the whole file."""
+        """Copy the newest file."""
         if not training.is_main:
             return
         self._writer.close()
@@ -59,7 +59,7 @@ class TensorBoard:
     def _open(self, purge_step: int | None = None) -> None:
         """Start the next event file. TensorBoard reads the files of a folder in the order of their names."""
         self._files += 1
-        # Two files of one second would have one name.
+        # Without the suffix two files of one second would have the same name.
         suffix = f".{self._files:06d}"
         self._writer = SummaryWriter(self._folder.name, purge_step=purge_step, filename_suffix=suffix)
         self._copied = time.monotonic()

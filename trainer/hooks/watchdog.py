@@ -1,4 +1,4 @@
-"""The watchdog: it detects numbers that are not finite, a discriminator that has won, and collapsed samples."""
+"""The watchdog detects numbers that are not finite, a discriminator that has won, and collapsed samples."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from trainer.progress_actor import RunAction
 from trainer.tasks.build import make_batch
 
 COMPARED = 16
-"""Images of each kind whose distances are compared; the pairs grow with the square."""
+"""The number of generated and of real images whose distances are compared. The cost grows with its square."""
 _ACTIONS = {"warn": RunAction.CONTINUE, "roll_back": RunAction.ROLL_BACK, "stop": RunAction.STOP}
 
 
 class Watchdog:
-    """Warns, and requests the action of `watchdog.action`; each fault is reported once, when it begins."""
+    """Reports each fault once, when it begins, and requests `watchdog.action`."""
 
     stage: ClassVar[Stage] = Stage.JUDGE
 
     def start(self, training: Training) -> None:
-        """Start without a fault."""
+        """Forget all faults."""
         self._won_since: int | None = None
         self._reported: set[str] = set()
 
@@ -46,7 +46,7 @@ class Watchdog:
 
     def _check_numbers(self, training: Training) -> None:
         broken = [name for name, value in training.all_figures.items() if not math.isfinite(value)]
-        # A gradient that is not finite leaves such weights, whatever the losses say.
+        # A gradient that is not finite makes weights not finite, even if the losses are finite.
         weight = first_not_finite(training.task.networks.named_parameters())
         broken += [] if weight is None else [weight]
         before = training.seen - training.config.run.log_images
@@ -61,7 +61,9 @@ class Watchdog:
             self._won_since = training.seen
         since = self._won_since
         late = since is not None and training.seen - since >= rules.won_images
-        text = f"{', '.join(won)} has told real from generated images for {training.seen - (since or 0)} images"
+        text = (
+            f"{', '.join(won)} has distinguished real from generated images for {training.seen - (since or 0)} images"
+        )
         self._report(training, "won", text if late else None, since or 0)
 
     def _check_diversity(self, training: Training, interval: int) -> None:
@@ -104,7 +106,7 @@ class Watchdog:
 
 
 def _diversity(images: Tensor) -> float:
-    """Return the mean distance (L1 a value) between two of the images [n, c, h, w]."""
+    """Return the mean L1 distance between two of the images [n, c, h, w], per value."""
     flat = images.float().flatten(1)
     pairs = torch.cdist(flat, flat, p=1).sum() / max(len(flat) * (len(flat) - 1), 1)
     return float(pairs) / flat.shape[1]

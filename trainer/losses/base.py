@@ -20,7 +20,7 @@ class AdversarialLoss(Protocol):
         """Return what the generator minimises, from the discriminator's logits of generated images."""
 
     def real_probability(self, logits: Tensor) -> Tensor:
-        """Map each logit to 0..1: how probable the discriminator holds it that the image is real; 0.5 is undecided."""
+        """Map each logit to the probability, 0..1, that the discriminator assigns to "real"; 0.5 is undecided."""
 
 
 def realness(loss: AdversarialLoss, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from trainer.registry import register
 
 @register("loss", "hinge")
 class Hinge:
-    """D separates real from made images by a margin of 1 on each side; G raises the logits of made ones."""
+    """D pushes real logits above 1 and generated ones below −1; G raises the logits of generated images."""
 
     class Config(Section):
         """No keys."""
@@ -19,13 +19,13 @@ class Hinge:
     def __init__(self, config: Config) -> None: ...
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        """2 when every logit is 0."""
+        """Return mean(max(0, 1 − real)) + mean(max(0, 1 + fake)); 2 if every logit is 0."""
         return relu(1 - real).mean() + relu(1 + fake).mean()
 
     def generator(self, fake: Tensor) -> Tensor:
-        """0 when every logit is 0."""
+        """Return −mean(fake); 0 if every logit is 0."""
         return -fake.mean()
 
     def real_probability(self, logits: Tensor) -> Tensor:
-        """The position between the margins: 0 at −1, 0.5 at 0, 1 at 1."""
+        """Return the position between the margins: 0 at −1, 0.5 at 0, 1 at 1."""
         return (logits.clamp(-1, 1) + 1) / 2

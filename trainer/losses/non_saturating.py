@@ -19,13 +19,13 @@ class NonSaturating:
     def __init__(self, config: Config) -> None: ...
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        """2 log 2 when the discriminator says 0.5 of everything."""
+        """Return mean(softplus(−real)) + mean(softplus(fake)); 2 log 2 if every logit is 0."""
         return softplus(-real).mean() + softplus(fake).mean()
 
     def generator(self, fake: Tensor) -> Tensor:
-        """log 2 when the discriminator says 0.5 of everything."""
+        """Return mean(softplus(−fake)); log 2 if every logit is 0."""
         return softplus(-fake).mean()
 
     def real_probability(self, logits: Tensor) -> Tensor:
-        """The discriminator's probability that an image is real."""
+        """Return the sigmoid of the logits."""
         return logits.sigmoid()

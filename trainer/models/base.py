@@ -1,4 +1,4 @@
-"""What the rest of zorse may ask of a network, beyond calling it."""
+"""The protocols of the networks that leave a run: generators and translators."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @runtime_checkable
 class Generator(Protocol):
-    """Decodes latent codes, float32 [b, latent_dim], to images, float32 [b, channels, size, size] in -1..1.
+    """Decodes latents, float32 [b, latent_dim], to images, float32 [b, channels, size, size] in -1..1.
 
     A conditional generator has a number of `classes` and is called as `network(latent, label)`, with labels int64 [b]
     in 0..classes - 1. For other generators `classes` is None, and the call is `network(latent)`.

@@ -1,4 +1,7 @@
-"""Anti-aliased halving and doubling (Zhang 2019, "Making convolutional networks shift-invariant again", section 3)."""
+"""Layers that halve and double images without aliasing.
+
+Zhang 2019, "Making convolutional networks shift-invariant again", section 3.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,16 @@ UP_TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
 def blur_kernel(taps: tuple[float, ...], total: float) -> Tensor:
-    """The separable low-pass filter of `taps`, float32 [taps, taps], whose elements add up to `total`."""
+    """Return the filter `taps` x `taps`, float32 [n, n] for n taps, scaled so that its elements sum to `total`."""
     row = torch.tensor(taps)
     kernel = row[:, None] * row
     return kernel * (total / kernel.sum())
 
 
 class BlurDown(nn.Module):
-    """Blurs with the taps 1, 2, 1 and takes every second pixel: [b, channels, h, w] to [b, channels, h / 2, w / 2].
+    """Blurs with the taps 1, 2, 1 and keeps every second pixel: [b, channels, h, w] to [b, channels, h / 2, w / 2].
 
-    `h` and `w` are at least 2; the border is reflected.
+    `h` and `w` are at least 2. The border is padded by reflection.
     """
 
     kernel: Tensor
@@ -36,9 +39,10 @@ class BlurDown(nn.Module):
 
 
 class BlurUp(nn.Module):
-    """Puts zeros between the pixels and blurs with the taps 1, 3, 3, 1: [b, channels, h, w] to twice `h` and `w`.
+    """Inserts zeros between pixels and blurs with the taps 1, 3, 3, 1: [b, channels, h, w] to [b, channels, 2 h, 2 w].
 
-    The border is replicated; a plane stays as bright as it was.
+    The border is padded by replication. The filter sums to 4, since one pixel in four is not zero: so an image of one
+    grey keeps its grey.
     """
 
     kernel: Tensor
@@ -51,5 +55,5 @@ class BlurUp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Double the height and width of `x`."""
         padded = F.pad(x, (1, 1, 1, 1), "replicate")
-        # 1 is the filter's own border and 2 the replicated pixel, doubled.
+        # Cut off 1 pixel of the filter's border and 2 pixels of the replicated one, which was doubled too.
         return F.conv_transpose2d(padded, self.kernel, stride=2, padding=1 + 2, groups=len(self.kernel))

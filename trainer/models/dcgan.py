@@ -1,4 +1,4 @@
-"""The DCGAN pair (Radford et al. 2016, "Unsupervised representation learning with deep convolutional GANs")."""
+"""DCGAN's generator and discriminator (Radford et al. 2016, section 3 and figure 1)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Size = Literal[16, 32, 64, 128]
 
 @register("model", "dcgan_generator")
 class DcganGenerator(nn.Module):
-    """Doubles a 4 x 4 map up to the image, halving the filters each time."""
+    """Turns a latent into 4 x 4 features and doubles their size up to the image's, halving the filters each time."""
 
     class Config(Section):
-        """`width` is the number of filters of the last hidden layer; the first has `width * size / 8`."""
+        """`width` is the number of filters of the last hidden layer. The first layer has `width * size / 8`."""
 
         latent_dim: int = Field(default=100, gt=0)
         channels: int = Field(default=3, gt=0)
@@ -51,17 +51,17 @@ class DcganGenerator(nn.Module):
         init_normal(self)
 
     def forward(self, latent: Tensor) -> Tensor:
-        """Decode codes, [b, latent_dim], to images, [b, channels, size, size] in -1..1."""
+        """Decode latents, [b, latent_dim], to images, [b, channels, size, size] in -1..1."""
         image: Tensor = self.layers(latent[:, :, None, None])
         return image
 
 
 @register("model", "dcgan_discriminator")
 class DcganDiscriminator(nn.Module):
-    """Halves the image down to 4 x 4, doubling the filters each time, then weighs the whole map."""
+    """Halves the image down to 4 x 4, doubling the filters each time, and sums up the whole map in one logit."""
 
     class Config(Section):
-        """`width` is the number of filters of the first layer; `norm` stands after every layer but it."""
+        """`width` is the number of filters of the first layer. `norm` follows every other hidden layer."""
 
         channels: int = Field(default=3, gt=0)
         size: Size = 64
@@ -84,6 +84,6 @@ class DcganDiscriminator(nn.Module):
         init_normal(self)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Judge images, [b, channels, size, size] in -1..1: logits [b], larger for more real."""
+        """Return logits [b] for images [b, channels, size, size] in -1..1: the larger, the more real."""
         logits: Tensor = self.layers(image)  # [b, 1, 1, 1]
         return logits.flatten()

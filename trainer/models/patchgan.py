@@ -1,4 +1,4 @@
-"""The discriminator that judges patches (Isola et al. 2017, section 3.2.2; Zhu et al. 2017, section 7.2)."""
+"""PatchGAN's discriminator (Isola et al. 2017, section 3.2.2; Zhu et al. 2017, section 7.2)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from trainer.models.norm import Norm, norm_layer
 from trainer.models.weights import init_normal
 from trainer.registry import register
 
-_MOST_FILTERS = 8  # times the width
+_MOST_FILTERS = 8
+"""The number of filters doubles from layer to layer, up to this multiple of the width."""
 
 
 @register("model", "patchgan_discriminator")
 class PatchganDiscriminator(nn.Module):
-    """`layers` layers of stride 2 and two of stride 1, all 4 x 4: one logit for each overlapping patch.
+    """Computes one logit for each of many overlapping patches of the image.
+
+    The network has `layers` convolutions of stride 2 and two of stride 1, all 4 x 4.
 
     | layers | patch (pixels) | smallest image |
     |---|---|---|
@@ -23,11 +26,11 @@ class PatchganDiscriminator(nn.Module):
     | 2 | 34 x 34 | 12 x 12 |
     | 3 | 70 x 70 | 24 x 24 |
 
-    Patches reach over the border, which is padded with zeros.
+    Patches extend over the border, which is padded with zeros.
     """
 
     class Config(Section):
-        """`width` is the number of filters of the first layer; `norm` stands after every hidden layer but it."""
+        """`width` is the number of filters of the first layer. `norm` follows every other hidden layer."""
 
         in_channels: int = Field(default=3, gt=0)
         width: int = Field(default=64, gt=0)
@@ -51,6 +54,6 @@ class PatchganDiscriminator(nn.Module):
         init_normal(self)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Judge images, [b, in_channels, h, w] in -1..1: logits [b, 1, h', w'], larger for more real."""
+        """Return logits [b, 1, h', w'] for images [b, in_channels, h, w] in -1..1: the larger, the more real."""
         logits: Tensor = self.layers(image)
         return logits

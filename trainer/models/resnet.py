@@ -16,13 +16,21 @@ from trainer.registry import register
 
 @register("model", "resnet_generator")
 class ResnetGenerator(nn.Module):
-    """c7s1-w, d2w, d4w, R4w x blocks, u2w, uw, c7s1-out in the paper's notation; fully convolutional."""
+    """Halves the image twice, applies residual blocks, and doubles it twice; fully convolutional.
+
+    In the paper's notation the layers are c7s1-w, d2w, d4w, R4w (`blocks` times), u2w, uw, c7s1-out for width w.
+    """
 
     class Config(Section):
-        """`width` is the number of filters of the first layer; the paper has 6 blocks at 128 px and 9 at 256 px.
+        """The keys of the network.
 
-        The paper halves the map by strides and doubles it by transposed convolutions; "antialiased" does it by a
-        convolution of stride 1 and a blur (Zhang 2019), as CUT's generator does (Park et al. 2020).
+        Attributes:
+            width: the number of filters of the first layer.
+            blocks: the number of residual blocks; the paper has 6 at 128 px and 9 at 256 px.
+            downsampling: "strided" halves by convolutions of stride 2, as in the paper. "antialiased" halves by a
+                convolution of stride 1 and a blur (Zhang 2019), as in CUT's generator (Park et al. 2020).
+            upsampling: "transposed" doubles by transposed convolutions, as in the paper. "antialiased" doubles by a
+                blur and a convolution.
         """
 
         in_channels: int = Field(default=3, gt=0)
@@ -33,7 +41,7 @@ class ResnetGenerator(nn.Module):
         downsampling: Literal["strided", "antialiased"] = "strided"
         upsampling: Literal["transposed", "antialiased"] = "transposed"
 
-    # Two layers of stride 2; and reflection by 1 needs a map of at least 2 x 2 behind them.
+    # Two layers halve the image, and the residual blocks' padding by reflection needs at least 2 x 2 values.
     size_multiple = 4
     minimum_size = 8
     scale = 1
@@ -63,7 +71,7 @@ class ResnetGenerator(nn.Module):
 
 
 class _ResidualBlock(nn.Module):
-    """x + f(x), f two reflected 3 x 3 layers; no activation after the sum."""
+    """Computes x + f(x), where f is two 3 x 3 layers padded by reflection. No activation follows the sum."""
 
     def __init__(self, channels: int, norm: Norm) -> None:
         super().__init__()
@@ -76,20 +84,20 @@ class _ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """[b, channels, h, w] to the same shape."""
-        changed: Tensor = self.layers(x)
-        return x + changed
+        """Return features of the shape of `x`, [b, channels, h, w]."""
+        residual: Tensor = self.layers(x)
+        return x + residual
 
 
 def _down(channels: int, norm: Norm, antialiased: bool) -> tuple[nn.Module, ...]:
-    """[b, channels, h, w] to [b, 2 * channels, h / 2, w / 2]."""
+    """Return layers that map [b, channels, h, w] to [b, 2 channels, h / 2, w / 2]."""
     convolution = nn.Conv2d(channels, channels * 2, 3, 1 if antialiased else 2, 1, bias=norm == "none")
     layers = _normed(convolution, channels * 2, norm)
     return (*layers, BlurDown(channels * 2)) if antialiased else layers
 
 
 def _up(channels: int, norm: Norm, antialiased: bool) -> tuple[nn.Module, ...]:
-    """[b, channels, h, w] to [b, channels / 2, 2 h, 2 w]."""
+    """Return layers that map [b, channels, h, w] to [b, channels / 2, 2 h, 2 w]."""
     outputs, bias = channels // 2, norm == "none"
     if antialiased:
         return BlurUp(channels), *_normed(nn.Conv2d(channels, outputs, 3, 1, 1, bias=bias), outputs, norm)

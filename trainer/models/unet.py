@@ -1,4 +1,4 @@
-"""pix2pix's translator with skip connections (Isola et al. 2017, section 6.1, after Ronneberger et al. 2015)."""
+"""pix2pix's U-Net translator (Isola et al. 2017, sections 3.2.1 and 6.1.1, after Ronneberger et al. 2015)."""
 
 from __future__ import annotations
 
@@ -11,23 +11,30 @@ from trainer.models.norm import Norm, norm_layer
 from trainer.models.weights import init_normal
 from trainer.registry import register
 
-_MOST_FILTERS = 8  # times the width
+_MOST_FILTERS = 8
+"""The number of filters doubles from layer to layer, up to this multiple of the width."""
 _DROPOUT_LAYERS = 3
+"""The decoder's first layers, so many, have the dropout."""
 
 
 @register("model", "unet_generator")
 class UnetGenerator(nn.Module):
-    """Halves the image `depth` times and doubles it as often; a decoder layer also sees the encoder's map of its size.
+    """Halves the image `depth` times and doubles it as often, with skip connections.
 
-    All layers are 4 x 4 with stride 2. The encoder's first layer has no norm, as in the paper; nor has its innermost,
-    whose map is 1 x 1 at the smallest legal size: there an instance norm, or a batch norm of one image, leaves zeros.
+    Each decoder layer gets the features of the layer before and, beside them, the encoder's features of the same size.
+    All layers are 4 x 4 with stride 2. The encoder's first layer has no norm, as in the paper. Its innermost layer has
+    none either: its features are 1 x 1 at the smallest legal size, where an instance norm, or a batch norm over one
+    image, returns zeros.
     """
 
     class Config(Section):
-        """`width` is the number of filters of the first layer; the paper has depth 8, for 256 px.
+        """The keys of the network.
 
-        `dropout` drops half the values behind the decoder's first three layers while training, the paper's only noise;
-        a network in evaluation mode has none.
+        Attributes:
+            width: the number of filters of the first layer.
+            depth: the number of halvings; the paper has 8, for 256 px.
+            dropout: drop half of the values after the decoder's first three layers while training. In the paper this is
+                the only noise. A network in evaluation mode has no dropout.
         """
 
         in_channels: int = Field(default=3, gt=0)
@@ -49,7 +56,7 @@ class UnetGenerator(nn.Module):
         for level in range(1, config.depth):
             norm = config.norm if level < innermost else "none"
             self.down.append(_encoder_layer(filters[level - 1], filters[level], norm))
-        self.up = nn.ModuleList()  # from the innermost outwards
+        self.up = nn.ModuleList()  # the innermost layer comes first
         for level in range(innermost, 0, -1):
             inputs = filters[level] * (1 if level == innermost else 2)
             dropped = config.dropout and innermost - level < _DROPOUT_LAYERS
@@ -60,23 +67,23 @@ class UnetGenerator(nn.Module):
 
     def forward(self, source: Tensor) -> Tensor:
         """Translate images, [b, in_channels, h, w] in -1..1, to [b, out_channels, h, w] in -1..1."""
-        maps = [source]
+        encoded = [source]
         for layer in self.down:
-            maps.append(layer(maps[-1]))
-        features: Tensor = self.up[0](maps.pop())
+            encoded.append(layer(encoded[-1]))
+        features: Tensor = self.up[0](encoded.pop())
         for layer in list(self.up)[1:]:
-            features = layer(torch.cat([maps.pop(), features], 1))
+            features = layer(torch.cat([encoded.pop(), features], 1))
         return features
 
 
 def _encoder_layer(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
-    """[b, inputs, h, w] to [b, outputs, h / 2, w / 2]."""
+    """Return a layer that maps [b, inputs, h, w] to [b, outputs, h / 2, w / 2]."""
     convolution = nn.Conv2d(inputs, outputs, 4, 2, 1, bias=norm == "none")
     return nn.Sequential(nn.LeakyReLU(0.2), convolution, norm_layer(norm, outputs))
 
 
 def _decoder_layer(inputs: int, outputs: int, norm: Norm, dropout: bool) -> nn.Sequential:
-    """[b, inputs, h, w] to [b, outputs, 2 h, 2 w]."""
+    """Return a layer that maps [b, inputs, h, w] to [b, outputs, 2 h, 2 w]."""
     convolution = nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=norm == "none")
     layer = nn.Sequential(nn.ReLU(), convolution, norm_layer(norm, outputs))
     return layer.append(nn.Dropout(0.5)) if dropout else layer

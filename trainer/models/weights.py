@@ -1,4 +1,4 @@
-"""How the networks' weights start."""
+"""Draws the initial weights of networks."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from torch import nn
 
 
 def init_normal(network: nn.Module) -> None:
-    """Draw weights from N(0, 0.02) and norm scales from N(1, 0.02), biases 0 (Radford et al. 2016; Zhu et al. 2017).
+    """Draw weights from N(0, 0.02) and scales of batch norms from N(1, 0.02); set biases to 0.
 
-    The draws come from torch's global generator, in the order of `network.modules()`.
+    The second number is the standard deviation (Radford et al. 2016, section 4; Zhu et al. 2017, section 7.1). The
+    draws come from torch's global generator, in the order of `network.modules()`.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):

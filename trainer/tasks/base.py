@@ -1,4 +1,4 @@
-"""What every task gives the loop: networks, phases, losses and samples; it knows nothing of time, files or Ray."""
+"""The protocol of training tasks, and the types that tasks and the loop exchange."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerSection(Section):
-    """Adam or SGD, with the rate held and then brought to zero in a straight line over the last images.
+    """Adam or SGD, with a constant learning rate and an optional linear decay to zero.
 
-    `decay_from` is the fraction of the run at which the decay starts; 1 never decays. `clip_norm` scales the gradients
-    of all the player's networks together down to this Euclidean norm where theirs is larger; None does not.
+    Attributes:
+        decay_from: the fraction of the run at which the decay starts; 1 for no decay.
+        clip_norm: the largest Euclidean norm of the gradients of all the player's networks together. Larger gradients
+            are scaled down to this norm. None for no clipping.
     """
 
     type: Literal["adam", "sgd"] = "adam"
@@ -36,15 +38,15 @@ class OptimizerSection(Section):
     clip_norm: Annotated[Annotated[float, Field(gt=0)] | None, Resume.MAY_CHANGE] = None
 
     def rate(self, progress: float) -> float:
-        """The learning rate at `progress` (0 at the start of the run, 1 at its end)."""
+        """Return the learning rate at `progress`, which is 0 at the start of the run and 1 at its end."""
         if progress <= self.decay_from or self.decay_from >= 1:
             return self.lr
         return self.lr * max(0.0, (1 - progress) / (1 - self.decay_from))
 
     def build(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """Return the optimiser of `parameters` at its starting rate, with torch's defaults written out.
+        """Return the optimiser of `parameters` at its initial rate, with torch's defaults written out.
 
-        Adam is torch's fused kernel on CUDA, and the plain loop elsewhere.
+        Adam uses torch's fused kernel on CUDA, and a plain loop on the CPU.
         """
         if self.type == "sgd":
             return torch.optim.SGD(parameters, lr=self.lr, momentum=0, dampening=0, weight_decay=0, nesterov=False)
@@ -66,11 +68,11 @@ class Batch:
 
     Attributes:
         numbers: the examples' numbers in the run, int64 [b], on the CPU.
-        images: float32 [b, c, h, w] in -1..1 by domain.
-        labels: int64 [b], if the dataset has classes.
-        draws: what `Task.prepare` drew for the numbers, by name, [b, …].
+        images: the images of each domain, float32 [b, c, h, w] in -1..1.
+        labels: int64 [b] if the dataset has classes, else None.
+        draws: the arrays of `Task.prepare` for the numbers, [b, …] by name.
         weight: the size of this part divided by the mean size of all workers' parts of the step.
-        generated: images that one phase of a step leaves for a later phase, by domain.
+        generated: images by domain that one phase of a step leaves for a later phase.
     """
 
     numbers: Tensor
@@ -83,7 +85,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Phase:
-    """One player's turn in a step: the networks it trains, every `interval` steps."""
+    """One player's turn: every `interval` steps it trains `networks`."""
 
     name: str
     networks: tuple[str, ...]
@@ -92,11 +94,11 @@ class Phase:
 
 @dataclass(frozen=True)
 class Losses:
-    """What a phase computes.
+    """The scalars that a phase computes.
 
     Attributes:
         total: the scalar that the phase minimises.
-        logged: detached scalars by display name, for the log.
+        logged: detached scalars for the log, by display name.
         realness: by discriminator, the mean `real_probability` of real and of generated images: detached scalars.
     """
 
@@ -147,10 +149,10 @@ class Task(Protocol):
         """Return the optimiser of `networks`, one of the sets that phases train."""
 
     def losses(self, phase: Phase, batch: Batch) -> Losses:
-        """Compute the phase's losses on this worker's images, as means over them."""
+        """Compute the losses of `phase` as means over this worker's images."""
 
     def exports(self) -> dict[str, Export]:
-        """Return what leaves the run, by name in `networks`."""
+        """Return the networks that leave the run, by their name in `networks`."""
 
     def generate(self, generators: nn.ModuleDict, batch: Batch) -> dict[str, Tensor]:
         """Generate images of `batch` by domain: float32 [b, c, h, w] in -1..1.
@@ -163,14 +165,14 @@ class Task(Protocol):
         """Return the tensors that one step leaves for the next, such as image pools, of this rank's examples."""
 
     def load_state(self, state: Mapping[str, Tensor], slots: Collection[int]) -> None:
-        """Restore what `state` returned on all ranks, as far as it belongs to `slots` of the global batch."""
+        """Restore the part of `state`, the joined states of all ranks, that belongs to `slots` of the global batch."""
 
     def reseed(self, seed: int) -> None:
-        """Draw from another seed from now on, where the task draws outside `prepare`."""
+        """Make all later draws outside `prepare` from another seed. `prepare` gets its seed with each call."""
 
 
 def trained_sets(phases: Iterable[Phase]) -> tuple[tuple[str, ...], ...]:
-    """Return the distinct sets of networks that `phases` train: each has one optimiser, which its phases share.
+    """Return the distinct sets of networks that `phases` train. Each set has one optimiser, which its phases share.
 
     Raises:
         ConfigError: two sets overlap, so that a network would have two optimisers.
@@ -187,10 +189,10 @@ def trained_sets(phases: Iterable[Phase]) -> tuple[tuple[str, ...], ...]:
 
 @contextlib.contextmanager
 def only_trainable(networks: nn.ModuleDict, names: tuple[str, ...]) -> Iterator[None]:
-    """Let the block change nothing but the networks `names`: no gradient and no running statistics of the others.
+    """Freeze all networks but `names` in the block: they get no gradients, and their running statistics stay.
 
-    Left-over gradients of the other player crash ZeRO-2. The other player's batch norms normalise by the batch as in
-    training, but keep their running statistics. What was frozen before stays so.
+    The batch norms of frozen networks still normalise by the batch's statistics, as in training. Parameters that were
+    frozen before stay frozen afterwards. Gradients of the other player would make ZeRO-2 fail.
     """
     others = [network for name, network in networks.items() if name not in names]
     frozen = [parameter for network in others for parameter in network.parameters() if parameter.requires_grad]

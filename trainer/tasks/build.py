@@ -32,10 +32,10 @@ def build_dataset(config: RunConfig) -> Dataset:
 
 
 def data_spec(config: RunConfig) -> DataSpec:
-    """Return what the examples of the run's dataset consist of, without reading a file.
+    """Return the `DataSpec` of the run's dataset, without reading a file.
 
     Raises:
-        TypeError: the dataset's Config is no DataConfig, which its author has to change.
+        TypeError: the dataset's Config is not a DataConfig, which is an error of its author.
     """
     if not isinstance(config.data, DataConfig):
         raise TypeError(
@@ -45,10 +45,10 @@ def data_spec(config: RunConfig) -> DataSpec:
 
 
 def build_task(config: RunConfig) -> Task:
-    """Return the run's task with networks drawn from the run's seed: the same on every worker.
+    """Return the run's task. Its initial weights follow from the run's seed: they are equal on every worker.
 
     Raises:
-        ConfigError: a component cannot be used where the config has it.
+        ConfigError: a component does not fit its place in the config.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)

@@ -1,4 +1,4 @@
-"""Unpaired image-to-image translation held together by cycle consistency (Zhu et al. 2017)."""
+"""CycleGAN: unpaired image-to-image translation with cycle consistency (Zhu et al. 2017)."""
 
 from __future__ import annotations
 
@@ -29,13 +29,21 @@ CYCLEGAN_OPTIMIZER = OptimizerSection(decay_from=0.5)
 
 @register("task", "cyclegan")
 class CycleGan:
-    """Four networks: G_AB and G_BA translate, D_A and D_B judge. The defaults are the paper's (section 4)."""
+    """Trains two translators, G_AB and G_BA, against two discriminators, D_A and D_B.
+
+    The default weights and optimisers are those of the paper (section 4).
+    """
 
     class Config(Section):
-        """`generator` and `discriminator` describe one network each; both directions use the same.
+        """The keys of the task.
 
-        `identity_weight` 0 leaves the identity loss out (it needs domains with equal channels).
-        `pool_size` counts images over the whole global batch; 0 shows the newest images only.
+        Attributes:
+            generator: the architecture of both translators.
+            discriminator: the architecture of both discriminators.
+            cycle_weight: λ of equation 3.
+            identity_weight: the weight of the identity loss (section 5.2); 0 leaves the loss out.
+            pool_size: generated images of each domain in the pool, over the whole global batch. With 0 the
+                discriminators see the newest images only.
         """
 
         generator: ModelComponent
@@ -50,10 +58,10 @@ class CycleGan:
     phases = (Phase("generator", ("G_AB", "G_BA")), Phase("discriminator", ("D_A", "D_B")))
 
     def __init__(self, config: Config, *, seed: int, global_size: int) -> None:
-        """Build the four networks; their weights come from torch's generator, which the caller seeds.
+        """Build the four networks. Their weights are drawn from torch's global generator, which the caller seeds.
 
         Raises:
-            trainer.errors.ConfigError: `task.generator` does not translate images, or not back into its own domain.
+            trainer.errors.ConfigError: `task.generator` does not translate images, or changes their channels or size.
         """
         self._config = config
         generators, discriminators = (phase.networks for phase in self.phases)
@@ -87,7 +95,7 @@ class CycleGan:
         return self._config.generator_optimizer if of_generators else self._config.discriminator_optimizer
 
     def losses(self, phase: Phase, batch: Batch) -> Losses:
-        """Compute one side of the objective (equation 3, with the identity loss of section 5.2)."""
+        """Compute the losses of one player (equation 3, and the identity loss of section 5.2)."""
         return self._generator_losses(batch) if phase.name == "generator" else self._discriminator_losses(batch)
 
     def _generator_losses(self, batch: Batch) -> Losses:

@@ -24,10 +24,10 @@ from zorse_common.random import normal
 
 @register("task", "gan")
 class Gan:
-    """The two-player game on one collection of unlabelled images."""
+    """Trains a generator and a discriminator on one domain of unlabelled images."""
 
     class Config(Section):
-        """A generator, a discriminator, their adversarial loss, and an optimiser each."""
+        """Two networks, their adversarial loss, and an optimiser for each."""
 
         generator: ModelComponent
         discriminator: ModelComponent
@@ -38,7 +38,7 @@ class Gan:
     phases = (Phase("discriminator", ("D",)), Phase("generator", ("G",)))
 
     def __init__(self, config: Config, *, seed: int, global_size: int) -> None:
-        """Build both networks; their weights come from torch's generator, which the caller seeds.
+        """Build both networks. Their weights are drawn from torch's global generator, which the caller seeds.
 
         Raises:
             trainer.errors.ConfigError: `task.generator` is not an unconditional generator.
@@ -58,7 +58,7 @@ class Gan:
         return DataSpec({"image": self._image})
 
     def prepare(self, numbers: NDArray[np.int64], seed: int) -> dict[str, NDArray[Any]]:
-        """Draw a latent for each phase, float32 [b, latent_dim]: the generator trains on latents of its own."""
+        """Draw a latent for each phase, float32 [b, latent_dim]. The two phases draw independently."""
         return {
             f"{phase.name}_latent": normal(seed, f"latent/{phase.name}", numbers.tolist(), self._latent_dim)
             for phase in self.phases
@@ -90,7 +90,7 @@ class Gan:
         return {"image": generators["G"](batch.draws["generator_latent"])}
 
     def state(self) -> dict[str, Tensor]:
-        """Return nothing: a step leaves nothing for the next."""
+        """Return no tensors: a step leaves nothing for the next."""
         return {}
 
     def load_state(self, state: Mapping[str, Tensor], slots: Collection[int]) -> None:
