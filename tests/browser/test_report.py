@@ -62,7 +62,7 @@ def _grey(place: Locator, at: tuple[int, int]) -> int:
     return int(np.asarray(Image.open(io.BytesIO(place.screenshot())).convert("L"))[at[1], at[0]])
 
 
-def test_the_slider_shows_another_grid(page: Page, tmp_path: Path) -> None:
+def test_slider_shows_another_grid(page: Page, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "toy")
     requests, complaints = _open(page, folder)
     slider, caption, picture = page.locator("#when"), page.locator("#caption"), page.locator("#samples img:visible")
@@ -78,7 +78,7 @@ def test_the_slider_shows_another_grid(page: Page, tmp_path: Path) -> None:
     assert complaints == []
 
 
-def test_the_curves_are_drawn(page: Page, tmp_path: Path) -> None:
+def test_curves_are_drawn(page: Page, tmp_path: Path) -> None:
     _open(page, write_run(tmp_path / "toy"))
     charts = page.locator("#curves svg")
     assert charts.count() == 4
@@ -96,7 +96,7 @@ def test_the_curves_are_drawn(page: Page, tmp_path: Path) -> None:
     assert len(colours) == 2
 
 
-def test_the_page_is_dark_where_the_reader_likes_it(page: Page, tmp_path: Path) -> None:
+def test_page_is_dark_if_the_reader_prefers_it(page: Page, tmp_path: Path) -> None:
     _open(page, write_run(tmp_path / "toy"))
     page.emulate_media(color_scheme="light")
     light = _grey(page.locator("body"), (3, 3))
@@ -106,13 +106,13 @@ def test_the_page_is_dark_where_the_reader_likes_it(page: Page, tmp_path: Path) 
     assert dark < 40
 
 
-def test_a_phone_shows_the_page_without_scrolling_sideways(page: Page, tmp_path: Path) -> None:
+def test_page_fits_the_width_of_a_phone(page: Page, tmp_path: Path) -> None:
     page.set_viewport_size({"width": 390, "height": 800})
     _open(page, write_run(tmp_path / "a-run-whose-folder-has-quite-a-long-name-that-does-not-fit-in-one-line"))
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_a_run_that_failed_at_once_has_a_page_without_complaints(page: Page, tmp_path: Path) -> None:
+def test_page_of_a_run_that_failed_at_once_has_no_errors(page: Page, tmp_path: Path) -> None:
     _, complaints = _open(page, tmp_path)
     assert page.get_by_text("unknown", exact=True).is_visible()
     assert page.locator("section").count() == 0

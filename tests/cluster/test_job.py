@@ -107,7 +107,7 @@ def jobs() -> Iterator[Jobs]:
         shutil.rmtree(folder)
 
 
-def test_a_job_is_stopped_and_another_ends_its_run(tmp_path: Path, jobs: Jobs) -> None:
+def test_job_is_stopped_and_another_job_ends_its_run(tmp_path: Path, jobs: Jobs) -> None:
     folder, configs = tmp_path / "run", tmp_path / "configs"
     configs.mkdir()
     # Neither the end nor a checkpoint is due: what is there was written because of the signal.

@@ -47,7 +47,7 @@ def _others(home: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
             other.wait()
 
 
-def test_runs_train_beside_each_other_and_beside_other_rays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_do_not_disturb_each_other_or_other_rays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # None of them finds a token there, and all make one.
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
@@ -66,7 +66,7 @@ def test_runs_train_beside_each_other_and_beside_other_rays(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("options", [(), ("--high-throughput", "--insecure")], ids=["default", "high-throughput"])
-def test_servers_answer_with_their_own_models_alone(options: tuple[str, ...], tmp_path: Path) -> None:
+def test_servers_answer_only_with_their_models(options: tuple[str, ...], tmp_path: Path) -> None:
     names = ("one", "two")
     with ExitStack() as stack:
         servers: dict[str, tuple[Started, int]] = {}

@@ -37,7 +37,7 @@ def two_nodes() -> Iterator[Cluster]:
 
 
 @pytest.mark.timeout(400)
-def test_a_lost_node_costs_steps_and_not_the_run(tmp_path: Path, two_nodes: Cluster) -> None:
+def test_elastic_run_survives_the_loss_of_a_node(tmp_path: Path, two_nodes: Cluster) -> None:
     def sgd(name: str) -> dict[str, Any]:
         data = toy("gan", tmp_path / name, total_images=TOTAL, workers={"min": 1, "max": 2})
         optimizer = {"type": "sgd", "lr": 0.001}

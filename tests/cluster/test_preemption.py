@@ -37,7 +37,7 @@ def _wait_for_lines(metrics: Path, count: int, process: subprocess.Popen[str]) -
     pytest.fail("the run did not get going")
 
 
-def test_a_preempted_run_says_so_and_goes_on(tmp_path: Path) -> None:
+def test_preempted_run_reports_it_and_can_be_resumed(tmp_path: Path) -> None:
     folder, file = tmp_path / "run", tmp_path / "toy.yaml"
     # Nothing is due before the end: what is there was written because of the signal.
     data = toy("gan", folder, total_images=TOTAL, checkpoint_images=TOTAL)

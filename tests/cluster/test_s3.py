@@ -89,14 +89,14 @@ def _events(run: Storage) -> list[str]:
     return [event for event in events if not event.startswith(("speed: ", "data: "))]
 
 
-def test_a_damaged_and_resumed_run_on_s3_is_the_undisturbed_one_on_the_disk(run: Storage, undisturbed: Path) -> None:
+def test_run_on_s3_damaged_and_resumed_equals_an_undisturbed_run_on_disk(run: Storage, undisturbed: Path) -> None:
     here = load(run.read(f"checkpoints/{_checkpoints(run)[-1]}/state.safetensors"))
     there = newest_tensors(undisturbed)
     assert here.keys() == there.keys()
     assert [name for name in here if not torch.equal(here[name], there[name])] == []
 
 
-def test_all_of_a_run_is_on_s3(run: Storage, undisturbed: Path) -> None:
+def test_run_on_s3_has_all_files_there(run: Storage, undisturbed: Path) -> None:
     assert json.loads(run.read("run.json"))["state"] == "finished"
     assert (run / "snapshots").folders() == sorted(path.name for path in (undisturbed / "snapshots").iterdir())
     assert all(run.exists(f"samples/{images:010d}.png") for images in (0, TOTAL // 2, TOTAL))
@@ -105,14 +105,14 @@ def test_all_of_a_run_is_on_s3(run: Storage, undisturbed: Path) -> None:
     assert {path.name for path in undisturbed.iterdir()} == {*run.folders(), *run.files()}
 
 
-def test_a_run_on_s3_is_exported_from_there(run: Storage, tmp_path: Path) -> None:
+def test_run_on_s3_can_be_exported(run: Storage, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as end:
         run_guarded(app, ["export", RUN, "--to", str(tmp_path)])
     assert end.value.code == 0
     assert (tmp_path / "run" / "1" / "model.onnx").is_file()
 
 
-def test_a_bucket_that_is_not_there_is_one_clear_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_bucket_is_one_clear_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         run_guarded(app, ["train", "digits", "run.storage=s3://no-such-bucket/runs"])
     assert end.value.code == 1

@@ -58,7 +58,7 @@ def _stopped(name: str, folder: Path, number: signal.Signals, to: Target) -> Out
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["serve", "export"])  # for training see test_preemption.py
-def test_a_signal_to_the_group_stops_a_command_in_its_order(name: str, tmp_path: Path) -> None:
+def test_signal_to_the_group_stops_a_command_cleanly(name: str, tmp_path: Path) -> None:
     _stopped(name, tmp_path, signal.SIGTERM, "group")
 
 
@@ -81,7 +81,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Outcom
 @pytest.mark.parametrize("to", ["process", "group"])
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 @pytest.mark.parametrize("name", SCENES)
-def test_every_signal_stops_every_command(
+def test_signals_of_every_kind_stop_every_command(
     name: str, number: signal.Signals, to: Target, tmp_path: Path, table: Callable[[Outcome], None]
 ) -> None:
     table(_stopped(name, tmp_path, number, to))

@@ -56,7 +56,7 @@ def starts(lines: Sequence[str]) -> list[int]:
 
 
 @pytest.mark.parametrize("task", ["gan", pytest.param("cyclegan", marks=pytest.mark.soak)])
-def test_a_run_under_a_killer_ends_as_one_that_was_left_alone(tmp_path: Path, task: str) -> None:
+def test_run_with_killed_workers_ends_with_the_bits_of_an_undisturbed_run(tmp_path: Path, task: str) -> None:
     undisturbed, disturbed = (toy(task, tmp_path / name, total_images=TOTAL[task]) for name in ("alone", "disturbed"))
     # Without Ray, which must make no difference either.
     fit_ranks([Job(undisturbed)], 2)
@@ -91,7 +91,7 @@ def test_workers_that_die_too_often_are_one_clear_error(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "failed"
 
 
-def test_a_cluster_that_stays_too_small_is_one_clear_error(tmp_path: Path) -> None:
+def test_cluster_that_stays_too_small_is_one_clear_error(tmp_path: Path) -> None:
     run = config(toy("gan", tmp_path / "run", total_images=800, workers=8, wait_for_nodes=1))
     with pytest.raises(LaunchError, match=r"workers = 8 needs 8 CPUs and after 1 s .*wait_for_nodes.* has 2"):
         train(run)

@@ -45,7 +45,7 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_was_written_is_read(run: Path) -> None:
+def test_checkpoint_round_trip(run: Path) -> None:
     checkpoints = Checkpoints(Storage(run))
     assert checkpoints.find_newest() == NewestCheckpoint(200, [])
     assert checkpoints.find_newest(until=150) == NewestCheckpoint(100, [])
@@ -58,7 +58,7 @@ def test_what_was_written_is_read(run: Path) -> None:
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied", "removed"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(run: Path, file: str, damage: str) -> None:
+def test_find_newest_names_a_damaged_checkpoint_and_returns_the_one_before(run: Path, file: str, damage: str) -> None:
     path = run / "checkpoints" / f"{200:012d}" / file
     content = bytearray(path.read_bytes())
     if damage == "removed":
@@ -74,7 +74,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(run: Path, fil
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_no_single_flipped_bit_goes_unnoticed(run: Path, file: str) -> None:
+def test_find_newest_detects_any_single_flipped_bit(run: Path, file: str) -> None:
     path = run / "checkpoints" / f"{200:012d}" / file
     content = path.read_bytes()
     checkpoints = Checkpoints(Storage(run))
@@ -85,7 +85,7 @@ def test_no_single_flipped_bit_goes_unnoticed(run: Path, file: str) -> None:
         assert checkpoints.find_newest().images_seen == 100, (bit, flipped)
 
 
-def test_all_damaged_means_none(run: Path) -> None:
+def test_find_newest_returns_none_if_all_are_damaged(run: Path) -> None:
     for seen in (100, 200):
         (run / "checkpoints" / f"{seen:012d}" / STATE_FILE).write_bytes(b"")
     newest = Checkpoints(Storage(run)).find_newest()
@@ -93,7 +93,7 @@ def test_all_damaged_means_none(run: Path) -> None:
     assert len(newest.damaged) == 2
 
 
-def test_a_damaged_one_is_written_anew(run: Path) -> None:
+def test_write_replaces_a_damaged_checkpoint(run: Path) -> None:
     (run / "checkpoints" / f"{200:012d}" / STATE_FILE).write_bytes(b"")
     checkpoints = Checkpoints(Storage(run))
     checkpoints.write(_checkpoint(200))
@@ -101,7 +101,7 @@ def test_a_damaged_one_is_written_anew(run: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "kept"), [("min", [200, 400, 500]), ("max", [300, 400, 500])])
-def test_the_newest_and_the_best_are_kept(run: Path, mode: str, kept: list[int]) -> None:
+def test_prune_keeps_the_newest_and_the_best(run: Path, mode: str, kept: list[int]) -> None:
     checkpoints = Checkpoints(Storage(run))
     for seen, score in ((100, 0.6), (200, 0.1), (300, 0.9), (400, 0.5), (500, None)):
         checkpoints.write(_checkpoint(seen, score=score))
@@ -109,7 +109,7 @@ def test_the_newest_and_the_best_are_kept(run: Path, mode: str, kept: list[int])
     assert [int(path.name) for path in sorted((run / "checkpoints").iterdir())] == kept
 
 
-def test_what_was_never_published_does_not_count_as_kept(run: Path) -> None:
+def test_prune_does_not_count_unpublished_checkpoints(run: Path) -> None:
     checkpoints = Checkpoints(Storage(run))
     (run / "checkpoints" / f"{200:012d}" / MANIFEST_FILE).unlink()
     checkpoints.write(_checkpoint(150))
@@ -117,7 +117,7 @@ def test_what_was_never_published_does_not_count_as_kept(run: Path) -> None:
     assert checkpoints.find_newest().images_seen == 150
 
 
-def test_a_score_that_is_not_finite_is_never_the_best(run: Path) -> None:
+def test_prune_never_takes_a_score_that_is_not_finite_for_the_best(run: Path) -> None:
     checkpoints = Checkpoints(Storage(run))
     for seen, score in ((100, math.nan), (200, 0.3), (300, 0.5), (400, 0.4)):
         checkpoints.write(_checkpoint(seen, score=score))
@@ -125,7 +125,7 @@ def test_a_score_that_is_not_finite_is_never_the_best(run: Path) -> None:
     assert [int(path.name) for path in sorted((run / "checkpoints").iterdir())] == [200, 400]
 
 
-def test_a_rollback_forgets_what_came_after(run: Path) -> None:
+def test_forget_after_removes_later_checkpoints_and_snapshots(run: Path) -> None:
     checkpoints = Checkpoints(Storage(run))
     checkpoints.forget_after(100)
     assert [path.name for path in (run / "checkpoints").iterdir()] == [f"{100:012d}"]
@@ -141,14 +141,14 @@ class _FullStorage(Storage):
         super().write(name, content)
 
 
-def test_a_full_disk_is_one_clear_error_and_the_last_good_one_stays(run: Path) -> None:
+def test_write_to_a_full_disk_is_one_clear_error_and_older_checkpoints_stay(run: Path) -> None:
     with pytest.raises(CheckpointError, match=r"cannot be written .*No space left.*the one of 200 images is intact"):
         Checkpoints(_FullStorage(run)).write(_checkpoint(300))
     assert Checkpoints(Storage(run)).find_newest().images_seen == 200
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [f"{100:012d}", f"{200:012d}"]
 
 
-def test_another_schema_version_is_refused_by_number(run: Path) -> None:
+def test_find_newest_refuses_another_schema_version(run: Path) -> None:
     folder = run / "checkpoints" / f"{200:012d}"
     text = (folder / INFO_FILE).read_text().replace('"schema_version": 1', '"schema_version": 99')
     (folder / INFO_FILE).write_text(text)
@@ -159,7 +159,7 @@ def test_another_schema_version_is_refused_by_number(run: Path) -> None:
         Checkpoints(Storage(run)).find_newest()
 
 
-def test_images_that_were_changed_since_a_checkpoint_are_refused_unless_allowed() -> None:
+def test_changed_images_are_refused_unless_allowed() -> None:
     saved = Checkpoint(100, {}, counts={"A": 6, "B": 7}, data_digest="one")
     assert changed_images(saved, {"A": 6, "B": 7}, "one", allowed=False) is None
     for counts, digest, change in (

@@ -9,11 +9,11 @@ from trainer.cluster import ALONE
 from zorse_common.private_ray import ray_environment
 
 
-def test_a_ray_of_our_own_looks_for_no_dashboard_of_another_ray() -> None:
+def test_private_ray_ignores_dashboards_of_other_rays() -> None:
     with ray_environment(ALONE):
         # Without the variable this searches the machine for a Ray, or fails where there is none.
         assert get_address_for_submission_client(None) == "http://127.0.0.1:1"
 
 
-def test_the_preemption_watcher_is_called_as_ray_calls_it() -> None:
+def test_preemption_watcher_variable_is_the_one_that_ray_reads() -> None:
     assert ALONE[ENABLE_PREEMPTION_WATCHER_ENV_VAR] == "0"

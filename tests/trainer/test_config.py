@@ -46,31 +46,31 @@ def _digits(*overrides: str) -> RunConfig:
         ("run.total_images", "override 'run.total_images' is not of the form key.sub=value"),
     ],
 )
-def test_a_wrong_key_is_named_with_its_remedy(override: str, message: str) -> None:
+def test_load_config_names_a_wrong_key_and_the_remedy(override: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         _digits(*override.split())
     assert message in str(caught.value)
 
 
-def test_a_missing_config_names_the_shipped_ones() -> None:
+def test_find_config_names_the_shipped_configs() -> None:
     with pytest.raises(ConfigError, match=r"no config digts .*did you mean digits.*shipped ones: .*stripes"):
         find_config("digts")
 
 
-def test_a_mistyped_path_is_not_taken_for_a_shipped_config() -> None:
+def test_find_config_does_not_take_a_mistyped_path_for_a_shipped_config() -> None:
     with pytest.raises(ConfigError, match=r"no config nowhere/digits.yaml"):
         find_config("nowhere/digits.yaml")
 
 
 @pytest.mark.parametrize("content", ["- a list", "run: [", "", "run: {dir: x}"])
-def test_a_file_that_is_no_config_is_refused(tmp_path: Path, content: str) -> None:
+def test_load_config_refuses_files_that_are_no_configs(tmp_path: Path, content: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(content)
     with pytest.raises(ConfigError, match=r"bad\.yaml"):
         load_config(path)
 
 
-def test_fewer_images_than_a_batch_are_refused() -> None:
+def test_build_dataset_refuses_fewer_images_than_a_batch() -> None:
     with pytest.raises(Exception, match=r"are fewer than batch\.global_size"):
         build_dataset(_digits("batch.global_size=8000"))
 
@@ -87,13 +87,13 @@ def test_fewer_images_than_a_batch_are_refused() -> None:
         ({"zero_optimization": {"stage": 2, "zero_quantized_gradients": True}}, "zero_quantized_gradients is set by"),
     ],
 )
-def test_deepspeed_keys_that_break_promises_are_refused(section: dict[str, object], message: str) -> None:
+def test_deepspeed_section_refuses_keys_that_zorse_sets(section: dict[str, object], message: str) -> None:
     plain = _digits().model_dump() | {"deepspeed": section}
     with pytest.raises(ConfigError, match=message):
         validate(RunConfig, plain, "run.yaml")
 
 
-def test_every_number_that_the_engine_states_is_out_of_a_runs_reach() -> None:
+def test_deepspeed_section_cannot_change_what_the_engine_sets() -> None:
     from trainer.engine import NUMERICS
 
     for key, value in NUMERICS.items():

@@ -71,7 +71,7 @@ def _relative_difference(one: torch.Tensor, two: torch.Tensor) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [2, 3])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_several_ranks_have_the_gradients_of_one(runs: dict[int, dict[str, Any]], name: str, workers: int) -> None:
+def test_ranks_have_the_gradients_of_one_rank(runs: dict[int, dict[str, Any]], name: str, workers: int) -> None:
     one, several = runs[1][name]["gradients"], runs[workers][name]["gradients"]
     assert one.keys() == several.keys()
     assert {key.split(".")[0] for key in one} == set(runs[1][name]["networks"])
@@ -82,7 +82,7 @@ def test_several_ranks_have_the_gradients_of_one(runs: dict[int, dict[str, Any]]
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [2, 3])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_several_ranks_have_the_parameters_of_one_after_five_steps(
+def test_ranks_have_the_parameters_of_one_rank_after_five_steps(
     runs: dict[int, dict[str, Any]], name: str, workers: int
 ) -> None:
     start, one, several = runs[1][name]["start"], runs[1][name]["parameters"], runs[workers][name]["parameters"]
@@ -109,7 +109,7 @@ def test_pools_belong_to_slots_not_to_workers(runs: dict[int, dict[str, Any]], w
 
 @pytest.mark.parametrize("accumulation", [1, 2, 3])
 @pytest.mark.parametrize("workers", [1, 2, 3, 4])
-def test_a_micro_batch_is_the_same_images_for_any_number_of_ranks(workers: int, accumulation: int) -> None:
+def test_micro_batches_have_the_same_images_for_any_number_of_ranks(workers: int, accumulation: int) -> None:
     batch = BatchSection(global_size=13, accumulation=accumulation)
     parts = [parts_of_step(26, batch, workers, rank) for rank in range(workers)]
     micro_batches = [[number for part in ranks for number in part] for ranks in zip(*parts, strict=True)]
@@ -119,7 +119,7 @@ def test_a_micro_batch_is_the_same_images_for_any_number_of_ranks(workers: int, 
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_two_ranks_load_exactly_what_one_loads(accumulation: int) -> None:
+def test_loaders_of_two_ranks_load_the_images_of_one(accumulation: int) -> None:
     dataset = registry.build(registry.resolve("data", {"type": "stripes"}), seed=3)
 
     def images(workers: int, rank: int) -> list[torch.Tensor]:

@@ -21,7 +21,7 @@ def _follow(networks: nn.ModuleDict, value: float, batches: int) -> None:
     networks.load_state_dict(_networks(value, batches).state_dict())
 
 
-def test_average_of_weights_and_statistics_in_closed_form() -> None:
+def test_ema_of_weights_and_statistics_in_closed_form() -> None:
     networks = _networks(1.0, 3)
     ema = Ema(networks, half_life_images=100)
     expected = 1.0
@@ -37,7 +37,7 @@ def test_average_of_weights_and_statistics_in_closed_form() -> None:
 
 
 @pytest.mark.parametrize(("images", "seen", "kept"), [(100, 10_000, 0.5), (8, 80, 0.5), (16, 80, 0.25), (8, 0, 0.0)])
-def test_memory_halves_every_half_life_and_faster_early_in_the_run(images: int, seen: int, kept: float) -> None:
+def test_ema_influence_halves_every_half_life_and_faster_early_in_the_run(images: int, seen: int, kept: float) -> None:
     networks = _networks(0.0, 0)
     ema = Ema(networks, half_life_images=100)
     _follow(networks, 1.0, 0)
@@ -45,7 +45,7 @@ def test_memory_halves_every_half_life_and_faster_early_in_the_run(images: int, 
     assert ema.networks.state_dict()["generator.weight"].tolist() == pytest.approx([1 - kept] * 2)
 
 
-def test_the_average_is_a_copy_that_is_neither_trained_nor_in_training_mode() -> None:
+def test_ema_networks_are_frozen_copies_in_evaluation_mode() -> None:
     networks = _networks(1.0, 0)
     ema = Ema(networks, half_life_images=100)
     _follow(networks, 2.0, 5)

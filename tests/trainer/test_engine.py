@@ -34,7 +34,7 @@ def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_step_through_deepspeed_is_one_of_plain_pytorch(recorded: dict[str, Any], case: Case) -> None:
+def test_engine_step_equals_a_step_of_plain_pytorch(recorded: dict[str, Any], case: Case) -> None:
     case_record = recorded[str(case)]
     for player, norm in case_record["gradient_norms"].items():
         assert norm > 3, f"the gradients of {player} are too small to show clipping"
@@ -47,7 +47,7 @@ def test_a_step_through_deepspeed_is_one_of_plain_pytorch(recorded: dict[str, An
 
 
 @pytest.mark.slow
-def test_the_engines_effective_configuration_is_the_golden_one(recorded: dict[str, Any]) -> None:
+def test_engine_effective_configuration_is_the_golden_one(recorded: dict[str, Any]) -> None:
     configurations = json.loads(recorded["configurations"])
     golden = json.loads(GOLDEN.read_text())
     differences = [
@@ -63,12 +63,12 @@ def test_the_engines_effective_configuration_is_the_golden_one(recorded: dict[st
 
 
 @pytest.mark.slow
-def test_phases_of_the_same_networks_share_one_engine(recorded: dict[str, Any]) -> None:
+def test_engine_is_shared_by_phases_of_the_same_networks(recorded: dict[str, Any]) -> None:
     assert recorded["lazy"] == {"engines": 2, "steps": {"D": 3, "G": 2}}
 
 
 @pytest.mark.slow
-def test_losses_weights_and_statistics_stay_in_float32_under_bf16(recorded: dict[str, Any]) -> None:
+def test_engine_keeps_losses_weights_and_statistics_in_float32_under_bf16(recorded: dict[str, Any]) -> None:
     assert recorded["dtypes"] == {
         "losses": ["torch.float32"],
         "parameters": ["torch.float32"],

@@ -31,7 +31,7 @@ def _shown(*words: str | Path) -> str:
     return result.output
 
 
-def test_a_run_is_what_its_files_say(tmp_path: Path) -> None:
+def test_history_reads_all_files_of_a_run(tmp_path: Path) -> None:
     run = _read(write_run(tmp_path / "toy", lines=4, grids=3))
     assert (run.name, run.state, run.reason, run.task) == ("toy", "finished", None, "gan")
     assert (run.images_seen, run.total_images, run.images_per_second) == (1000, 1000, 100.0)
@@ -47,16 +47,16 @@ def test_a_run_is_what_its_files_say(tmp_path: Path) -> None:
     assert run.sample(500) == (tmp_path / "toy" / "samples" / "0000000500.png").read_bytes()
 
 
-def test_a_run_whose_driver_fell_silent_is_lost(tmp_path: Path) -> None:
+def test_state_of_a_run_with_a_silent_driver_is_lost(tmp_path: Path) -> None:
     assert _read(write_run(tmp_path / "old", state="running")).state == "lost"
     assert _read(write_run(tmp_path / "new", state="running", time=datetime.now(UTC).isoformat())).state == "running"
 
 
-def test_images_seen_are_counted_while_a_run_runs(tmp_path: Path) -> None:
+def test_images_seen_follow_the_figures_of_a_running_run(tmp_path: Path) -> None:
     assert _read(write_run(tmp_path / "toy", state="running", images_seen=0)).images_seen == 1000
 
 
-def test_a_torn_last_line_is_not_there(tmp_path: Path) -> None:
+def test_history_ignores_a_torn_last_line(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "toy", lines=2)
     for name in ("metrics/000000000000.jsonl", "events.jsonl"):
         with (folder / name).open("a") as file:
@@ -67,7 +67,7 @@ def test_a_torn_last_line_is_not_there(tmp_path: Path) -> None:
     assert len(run.events) == 1
 
 
-def test_figures_that_are_no_numbers_are_kept(tmp_path: Path) -> None:
+def test_history_keeps_figures_that_are_not_finite(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "toy")
     write_lines(folder, [{"images": 8, "seconds": 1, "figures": {"G loss": math.nan, "D loss": -math.inf}}])
     run = _read(folder)
@@ -75,7 +75,7 @@ def test_figures_that_are_no_numbers_are_kept(tmp_path: Path) -> None:
     assert run.curves["D loss"] == [(8, -math.inf)]
 
 
-def test_a_folder_of_a_run_that_did_not_get_far_is_empty(tmp_path: Path) -> None:
+def test_history_of_an_empty_folder_is_empty(tmp_path: Path) -> None:
     run = _read(tmp_path)
     assert (run.state, run.reason, run.time, run.task, run.total_images) == ("unknown", None, None, None, None)
     assert (run.images_seen, run.images_per_second, run.figures, run.curves) == (0, None, {}, {})
@@ -83,7 +83,7 @@ def test_a_folder_of_a_run_that_did_not_get_far_is_empty(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"\xff\xfe\x00", b"null", b'{"time": 3, "environment": 1}'])
-def test_damaged_files_are_as_good_as_none(tmp_path: Path, content: bytes) -> None:
+def test_history_takes_damaged_files_for_empty_ones(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "metrics").mkdir()
     for name in ("config.yaml", "run.json", "events.jsonl", "metrics/000000000000.jsonl"):
         (tmp_path / name).write_bytes(content)
@@ -98,7 +98,7 @@ def test_damaged_files_are_as_good_as_none(tmp_path: Path, content: bytes) -> No
     )
 
 
-def test_runs_are_found_by_their_folder_the_newest_first(tmp_path: Path) -> None:
+def test_find_runs_returns_the_newest_first(tmp_path: Path) -> None:
     write_run(tmp_path / "old")
     write_run(tmp_path / "new", time="2026-01-03T00:00:00+00:00")
     write_run(tmp_path / "timeless", time=None)
@@ -111,7 +111,7 @@ def test_runs_are_found_by_their_folder_the_newest_first(tmp_path: Path) -> None
         find_runs(str(tmp_path / "other"))
 
 
-def test_long_curves_are_thinned_and_keep_what_stands_out() -> None:
+def test_thin_keeps_extremes_ends_and_numbers_that_are_not_finite() -> None:
     points = [(float(x), math.sin(x / 5000)) for x in range(200_000)]
     points[123_456] = (123_456.0, 50.0)
     points[123_457] = (123_457.0, -50.0)
@@ -124,7 +124,7 @@ def test_long_curves_are_thinned_and_keep_what_stands_out() -> None:
     assert thin(points[:1000]) == points[:1000]
 
 
-def test_means_leave_out_what_is_not_finite() -> None:
+def test_bin_means_leave_out_numbers_that_are_not_finite() -> None:
     points = [(1.0, 1.0), (2.0, 3.0), (3.0, math.inf), (4.0, 8.0), (5.0, math.nan), (6.0, math.nan)]
     averages = bin_means(points, 3)
     assert averages[:2] == [(1.5, 2.0), (3.5, 8.0)]
@@ -133,7 +133,7 @@ def test_means_leave_out_what_is_not_finite() -> None:
     assert bin_means(points[:2], 60) == points[:2]
 
 
-def test_keys_in_which_configs_differ(tmp_path: Path) -> None:
+def test_differing_keys_of_configs(tmp_path: Path) -> None:
     one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two")
     other = CONFIG | {
         "batch": {"global_size": 16},
@@ -147,7 +147,7 @@ def test_keys_in_which_configs_differ(tmp_path: Path) -> None:
     }
 
 
-def test_figures_side_by_side(tmp_path: Path) -> None:
+def test_side_by_side_figures(tmp_path: Path) -> None:
     one = _read(write_run(tmp_path / "one", lines=4))
     two = write_run(tmp_path / "two", lines=1, state="failed", images_seen=80)
     write_lines(two, [{"images": 80, "seconds": 0, "figures": {"G loss": math.nan, "cycle": 2}}])
@@ -158,7 +158,7 @@ def test_figures_side_by_side(tmp_path: Path) -> None:
     assert (columns["G loss"], columns["cycle"], columns["D loss"]) == (["1.45", "nan"], ["", "2"], ["0.65", ""])
 
 
-def test_chosen_keys_are_those_that_are_not_at_their_default() -> None:
+def test_non_default_keys_of_a_config() -> None:
     resolved = RunConfig.model_validate(CONFIG).model_dump(mode="json")
     assert non_default_keys(resolved) == [
         ("run.dir", "toy", ""),
@@ -181,18 +181,18 @@ def test_chosen_keys_are_those_that_are_not_at_their_default() -> None:
     ]
 
 
-def test_a_config_of_another_version_has_no_defaults() -> None:
+def test_non_default_keys_of_another_versions_config_are_all_keys() -> None:
     assert non_default_keys({"run": {"dir": "toy", "gone": True}}) == [("run.dir", "toy", ""), ("run.gone", "true", "")]
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"), [(-5, "0 s"), (59.9, "59 s"), (60, "1 min"), (7200, "2 h"), (86400 * 3 + 5, "3 d")]
 )
-def test_durations(seconds: float, words: str) -> None:
+def test_format_duration_uses_the_largest_unit(seconds: float, words: str) -> None:
     assert format_duration(timedelta(seconds=seconds)) == words
 
 
-def test_the_list_has_a_row_for_each_run(tmp_path: Path) -> None:
+def test_runs_list_has_a_row_for_each_run(tmp_path: Path) -> None:
     write_run(tmp_path / "one[red]")
     write_run(tmp_path / "two", state="running", time=None, images_seen=0)
     head, one, two = (row.rstrip() for row in _shown("list", tmp_path).splitlines() if row.strip())
@@ -205,7 +205,7 @@ def test_the_list_has_a_row_for_each_run(tmp_path: Path) -> None:
     assert two.split()[:3] == ["two", "running", "gan"]
 
 
-def test_showing_a_run_and_its_report(tmp_path: Path) -> None:
+def test_runs_show_prints_a_run_and_writes_its_report(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "toy", state="failed", reason="a worker was lost")
     before = _shown("show", folder)
     for words in ("a worker was lost", "G loss", "training from image 0 on with 2 workers", "2026-01-02 03:04:05"):
@@ -216,7 +216,7 @@ def test_showing_a_run_and_its_report(tmp_path: Path) -> None:
     assert (folder / "report.html").is_file()
 
 
-def test_comparing_runs(tmp_path: Path) -> None:
+def test_runs_compare_prints_differing_keys_and_figures(tmp_path: Path) -> None:
     one, two = write_run(tmp_path / "1"), write_run(tmp_path / "2", state="preempted")
     config = yaml.safe_load((two / "config.yaml").read_text())
     (two / "config.yaml").write_text(json.dumps(config | {"precision": "bf16"}))
@@ -226,7 +226,7 @@ def test_comparing_runs(tmp_path: Path) -> None:
     assert ["images/s", "100", "100"] in output
 
 
-def test_one_run_is_not_compared(tmp_path: Path) -> None:
+def test_runs_compare_refuses_a_single_run(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["runs", "compare", str(write_run(tmp_path / "toy"))])
     assert result.exit_code == 2
     assert "name two runs or more" in result.output

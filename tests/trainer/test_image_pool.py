@@ -18,7 +18,7 @@ def _show(pool: ImagePool, numbers: range) -> list[int]:
     return [int(image) for image in pool.exchange(_images(numbers), torch.tensor(list(numbers))).flatten()]
 
 
-def test_while_there_is_room_images_are_kept_and_shown() -> None:
+def test_pool_stores_and_shows_images_while_there_is_room() -> None:
     pool = ImagePool(size=6, global_size=4, seed=0, pool_id="A")
     assert _show(pool, range(4)) == [0, 1, 2, 3]
     assert _show(pool, range(4, 6)) == [4, 5]
@@ -28,7 +28,7 @@ def test_while_there_is_room_images_are_kept_and_shown() -> None:
     }  # fmt: skip
 
 
-def test_a_full_pool_swaps_about_half_of_the_time_for_each_image_once() -> None:
+def test_pool_that_is_full_swaps_half_of_the_time() -> None:
     pool = ImagePool(size=10, global_size=5, seed=0, pool_id="A")
     shown = _show(pool, range(2010))
     swapped = [(new, old) for new, old in enumerate(shown) if new != old]
@@ -40,13 +40,13 @@ def test_a_full_pool_swaps_about_half_of_the_time_for_each_image_once() -> None:
     assert sorted(shown[10:] + held) == list(range(2010))
 
 
-def test_a_pool_of_size_0_shows_what_was_made() -> None:
+def test_pool_of_size_0_shows_the_generated_images() -> None:
     pool = ImagePool(size=0, global_size=4, seed=0, pool_id="A")
     assert _show(pool, range(40)) == list(range(40))
     assert pool.state() == {}
 
 
-def test_shown_images_are_detached_and_kept_ones_are_copies() -> None:
+def test_pool_shows_detached_images_and_stores_copies() -> None:
     pool = ImagePool(size=2, global_size=2, seed=0, pool_id="A")
     for first in range(0, 20, 2):
         images = _images(range(first, first + 2)).requires_grad_()
@@ -58,7 +58,7 @@ def test_shown_images_are_detached_and_kept_ones_are_copies() -> None:
     assert max(held) > 1
 
 
-def test_slots_go_on_from_their_state_wherever_they_are_loaded() -> None:
+def test_pool_slots_continue_from_their_state_on_any_worker() -> None:
     whole = ImagePool(size=10, global_size=4, seed=3, pool_id="B")
     _show(whole, range(40))
     state = whole.state()
@@ -77,7 +77,7 @@ def test_slots_go_on_from_their_state_wherever_they_are_loaded() -> None:
     }
 
 
-def test_images_beyond_the_tenth_keep_their_places() -> None:
+def test_pool_state_keeps_the_order_of_more_than_ten_images() -> None:
     pool = ImagePool(size=12, global_size=1, seed=0, pool_id="A")
     _show(pool, range(12))
     other = ImagePool(size=12, global_size=1, seed=0, pool_id="A")
@@ -85,7 +85,7 @@ def test_images_beyond_the_tenth_keep_their_places() -> None:
     assert {key: int(image) for key, image in other.state().items()} == {f"0.{number}": number for number in range(12)}
 
 
-def test_seed_and_pool_id_change_the_swaps() -> None:
+def test_pool_swaps_depend_on_seed_and_pool_id() -> None:
     def swaps(seed: int, pool_id: str, reseeded: int | None = None) -> tuple[int, ...]:
         pool = ImagePool(size=4, global_size=2, seed=seed, pool_id=pool_id)
         if reseeded is not None:

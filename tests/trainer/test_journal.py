@@ -26,41 +26,41 @@ def _say(folder: Path, state: str = "running", age: float = 0.0, host: str = "el
     Storage(folder).write(STATE_FILE, json.dumps(record).encode())
 
 
-def test_a_folder_in_which_another_driver_trains_is_refused(tmp_path: Path) -> None:
+def test_acquire_refuses_a_folder_in_which_another_driver_trains(tmp_path: Path) -> None:
     _say(tmp_path, age=5)
     with pytest.raises(ConfigError, match=r"is being trained by process 1 on elsewhere: stop that one first"):
         acquire_run_folder(Storage(tmp_path), wait=False)
 
 
 @pytest.mark.parametrize("state", ["finished", "preempted", "failed", "aborted"])
-def test_a_run_that_ended_is_free(tmp_path: Path, state: str) -> None:
+def test_acquire_accepts_a_run_that_ended(tmp_path: Path, state: str) -> None:
     _say(tmp_path, state)
     acquire_run_folder(Storage(tmp_path), wait=False)
 
 
-def test_a_folder_without_a_run_is_free(tmp_path: Path) -> None:
+def test_acquire_accepts_a_folder_without_a_run(tmp_path: Path) -> None:
     acquire_run_folder(Storage(tmp_path / "new"), wait=False)
 
 
-def test_a_driver_that_fell_silent_is_taken_for_dead(tmp_path: Path) -> None:
+def test_acquire_takes_a_silent_driver_for_dead(tmp_path: Path) -> None:
     _say(tmp_path, age=SILENT_SECONDS + 1)
     acquire_run_folder(Storage(tmp_path), wait=False)
 
 
-def test_a_killed_driver_of_this_machine_is_known_to_be_dead(tmp_path: Path) -> None:
+def test_acquire_detects_a_killed_driver_of_this_machine(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     _say(tmp_path, host=platform.node(), pid=dead.pid)
     acquire_run_folder(Storage(tmp_path), wait=False)
 
 
-def test_a_resume_waits_to_see_whether_the_driver_lives(tmp_path: Path) -> None:
+def test_acquire_waits_until_a_driver_counts_as_dead(tmp_path: Path) -> None:
     _say(tmp_path, age=SILENT_SECONDS - 2)
     acquire_run_folder(Storage(tmp_path), wait=True)
     assert RunHistory(Storage(tmp_path)).state == "lost"
 
 
-def test_a_resume_does_not_wait_for_a_driver_that_lives(tmp_path: Path) -> None:
+def test_acquire_stops_waiting_at_the_next_heartbeat(tmp_path: Path) -> None:
     _say(tmp_path, age=SILENT_SECONDS / 2)
     heartbeat = threading.Timer(1.5, _say, [tmp_path])
     heartbeat.start()
@@ -78,7 +78,7 @@ def test_a_resume_does_not_wait_for_a_driver_that_lives(tmp_path: Path) -> None:
         (KeyboardInterrupt(), "aborted", None),
     ],
 )
-def test_how_the_record_is_left_is_how_the_run_ended(
+def test_journal_writes_how_the_run_ended(
     tmp_path: Path, end: BaseException | None, state: str, reason: str | None
 ) -> None:
     def train() -> None:
@@ -124,7 +124,7 @@ def _wait_for(counted: threading.Semaphore, times: int) -> None:
         assert counted.acquire(timeout=30)
 
 
-def test_of_two_drivers_at_once_one_gives_way(tmp_path: Path) -> None:
+def test_journal_of_two_simultaneous_drivers_ends_one(tmp_path: Path) -> None:
     storage = Watched(tmp_path)
     one, two = (RunJournal(storage, lambda update: None, heartbeat_seconds=0.01) for _ in range(2))
 
@@ -142,7 +142,7 @@ def test_of_two_drivers_at_once_one_gives_way(tmp_path: Path) -> None:
     assert RunHistory(Storage(tmp_path)).state == "failed"
 
 
-def test_a_driver_says_again_and_again_that_it_lives(tmp_path: Path) -> None:
+def test_journal_writes_heartbeats(tmp_path: Path) -> None:
     storage = Watched(tmp_path)
     with RunJournal(storage, lambda update: None, heartbeat_seconds=0.01):
         _say(tmp_path, "unknown")

@@ -18,7 +18,7 @@ CANNOT_TELL = {
 
 
 @pytest.mark.parametrize("name", registry.names("loss"))
-def test_where_the_discriminator_cannot_tell(name: str) -> None:
+def test_losses_at_an_undecided_discriminator(name: str) -> None:
     loss = registry.build(registry.resolve("loss", {"type": name}))
     logit, discriminator, generator = CANNOT_TELL[name]
     logits = torch.full((4, 3), logit)
@@ -35,7 +35,7 @@ def test_where_the_discriminator_cannot_tell(name: str) -> None:
         ("hinge", 0.0, 1.0),
     ],
 )
-def test_hand_computed_values(name: str, discriminator: float, generator: float) -> None:
+def test_losses_at_hand_computed_values(name: str, discriminator: float, generator: float) -> None:
     loss = registry.build(registry.resolve("loss", {"type": name}))
     real, fake = torch.tensor([2.0]), torch.tensor([-1.0])
     assert loss.discriminator(real, fake).item() == pytest.approx(discriminator)

@@ -56,7 +56,7 @@ def test_resnet_minimum_size_is_exact() -> None:
         network(torch.zeros(1, 3, below, below))
 
 
-def test_published_networks_have_the_published_parameter_counts() -> None:
+def test_networks_of_the_papers_have_the_published_parameter_counts() -> None:
     def count(network: nn.Module) -> int:
         return sum(p.numel() for p in network.parameters())
 
@@ -89,7 +89,7 @@ KEYS = {"unet_generator": {"depth": 3}}
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", SHIPPED)
-def test_no_parameter_is_idle(name: str, norm: str) -> None:
+def test_networks_have_no_parameter_without_gradient(name: str, norm: str) -> None:
     network = build(type=name, width=4, norm=norm, **KEYS.get(name, {}))
     inputs = torch.randn(4, 100) if name == "dcgan_generator" else torch.randn(4, 3, 64, 64)
     (network(inputs).square().mean() + network(inputs).mean()).backward()

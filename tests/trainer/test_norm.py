@@ -52,7 +52,7 @@ def _rank(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_in_one_process_it_is_pytorchs_batch_norm() -> None:
+def test_norm_in_one_process_is_pytorchs_batch_norm() -> None:
     ours, theirs = GlobalBatchNorm2d(4), nn.BatchNorm2d(4)
     torch.testing.assert_close(_steps(ours, slice(None)), _steps(theirs, slice(None)), rtol=0, atol=0)
     x = torch.randn(2, 4, 5, 3)
@@ -60,7 +60,7 @@ def test_in_one_process_it_is_pytorchs_batch_norm() -> None:
 
 
 @pytest.mark.slow
-def test_ranks_with_unequal_numbers_of_images_are_one_batch(tmp_path: Path) -> None:
+def test_norm_on_ranks_with_unequal_numbers_of_images_is_that_of_one_batch(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=len(SHARES))
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(len(SHARES))]
     together = {key: _together(key.split(".")[1], [rank[key] for rank in ranks]) for key in ranks[0]}

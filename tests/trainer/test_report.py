@@ -58,7 +58,7 @@ class _Page(HTMLParser):
         return [path["d"] or "" for path in self.all("path") if (path.get("class") or "").startswith("curve")]
 
 
-def test_the_page_shows_the_run(tmp_path: Path) -> None:
+def test_page_shows_the_run(tmp_path: Path) -> None:
     page = _Page(write_run(tmp_path / "toy", state="preempted", reason="asked to stop"))
     titles = [page.words[index] for index, word in enumerate(page.words) if word in ("Samples", "Events", "Config")]
     assert titles == ["Samples", "Events", "Config"]
@@ -82,7 +82,7 @@ def test_the_page_shows_the_run(tmp_path: Path) -> None:
     assert len(page.curves()) == 14
 
 
-def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
+def test_page_needs_no_other_file(tmp_path: Path) -> None:
     page = _Page(write_run(tmp_path / "toy"))
     assert not re.search(r"https?:|//|url\(|@import|<link|<iframe", re.sub(r"base64,[\w+/=]+", "", page.source))
     assert all((image["src"] or "").startswith("data:image/png;base64,") for image in page.all("img"))
@@ -91,7 +91,7 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
     assert (policy["content"] or "").startswith("default-src 'none'")
 
 
-def test_words_of_the_run_stay_words(tmp_path: Path) -> None:
+def test_page_escapes_texts_of_the_run(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "toy&<b>", state=HOSTILE, reason=HOSTILE, environment={HOSTILE: HOSTILE})
     (folder / "events.jsonl").write_text(json.dumps({"images": 1, "event": HOSTILE}) + "\n")
     (folder / "config.yaml").write_text(json.dumps({"run": {HOSTILE: HOSTILE}}))
@@ -104,21 +104,21 @@ def test_words_of_the_run_stay_words(tmp_path: Path) -> None:
     assert "toy&<b>" in page.words
 
 
-def test_an_empty_folder_has_a_page(tmp_path: Path) -> None:
+def test_page_of_an_empty_folder(tmp_path: Path) -> None:
     page = _Page(tmp_path)
     assert "unknown" in page.words
     assert not page.all("section")
 
 
 @pytest.mark.parametrize("missing", ["config.yaml", "run.json", "metrics", "events.jsonl", "samples"])
-def test_a_missing_file_is_left_out(tmp_path: Path, missing: str) -> None:
+def test_page_leaves_out_the_section_of_a_missing_file(tmp_path: Path, missing: str) -> None:
     folder = write_run(tmp_path / "toy")
     whole = len(_Page(folder).all("section"))
     (folder / missing).rename(tmp_path / missing)
     assert len(_Page(folder).all("section")) == whole - 1
 
 
-def test_a_figure_that_is_no_number_breaks_the_curve_and_is_marked(tmp_path: Path) -> None:
+def test_curve_breaks_at_numbers_that_are_not_finite_and_marks_them(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "toy")
     write_lines(
         folder,
@@ -133,7 +133,7 @@ def test_a_figure_that_is_no_number_breaks_the_curve_and_is_marked(tmp_path: Pat
 
 
 @pytest.mark.parametrize("values", [[math.nan], [math.nan, math.inf], [3.0], [0.0, 0.0], [-2.0, -2.0], [1e30, 1e30]])
-def test_any_figures_can_be_drawn(tmp_path: Path, values: list[float]) -> None:
+def test_charts_can_draw_any_figures(tmp_path: Path, values: list[float]) -> None:
     folder = write_run(tmp_path / "toy")
     write_lines(
         folder,
@@ -149,7 +149,7 @@ def test_any_figures_can_be_drawn(tmp_path: Path, values: list[float]) -> None:
     assert not re.search("nan|inf", " ".join(path["d"] or "" for path in page.all("path")))
 
 
-def test_a_long_run_has_a_small_page_with_its_spikes(tmp_path: Path) -> None:
+def test_page_of_a_long_run_is_small_and_shows_spikes(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "toy")
     lines = [line(8 * (number + 1), number / 30_000) for number in range(30_000)]
     lines[12_345]["figures"]["G loss"] = 99.0
@@ -160,7 +160,7 @@ def test_a_long_run_has_a_small_page_with_its_spikes(tmp_path: Path) -> None:
     assert "100" in page.words
 
 
-def test_many_events_are_cut(tmp_path: Path) -> None:
+def test_page_shows_the_newest_events(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "toy")
     events = [{"time": "2026-01-02T03:04:05+00:00", "images": n, "event": f"event {n}"} for n in range(1000)]
     (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
@@ -169,7 +169,7 @@ def test_many_events_are_cut(tmp_path: Path) -> None:
     assert [word for word in words if word.startswith("event ")] == [f"event {n}" for n in range(700, 1000)]
 
 
-def test_of_many_grids_some_are_shown(tmp_path: Path) -> None:
+def test_page_shows_some_of_many_grids(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "toy", grids=0)
     for images in range(0, 1000, 10):
         (folder / "samples" / f"{images:010d}.png").write_bytes(png(100))
@@ -183,13 +183,13 @@ def test_of_many_grids_some_are_shown(tmp_path: Path) -> None:
     assert "960 images" in page.words
 
 
-def test_one_grid_has_no_slider(tmp_path: Path) -> None:
+def test_page_with_one_grid_has_no_slider(tmp_path: Path) -> None:
     page = _Page(write_run(tmp_path / "toy", grids=1))
     assert len(page.all("img")) == 1
     assert page.all("input") == []
 
 
-def test_a_large_grid_is_made_smaller(tmp_path: Path) -> None:
+def test_page_embeds_large_grids_as_jpeg(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "toy", grids=0)
     noise = np.random.default_rng(0).integers(0, 256, (2100, 2100, 3), dtype=np.uint8)
     stream = io.BytesIO()

@@ -86,7 +86,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_stopped_run_ends_with_the_bits_of_one_that_was_not(runs: Path, name: str) -> None:
+def test_resumed_run_ends_with_the_bits_of_an_uninterrupted_run(runs: Path, name: str) -> None:
     whole, resumed = (checkpoint(runs / name / run, WHOLE) for run in ("whole", "resumed"))
     assert whole.keys() == resumed.keys()
     assert [key for key in whole if not torch.equal(whole[key], resumed[key])] == []
@@ -99,7 +99,7 @@ def test_a_stopped_run_ends_with_the_bits_of_one_that_was_not(runs: Path, name: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_stop_leaves_a_checkpoint_at_the_step_in_which_it_was_asked_for(runs: Path, name: str) -> None:
+def test_stopped_run_has_a_checkpoint_at_the_step_of_the_request(runs: Path, name: str) -> None:
     assert [path.name for path in (runs / name / "half" / "checkpoints").iterdir()] == [f"{HALF:012d}"]
     whole, half = checkpoint(runs / name / "whole", WHOLE), checkpoint(runs / name / "half", HALF)
     assert [key for key in half if torch.equal(half[key], whole[key]) and key.startswith("networks/")] == []
@@ -112,7 +112,7 @@ def _relative_difference(one: torch.Tensor, two: torch.Tensor) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize(("undisturbed", "resumed"), [("whole", "on-1"), ("whole", "on-3"), ("lone", "begun")])
 @pytest.mark.parametrize("name", ["gan", "cyclegan"])
-def test_other_workers_take_the_next_step_as_the_first_would(
+def test_resume_on_other_workers_takes_the_same_next_step(
     runs: Path, name: str, undisturbed: str, resumed: str
 ) -> None:
     whole, other = runs / name / undisturbed, runs / name / resumed
@@ -130,7 +130,7 @@ def test_other_workers_take_the_next_step_as_the_first_would(
 @pytest.mark.slow
 @pytest.mark.parametrize("resumed", ["on-1", "on-3", "begun"])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_other_workers_hold_what_the_checkpoint_holds(runs: Path, name: str, resumed: str) -> None:
+def test_resume_on_other_workers_restores_the_whole_checkpoint(runs: Path, name: str, resumed: str) -> None:
     held = load_file(runs / name / resumed / "restored.safetensors")
     saved = checkpoint(runs / name / resumed, HALF)
     assert held.keys() == saved.keys()
@@ -142,14 +142,14 @@ def test_other_workers_hold_what_the_checkpoint_holds(runs: Path, name: str, res
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_other_workers_say_where_they_go_on(runs: Path, name: str, workers: int) -> None:
+def test_resume_on_other_workers_reports_where_it_continues(runs: Path, name: str, workers: int) -> None:
     *facts, where, speed = events(runs / name / f"on-{workers}")
     assert [fact.split(":")[0] for fact in facts] == ["data"] * len(facts) != []
     assert speed.startswith("speed: ")
     assert where == (f"training from image {HALF} on with {workers} workers on cpu")
 
 
-def test_slots_of_the_pool_stay_with_their_images() -> None:
+def test_resume_keeps_the_images_of_each_pool_slot() -> None:
     batch = BatchSection(global_size=BATCH)
     for workers in (1, 2, 3):
         for rank in range(workers):

@@ -47,7 +47,7 @@ def run_folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_resume_writes_down_what_it_changes_though_the_run_does_not_start(run_folder: Path) -> None:
+def test_resume_writes_its_changes_even_if_the_launch_fails(run_folder: Path) -> None:
     (event,) = _resume(run_folder, "run.log_images=7")
     assert event.startswith("resumed with run.log_images: 1000 -> 7")
     assert "resumed with run.log_images" in (run_folder / "events.jsonl").read_text()
@@ -92,7 +92,7 @@ class LargerThanMemory(Digits):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has ...")
 
 
-def test_exhausted_memory_is_an_error_of_the_config_and_no_lost_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exhausted_memory_is_a_config_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     from trainer.loop import fit
 
@@ -102,7 +102,7 @@ def test_exhausted_memory_is_an_error_of_the_config_and_no_lost_worker(monkeypat
         fit(config, Listener(), torch.device("cpu"))
 
 
-def test_other_errors_of_torch_are_not_taken_for_exhausted_memory() -> None:
+def test_is_out_of_memory_accepts_only_errors_of_memory() -> None:
     for text in (
         "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes",
         "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",

@@ -33,7 +33,7 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_newest_snapshot_of_a_run_is_read_and_built(run: Path) -> None:
+def test_snapshot_that_is_newest_is_read_and_built(run: Path) -> None:
     snapshot = read_snapshot(str(run))
     assert (snapshot.images_seen, snapshot.ema, snapshot.config) == (20, True, {"run": {"seed": 0}})
     image = snapshot.build("G")(torch.zeros(2, 4))
@@ -41,20 +41,20 @@ def test_the_newest_snapshot_of_a_run_is_read_and_built(run: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["weights.safetensors", "snapshot.json"])
-def test_what_was_changed_or_torn_is_refused(run: Path, part: str) -> None:
+def test_read_snapshot_refuses_changed_and_torn_files(run: Path, part: str) -> None:
     path = run / "snapshots" / "0000000020" / part
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(SnapshotError):
         read_snapshot(str(path.parent))
 
 
-def test_another_schema_is_refused(run: Path) -> None:
+def test_read_snapshot_refuses_another_schema(run: Path) -> None:
     path = run / "snapshots" / "0000000020" / "snapshot.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
     with pytest.raises(SnapshotError, match="schema version 99"):
         read_snapshot(str(run))
 
 
-def test_no_snapshot_is_one_clear_line(tmp_path: Path) -> None:
+def test_read_snapshot_without_a_snapshot_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match="neither a snapshot nor a run"):
         read_snapshot(str(tmp_path))

@@ -86,7 +86,7 @@ JUDGED = ((DA * U - 1) ** 2 + (DA * B * V) ** 2) / 2 + ((DB * V - 1) ** 2 + (DB 
 
 
 @pytest.mark.parametrize(("cycle", "identity"), [(10, 5), (3, 0), (0, 2)])
-def test_cyclegan_is_equation_3_with_the_identity_loss(cycle: float, identity: float) -> None:
+def test_cyclegan_losses_are_equation_3_and_the_identity_loss(cycle: float, identity: float) -> None:
     losses = _run(_cyclegan(cycle_weight=cycle, identity_weight=identity), _pair())
     expected = ADVERSARIAL + cycle * CYCLE + identity * IDENTITY
     assert losses["generator"].total.item() == pytest.approx(expected, rel=1e-6)
@@ -97,14 +97,14 @@ def test_cyclegan_is_equation_3_with_the_identity_loss(cycle: float, identity: f
     assert losses["discriminator"].total.item() == pytest.approx(JUDGED, rel=1e-6)
 
 
-def test_cyclegans_defaults_are_the_papers() -> None:
+def test_cyclegan_defaults_are_the_papers() -> None:
     losses = _run(_cyclegan(), _pair())
     assert losses["generator"].total.item() == pytest.approx(ADVERSARIAL + 10 * CYCLE + 5 * IDENTITY, rel=1e-6)
     optimizer = _cyclegan().optimizer(("G_AB", "G_BA"))
     assert (optimizer.lr, optimizer.betas, optimizer.decay_from, optimizer.clip_norm) == (2e-4, (0.5, 0.999), 0.5, None)
 
 
-def test_cyclegans_gradients_are_those_of_the_closed_form() -> None:
+def test_cyclegan_gradients_are_those_of_the_closed_form() -> None:
     task = _cyclegan()
     batch = _pair()
     task.losses(task.phases[0], batch).total.backward()
@@ -133,7 +133,7 @@ GAN_LOSSES: dict[str, tuple[Callable[[float, float], float], Callable[[float], f
 
 
 @pytest.mark.parametrize("loss", registry.names("loss"))
-def test_gan_plays_each_loss(loss: str) -> None:
+def test_gan_losses_in_closed_form(loss: str) -> None:
     task = _task("gan", {"G": Painter(W), "D": Judge(K)}, loss={"type": loss})
     draws = {name: torch.from_numpy(array) for name, array in task.prepare(np.arange(2), 0).items()}
     losses = _run(task, Batch(torch.arange(2), {"image": torch.full((2, 1, 4, 4), U)}, draws=draws))
@@ -143,7 +143,7 @@ def test_gan_plays_each_loss(loss: str) -> None:
 
 
 @pytest.mark.parametrize("config", ["digits", "stripes"])
-def test_a_phase_changes_nothing_of_the_other_player(config: str) -> None:
+def test_phase_changes_nothing_of_the_other_player(config: str) -> None:
     run = load_config(find_config(config))
     task: Task = registry.build(run.task, seed=0, global_size=4)
     draw, spec = torch.Generator().manual_seed(0), data_spec(run)
@@ -168,7 +168,7 @@ def test_a_phase_changes_nothing_of_the_other_player(config: str) -> None:
         assert all(p.requires_grad for p in task.networks.parameters())
 
 
-def test_only_trainable_keeps_frozen_what_was_frozen() -> None:
+def test_only_trainable_keeps_frozen_parameters_frozen() -> None:
     networks = nn.ModuleDict(
         {"G": nn.Sequential(Slope(1.0), nn.BatchNorm2d(1)), "D": nn.Sequential(Slope(1.0), Slope(2.0))}
     )
@@ -192,12 +192,12 @@ def test_phases_may_share_a_set_of_networks_but_sets_may_not_overlap() -> None:
 @pytest.mark.parametrize(
     ("progress", "rate"), [(0.0, 1.0), (0.25, 1.0), (0.5, 1.0), (0.75, 0.5), (0.9, 0.2), (1.0, 0.0)]
 )
-def test_the_rate_is_held_and_then_falls_in_a_straight_line(progress: float, rate: float) -> None:
+def test_learning_rate_is_constant_and_then_decays_linearly(progress: float, rate: float) -> None:
     assert OptimizerSection(lr=0.01, decay_from=0.5).rate(progress) == pytest.approx(0.01 * rate)
     assert OptimizerSection(lr=0.01).rate(progress) == 0.01
 
 
-def test_every_shipped_config_fits() -> None:
+def test_check_fit_accepts_every_shipped_config() -> None:
     for name in ("digits", "stripes", "dcgan", "cyclegan-horse2zebra"):
         check_fit(load_config(find_config(name)))
 

@@ -23,7 +23,7 @@ def test_unet_is_fully_convolutional(depth: int, shape: tuple[int, int], norm: s
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_unet_minimum_size_is_exact_and_leaves_something_of_the_innermost_map(norm: str) -> None:
+def test_unet_minimum_size_is_exact_and_its_innermost_features_are_not_zero(norm: str) -> None:
     network = build(type="unet_generator", width=4, depth=3, norm=norm)
     assert isinstance(network, Translator)
     assert network.minimum_size == network.size_multiple == 8
@@ -50,7 +50,7 @@ def test_unet_of_the_paper_has_its_filters_and_the_usual_parameter_count() -> No
     assert round(count / 1e6, 3) == 54.414
 
 
-def test_unet_dropout_is_behind_three_layers_and_only_while_training() -> None:
+def test_unet_dropout_follows_three_layers_and_only_while_training() -> None:
     network = build(type="unet_generator", width=2, depth=6, dropout=True)
     layers = [any(isinstance(m, nn.Dropout) for m in layer) for layer in network.up]  # type: ignore[union-attr]
     assert layers == [True, True, True, False, False, False]
@@ -71,14 +71,14 @@ def test_unet_dropout_is_behind_three_layers_and_only_while_training() -> None:
     ],
     ids=lambda section: str(section["type"]),
 )
-def test_no_parameter_is_idle(section: dict[str, object], norm: str) -> None:
+def test_unet_has_no_parameter_without_gradient(section: dict[str, object], norm: str) -> None:
     network = build(**section, norm=norm)
     image = torch.randn(4, 3, 64, 64)
     (network(image).square().mean() + network(image).mean()).backward()
     assert [n for n, p in network.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-9] == []
 
 
-def test_blurs_keep_planes_and_remove_the_finest_pattern() -> None:
+def test_blurs_keep_constant_images_and_remove_the_finest_pattern() -> None:
     plane = torch.full((2, 3, 6, 4), 0.7)
     torch.testing.assert_close(BlurDown(3)(plane), torch.full((2, 3, 3, 2), 0.7))
     torch.testing.assert_close(BlurUp(3)(plane), torch.full((2, 3, 12, 8), 0.7))

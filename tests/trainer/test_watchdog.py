@@ -55,13 +55,13 @@ def _warnings(run: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_sound_run_is_left_alone(runs: Path) -> None:
+def test_watchdog_leaves_a_healthy_run_alone(runs: Path) -> None:
     assert _warnings(runs / "well") == []
     assert action(runs / "well") is RunAction.CONTINUE
 
 
 @pytest.mark.slow
-def test_what_is_not_finite_is_named_once_and_warned_of(runs: Path) -> None:
+def test_watchdog_names_once_what_is_not_finite(runs: Path) -> None:
     (warning,) = _warnings(runs / "warn")
     assert warning.endswith(": not a finite number")
     assert action(runs / "warn") is RunAction.CONTINUE
@@ -69,27 +69,27 @@ def test_what_is_not_finite_is_named_once_and_warned_of(runs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_no_checkpoint_holds_what_is_not_finite(runs: Path) -> None:
+def test_checkpoints_hold_only_finite_numbers(runs: Path) -> None:
     refused = [event for event in events(runs / "warn") if "is not finite" in event]
     assert refused
     assert all(event.startswith("no checkpoint at ") for event in refused)
 
 
 @pytest.mark.slow
-def test_stop_ends_the_run(runs: Path) -> None:
+def test_watchdog_stop_ends_the_run(runs: Path) -> None:
     assert action(runs / "stop") is RunAction.STOP
     assert max(metrics(runs / "stop")) < 40
 
 
 @pytest.mark.slow
-def test_a_discriminator_that_has_won_is_noticed(runs: Path) -> None:
+def test_watchdog_detects_a_discriminator_that_has_won(runs: Path) -> None:
     (warning,) = _warnings(runs / "won")
     assert warning.startswith("D has distinguished real from generated images for ")
     assert action(runs / "won") is RunAction.STOP
 
 
 @pytest.mark.slow
-def test_samples_that_are_alike_are_noticed_and_need_a_checkpoint_from_before(runs: Path) -> None:
+def test_watchdog_detects_collapsed_samples_and_needs_an_earlier_checkpoint(runs: Path) -> None:
     warning, last = _warnings(runs / "collapsed")
     assert warning.startswith("samples are alike (distance as a share of the data's: image 0.")
     assert last == "there is no checkpoint of at most 0 images to restore"
@@ -99,7 +99,7 @@ def test_samples_that_are_alike_are_noticed_and_need_a_checkpoint_from_before(ru
 
 
 @pytest.mark.slow
-def test_a_rollback_goes_on_from_before_the_trouble_with_another_seed(runs: Path) -> None:
+def test_rollback_continues_from_before_the_fault_with_another_seed(runs: Path) -> None:
     assert [event for event in events(runs / "roll-back") if event.startswith("training")] == [
         "training from image 0 on with 2 workers on cpu",
         "training from image 4 on with 2 workers on cpu",
