@@ -1,4 +1,4 @@
-"""Made-up folders of runs."""
+"""Writes folders of made-up runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONFIG: dict[str, Any] = {
 
 
 def write_run(folder: Path, lines: int = 50, grids: int = 5, **record: Any) -> Path:
-    """A run of 1000 images in `folder`; `record` are keys of `run.json`, and grid k is a plain grey of 40 x k."""
+    """Write a run of 1000 images to `folder` and return it. `record` has keys of `run.json`; grid k has grey 40 k."""
     (folder / "samples").mkdir(parents=True)
     resolved = RunConfig.model_validate(CONFIG).model_dump(mode="json")
     (folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
@@ -44,7 +44,7 @@ def write_run(folder: Path, lines: int = 50, grids: int = 5, **record: Any) -> P
 
 
 def line(images: int, progress: float) -> dict[str, Any]:
-    """A line of figures in which the discriminator slowly wins."""
+    """Return a line of figures; with `progress` 0..1 the discriminator slowly wins."""
     return {
         "images": images,
         "seconds": images / 100,
@@ -61,7 +61,7 @@ def write_lines(folder: Path, lines: list[dict[str, Any]]) -> None:
 
 
 def png(grey: int, size: int = 48) -> bytes:
-    """A plain square."""
+    """Return a PNG file of a plain square."""
     stream = io.BytesIO()
     Image.new("L", (size, size), grey).save(stream, "PNG")
     return stream.getvalue()

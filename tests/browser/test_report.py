@@ -46,25 +46,25 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 def _open(page: Page, folder: Path) -> tuple[list[str], list[str]]:
-    """Show the report of the run in `folder`; what the page asked for and complained of, now and later."""
+    """Open the report of the run in `folder`. Return lists of the page's requests and errors, which grow later."""
     requests: list[str] = []
-    complaints: list[str] = []
+    errors: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text))
+    page.on("pageerror", lambda error: errors.append(str(error)))
     write_report(Storage(folder))
     page.goto((folder / "report.html").as_uri())
-    return requests, complaints
+    return requests, errors
 
 
 def _grey(place: Locator, at: tuple[int, int]) -> int:
-    """What is seen so many pixels right of and below the place's corner."""
+    """Return the grey level so many pixels right of and below the corner of the element."""
     return int(np.asarray(Image.open(io.BytesIO(place.screenshot())).convert("L"))[at[1], at[0]])
 
 
 def test_slider_shows_another_grid(page: Page, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "toy")
-    requests, complaints = _open(page, folder)
+    requests, errors = _open(page, folder)
     slider, caption, picture = page.locator("#when"), page.locator("#caption"), page.locator("#samples img:visible")
     assert (caption.inner_text(), picture.count(), _grey(picture, (200, 200))) == ("1,000 images", 1, 160)
     slider.press("Home")
@@ -75,7 +75,7 @@ def test_slider_shows_another_grid(page: Page, tmp_path: Path) -> None:
     slider.fill("3")
     assert (caption.inner_text(), picture.count(), _grey(picture, (200, 200))) == ("750 images", 1, 120)
     assert [url for url in requests if not url.startswith("data:")] == [(folder / "report.html").as_uri()]
-    assert complaints == []
+    assert errors == []
 
 
 def test_curves_are_drawn(page: Page, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_page_fits_the_width_of_a_phone(page: Page, tmp_path: Path) -> None:
 
 
 def test_page_of_a_run_that_failed_at_once_has_no_errors(page: Page, tmp_path: Path) -> None:
-    _, complaints = _open(page, tmp_path)
+    _, errors = _open(page, tmp_path)
     assert page.get_by_text("unknown", exact=True).is_visible()
     assert page.locator("section").count() == 0
-    assert complaints == []
+    assert errors == []

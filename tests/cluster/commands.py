@@ -36,7 +36,7 @@ _WHILE_WAITING_MS = 4000
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended: its exit code, what it left as its result, and seconds after the signal."""
+    """How a command ended: its exit code, its result, and times in seconds after the signal."""
 
     command: str
     signal: str
@@ -44,14 +44,14 @@ class Outcome:
     code: int
     result: str
     seconds: float
-    """Until the command had ended."""
+    """Seconds until the command had ended."""
     seconds_to_clean: float
-    """Until all that it had started had ended and its temporary files were gone."""
+    """Seconds until all its processes had ended and its temporary files were gone."""
 
 
 @contextmanager
 def none_ignored() -> Iterator[None]:
-    """Have the programs that are started meanwhile not ignore the signals that stop them, as those of `&` do SIGINT."""
+    """Restore the default signal handlers for programs started in the block: a shell's `&` makes them ignore SIGINT."""
     numbers = [number for number in STOPS if signal.getsignal(number) is signal.SIG_IGN]
     for number in numbers:
         # A new program gets the default action for what its parent handles.
@@ -64,7 +64,7 @@ def none_ignored() -> Iterator[None]:
 
 
 class Started:
-    """A running command, in a process group and a folder of its own."""
+    """A running command in a separate process group and folder."""
 
     def __init__(self, folder: Path, *words: str) -> None:
         self.folder = folder
@@ -122,7 +122,7 @@ class Started:
             return False
 
     def end(self) -> None:
-        """Kill what a failed test leaves."""
+        """Kill the processes that a failed test left behind."""
         if self.process.poll() is None:
             self.send(signal.SIGKILL, "group")
             self.process.wait()
@@ -143,7 +143,7 @@ Result = Callable[[], str]
 
 @contextmanager
 def train(folder: Path) -> Iterator[tuple[Started, Result]]:
-    """A run that is under way, with nothing due before the end."""
+    """A run in progress, which writes nothing before its end."""
     run, file = folder / "run", folder / "toy.yaml"
     folder.mkdir()
     keys = {"total_images": NEVER, "checkpoint_images": NEVER, "workers": 1}
@@ -196,7 +196,7 @@ def export(folder: Path) -> Iterator[tuple[Started, Result]]:
 
 @contextmanager
 def demo(folder: Path, until: str, images: int | None = None) -> Iterator[tuple[Started, Result]]:
-    """The demo, once the file `until` of its folder holds something; it trains on `images` if that is given."""
+    """The demo, once the file `until` in its folder has content. It trains on `images` if that is set."""
     if images is not None:
         folder.mkdir()
         for name in ("digits", "stripes"):
@@ -211,7 +211,7 @@ def demo(folder: Path, until: str, images: int | None = None) -> Iterator[tuple[
 
 
 def outcome(name: str, command: Started, result: Result, number: signal.Signals, to: Target) -> Outcome:
-    """Stop the command, wait until nothing of it is left, and say how it went."""
+    """Send the signal, wait until nothing is left of the command, and return how it ended."""
     start = time.monotonic()
     command.send(number, to)
     code = command.process.wait()

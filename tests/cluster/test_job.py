@@ -1,4 +1,4 @@
-"""A run as a Ray Job: stopped by `ray job stop`, and taken to its end by another job with `--resume`."""
+"""A run as a Ray Job: stopped by `ray job stop`, and finished by another job with `--resume`."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ RAY = str(Path(sys.executable).with_name("ray"))
 
 
 class Jobs:
-    """A cluster of its own with a dashboard, and `ray job …` on it."""
+    """A private cluster with a dashboard, and the command `ray job` on it."""
 
     def __init__(self, folder: Path) -> None:
-        # A token of its own, so that the user's is neither needed nor made.
+        # A separate token, so that the user's is neither needed nor created.
         self._token = secrets.token_hex(32)
         self._environment = os.environ | {
             "RAY_AUTH_MODE": "token",
@@ -60,7 +60,7 @@ class Jobs:
         return match[0] if match else None
 
     def wait_until(self, done: Callable[[], bool]) -> None:
-        """Wait for what the cluster does."""
+        """Wait until `done` returns true, while the cluster runs."""
         for _ in range(3000):
             if done():
                 return
@@ -72,7 +72,7 @@ class Jobs:
         pytest.fail("the cluster did not get there")
 
     def listening(self) -> bool:
-        """Whether jobs can be sent."""
+        """Return whether the cluster accepts jobs."""
         if self._address is None:
             return False
         headers = {"Authorization": f"Bearer {self._token}"}

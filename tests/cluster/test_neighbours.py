@@ -1,4 +1,4 @@
-"""Several commands and other Rays on one machine at once disturb nobody."""
+"""Several commands and other Rays on one machine do not disturb each other."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ while True:
 
 @contextmanager
 def _others(home: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Two programs that start and stop Rays of their own, in Ray's usual folder, again and again."""
+    """Run two programs that repeatedly start and stop other Rays in Ray's usual folder."""
     others = [
         subprocess.Popen([sys.executable, "-W", "ignore", "-c", OTHER], env=os.environ | {"HOME": str(home)})
         for _ in range(2)

@@ -1,4 +1,4 @@
-"""A node leaves the cluster in the middle of an elastic run, which goes on with what is left."""
+"""An elastic run continues on the remaining nodes when a node leaves the cluster."""
 
 from __future__ import annotations
 

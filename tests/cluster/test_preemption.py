@@ -1,4 +1,4 @@
-"""SIGTERM: a checkpoint, exit code 75, and `--resume` goes on as if nothing had happened."""
+"""SIGTERM: a checkpoint, exit code 75, and a `--resume` that ends like an uninterrupted run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run on an object store: the one on the disk, also when it is resumed or damaged there; exported from there."""
+"""A run on an object store equals one on disk, also after damage and a resume, and can be exported."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _checkpoints(run: Storage) -> list[str]:
 
 
 def _events(run: Storage) -> list[str]:
-    """The events of a run, without the facts about its data and its speed."""
+    """Return the events of a run without those on its data and its speed."""
     events = [json.loads(line)["event"] for line in run.read("events.jsonl").decode().splitlines()]
     return [event for event in events if not event.startswith(("speed: ", "data: "))]
 

@@ -1,4 +1,4 @@
-"""A command that is told to stop does so in its order, whichever signal says so and to which processes it is sent."""
+"""Every command stops cleanly on any stop signal, sent to its process or to its process group."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_signal_to_the_group_stops_a_command_cleanly(name: str, tmp_path: Path) 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Outcome], None]]:
-    """Add an outcome to `signals.md` and `signals.json`, whose text and place are told in the end."""
+    """Return a function that adds an outcome to `signals.md` and `signals.json`. Their text is printed at the end."""
     outcomes: list[Outcome] = []
     folder = tmp_path_factory.mktemp("table")
 

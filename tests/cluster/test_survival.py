@@ -1,4 +1,4 @@
-"""A run under a killer ends with the very weights of one that nobody disturbed."""
+"""A run whose workers are killed ends with the weights of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def one_ray() -> Iterator[None]:
 
 
 class Killer:
-    """Kills a random worker of each new group once the run has got past another random image."""
+    """Kills a random worker of each new group, once the run has passed the next random image."""
 
     def __init__(self, total: int) -> None:
         self._random = random.Random(0)

@@ -1,4 +1,4 @@
-"""Small runs for tests that need Ray, and what is left of them."""
+"""Small runs for tests that need Ray, and functions that read their results."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def config(data: dict[str, Any]) -> RunConfig:
 
 
 def newest_tensors(run: Path) -> dict[str, torch.Tensor]:
-    """All that a run's newest checkpoint holds."""
+    """Return the tensors of a run's newest checkpoint."""
     newest = max((run / "checkpoints").iterdir(), key=lambda path: path.name)
     return load_file(newest / "state.safetensors")
 
@@ -62,7 +62,7 @@ def differing(one: Path, two: Path) -> list[str]:
 
 
 def events(run: Path) -> list[str]:
-    """What happened to a run."""
+    """Return a run's events."""
     return [json.loads(line)["event"] for line in (run / "events.jsonl").read_text().splitlines()]
 
 

@@ -24,7 +24,7 @@ SCALE = {"gan": 12.0, "cyclegan": 2.5}
 
 @dataclass(frozen=True)
 class Case:
-    """One way of taking a step."""
+    """A task, a ZeRO stage, a number of micro-batches and a precision."""
 
     task: str
     optimizer: str
@@ -123,7 +123,7 @@ def _through_deepspeed(config: RunConfig) -> list[dict[str, torch.Tensor]]:
 
 
 def _in_plain_torch(config: RunConfig, case: Case) -> tuple[list[dict[str, torch.Tensor]], dict[str, float]]:
-    """The step as the papers have it; only the losses are the task's."""
+    """Take the steps in plain PyTorch; only the losses are the task's."""
     task = _task(config)
     parameters = {
         phase: [p for name in phase.networks for p in task.networks[name].parameters()] for phase in task.phases
@@ -150,7 +150,7 @@ def _in_plain_torch(config: RunConfig, case: Case) -> tuple[list[dict[str, torch
 
 
 def _plain(value: object) -> object:
-    """What of a configuration object is plain data; None for the rest."""
+    """Return the plain data of a configuration object, with None for other values."""
     if isinstance(value, bool | int | float | str | None):
         return value
     if isinstance(value, Enum | torch.dtype):
@@ -184,7 +184,7 @@ def _configurations(folder: str) -> str:
 
 
 def _lazy(folder: str) -> dict[str, Any]:
-    """Three phases of which two train the discriminator: how many engines there are and how often each steps."""
+    """Train three phases, of which two train the discriminator. Return the number of engines and of their steps."""
     from trainer.engine import PlayerEngines
 
     config = _config(Case("gan", "sgd"), folder)
@@ -237,7 +237,7 @@ def _dtypes(folder: str) -> dict[str, list[str]]:
 
 
 def record_cases(folder: str) -> None:
-    """Take the steps of every case, and write what was found to `recorded.pt`."""
+    """Take the steps of every case, and write the results to `recorded.pt`."""
     recorded: dict[str, Any] = {}
     for case in CASES:
         config = _config(case, folder)

@@ -1,4 +1,4 @@
-"""Runs `fit` on W ranks over gloo, without Ray: whole runs, runs that are stopped, and runs that go on."""
+"""Runs `fit` on W ranks over gloo, without Ray: whole, stopped and resumed runs."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ from zorse_common.storage import Storage
 
 @dataclass(frozen=True)
 class Job:
-    """A run to fit from its newest checkpoint on; it is asked to stop once it has seen `stop_at` images.
+    """A run to fit from its newest checkpoint, if it has one.
 
-    `gradients_at` is the step, counted in this job, whose gradients are kept in the run's `gradients.pt`. With
-    `only_restore` nothing is trained: what was taken over is collected again, into `restored.safetensors`.
+    Attributes:
+        stop_at: the run is stopped once it has seen so many images.
+        gradients_at: the step, counted in this job, whose gradients are written to the run's `gradients.pt`.
+        only_restore: do not train, but restore the checkpoint and write the state to `restored.safetensors`.
     """
 
     config: dict[str, Any]
@@ -35,7 +37,7 @@ class Job:
 
 
 class Listener:
-    """A `Reporter` that keeps what it is told, and asks to stop at `stop_at` images."""
+    """A `Reporter` that keeps the events, and requests a stop at `stop_at` images."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.events: list[str] = []
@@ -58,24 +60,24 @@ def fit_ranks(jobs: list[Job], workers: int) -> None:
 
 
 def checkpoint(run: Path, seen: int) -> dict[str, torch.Tensor]:
-    """The tensors of a run's checkpoint."""
+    """Return the tensors of a run's checkpoint."""
     return load_file(run / "checkpoints" / f"{seen:012d}" / "state.safetensors")
 
 
 def metrics(run: Path) -> dict[int, dict[str, float]]:
-    """The lines of figures by images seen."""
+    """Return the lines of figures by images seen."""
     lines = [json.loads(line) for _, part in read_parts(Storage(str(run))) for line in part]
     return {line["images"]: line for line in lines}
 
 
 def events(run: Path) -> list[str]:
-    """What the last job of the run reported on rank 0."""
+    """Return the events of the run's last job on rank 0."""
     lines: list[str] = json.loads((run / "events.json").read_text())
     return lines
 
 
 def action(run: Path) -> RunAction:
-    """How the last job of the run ended."""
+    """Return how the run's last job ended."""
     return RunAction(int((run / "action.txt").read_text()))
 
 
@@ -105,7 +107,7 @@ def _fit(job: Job, workers: int) -> None:
 
 
 class _Gradients:
-    """Each optimiser's gradients at its step number `step`, in the order of its parameters."""
+    """Keeps each optimiser's gradients at its step number `step`, in the order of its parameters."""
 
     def __init__(self, step: int | None) -> None:
         self.kept: list[list[torch.Tensor]] = []

@@ -11,7 +11,7 @@ NORMS = ("batch", "instance", "none")
 
 
 def build(**section: object) -> nn.Module:
-    """The network of a `{type, …}` section, with seeded weights."""
+    """Return the network of a `{type, …}` section, with seeded weights."""
     torch.manual_seed(0)
     network = registry.build(registry.resolve("model", section))
     assert isinstance(network, nn.Module)

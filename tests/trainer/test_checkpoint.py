@@ -1,4 +1,4 @@
-"""A checkpoint is intact or it is not there: damage is newest and named, and the one before is used."""
+"""Checkpoints: round trip, damage, pruning, full disks and changed images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a Ray of our own leaves out is what Ray calls so."""
+"""The variables for a private Ray are the ones that Ray reads."""
 
 from __future__ import annotations
 

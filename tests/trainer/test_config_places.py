@@ -1,4 +1,4 @@
-"""Paths on the command line are taken as they are written."""
+"""Paths and URIs in overrides are not parsed as YAML."""
 
 from __future__ import annotations
 

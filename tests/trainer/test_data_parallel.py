@@ -1,4 +1,4 @@
-"""Design, decision 7: W ranks train on a global batch as one rank does, also where it does not divide evenly."""
+"""Design, decision 7: W ranks train on a global batch like one rank, also if W does not divide its size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The moving average against its closed form."""
+"""The moving average of weights, in closed form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A step through DeepSpeed is the step that the papers and plain PyTorch describe."""
+"""The engines: a step through DeepSpeed equals a step of plain PyTorch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be read from a run's folder, whole or not, and the commands that show it."""
+"""Reading a run's folder, complete or not, and the commands that show runs."""
 
 from __future__ import annotations
 

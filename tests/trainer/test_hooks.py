@@ -1,4 +1,4 @@
-"""What a run leaves for people: figures, pictures, TensorBoard's file and where its time went."""
+"""The files and events that hooks write: figures, pictures, TensorBoard's file and speed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The image pool by itself."""
+"""The image pool: what it stores and shows, and its state."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from trainer.image_pool import ImagePool
 
 
 def _images(numbers: range) -> torch.Tensor:
-    """One image [1, 1, 1] for each number, that shows it."""
+    """Return one image [1, 1, 1] for each number, whose value is the number."""
     return torch.tensor(list(numbers), dtype=torch.float32)[:, None, None, None]
 
 
 def _show(pool: ImagePool, numbers: range) -> list[int]:
-    """The numbers of the images that are shown for `numbers`."""
+    """Return the numbers of the images that the pool shows for `numbers`."""
     return [int(image) for image in pool.exchange(_images(numbers), torch.tensor(list(numbers))).flatten()]
 
 

@@ -1,4 +1,4 @@
-"""Whose a run is: two drivers in one folder, killed ones, and what the record says at the end."""
+"""The driver's journal: the lock on the run's folder, killed drivers, and how a run ended."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_journal_writes_how_the_run_ended(
 
 
 class Watched(Storage):
-    """Counts what is read and written, so that a test can wait for it."""
+    """A storage that counts reads and writes, so that a test can wait for them."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -117,7 +117,7 @@ class Watched(Storage):
 
 
 def _wait_for(counted: threading.Semaphore, times: int) -> None:
-    """Wait until it was done so many times from now on."""
+    """Wait for `times` more calls."""
     while counted.acquire(blocking=False):
         continue
     for _ in range(times):

@@ -1,4 +1,4 @@
-"""Losses at points where they are known in closed form, and the limit in which D cannot tell."""
+"""Losses at points where their values are known in closed form."""
 
 from __future__ import annotations
 

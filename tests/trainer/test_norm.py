@@ -1,4 +1,4 @@
-"""The batch norm of the global batch against PyTorch's on the whole batch."""
+"""Batch norm over all ranks against PyTorch's batch norm of the whole batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STEPS = 2
 
 
 def _step(norm: nn.BatchNorm2d, step: int, images: slice) -> dict[str, Tensor]:
-    """One forward and backward pass over some images of a fixed batch of six: [c], or [b, c, h, w] of those images."""
+    """Return tensors of one forward and backward pass over some images of a fixed batch of six: [c] or [b, c, h, w]."""
     draw = torch.Generator().manual_seed(step)
     x = (torch.randn(6, 4, 5, 3, generator=draw) * 3 + 2)[images].requires_grad_()
     gradient = torch.randn(6, 4, 5, 3, generator=draw)[images]
@@ -68,7 +68,7 @@ def test_norm_on_ranks_with_unequal_numbers_of_images_is_that_of_one_batch(tmp_p
 
 
 def _together(name: str, parts: list[Tensor]) -> Tensor:
-    """What one process would have: images side by side, the parameters' gradients summed, statistics as on any rank."""
+    """Join the ranks' tensors to those of one process: images side by side, gradients of parameters summed."""
     if name in ("output", "on_input"):
         return torch.cat(parts)
     if name in ("on_weight", "on_bias"):

@@ -1,4 +1,4 @@
-"""The page of a run: all of it is there, in one file, whatever state the run is in."""
+"""The report: one complete page for a run in any state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HOSTILE = "</title><script>alert('&amp;')</script><img src=\"x\">"
 
 
 class _Page(HTMLParser):
-    """A page's elements, its words, and whether every element that is opened is closed."""
+    """A parsed page: its elements and texts. Parsing checks that every element is closed."""
 
     VOID = frozenset({"meta", "img", "input", "path"})
 

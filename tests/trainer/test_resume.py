@@ -1,4 +1,4 @@
-"""Design, decision 7b: a run that was stopped goes on as if nothing had happened, on any number of workers."""
+"""Design, decision 7: a resumed run equals an uninterrupted one, on any number of workers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _at(name: str, folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For each config: `whole` and `resumed` on 2 workers, the latter stopped at `HALF`; `half`, on 1 and on 3."""
+    """Return the folder of runs of each config: `whole`; `resumed` (stopped at `HALF`); `half` on 1 and 3 workers."""
     folder = tmp_path_factory.mktemp("runs")
     write_textures(folder / "textures")
     jobs = []

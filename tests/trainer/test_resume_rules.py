@@ -1,4 +1,4 @@
-"""What a resume may change, and what running out of memory is called."""
+"""Which keys a resume may change, and the error of exhausted memory."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _resume(run_folder: Path, *overrides: str) -> list[str]:
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    """The folder of a run of `digits` that has a checkpoint and a config."""
+    """Return the folder of a run of `digits` that has a checkpoint and a config."""
     (tmp_path / "checkpoints" / "8").mkdir(parents=True)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(_resolved(f"run.dir={tmp_path}")))
     return tmp_path
@@ -82,7 +82,7 @@ def test_resume_refuses_to_change_a_key_without_a_marker(run_folder: Path, overr
 
 @register("data", "larger_than_memory")
 class LargerThanMemory(Digits):
-    """Digits for which a GPU has no memory left."""
+    """A dataset that raises the error of a GPU without free memory."""
 
     class Config(Section):
         size: int = 32

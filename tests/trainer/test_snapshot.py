@@ -1,4 +1,4 @@
-"""The snapshot survives the round trip, and nothing else passes for one."""
+"""Snapshots: round trip, and refusal of damaged files."""
 
 from __future__ import annotations
 

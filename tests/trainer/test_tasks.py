@@ -1,4 +1,4 @@
-"""Each task's objective in closed form, with networks so simple that it can be written down."""
+"""The losses of each task in closed form, with networks of one parameter."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ K, W = 1.3, 0.6  # the slope of D, and the grey that G generates
 
 
 class Slope(nn.Module):
-    """x -> slope * x."""
+    """Multiplies x by a slope."""
 
     def __init__(self, slope: float) -> None:
         super().__init__()
@@ -34,14 +34,14 @@ class Slope(nn.Module):
 
 
 class Judge(Slope):
-    """An image -> slope * its mean, as a map of 2 x 2 equal logits."""
+    """Returns 2 x 2 equal logits: a slope times the image's mean."""
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.slope * x.mean((1, 2, 3), keepdim=True)).expand(-1, 1, 2, 2)
 
 
 class Painter(Slope):
-    """Any latent -> an image of one grey."""
+    """Returns an image of one grey for any latent."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.slope.expand(len(x), 1, 4, 4)

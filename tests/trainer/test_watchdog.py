@@ -1,4 +1,4 @@
-"""Each trouble is provoked in a real run: the watchdog names it and does what it was told to."""
+"""Each fault is provoked in a run: the watchdog reports it and takes the configured action."""
 
 from __future__ import annotations
 
