@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from export import graph
 from export.errors import RepositoryError
+from export.feeds import Sample
 from export.layout import NAME_RULE
 from export.manifest import (
     GOLDEN_FILE,
@@ -25,7 +26,7 @@ from export.manifest import (
     model_properties,
 )
 from export.model_under_test import ModelUnderTest, Shape
-from export.proof import ProofResult, Sample
+from export.proof import ProofResult
 from export.targets.base import Target
 
 

@@ -11,7 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from export.errors import ExportError, ProofError
-from export.feeds import Feeds, batch_size, shape_text, take_rows
+from export.feeds import Feeds, Sample, batch_size, shape_text, take_rows
 from export.grey_levels import grey_step, to_grey_levels
 from export.manifest import GREY_LEVELS, Proof
 from export.model_under_test import ModelUnderTest
@@ -43,20 +43,17 @@ class ErrorStats:
         self._shapes: list[tuple[int, ...]] = []
 
     def compare(
-        self,
-        session: onnxruntime.InferenceSession,
-        folder: Path,
-        feeds: Feeds,
-        expected: NDArray[Any],
-        name: str = "onnxruntime",
+        self, session: onnxruntime.InferenceSession, folder: Path, sample: Sample, name: str = "onnxruntime"
     ) -> NDArray[Any]:
         """Add the differences on one input, and return the session's image.
 
-        `expected` is in grey levels. `name` is that of the session in messages, `folder` where its model lies.
+        The image of `sample` is the expected one, in grey levels. `name` is that of the session in messages, `folder`
+        where its model lies.
 
         Raises:
             RefusedError: the model does not run, or its image has another shape.
         """
+        feeds, expected = sample.feeds, sample.image
         actual = run_session(self._model, session, feeds)
         shapes = shape_text(feeds)
         if actual.shape != expected.shape:

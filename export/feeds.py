@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
@@ -32,3 +33,16 @@ def shape_text(feeds: Feeds) -> str:
 def total_bytes(feeds: Feeds) -> int:
     """Return the size in memory of all inputs."""
     return sum(array.nbytes for array in feeds.values())
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The feeds of one model call, and the images [batch, height, width, channels] that belong to them."""
+
+    feeds: Feeds
+    image: NDArray[Any]
+
+    @property
+    def nbytes(self) -> int:
+        """The size in memory of all arrays."""
+        return total_bytes(self.feeds) + self.image.nbytes

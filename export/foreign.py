@@ -5,6 +5,7 @@ The foreign graph stays as it is. Names that begin with `zorse_` are those of ou
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +70,11 @@ def wrap_onnx(
     upgraded = plain if version >= opset else _upgraded(plain, version, opset, name)
     interface = _interface(source, "batch", size, inputs, output)
     wrapped = _surround(upgraded, source, interface)
-    if not _batches_freely(wrapped, source, inputs):
+    try:
+        is_batch_free = _difference(wrapped, source, inputs) <= 1
+    except ImporterError:
+        is_batch_free = False
+    if not is_batch_free:
         batch = source.input.shape[0]
         if isinstance(batch, int) and batch != 1:
             raise ImporterError(f"{name} makes {batch} images at a time and no others: export it with an open batch")
@@ -130,8 +135,7 @@ def _upgraded(model: onnx.ModelProto, version: int, opset: int, name: str) -> on
 def _surround(model: onnx.ModelProto, source: OnnxSource, interface: Interface) -> onnx.ModelProto:
     """Return the graph of `model` between nodes of ours, without the shapes that the file gives its inner values."""
     (input_spec,), (output_spec,) = interface.inputs, interface.outputs
-    graph = onnx.GraphProto()
-    graph.CopyFrom(model.graph)
+    graph = copy.deepcopy(model.graph)
     renamed = _free_reserved_names(graph)
     first, last = (renamed.get(arg.name, arg.name) for arg in (source.input, source.output))
     constants: list[TensorProto] = []
@@ -222,14 +226,6 @@ def _chain(start: str, end: str, steps: list[_Step], constants: list[TensorProto
         chain.append(helper.make_node(operator, [value, *names], [output], name=name, **attributes))
         value = output
     return chain
-
-
-def _batches_freely(wrapped: onnx.ModelProto, source: OnnxSource, inputs: NDArray[Any]) -> bool:
-    """Return whether the wrapped model makes of a batch the images that the foreign model makes one by one."""
-    try:
-        return _difference(wrapped, source, inputs) <= 1
-    except ImporterError:
-        return False
 
 
 def _difference(wrapped: onnx.ModelProto, source: OnnxSource, inputs: NDArray[Any]) -> float:

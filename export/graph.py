@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterable, Iterator
 from graphlib import TopologicalSorter
@@ -95,9 +96,10 @@ def save(model: onnx.ModelProto, folder: Path, inline_bytes: int = INLINE_BYTES)
     if not is_large(model, inline_bytes):
         path.write_bytes(model.SerializeToString())
         return
-    apart = onnx.ModelProto()
-    apart.CopyFrom(model)
-    onnx.save_model(apart, str(path), save_as_external_data=True, location=WEIGHTS_FILE, size_threshold=1024)
+    # `save_model` moves the weights out of the model that it gets.
+    onnx.save_model(
+        copy.deepcopy(model), str(path), save_as_external_data=True, location=WEIGHTS_FILE, size_threshold=1024
+    )
 
 
 def check(folder: Path) -> None:
@@ -147,10 +149,9 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
     """Sort the nodes in place, so that each comes after the nodes whose outputs it takes."""
     makers = {output: index for index, node in enumerate(graph.node) for output in node.output}
     needs = {index: {makers[name] for name in node.input if name in makers} for index, node in enumerate(graph.node)}
-    ordered = [graph.node[index] for index in TopologicalSorter(needs).static_order()]
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
+    ordered = [copy.deepcopy(graph.node[index]) for index in TopologicalSorter(needs).static_order()]
     del graph.node[:]
-    graph.node.extend(copies)
+    graph.node.extend(ordered)
 
 
 def layer_outputs(model: onnx.ModelProto) -> dict[str, str]:
@@ -161,8 +162,7 @@ def layer_outputs(model: onnx.ModelProto) -> dict[str, str]:
 
 def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
     """Return a copy of `model` with the tensors `names` as further outputs."""
-    opened = onnx.ModelProto()
-    opened.CopyFrom(model)
+    opened = copy.deepcopy(model)
     there = {value.name for value in model.graph.output}
     opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in there)
     return opened

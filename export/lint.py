@@ -7,7 +7,6 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -52,7 +51,7 @@ def trace(traceable: TraceableModel, name: str) -> ExportedProgram:
     return program
 
 
-@contextmanager
+@contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Suppress the messages that torch's exporter prints on every run, and its own deprecation warnings."""
     loggers = {logging.getLogger(name): logging.getLogger(name).level for name in _LOGGERS}
@@ -133,7 +132,7 @@ def _operators(program: ExportedProgram) -> Iterator[str]:
             yield f"{where} is live: let dropout follow eval()"
         elif operator in _BATCH_NORM and _flag(node, "training", "train"):
             yield f"{where} uses the statistics of the batch: use running ones, or instance norm"
-        elif _has_free_symbols(node):
+        elif node.meta.get("unbacked_bindings"):
             yield f"{where} gives a shape that depends on the images' values: make it depend on their shape alone"
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor) and value.dtype in _SURPRISING:
@@ -151,10 +150,6 @@ def _flag(node: torch.fx.Node, *names: str) -> bool:
             )
             return bool(value)
     return False
-
-
-def _has_free_symbols(node: torch.fx.Node) -> bool:
-    return bool(node.meta.get("unbacked_bindings"))
 
 
 def _layer(node: torch.fx.Node) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import onnx
 from onnx import external_data_helper
@@ -15,15 +14,8 @@ from export.graph import graphs
 from zorse_common.errors import first_sentence
 
 
-class OnnxFile(NamedTuple):
-    """A model with all its weights, and the SHA-256 of its file and of any files of weights beside it."""
-
-    model: onnx.ModelProto
-    digest: str
-
-
-def load_onnx(path: Path) -> OnnxFile:
-    """Read the file `path`, and the weights that lie beside it.
+def load_onnx(path: Path) -> tuple[onnx.ModelProto, str]:
+    """Return the model in the file `path` with all its weights, and the SHA-256 of the file and of those beside it.
 
     Raises:
         ImporterError: it cannot be read, is no ONNX file, holds no graph, or weights are missing.
@@ -46,7 +38,7 @@ def load_onnx(path: Path) -> OnnxFile:
     for location in locations:
         with (path.parent / location).open("rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())
-    return OnnxFile(model, total.hexdigest())
+    return model, total.hexdigest()
 
 
 def _weight_files(model: onnx.ModelProto) -> list[str]:

@@ -31,14 +31,13 @@ class Pixels:
 
     def __post_init__(self) -> None:
         """Raises UnsupportedGraphError if the values do not rise, or the dtype does not have them."""
-        ends = {"uint8": (0, 255), "uint16": (0, 65535)}.get(self.dtype, (-math.inf, math.inf))
-        rises = math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high
-        broken = self.whole and not (float(self.low).is_integer() and float(self.high).is_integer())
-        outside = self.low < ends[0] or self.high > ends[1]
-        if not rises or outside or broken or (self.dtype == "uint8" and self.bounds != ends):
+        least, most = {"uint8": (0, 255), "uint16": (0, 65535)}.get(self.dtype, (-math.inf, math.inf))
+        rises = least <= self.low < self.high <= most and math.isfinite(self.low) and math.isfinite(self.high)
+        fits = not self.whole or (float(self.low).is_integer() and float(self.high).is_integer())
+        if not rises or not fits or (self.dtype == "uint8" and self.bounds != (least, most)):
             raise UnsupportedGraphError(
                 f"{self.dtype} images cannot have the values {self.low:g}..{self.high:g}: give a --value-range that "
-                f"rises within {ends[0]}..{ends[1]}"
+                f"rises within {least}..{most}"
                 + (" in whole numbers" if self.whole else "")
                 + (", which for bytes is 0..255" if self.dtype == "uint8" else "")
             )

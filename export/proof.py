@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from export import graph
 from export.error_stats import ErrorStats
 from export.errors import ProofError, RefusedError
-from export.feeds import Feeds, batch_size, shape_text, total_bytes
+from export.feeds import Feeds, Sample, batch_size, shape_text, total_bytes
 from export.first_layer import first_diverging_layer
 from export.grey_levels import as_stored
 from export.manifest import Proof
@@ -26,14 +26,6 @@ from export.sessions import check_interface, not_proved, open_session, remaining
 from export.targets.base import Target
 
 _GOLDEN_BYTES = 2**18
-
-
-@dataclass(frozen=True)
-class Sample:
-    """The feeds of one model call, and the images [batch, height, width, channels] that belong to them."""
-
-    feeds: Feeds
-    image: NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -95,7 +87,7 @@ def compare_with_reference(
     check_interface(model, session)
     open_batch = isinstance(model.interface.inputs[0].shape[0], str)
     for sample in reference.samples:
-        image = stats.compare(session, folder, sample.feeds, sample.image)
+        image = stats.compare(session, folder, sample)
         if open_batch and batch_size(sample.feeds) > 1 and not stats.failures:
             stats.compare_alone(session, sample.feeds, image)
         golden.append(Sample(sample.feeds, image))
@@ -106,8 +98,7 @@ def compare_with_reference(
             graph.save(emulation, Path(work))
             emulated = open_session(model, Path(work))
             for sample in reference.samples:
-                name = f"{target.name} as other devices compute it"
-                stats.compare(emulated, Path(work), sample.feeds, sample.image, name)
+                stats.compare(emulated, Path(work), sample, f"{target.name} as other devices compute it")
         if stats.failures:
             smallest = min(stats.failures, key=lambda failure: total_bytes(failure[1]))
             diverging = first_diverging_layer(model, target, *smallest)
@@ -123,7 +114,7 @@ def _compare_bucket(model: ModelUnderTest, folder: Path, stats: ErrorStats, buck
         for axis, size in zip(spec.shape, bucket.feeds[spec.name].shape, strict=True)
         if isinstance(axis, str)
     }
-    stats.compare(open_session(model, folder, fixed), folder, bucket.feeds, bucket.image)
+    stats.compare(open_session(model, folder, fixed), folder, bucket)
     if left := remaining_shape_arithmetic(folder, fixed):
         shape = "x".join(map(str, next(iter(bucket.feeds.values())).shape))
         what = f"with the axes of {shape} fixed it still computes shapes ({', '.join(left)})"
@@ -132,13 +123,9 @@ def _compare_bucket(model: ModelUnderTest, folder: Path, stats: ErrorStats, buck
 
 def _smallest(samples: list[Sample]) -> list[Sample]:
     """Return the smallest sample, and the next ones while all together stay small."""
-    by_size = sorted(samples, key=_nbytes)
-    sums = list(accumulate(map(_nbytes, by_size)))
+    by_size = sorted(samples, key=lambda sample: sample.nbytes)
+    sums = list(accumulate(sample.nbytes for sample in by_size))
     return [sample for sample, total in zip(by_size, sums, strict=True) if total <= _GOLDEN_BYTES] or by_size[:1]
-
-
-def _nbytes(sample: Sample) -> int:
-    return total_bytes(sample.feeds) + sample.image.nbytes
 
 
 def _reference_image(model: ModelUnderTest, feeds: Feeds) -> NDArray[np.float64]:

@@ -52,7 +52,6 @@ class Repository(RepositoryReader):
             Storage(staged),
             manifest.files,
             lambda version: dataclasses.replace(manifest, version=version).to_json().encode(),
-            lambda name, nbytes: None,
         )
         with self._write_errors():
             folder = self.model_folder(manifest.name)

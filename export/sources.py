@@ -125,9 +125,9 @@ def _from_snapshot(
 
 def _from_onnx(path: Path, target: Target, options: ExportOptions, report: Report) -> tuple[ModelUnderTest, Images]:
     name = model_name(options.name or path.stem, options.direction)
-    file = load_onnx(path)
+    foreign, digest = load_onnx(path)
     maximum = options.max_size or DEFAULT_MAX_SIZE
-    wrapped = wrap_onnx(file.model, options.declared, name=name, opset=options.opset, max_size=maximum)
+    wrapped = wrap_onnx(foreign, options.declared, name=name, opset=options.opset, max_size=maximum)
     if wrapped.interface.kind == "generator" and options.direction is not None:
         raise ImporterError(f"{path} is a generator, which translates nothing: leave --direction out")
     interface = _for_target(wrapped.interface, target)
@@ -139,7 +139,7 @@ def _from_onnx(path: Path, target: Target, options: ExportOptions, report: Repor
         model=wrapped.model,
         reference=OnnxReference(wrapped.source),
         training_size=size,
-        provenance=Provenance(ONNX, file.digest, name),
+        provenance=Provenance(ONNX, digest, name),
         task="foreign",
         direction=options.direction,
         licence=options.licence,

@@ -43,7 +43,7 @@ class Upload:
     source: Storage
     files: dict[str, FileEntry]
     manifest: Callable[[int], bytes]
-    progress: Progress
+    progress: Progress = lambda name, nbytes: None
 
 
 def is_published(model: Storage, version: int, manifest: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 
 import onnx
@@ -25,9 +26,10 @@ def variants(model: onnx.ModelProto, samples: Sequence[Feeds]) -> Iterator[Varia
     around = [node.name for node in model.graph.node if node.name.startswith(_OURS)]
     for norms, decomposed in (([], []), (_NORMS, decomposed_norms(model.graph))):
         kept, outside = [*DEFAULT_OP_BLOCK_LIST, *norms], [*around, *decomposed]
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        converted = convert_float_to_float16(copy, keep_io_types=True, op_block_list=kept, node_block_list=outside)
+        # The converter works in place.
+        converted = convert_float_to_float16(
+            copy.deepcopy(model), keep_io_types=True, op_block_list=kept, node_block_list=outside
+        )
         _drop_detours(converted.graph, {node.name for node in model.graph.node})
         sort_nodes(converted.graph)
         in_float32 = {node.name for node in model.graph.node if node.op_type in kept} | set(outside)
