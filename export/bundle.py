@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +22,7 @@ from export.manifest import (
     NAME,
     WEIGHTS_FILE,
     Manifest,
+    ModelCard,
     file_entry,
     golden_key,
     model_properties,
@@ -50,14 +52,7 @@ def write_model(model: onnx.ModelProto, tested: ModelUnderTest, target: Target, 
     Raises:
         UnsupportedGraphError: it breaks ONNX's rules.
     """
-    properties = model_properties(
-        name=tested.name,
-        task=tested.task,
-        target=target.name,
-        direction=tested.direction,
-        provenance=tested.provenance,
-        interface=tested.interface,
-    )
+    properties = model_properties(tested, target.name)
     onnx.helper.set_model_props(model, {f"zorse.{key}": value for key, value in properties.items()})
     folder.mkdir()
     graph.save(model, folder)
@@ -78,23 +73,18 @@ def describe(
     """
     np.savez_compressed(folder / GOLDEN_FILE, allow_pickle=False, **_golden_arrays(result.golden, tested))
     names = [name for name in (MODEL_FILE, WEIGHTS_FILE, GOLDEN_FILE) if (folder / name).exists()]
+    card = {field.name: getattr(tested, field.name) for field in dataclasses.fields(ModelCard)}
     return Manifest(
-        name=tested.name,
+        **card,
         version=0,
-        task=tested.task,
         target=target.name,
         opset=next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
-        interface=tested.interface,
         files={name: file_entry(folder / name) for name in names},
         nodes=len(model.graph.node),
         graph_digest=graph.graph_digest(model),
         weights_digest=graph.weights_digest(model),
-        provenance=tested.provenance,
         proof=result.proof,
-        direction=tested.direction,
         buckets=buckets,
-        metrics=dict(tested.metrics),
-        licence=tested.licence,
         zorse_version=_zorse_version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

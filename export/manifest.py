@@ -91,32 +91,41 @@ class FileEntry:
     nbytes: int
 
 
-@dataclass(frozen=True, config=STRICT)
-class Manifest:
-    """Everything that a server must know of one artifact.
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ModelCard:
+    """What is known of a model before it is exported.
 
-    `direction` is the domain pair of a translator, such as "AtoB". `files` are the other files of the folder. `nodes`
-    counts the graph's operators, `graph_digest` is of the model without its weights and `weights_digest` of the weights
-    alone. `buckets` are shapes of the first input for which the model was also proved with its axes fixed. `metrics`
-    are figures of an evaluation, and `licence` says what may be done with the model.
+    `direction` is the domain pair of a translator, such as "AtoB". `metrics` are figures of an evaluation, and
+    `licence` says what may be done with the model.
     """
 
     name: str
-    version: Annotated[int, Field(ge=0)]
     task: str
+    interface: Interface
+    provenance: Provenance
+    direction: str | None = None
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    licence: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Manifest(ModelCard):
+    """Everything that a server must know of one artifact.
+
+    `files` are the other files of the folder. `nodes` counts the graph's operators, `graph_digest` is of the model
+    without its weights and `weights_digest` of the weights alone. `buckets` are shapes of the first input for which the
+    model was also proved with its axes fixed.
+    """
+
+    version: Annotated[int, Field(ge=0)]
     target: str
     opset: int
-    interface: Interface
     files: dict[str, FileEntry]
     nodes: int
     graph_digest: str
     weights_digest: str
-    provenance: Provenance
     proof: Proof
-    direction: str | None = None
     buckets: tuple[tuple[int, ...], ...] = ()
-    metrics: dict[str, float] = Field(default_factory=dict)
-    licence: str | None = None
     zorse_version: str = ""
     created: str = ""
     schema_version: int = SCHEMA_VERSION
@@ -191,17 +200,16 @@ def _reason(error: ErrorDetails) -> str:
     return f"{field} is {value if len(value) < 80 else f'{value[:77]}...'}: {message}"
 
 
-def model_properties(
-    *, name: str, task: str, target: str, direction: str | None, provenance: Provenance, interface: Interface
-) -> dict[str, str]:
+def model_properties(model: ModelCard, target: str) -> dict[str, str]:
     """Return the metadata of a model's ONNX file, without the keys' prefix `zorse.`; what is unknown is left out."""
+    interface, provenance = model.interface, model.provenance
     value_range = interface.outputs[0].value_range
     known = {
-        "name": name,
-        "task": task,
+        "name": model.name,
+        "task": model.task,
         "kind": interface.kind,
         "target": target,
-        "direction": direction,
+        "direction": model.direction,
         "network": provenance.network,
         "source_digest": provenance.digest,
         "images_seen": provenance.images_seen,
@@ -211,18 +219,6 @@ def model_properties(
         "schema_version": SCHEMA_VERSION,
     }
     return {key: str(value) for key, value in known.items() if value is not None}
-
-
-def expected_properties(manifest: Manifest) -> dict[str, str]:
-    """Return the metadata that the ONNX file of the artifact should have, see `model_properties`."""
-    return model_properties(
-        name=manifest.name,
-        task=manifest.task,
-        target=manifest.target,
-        direction=manifest.direction,
-        provenance=manifest.provenance,
-        interface=manifest.interface,
-    )
 
 
 def golden_key(side: Literal["input", "output"], sample: int, tensor: str) -> str:

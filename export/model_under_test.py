@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,8 +11,8 @@ import onnx
 from numpy.typing import NDArray
 
 from export.feeds import Feeds
-from export.interface import Interface, TensorSpec
-from export.manifest import Provenance
+from export.interface import TensorSpec
+from export.manifest import ModelCard
 
 Shape = tuple[int, ...]
 
@@ -31,31 +31,23 @@ class Reference(Protocol):
         """Return the expected images [batch, height, width, channels], in grey levels 0..255 before rounding.
 
         Raises:
-            ProofError: the reference does not run on `feeds`.
+            ExportError: the reference does not run on `feeds`.
         """
 
     def layers(self, feeds: Feeds) -> Mapping[str, NDArray[Any]]:
         """Return the output of each layer that has a name in the model, in the order in which the layers run."""
 
 
-@dataclass(frozen=True)
-class ModelUnderTest:
+@dataclass(frozen=True, kw_only=True)
+class ModelUnderTest(ModelCard):
     """A model that becomes an artifact once it is proved.
 
-    `model` is in float32. `training_size` is the height and width of the training images, in pixels. `task`,
-    `direction`, `licence` and `metrics` are what the manifest will say.
+    `model` is in float32. `training_size` is the height and width of the training images, in pixels.
     """
 
-    name: str
-    interface: Interface
     model: onnx.ModelProto
     reference: Reference
     training_size: int
-    provenance: Provenance
-    task: str
-    direction: str | None = None
-    licence: str | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def image_spec(self) -> TensorSpec:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from export.errors import ExportError, RepositoryError
 from zorse_common.tables import print_json, print_table
 
 if TYPE_CHECKING:
@@ -41,10 +42,7 @@ def register(app: typer.Typer) -> None:
 
 def list_models(repository: Place, as_json: AsJson = False) -> None:
     """List the models of a repository and their versions, the newest first."""
-    from export.errors import ExportError, RepositoryError
-    from export.repository import Repository
-
-    opened = Repository(repository)
+    opened = _open(repository)
     models = opened.models()
     rows, broken = [], []
     for model, manifests in models.manifests.items():
@@ -69,9 +67,7 @@ def list_models(repository: Place, as_json: AsJson = False) -> None:
 
 def show(repository: Place, model: Name, as_json: AsJson = False) -> None:
     """Show what is known of a version: its tensors, limits, proof, source, files, licence and figures."""
-    from export.repository import Repository
-
-    opened = Repository(repository)
+    opened = _open(repository)
     name, version = opened.resolve(model)
     manifest, names = opened.manifest(name, version), _names(opened, name)
     if as_json:
@@ -99,9 +95,7 @@ def promote(
     alias: Annotated[str, typer.Argument(help="The alias, such as stable.", show_default=False)],
 ) -> None:
     """Make an alias name a version instead of any other."""
-    from export.repository import Repository
-
-    opened = Repository(repository)
+    opened = _open(repository)
     name, version = _resolve_exactly(opened, model)
     opened.promote(name, version, alias)
     typer.echo(f"{name}@{alias} is version {version} in {repository}")
@@ -114,9 +108,7 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
 ) -> None:
     """Delete a version that no alias names, or with --alias an alias."""
-    from export.repository import Repository
-
-    opened = Repository(repository)
+    opened = _open(repository)
     if alias:
         name, _, word = model.partition("@")
         opened.remove_alias(name, word)
@@ -146,9 +138,7 @@ def copy(
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    from export.repository import Repository
-
-    here, there = Repository(source), Repository(target)
+    here, there = _open(source), _open(target)
     name, version = here.resolve(model)
     total = here.manifest(name, version).nbytes
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
@@ -158,10 +148,15 @@ def copy(
     typer.echo(f"{name}@{version} is in {target}" + (f" as {name}@{alias}" if alias else ""))
 
 
+def _open(place: str) -> Repository:
+    # Imported here, since `zorse --help` should not wait for pyarrow.
+    from export.repository import Repository
+
+    return Repository(place)
+
+
 def _resolve_exactly(repository: Repository, name: str) -> tuple[str, int]:
     """Return the model and version that `name` means; a name without "@" is refused."""
-    from export.errors import RepositoryError
-
     if "@" not in name:
         raise RepositoryError(f"{name} names no version: say which, as {name}@3 or {name}@latest")
     return repository.resolve(name)

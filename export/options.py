@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -51,7 +51,7 @@ class ExportOptions:
     provider: Provider = "cuda"
     declared: Declared = UNDECLARED
     licence: str | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
 
     def check(self, place: str, origin: str) -> None:
         """Check the options that depend on the `origin` of `place`, which is not "auto".

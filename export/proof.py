@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from export import graph
 from export.error_stats import ErrorStats
-from export.errors import ProofError, RefusedError
+from export.errors import ExportError, RefusedError
 from export.feeds import Feeds, Sample, batch_size, shape_text, total_bytes
 from export.first_layer import first_diverging_layer
 from export.grey_levels import as_stored
@@ -132,7 +132,7 @@ def _reference_image(model: ModelUnderTest, feeds: Feeds) -> NDArray[np.float64]
     """Return the reference's image in grey levels, rounded as it is stored."""
     try:
         levels = model.reference.image(feeds)
-    except ProofError as error:
+    except ExportError as error:
         raise not_proved(model, str(error)) from error
     if model.interface.size is not None:
         _check_size(model, feeds, levels)

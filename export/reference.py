@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from export import graph
-from export.errors import ImporterError, ProofError
+from export.errors import ProofError
 from export.feeds import Feeds, shape_text
 from export.manifest import GREY_LEVELS
 from export.onnx_source import OnnxSource
@@ -80,10 +80,7 @@ class OnnxReference:
     def image(self, feeds: Feeds) -> NDArray[np.float32]:
         """See `Reference.image`."""
         (inputs,) = feeds.values()
-        try:
-            return self._source.images(inputs)
-        except ImporterError as error:
-            raise ProofError(str(error)) from error
+        return self._source.images(inputs)
 
     def layers(self, feeds: Feeds) -> Mapping[str, NDArray[Any]]:
         """See `Reference.layers`; the layers are the nodes that have names."""

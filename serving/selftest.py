@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.interface import IMAGE, TensorSpec
-from export.manifest import GREY_LEVELS, Manifest, expected_properties
+from export.manifest import GREY_LEVELS, Manifest, model_properties
 from serving import artifacts
 from serving.artifacts import Artifact, GoldenSample
 from serving.engine import Engine, OrtEngine, cpu_cores, import_runtime
@@ -92,7 +92,7 @@ def check_fields(artifact: Artifact, engine: OrtEngine) -> None:
     """
     manifest = artifact.manifest
     actual = {key.removeprefix("zorse."): value for key, value in engine.metadata.items() if key.startswith("zorse.")}
-    expected = expected_properties(manifest)
+    expected = model_properties(manifest, manifest.target)
     contradictory = sorted(key for key in actual.keys() | expected.keys() if actual.get(key) != expected.get(key))
     for side, nodes, specs in (
         ("inputs", engine.inputs, manifest.interface.inputs),

@@ -22,9 +22,9 @@ from export.manifest import (
     Manifest,
     Proof,
     Provenance,
-    expected_properties,
     file_entry,
     golden_key,
+    model_properties,
 )
 from serving.engine import OrtEngine
 
@@ -151,7 +151,7 @@ def write(repository: Path, graph: onnx.ModelProto, manifest: Manifest, *, weigh
     folder.mkdir(parents=True)
     described = onnx.ModelProto()
     described.CopyFrom(graph)
-    properties = expected_properties(manifest)
+    properties = model_properties(manifest, manifest.target)
     helper.set_model_props(described, {f"zorse.{key}": value for key, value in properties.items()})
     path = folder / MODEL_FILE
     onnx.save(described, path, save_as_external_data=weights_apart, location=WEIGHTS_FILE, size_threshold=1024)
