@@ -27,7 +27,6 @@ _DROPOUT = frozenset(
 _BATCH_NORM = frozenset(
     {"batch_norm", "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_functional"}
 )
-_LOGGERS = ("torch.onnx._internal.exporter._registration", "torch.fx.experimental.symbolic_shapes")
 _SURPRISING = {torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128}
 
 
@@ -53,17 +52,14 @@ def trace(traceable: TraceableModel, name: str) -> ExportedProgram:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress the messages that torch's exporter prints on every run, and its own deprecation warnings."""
-    loggers = {logging.getLogger(name): logging.getLogger(name).level for name in _LOGGERS}
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    """Suppress the messages that torch's exporter and onnxruntime's tools print on every run, up to warnings."""
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated", category=FutureWarning)
             yield
     finally:
-        for logger, level in loggers.items():
-            logger.setLevel(level)
+        logging.disable(logging.NOTSET)
 
 
 def _weights(graph: nn.Module) -> Iterator[str]:

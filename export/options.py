@@ -12,7 +12,7 @@ from export.graph import DEFAULT_OPSET, OPSETS
 from export.model_under_test import Shape
 from export.pixels import BYTES, Pixels
 
-AUTO, SNAPSHOT, ONNX = "auto", "snapshot", "onnx"
+SNAPSHOT, ONNX = "snapshot", "onnx"
 Provider = Literal["cuda", "cpu"]
 Report = Callable[[str], None]
 """Takes one line of progress."""
@@ -38,7 +38,7 @@ class ExportOptions:
     - `licence`, `metrics`: a note and evaluation figures for the manifest.
     """
 
-    origin: str = AUTO
+    origin: str = "auto"
     name: str | None = None
     direction: str | None = None
     target: str = "onnx"

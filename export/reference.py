@@ -9,7 +9,8 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from export import graph
 from export.errors import ProofError
@@ -46,21 +47,19 @@ class TorchReference:
     def layers(self, feeds: Feeds) -> Mapping[str, NDArray[Any]]:
         """See `Reference.layers`; the layers are the modules without submodules."""
         outputs: dict[str, NDArray[Any]] = {}
+        modules = self._graph.network.named_modules()
+        names = {module: name for name, module in modules if not list(module.children())}
 
-        def keep(name: str) -> Any:
-            def hook(module: nn.Module, args: Any, output: torch.Tensor) -> None:
+        def keep(module: nn.Module, args: Any, output: Tensor) -> None:
+            if module in names:
                 # A copy, since the next layer may work in place.
-                outputs[name] = output.detach().clone().numpy()
+                outputs[names[module]] = output.detach().clone().numpy()
 
-            return hook
-
-        leaves = [(name, module) for name, module in self._graph.network.named_modules() if not list(module.children())]
-        hooks = [module.register_forward_hook(keep(name)) for name, module in leaves]
+        hook = register_module_forward_hook(keep)
         try:
             self.image(feeds)
         finally:
-            for hook in hooks:
-                hook.remove()
+            hook.remove()
         return outputs
 
 

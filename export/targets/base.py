@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import onnx
 
@@ -25,14 +24,12 @@ class Variant:
     emulation: onnx.ModelProto | None = None
 
 
-class Variants(Protocol):
-    """Yields the models of a target, made of `model` in float32. The first one that is proved is published.
+Variants = Callable[[onnx.ModelProto, Sequence[Feeds]], Iterator[Variant]]
+"""Yields the models of a target, made of a model in float32. The first one that is proved is published.
 
-    The inputs and outputs keep their names, dtypes and shapes. `samples` are legal inputs for calibrated targets, of
-    one image each for translators.
-    """
-
-    def __call__(self, model: onnx.ModelProto, samples: Sequence[Feeds]) -> Iterator[Variant]: ...
+The inputs and outputs keep their names, dtypes and shapes. The second argument holds legal inputs for calibrated
+targets, of one image each for translators.
+"""
 
 
 @dataclass(frozen=True)

@@ -104,14 +104,11 @@ def _rounding(model: onnx.ModelProto, in_float32: set[str]) -> onnx.ModelProto:
         """Return the name of the rounded value; the casts that round it get names of the layer."""
         if name not in rounded and name in floats:
             half, rounded[name] = f"{name}/float16", f"{name}/rounded"
-            ordered.append(
-                helper.make_node("Cast", [name], [half], name=f"{layer}_float16_{len(rounded)}", to=TensorProto.FLOAT16)
-            )
-            ordered.append(
-                helper.make_node(
-                    "Cast", [half], [rounded[name]], name=f"{layer}_back_{len(rounded)}", to=TensorProto.FLOAT
-                )
-            )
+            down = (name, half, "float16", TensorProto.FLOAT16)
+            back = (half, rounded[name], "back", TensorProto.FLOAT)
+            for source, result, step, dtype in (down, back):
+                label = f"{layer}_{step}_{len(rounded)}"
+                ordered.append(helper.make_node("Cast", [source], [result], name=label, to=dtype))
         return rounded.get(name, name)
 
     for node in rounding.graph.node:

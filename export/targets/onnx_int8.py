@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 
 from export.errors import UnsupportedGraphError
 from export.feeds import Feeds
+from export.lint import quiet
 from export.targets.base import Target, Variant, register
 
 _LAYERS = ["Conv", "MatMul", "Gemm"]
@@ -43,10 +43,8 @@ def variants(model: onnx.ModelProto, samples: Sequence[Feeds]) -> Iterator[Varia
         with tempfile.TemporaryDirectory() as folder:
             path, source = Path(folder) / "int8.onnx", Path(folder) / "float32.onnx"
             onnx.save(model, source)
-            logging.disable(
-                logging.WARNING
-            )  # onnxruntime advises a preprocessing that torch's exporter has already done
-            try:
+            # onnxruntime advises a preprocessing that torch's exporter has already done.
+            with quiet():
                 quantize_static(
                     source,
                     path,
@@ -59,8 +57,6 @@ def variants(model: onnx.ModelProto, samples: Sequence[Feeds]) -> Iterator[Varia
                     weight_type=QuantType.QInt8,
                     calibrate_method=CalibrationMethod.MinMax,
                 )
-            finally:
-                logging.disable(logging.NOTSET)
             yield Variant(onnx.load(path))
 
 
