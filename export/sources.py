@@ -22,7 +22,7 @@ from export.interface import DEFAULT_MAX_SIZE, Interface
 from export.lint import trace
 from export.manifest import Provenance
 from export.model_under_test import ModelUnderTest
-from export.onnx_file import load_onnx
+from export.onnx_source import load_onnx
 from export.options import ONNX, SNAPSHOT, ExportOptions, Report
 from export.proof_inputs import check_buckets
 from export.reference import OnnxReference, TorchReference

@@ -84,37 +84,29 @@ def wrap(
         UnsupportedGraphError: `network` is neither a generator nor a translator, `max_size` is under its smallest
             image, or `labels` do not fit its classes.
     """
+    if not isinstance(network, Generator | Translator):
+        raise UnsupportedGraphError(
+            f"{name} ({type(network).__name__}) is neither a generator nor a translator: "
+            "give it the attributes that trainer.models.base asks for"
+        )
+    names = _class_names(getattr(network, "classes", None), name, labels)
     if isinstance(network, Generator):
-        return _wrap_generator(network, name, pixels, labels)
-    if labels is not None:
-        raise UnsupportedGraphError(f"{name} is no conditional generator and has no classes: leave its labels out")
-    if isinstance(network, Translator):
-        limits = _limits(network, name, max_size or max(2 * training_size, DEFAULT_MAX_SIZE))
-        axes = ("batch", "height", "width", network.in_channels)
-        interface = translator_interface(pixels, axes, network.out_channels, limits, network.scale)
-        example = _example_image(network, limits.height, pixels)
-        return TraceableModel(TranslatorGraph(network, pixels).eval(), interface, (example,), training_size)
-    raise UnsupportedGraphError(
-        f"{name} ({type(network).__name__}) is neither a generator nor a translator: "
-        "give it the attributes that trainer.models.base asks for"
-    )
-
-
-def _wrap_generator(network: Generator, name: str, pixels: Pixels, labels: Sequence[str] | None) -> TraceableModel:
-    assert isinstance(network, nn.Module)
-    names = _class_names(network.classes, name, labels)
-    image_axes = (network.size, network.size, network.channels)
-    interface = generator_interface(pixels, "batch", network.latent_dim, image_axes, names)
-    example: tuple[Tensor, ...] = (torch.zeros(2, network.latent_dim),)
-    if names is not None:
-        example = (*example, torch.zeros(2, dtype=torch.int64))
-    return TraceableModel(ImageGraph(network, pixels).eval(), interface, example, network.size)
+        size = network.size
+        interface = generator_interface(pixels, "batch", network.latent_dim, (size, size, network.channels), names)
+        latent, label = torch.zeros(2, network.latent_dim), torch.zeros(2, dtype=torch.int64)
+        example = (latent,) if names is None else (latent, label)
+        return TraceableModel(ImageGraph(network, pixels).eval(), interface, example, size)
+    limits = _limits(network, name, max_size or max(2 * training_size, DEFAULT_MAX_SIZE))
+    axes = ("batch", "height", "width", network.in_channels)
+    interface = translator_interface(pixels, axes, network.out_channels, limits, network.scale)
+    example = (_example_image(network, limits.height, pixels),)
+    return TraceableModel(TranslatorGraph(network, pixels).eval(), interface, example, training_size)
 
 
 def _class_names(classes: int | None, name: str, labels: Sequence[str] | None) -> tuple[str, ...] | None:
     if classes is None:
         if labels is not None:
-            raise UnsupportedGraphError(f"{name} has no classes: leave its labels out")
+            raise UnsupportedGraphError(f"{name} is no conditional generator and has no classes: leave its labels out")
         return None
     if classes < 2:
         raise UnsupportedGraphError(f"{name} has {classes} classes: a conditional generator needs 2 or more")

@@ -11,7 +11,7 @@ import pytest
 from export.declared import Declared
 from export.errors import ImporterError
 from export.foreign import wrap_onnx
-from export.onnx_file import load_onnx
+from export.onnx_source import load_onnx
 from tests.export.onnx_models import (
     painter,
     random_images,
