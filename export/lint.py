@@ -16,17 +16,6 @@ from export.errors import RefusedError, UnsupportedGraphError
 from export.wrapper import TraceableModel
 from zorse_common.errors import first_sentence
 
-_RANDOM = frozenset(
-    {"rand", "rand_like", "randn", "randn_like", "randint", "randint_like", "randperm", "bernoulli", "multinomial"}
-    | {"normal", "normal_functional", "uniform", "exponential", "poisson", "cauchy", "log_normal", "geometric"}
-)
-_DROPOUT = frozenset(
-    {"dropout", "native_dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"}
-    | {"scaled_dot_product_attention"}
-)
-_BATCH_NORM = frozenset(
-    {"batch_norm", "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_functional"}
-)
 _SURPRISING = {torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128}
 
 
@@ -120,13 +109,16 @@ def _operators(program: ExportedProgram) -> Iterator[str]:
     for node in program.graph.nodes:
         if node.op != "call_function" or not hasattr(node.target, "_schema"):
             continue
-        operator = node.target._schema.name.removeprefix("aten::").removesuffix("_")
-        where = f"{operator} at {_layer(node)}"
-        if operator in _RANDOM or (operator == "rrelu" and _flag(node, "training")):
-            yield f"{where} draws random numbers: make noise an input of the network"
-        elif operator in _DROPOUT and _flag(node, "train", "training", "dropout_p"):
+        schema = node.target._schema
+        operator = schema.name.removeprefix("aten::").removesuffix("_")
+        where, active = f"{operator} at {_layer(node)}", _switch(node)
+        is_random = torch.Tag.nondeterministic_seeded in node.target.tags and active is not False
+        # Attention has no dropout in its name, but an argument `dropout_p`.
+        if is_random and "dropout" in str(schema):
             yield f"{where} is live: let dropout follow eval()"
-        elif operator in _BATCH_NORM and _flag(node, "training", "train"):
+        elif is_random:
+            yield f"{where} draws random numbers: make noise an input of the network"
+        elif "batch_norm" in operator and active:
             yield f"{where} uses the statistics of the batch: use running ones, or instance norm"
         elif node.meta.get("unbacked_bindings"):
             yield f"{where} gives a shape that depends on the images' values: make it depend on their shape alone"
@@ -136,16 +128,13 @@ def _operators(program: ExportedProgram) -> Iterator[str]:
             yield f"{where} computes in {kind}: keep the network in float32, targets change the precision"
 
 
-def _flag(node: torch.fx.Node, *names: str) -> bool:
-    """Return whether the operator's argument with one of `names` is true."""
-    arguments = node.target._schema.arguments  # type: ignore[union-attr]
-    for index, argument in enumerate(arguments):
-        if argument.name in names:
-            value = (
-                node.args[index] if index < len(node.args) else node.kwargs.get(argument.name, argument.default_value)
-            )
-            return bool(value)
-    return False
+def _switch(node: torch.fx.Node) -> bool | None:
+    """Return whether the operator's argument for training, or its dropout, is on; None if it has no such argument."""
+    for index, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if argument.name in ("train", "training", "dropout_p"):
+            default = node.kwargs.get(argument.name, argument.default_value)
+            return bool(node.args[index] if index < len(node.args) else default)
+    return None
 
 
 def _layer(node: torch.fx.Node) -> str:

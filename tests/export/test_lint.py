@@ -51,9 +51,10 @@ def test_trace_refuses_one_weight_that_is_not_finite(value: float) -> None:
         lambda x: F.rrelu(x, training=True),
         lambda x: x[:, torch.randperm(48)],
         lambda x: x + torch.empty_like(x).cauchy_(),
+        lambda x: x + torch.empty_like(x).random_(),
         F.gumbel_softmax,
     ],
-    ids=["bernoulli", "normal", "uniform", "rrelu", "randperm", "cauchy", "gumbel"],
+    ids=["bernoulli", "normal", "uniform", "rrelu", "randperm", "cauchy", "random", "gumbel"],
 )
 def test_trace_refuses_random_numbers(change: Any) -> None:
     assert any("draws random numbers" in reason for reason in _reasons(FaultyGenerator(change)))
