@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from safetensors import SafetensorError
@@ -78,14 +78,8 @@ class Checkpoints:
             CheckpointError: the storage is full or cannot be written. Older checkpoints stay intact.
         """
         name = _name(checkpoint.images_seen)
-        info = {
-            "schema_version": SCHEMA_VERSION,
-            "images_seen": checkpoint.images_seen,
-            "rollback_count": checkpoint.rollback_count,
-            "score": checkpoint.score,
-            "counts": checkpoint.counts,
-            "data_digest": checkpoint.data_digest,
-        }
+        info = asdict(replace(checkpoint, tensors={})) | {"schema_version": SCHEMA_VERSION}
+        del info["tensors"]
         contents = {STATE_FILE: save(checkpoint.tensors), INFO_FILE: _json(info)}
         entries = {file: {"sha256": _digest(content), "nbytes": len(content)} for file, content in contents.items()}
         try:

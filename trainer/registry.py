@@ -139,10 +139,7 @@ TaskComponent = Annotated[SerializeAsAny[Section], PlainValidator(partial(_parse
 """A training scheme."""
 MetricComponent = Annotated[SerializeAsAny[Section], PlainValidator(partial(_parse, "metric"))]
 """A figure of merit of images."""
-_adapters: dict[str, TypeAdapter[Section]] = {
-    "model": TypeAdapter(ModelComponent),
-    "loss": TypeAdapter(LossComponent),
-    "data": TypeAdapter(DataComponent),
-    "task": TypeAdapter(TaskComponent),
-    "metric": TypeAdapter(MetricComponent),
+_adapters = {
+    kind: TypeAdapter[Section](Annotated[SerializeAsAny[Section], PlainValidator(partial(_parse, kind))])
+    for kind in _FOLDERS
 }

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import ClassVar, Protocol
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from trainer.background import BackgroundWriter
 from trainer.data.base import Dataset
@@ -18,7 +20,8 @@ from trainer.progress_actor import RunAction
 from trainer.ranks import Ranks
 from trainer.run_config import RunConfig
 from trainer.state import State
-from trainer.tasks.base import Task
+from trainer.tasks.base import Batch, Task
+from trainer.tasks.build import make_batch
 from zorse_common.storage import Storage
 
 
@@ -90,6 +93,11 @@ class Training:
         before = self.seen - self.config.batch.global_size
         return self.finished or (interval is not None and self.seen // interval > before // interval)
 
+    def batch(self, images: dict[str, Tensor], numbers: NDArray[np.int64]) -> Batch:
+        """Return a batch outside training of `images` by domain and example `numbers`: see `make_batch`."""
+        seed, classes = self.config.run.seed, self.dataset.spec.classes
+        return make_batch(self.task, images, numbers, seed=seed, device=self.device, classes=classes)
+
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[nn.ModuleDict]:
         """Yield the generators in evaluation mode, without gradients, and restore their mode afterwards."""
@@ -145,7 +153,7 @@ class Stage(IntEnum):
     """Requests the run's next action."""
 
 
-class Hook(Protocol):
+class Hook:
     """One side concern of the loop. Hooks run on every rank and must not change what a step computes."""
 
     stage: ClassVar[Stage]

@@ -9,11 +9,11 @@ from typing import ClassVar
 from trainer.checkpoint import Checkpoint, Checkpoints
 from trainer.errors import CheckpointError
 from trainer.finite import first_not_finite
-from trainer.hooks.base import Stage, Training
+from trainer.hooks.base import Hook, Stage, Training
 from trainer.progress_actor import RunAction
 
 
-class CheckpointWriter:
+class CheckpointWriter(Hook):
     """Copies the state to the CPU between two steps. A thread writes it while training continues."""
 
     stage: ClassVar[Stage] = Stage.SAVE

@@ -10,16 +10,15 @@ from numpy.typing import NDArray
 from trainer import registry
 from trainer.data.tensors import denormalize, to_tensor
 from trainer.errors import ConfigError
-from trainer.hooks.base import Stage, Training
+from trainer.hooks.base import Hook, Stage, Training
 from trainer.metrics.base import evaluate_generator
 from trainer.run_config import EvaluationSection
-from trainer.tasks.build import make_batch
 
 EVALUATION_NUMBERS = 2**62 + 2**32
 """The first example number of the evaluated draws. Training and sample grids use smaller numbers."""
 
 
-class Evaluation:
+class Evaluation(Hook):
     """Computes the metric every `evaluation.interval_images` images and at the end. The ranks share the work."""
 
     stage: ClassVar[Stage] = Stage.MEASURE
@@ -50,27 +49,15 @@ class Evaluation:
             for name, value in self._evaluate(training, section).items():
                 training.log(name, value)
 
-    def finish(self, training: Training) -> None:
-        """Do nothing: the last evaluation followed the last step."""
-
     def _evaluate(self, training: Training, section: EvaluationSection) -> dict[str, float]:
-        seed, classes = training.config.run.seed, training.dataset.spec.classes
-
         def generate(numbers: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
             images = {domain: to_tensor(list(array[numbers])) for domain, array in self._images.items()}
-            batch = make_batch(
-                training.task,
-                images,
-                numbers + EVALUATION_NUMBERS,
-                seed=seed,
-                device=training.device,
-                classes=classes,
-            )
+            batch = training.batch(images, numbers + EVALUATION_NUMBERS)
             with training.evaluating() as generators:
                 generated = training.task.generate(generators, batch)[self._domain]
             pixels = denormalize(generated).cpu()
             labels = None if batch.labels is None else batch.labels.cpu().numpy()
             return pixels.permute(0, 2, 3, 1).numpy(), labels
 
-        metric = registry.build(section.metric, seed=seed)
+        metric = registry.build(section.metric, seed=training.config.run.seed)
         return evaluate_generator(metric, generate, self._count, section.batch, training.ranks)

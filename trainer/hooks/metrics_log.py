@@ -6,11 +6,11 @@ import json
 import time
 from typing import ClassVar
 
-from trainer.hooks.base import Stage, Training
+from trainer.hooks.base import Hook, Stage, Training
 from trainer.metric_lines import PART_LINES, part_name, read_parts
 
 
-class MetricsLog:
+class MetricsLog(Hook):
     """Appends lines to the newest part of the log, and starts a new part every `PART_LINES` lines.
 
     Object stores cannot append, so each line rewrites its part: the work grows linearly with the number of lines.
@@ -43,9 +43,6 @@ class MetricsLog:
         self._lines.append(json.dumps({name: value for name, value in line.items() if value != {}}) + "\n")
         training.files.write(self._part, "".join(self._lines).encode())
         training.reporter.progress(training.seen, figures)
-
-    def finish(self, training: Training) -> None:
-        """Do nothing: every line was written at its step."""
 
     def _cut(self, training: Training) -> float:
         """Remove the lines after `training.seen`, and return the seconds of training up to the last line that stays."""

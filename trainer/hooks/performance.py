@@ -5,15 +5,15 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 
-from trainer.hooks.base import Stage, TimeSpent, Training
+from trainer.hooks.base import Hook, Stage, TimeSpent, Training
 
 
-class Performance:
+class Performance(Hook):
     """Measures each interval of `run.log_images` images, and reports the means of the whole run at its end."""
 
     stage: ClassVar[Stage] = Stage.MEASURE
@@ -44,12 +44,13 @@ class Performance:
             )
 
 
+@dataclass(frozen=True)
 class _Mark:
-    """A moment of a run: the clock, the images seen and the time spent outside steps."""
+    """A moment of a run: the clock in seconds, the images seen, and the time spent outside steps."""
 
-    def __init__(self, clock: float, seen: int, spent: TimeSpent) -> None:
-        self.seen = seen
-        self._clock, self._spent = clock, spent
+    clock: float
+    seen: int
+    spent: TimeSpent
 
     @classmethod
     def now(cls, training: Training) -> _Mark:
@@ -58,11 +59,11 @@ class _Mark:
 
     def since(self, earlier: _Mark) -> dict[str, float]:
         """Return images/s, and the shares of data wait and hooks, from `earlier` to this moment."""
-        elapsed = max(self._clock - earlier._clock, 1e-9)
+        elapsed = max(self.clock - earlier.clock, 1e-9)
         return {
             "images/s": (self.seen - earlier.seen) / elapsed,
-            "data wait": (self._spent.waiting - earlier._spent.waiting) / elapsed,
-            "hooks": (self._spent.hooks - earlier._spent.hooks) / elapsed,
+            "data wait": (self.spent.waiting - earlier.spent.waiting) / elapsed,
+            "hooks": (self.spent.hooks - earlier.spent.hooks) / elapsed,
         }
 
 

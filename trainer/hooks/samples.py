@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from trainer.data.tensors import denormalize, to_tensor
-from trainer.hooks.base import Stage, Training
+from trainer.hooks.base import Hook, Stage, Training
 from trainer.tasks.base import Batch
-from trainer.tasks.build import make_batch
 from zorse_common.images import encode
 
 GENERATED, GENERATED_COLUMNS = 64, 8
@@ -22,7 +21,7 @@ SAMPLE_NUMBERS = 2**62
 """The first example number of the fixed draws. Training uses smaller numbers."""
 
 
-class Samples:
+class Samples(Hook):
     """Writes `samples/<images seen>.png` at the start, every `run.sample_images` images and at the end."""
 
     stage: ClassVar[Stage] = Stage.MEASURE
@@ -40,9 +39,6 @@ class Samples:
         if training.is_main and training.due(training.config.run.sample_images):
             self._draw(training)
 
-    def finish(self, training: Training) -> None:
-        """Do nothing: the last grid followed the last step."""
-
     def _draw(self, training: Training) -> None:
         with training.evaluating() as generators:
             generated = training.task.generate(generators, self._batch)
@@ -57,14 +53,11 @@ class Samples:
 
 def _fixed_batch(training: Training) -> Batch:
     """Return the batch to show: fixed latents, or the first held-out images of each domain."""
-    task, dataset = training.task, training.dataset
-    translates = any(export.source is not None for export in task.exports().values())
-    images = {domain: _images(training, domain) for domain in dataset.spec.domains} if translates else {}
+    translates = any(export.source is not None for export in training.task.exports().values())
+    images = {domain: _images(training, domain) for domain in training.dataset.spec.domains} if translates else {}
     count = min(len(tensor) for tensor in images.values()) if images else GENERATED
     numbers = np.arange(SAMPLE_NUMBERS, SAMPLE_NUMBERS + count)
-    images = {domain: tensor[:count] for domain, tensor in images.items()}
-    seed, classes = training.config.run.seed, dataset.spec.classes
-    return make_batch(task, images, numbers, seed=seed, device=training.device, classes=classes)
+    return training.batch({domain: tensor[:count] for domain, tensor in images.items()}, numbers)
 
 
 def _images(training: Training, domain: str) -> Tensor:

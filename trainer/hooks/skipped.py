@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from trainer.hooks.base import Stage, Training
+from trainer.hooks.base import Hook, Stage, Training
 
 
-class Skipped:
+class Skipped(Hook):
     """Reports each unreadable image once, on each rank that tried to read it."""
 
     stage: ClassVar[Stage] = Stage.RECORD
@@ -22,6 +22,3 @@ class Skipped:
         for line in lines[self._reported :]:
             training.reporter.event(line)
         self._reported = len(lines)
-
-    def finish(self, training: Training) -> None:
-        """Do nothing: all lines were reported after the last step."""

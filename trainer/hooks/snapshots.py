@@ -6,11 +6,11 @@ from concurrent.futures import Future
 from typing import ClassVar
 
 from trainer import registry
-from trainer.hooks.base import Stage, Training
+from trainer.hooks.base import Hook, Stage, Training
 from trainer.snapshot import Network, Snapshot, write_snapshot
 
 
-class Snapshots:
+class Snapshots(Hook):
     """Copies the generators to the CPU; a thread writes them. The first snapshot holds the untrained generators."""
 
     stage: ClassVar[Stage] = Stage.SAVE

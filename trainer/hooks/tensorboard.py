@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image as Pillow
 from tensorboardX import SummaryWriter
 
-from trainer.hooks.base import Stage, Training
+from trainer.hooks.base import Hook, Stage, Training
 
 FOLDER = "tensorboard"
 COPY_SECONDS = 30.0
@@ -20,7 +20,7 @@ FILE_BYTES = 2**20
 """An event file of this size is closed and the next one started, so that copying takes linear time."""
 
 
-class TensorBoard:
+class TensorBoard(Hook):
     """Writes to a temporary folder, whose newest file is copied to the run's storage every `COPY_SECONDS`."""
 
     stage: ClassVar[Stage] = Stage.RECORD

@@ -11,16 +11,15 @@ from torch import Tensor
 
 from trainer.data.tensors import to_tensor
 from trainer.finite import first_not_finite
-from trainer.hooks.base import Stage, Training
+from trainer.hooks.base import Hook, Stage, Training
 from trainer.progress_actor import RunAction
-from trainer.tasks.build import make_batch
 
 COMPARED = 16
 """The number of generated and of real images whose distances are compared. The cost grows with its square."""
 _ACTIONS = {"warn": RunAction.CONTINUE, "roll_back": RunAction.ROLL_BACK, "stop": RunAction.STOP}
 
 
-class Watchdog:
+class Watchdog(Hook):
     """Reports each fault once, when it begins, and requests `watchdog.action`."""
 
     stage: ClassVar[Stage] = Stage.JUDGE
@@ -40,9 +39,6 @@ class Watchdog:
         interval = training.config.run.sample_images
         if interval and training.due(interval):
             self._check_diversity(training, interval)
-
-    def finish(self, training: Training) -> None:
-        """Do nothing: every fault was reported at its step."""
 
     def _check_numbers(self, training: Training) -> None:
         broken = [name for name, value in training.all_figures.items() if not math.isfinite(value)]
@@ -71,8 +67,7 @@ class Watchdog:
         numbers = np.arange(min(COMPARED, *(dataset.count(domain) for domain in dataset.spec.domains)))
         examples = [dataset.example(int(number)) for number in numbers]
         real = {domain: to_tensor([each.images[domain] for each in examples]) for domain in dataset.spec.domains}
-        seed, classes = training.config.run.seed, dataset.spec.classes
-        batch = make_batch(training.task, real, numbers, seed=seed, device=training.device, classes=classes)
+        batch = training.batch(real, numbers)
         with training.evaluating() as generators:
             generated = training.task.generate(generators, batch)
         shares = {
