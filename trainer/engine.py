@@ -14,6 +14,7 @@ import torch
 from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_fp32_param, safe_set_full_optimizer_state
 from torch import Tensor, nn
 
+from trainer.deepspeed_settings import NUMERICS, ZERO_NUMERICS
 from trainer.run_config import RunConfig
 from trainer.tasks.base import Batch, Losses, OptimizerSection, Phase, Task, only_trainable, trained_sets
 
@@ -23,52 +24,10 @@ from trainer.tasks.base import Batch, Losses, OptimizerSection, Phase, Task, onl
 deepspeed.ops.__compatible_ops__ = {}
 
 
-NUMERICS: dict[str, Any] = {
-    "prescale_gradients": False,
-    "gradient_predivide_factor": 1.0,
-    "gradient_allreduce_op": "mean",
-    "managed_gradient_accumulation": True,
-    "communication_data_type": "fp32",
-    "seq_parallel_communication_data_type": "fp32",
-    "data_types": {
-        "grad_accum_dtype": "fp32",
-        "param_dtype": None,
-        "buffer_dtype": None,
-        "keep_in_fp32_modules": "auto",
-    },
-    "fp16": {"enabled": False},
-    "bf16": {"enabled": False},
-    "torch_autocast": {"enabled": False},
-    "disable_allgather": False,
-    "zero_force_ds_cpu_optimizer": False,
-    "dataloader_drop_last": False,
-}
-"""The settings of DeepSpeed that change what a step computes, written out because new versions may change defaults.
-
-`engine_config` adds `gradient_clipping`, which is the optimiser's `clip_norm`.
-"""
-
-ZERO_NUMERICS: dict[str, Any] = {
-    "contiguous_gradients": True,
-    "reduce_scatter": True,
-    "use_multi_rank_bucket_allreduce": True,
-    "allgather_partitions": True,
-    "overlap_comm": False,
-    "round_robin_gradients": False,
-    "load_from_fp32_weights": True,
-    "ignore_unused_parameters": True,
-    "zero_quantized_weights": False,
-    "zero_quantized_nontrainable_weights": False,
-    "zero_quantized_gradients": False,
-    "compute_grad_norm": True,
-}
-"""The same for the section `zero_optimization`, for runs that have this section."""
-
-
 def engine_config(config: RunConfig, optimizer: OptimizerSection) -> dict[str, Any]:
     """Return the DeepSpeed configuration of one player: the run's `deepspeed` section and the keys that zorse sets.
 
-    `RunConfig` refuses keys in that section that would change what a step computes.
+    `trainer.deepspeed_settings.check_section` refuses keys in that section that would change what a step computes.
     """
     section = dict(config.deepspeed)
     zero = section.pop("zero_optimization", None)

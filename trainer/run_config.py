@@ -4,46 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from trainer.config import Place, Resume, Section
+from trainer.deepspeed_settings import check_section
 from trainer.registry import DataComponent, MetricComponent, TaskComponent
-
-_DERIVED_KEYS = frozenset(
-    {
-        "train_batch_size",
-        "train_micro_batch_size_per_gpu",
-        "gradient_accumulation_steps",
-        "steps_per_print",
-        "zero_allow_untested_optimizer",
-        "optimizer",
-        "scheduler",
-        "fp16",
-        "bf16",
-        "torch_autocast",
-        "amp",
-        "prescale_gradients",
-        "gradient_predivide_factor",
-        "gradient_allreduce_op",
-        "managed_gradient_accumulation",
-        "data_types",
-        "sparse_gradients",
-        "disable_allgather",
-        "zero_force_ds_cpu_optimizer",
-        "communication_data_type",
-        "seq_parallel_communication_data_type",
-        "dataloader_drop_last",
-        "compression_training",
-        "quantize_training",
-        "progressive_layer_drop",
-        "curriculum_learning",
-        "data_efficiency",
-        "elasticity",
-    }
-)
-_DERIVED_ZERO_KEYS = frozenset(
-    {"zero_quantized_weights", "zero_quantized_nontrainable_weights", "zero_quantized_gradients"}
-)
 
 
 class WorkersSection(Section):
@@ -197,7 +162,7 @@ class RunConfig(Section):
     watchdog: Annotated[WatchdogSection, Resume.MAY_CHANGE] = WatchdogSection()
     evaluation: Annotated[EvaluationSection | None, Resume.MAY_CHANGE] = None
     precision: Annotated[Literal["auto", "fp32", "bf16"], Resume.MAY_CHANGE] = "auto"
-    deepspeed: Annotated[dict[str, Any], Resume.MAY_CHANGE] = Field(default_factory=dict)
+    deepspeed: Annotated[dict[str, Any], AfterValidator(check_section), Resume.MAY_CHANGE] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _batch_suffices(self) -> Self:
@@ -207,24 +172,6 @@ class RunConfig(Section):
                 f"({self.run.most_workers}) x batch.accumulation ({self.batch.accumulation}): each needs an image"
             )
         return self
-
-    @field_validator("deepspeed")
-    @classmethod
-    def _deepspeed_keeps_promises(cls, section: dict[str, Any]) -> dict[str, Any]:
-        if "gradient_clipping" in section:
-            raise ValueError("deepspeed.gradient_clipping is set by zorse: use clip_norm of the task's optimizers")
-        for key in sorted(_DERIVED_KEYS & section.keys()):
-            raise ValueError(f"deepspeed.{key} is set by zorse: use batch.*, precision or the task's optimizers")
-        zero = section.get("zero_optimization", {})
-        for key in sorted(_DERIVED_ZERO_KEYS & (zero.keys() if isinstance(zero, dict) else set())):
-            raise ValueError(f"deepspeed.zero_optimization.{key} is set by zorse: it would round what a step computes")
-        stage = zero.get("stage", 0) if isinstance(zero, dict) else zero
-        if stage not in (0, 1, 2):
-            raise ValueError(
-                f"deepspeed.zero_optimization.stage = {stage}: use 0, 1 or 2; stage 3 shards the weights that "
-                "one player's loss reads from the other, and GAN networks are too small to gain from it"
-            )
-        return section
 
     @property
     def micro_size(self) -> int:

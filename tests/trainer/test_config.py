@@ -8,6 +8,7 @@ import pytest
 
 from trainer.config import validate
 from trainer.config_files import find_config, load_config
+from trainer.deepspeed_settings import NUMERICS
 from trainer.errors import ConfigError
 from trainer.run_config import RunConfig
 from trainer.tasks.build import build_dataset, check_fit
@@ -94,8 +95,6 @@ def test_deepspeed_section_refuses_keys_that_zorse_sets(section: dict[str, objec
 
 
 def test_deepspeed_section_cannot_change_what_the_engine_sets() -> None:
-    from trainer.engine import NUMERICS
-
     for key, value in NUMERICS.items():
         with pytest.raises(ConfigError, match=rf"deepspeed\.{key} is set by zorse"):
             validate(RunConfig, _digits().model_dump() | {"deepspeed": {key: value}}, "run.yaml")
