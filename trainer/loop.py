@@ -101,9 +101,8 @@ def prepare(config: RunConfig, reporter: Reporter, device: torch.device) -> Trai
     exported = ema.networks if ema else generators
     files = BackgroundWriter(storage, reporter.event)
     training = Training(config, task, dataset, exported, state, storage, files, reporter, Ranks(), device)
-    if training.is_main:
-        for fact in dataset.facts:
-            reporter.event(f"data: {fact}")
+    for fact in dataset.facts:
+        training.report(f"data: {fact}")
     _restore(training, Checkpoints(storage))
     _report_start(training)
     return training
@@ -113,9 +112,8 @@ def _roll_back(training: Training) -> bool:
     """Restore a checkpoint from before the fault and change the seed of all draws; return False if there is none."""
     count, checkpoints = training.state.rollback_count + 1, Checkpoints(training.storage)
     if not _restore(training, checkpoints, training.last_healthy_image):
-        if training.is_main:
-            limit = training.last_healthy_image
-            training.reporter.event(f"watchdog: there is no checkpoint of at most {limit} images to restore")
+        limit = training.last_healthy_image
+        training.report(f"watchdog: there is no checkpoint of at most {limit} images to restore")
         return False
     if training.is_main:
         checkpoints.forget_after(training.seen)
@@ -131,9 +129,8 @@ def _restore(training: Training, checkpoints: Checkpoints, until: float = math.i
     """Restore the newest good checkpoint of at most `until` images; return False if there is none."""
     config, ranks = training.config, training.ranks
     newest = ranks.share(checkpoints.find_newest(until) if ranks.is_main else None)
-    if ranks.is_main:
-        for line in newest.damaged:
-            training.reporter.event(line)
+    for line in newest.damaged:
+        training.report(line)
     if newest.images_seen is not None:
         checkpoint = checkpoints.read(newest.images_seen)
         parts = parts_of_step(0, config.batch, ranks.count, ranks.rank)
@@ -149,9 +146,8 @@ def _restore(training: Training, checkpoints: Checkpoints, until: float = math.i
 
 
 def _report_start(training: Training) -> None:
-    if training.is_main:
-        workers = f"{training.ranks.count} workers on {training.device.type}"
-        training.reporter.event(f"training from image {training.seen} on with {workers}")
+    workers = f"{training.ranks.count} workers on {training.device.type}"
+    training.report(f"training from image {training.seen} on with {workers}")
 
 
 def _check_images(training: Training, checkpoint: Checkpoint) -> None:
@@ -159,8 +155,8 @@ def _check_images(training: Training, checkpoint: Checkpoint) -> None:
     counts = {domain: dataset.count(domain) for domain in dataset.spec.domains}
     allowed = training.config.run.allow_new_data
     change = changed_images(checkpoint, counts, dataset.digest, allowed=allowed)
-    if change and training.is_main:
-        training.reporter.event(f"resumed with changed training images ({change}): their order changes too")
+    if change:
+        training.report(f"resumed with changed training images ({change}): their order changes too")
 
 
 def _seed(training: Training) -> int:

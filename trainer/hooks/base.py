@@ -88,13 +88,18 @@ class Training:
         """Add a figure to those of the last step. Hooks of the stage `MEASURE` call this method on rank 0."""
         self.figures[name] = value
 
+    def report(self, message: str) -> None:
+        """Report an event that all ranks know of: only the call on rank 0 has an effect."""
+        if self.is_main:
+            self.reporter.event(message)
+
     def due(self, interval: int | None) -> bool:
         """Return whether the last step reached a multiple of `interval` images, or was the last step of the run."""
         before = self.seen - self.config.batch.global_size
         return self.finished or (interval is not None and self.seen // interval > before // interval)
 
-    def batch(self, images: dict[str, Tensor], numbers: NDArray[np.int64]) -> Batch:
-        """Return a batch outside training of `images` by domain and example `numbers`: see `make_batch`."""
+    def make_batch(self, images: dict[str, Tensor], numbers: NDArray[np.int64]) -> Batch:
+        """Return a batch outside training: `trainer.tasks.build.make_batch` with this run's seed, classes and device."""
         seed, classes = self.config.run.seed, self.dataset.spec.classes
         return make_batch(self.task, images, numbers, seed=seed, device=self.device, classes=classes)
 

@@ -52,7 +52,7 @@ class Evaluation(Hook):
     def _evaluate(self, training: Training, section: EvaluationSection) -> dict[str, float]:
         def generate(numbers: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
             images = {domain: to_tensor(list(array[numbers])) for domain, array in self._images.items()}
-            batch = training.batch(images, numbers + EVALUATION_NUMBERS)
+            batch = training.make_batch(images, numbers + EVALUATION_NUMBERS)
             with training.evaluating() as generators:
                 generated = training.task.generate(generators, batch)[self._domain]
             pixels = denormalize(generated).cpu()

@@ -57,7 +57,7 @@ def _fixed_batch(training: Training) -> Batch:
     images = {domain: _images(training, domain) for domain in training.dataset.spec.domains} if translates else {}
     count = min(len(tensor) for tensor in images.values()) if images else GENERATED
     numbers = np.arange(SAMPLE_NUMBERS, SAMPLE_NUMBERS + count)
-    return training.batch({domain: tensor[:count] for domain, tensor in images.items()}, numbers)
+    return training.make_batch({domain: tensor[:count] for domain, tensor in images.items()}, numbers)
 
 
 def _images(training: Training, domain: str) -> Tensor:

@@ -67,7 +67,7 @@ class Watchdog(Hook):
         numbers = np.arange(min(COMPARED, *(dataset.count(domain) for domain in dataset.spec.domains)))
         examples = [dataset.example(int(number)) for number in numbers]
         real = {domain: to_tensor([each.images[domain] for each in examples]) for domain in dataset.spec.domains}
-        batch = training.batch(real, numbers)
+        batch = training.make_batch(real, numbers)
         with training.evaluating() as generators:
             generated = training.task.generate(generators, batch)
         shares = {
