@@ -99,7 +99,7 @@ class Training:
         return self.finished or (interval is not None and self.seen // interval > before // interval)
 
     def make_batch(self, images: dict[str, Tensor], numbers: NDArray[np.int64]) -> Batch:
-        """Return a batch outside training: `trainer.tasks.build.make_batch` with this run's seed, classes and device."""
+        """Call `trainer.tasks.build.make_batch` with this run's task, seed, classes and device."""
         seed, classes = self.config.run.seed, self.dataset.spec.classes
         return make_batch(self.task, images, numbers, seed=seed, device=self.device, classes=classes)
 

@@ -107,22 +107,22 @@ def check_fit(config: RunConfig) -> None:
 
 
 def _check_data(config: RunConfig, needed: DataSpec, spec: DataSpec) -> None:
-    """Compare what the task needs of a dataset with what the run's dataset has."""
+    """Compare what the task needs of a dataset with what the run's dataset image."""
     task, data = f"task {registry.type_of(config.task)}", f"data {registry.type_of(config.data)}"
     if needed.domains.keys() != spec.domains.keys():
         raise ConfigError(
             f"{task} needs the domains {', '.join(needed.domains)}, but {data} has {', '.join(spec.domains)}"
         )
-    for domain, want in needed.domains.items():
-        has = spec.domains[domain]
-        if want.channels != has.channels or want.size not in (None, has.size):
+    for domain, needed_image in needed.domains.items():
+        image = spec.domains[domain]
+        if needed_image.channels != image.channels or needed_image.size not in (None, image.size):
             raise ConfigError(
-                f"{task} is for {_shape_text(domain, want)}, but {data} has {_shape_text(domain, has)}: set the "
+                f"{task} is for {_shape_text(domain, needed_image)}, but {data} has {_shape_text(domain, image)}: set the "
                 "generator's size: ${data.size} and its channels: ${data.channels}"
             )
     if needed.classes is not None and needed.classes != spec.classes:
-        has_classes = f"{spec.classes} classes" if spec.classes else "no classes"
-        raise ConfigError(f"{task} is for {needed.classes} classes, but {data} has {has_classes}")
+        classes = f"{spec.classes} classes" if spec.classes else "no classes"
+        raise ConfigError(f"{task} is for {needed.classes} classes, but {data} has {classes}")
     if needed.paired and not spec.paired:
         raise ConfigError(f"{task} needs pairs of images that belong together, but {data} is unpaired")
 
