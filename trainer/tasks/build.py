@@ -107,7 +107,7 @@ def check_fit(config: RunConfig) -> None:
 
 
 def _check_data(config: RunConfig, needed: DataSpec, spec: DataSpec) -> None:
-    """Compare what the task needs of a dataset with what the run's dataset image."""
+    """Compare what the task needs of a dataset with what the run's dataset has."""
     task, data = f"task {registry.type_of(config.task)}", f"data {registry.type_of(config.data)}"
     if needed.domains.keys() != spec.domains.keys():
         raise ConfigError(
@@ -117,8 +117,8 @@ def _check_data(config: RunConfig, needed: DataSpec, spec: DataSpec) -> None:
         image = spec.domains[domain]
         if needed_image.channels != image.channels or needed_image.size not in (None, image.size):
             raise ConfigError(
-                f"{task} is for {_shape_text(domain, needed_image)}, but {data} has {_shape_text(domain, image)}: set the "
-                "generator's size: ${data.size} and its channels: ${data.channels}"
+                f"{task} is for {_shape_text(domain, needed_image)}, but {data} has {_shape_text(domain, image)}: "
+                "set the generator's size: ${data.size} and its channels: ${data.channels}"
             )
     if needed.classes is not None and needed.classes != spec.classes:
         classes = f"{spec.classes} classes" if spec.classes else "no classes"
