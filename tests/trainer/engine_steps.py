@@ -19,7 +19,7 @@ from trainer.tasks.base import Batch, Phase, Task
 
 STEPS = 2
 SCALE = {"gan": 12.0, "cyclegan": 2.5}
-"""The initial weights are made so much larger, which makes the gradients' norm much larger than 1."""
+"""The factor by which the initial weights are enlarged, so that the norm of the gradients is much larger than 1."""
 
 
 @dataclass(frozen=True)

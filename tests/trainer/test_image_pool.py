@@ -36,7 +36,7 @@ def test_pool_that_is_full_swaps_half_of_the_time() -> None:
     assert all(old < new and old % 5 == new % 5 for new, old in swapped)
     held = [int(image) for image in pool.state().values()]
     assert len(held) == 10
-    # What was made was shown at once or went into the pool, to be shown once more or still to be there.
+    # Each image was shown at once or stored; a stored image was shown later or is still in the pool.
     assert sorted(shown[10:] + held) == list(range(2010))
 
 

@@ -73,7 +73,7 @@ def test_acquire_stops_waiting_at_the_next_heartbeat(tmp_path: Path) -> None:
     ("end", "state", "reason"),
     [
         (None, "finished", None),
-        (Preempted("asked to stop"), "preempted", "asked to stop"),
+        (Preempted("stopped by a signal"), "preempted", "stopped by a signal"),
         (WatchdogError("NaN"), "failed", "NaN"),
         (KeyboardInterrupt(), "aborted", None),
     ],

@@ -59,13 +59,13 @@ class _Page(HTMLParser):
 
 
 def test_page_shows_the_run(tmp_path: Path) -> None:
-    page = _Page(write_run(tmp_path / "toy", state="preempted", reason="asked to stop"))
+    page = _Page(write_run(tmp_path / "toy", state="preempted", reason="stopped by a signal"))
     titles = [page.words[index] for index, word in enumerate(page.words) if word in ("Samples", "Events", "Config")]
     assert titles == ["Samples", "Events", "Config"]
     for words in (
         "toy",
         "preempted",
-        "asked to stop",
+        "stopped by a signal",
         "1,000 of 1,000",
         "undecided",
         "D(fake)",

@@ -91,7 +91,7 @@ def test_watchdog_detects_a_discriminator_that_has_won(runs: Path) -> None:
 @pytest.mark.slow
 def test_watchdog_detects_collapsed_samples_and_needs_an_earlier_checkpoint(runs: Path) -> None:
     warning, last = _warnings(runs / "collapsed")
-    assert warning.startswith("samples are alike (distance as a share of the data's: image 0.")
+    assert warning.startswith("samples are nearly equal (mean distance as a share of the real images': image 0.")
     assert last == "there is no checkpoint of at most 0 images to restore"
     starts = [event for event in events(runs / "collapsed") if event.startswith("training")]
     assert starts == ["training from image 0 on with 2 workers on cpu"]

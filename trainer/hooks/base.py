@@ -1,4 +1,4 @@
-"""The protocol of hooks: what they see of a run, and the order in which they are called."""
+"""The base class of hooks, what hooks see of a run, and the order in which they are called."""
 
 from __future__ import annotations
 

@@ -77,7 +77,11 @@ class Watchdog(Hook):
         poor = [
             f"{domain} {share:.3f}" for domain, share in shares.items() if share < training.config.watchdog.diversity
         ]
-        text = f"samples are alike (distance as a share of the data's: {', '.join(poor)})" if poor else None
+        text = (
+            f"samples are nearly equal (mean distance as a share of the real images': {', '.join(poor)})"
+            if poor
+            else None
+        )
         self._report(training, "collapsed", text, training.seen - interval)
 
     def _report(self, training: Training, fault: str, text: str | None, healthy_until: int) -> None:
