@@ -1,8 +1,7 @@
-"""The HTTP applications of a model and of the gateway: their routes, the API key, limits, and the form of errors."""
+"""The HTTP applications of a model and of the gateway: their routes, and the form of their errors."""
 
 from __future__ import annotations
 
-import hmac
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
@@ -11,16 +10,13 @@ from typing import Any, Literal
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import endpoints
 from serving.config import ModelSettings
-from serving.errors import NotFoundError, ServingError, TooLargeError, UnauthorizedError
-from serving.http import Http, allowed, error_response
-from serving.open_inference import body_length
+from serving.errors import NotFoundError, ServingError
+from serving.http import Guard, allowed, error_response
 from serving.schemas import ErrorBody, ModelSummary
 from serving.service import ModelService
 from serving.verb import VERBS
@@ -28,62 +24,6 @@ from serving.verb_routes import verb_router
 from zorse_common.errors import nearest_hint, printable
 
 Level = Literal["model_router", "server_router"]
-
-
-class Guard:
-    """ASGI middleware that checks the API key and the size of the body, and restores the whole path of a request."""
-
-    def __init__(self, app: ASGIApp, api_key: str | None, max_bytes: int) -> None:
-        self._app = app
-        self._api_key = api_key
-        self._max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse the request or pass it on."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
-        try:
-            self._check(scope["path"], headers)
-        except ServingError as error:
-            await error_response(error)(scope, receive, send)
-            return
-        received = 0
-        refusal: ServingError | None = None
-
-        async def limited() -> Message:
-            nonlocal received, refusal
-            try:
-                message = await receive()
-            except ServingError as error:  # the body is not in the encoding that its header states
-                refusal = error
-                raise
-            received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                refusal = TooLargeError(f"the request has more than the {self._max_bytes} bytes that the server takes")
-                raise refusal
-            return message
-
-        async def unless_refused(message: Message) -> None:
-            if refusal is None:
-                await send(message)
-
-        # Ray Serve puts the application's prefix into root_path, but the routes here are whole paths.
-        await self._app({**scope, "root_path": ""}, limited, unless_refused)
-        # The reader of the body may have reported the refusal as a body that cannot be parsed.
-        if refusal is not None:
-            await error_response(refusal)(scope, receive, send)
-
-    def _check(self, path: str, headers: Headers) -> None:
-        length = body_length(headers.get("content-length", "0"))
-        if length is not None and length > self._max_bytes:
-            raise TooLargeError(f"the request has {length} bytes and the server takes {self._max_bytes}")
-        if self._api_key is None or path.startswith("/v2/health/"):
-            return
-        key = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(key.encode("latin-1"), self._api_key.encode()):
-            raise UnauthorizedError("this server requires its API key, as 'Authorization: Bearer …' or 'X-API-Key: …'")
 
 
 def routers(level: Level) -> Iterator[APIRouter]:
@@ -142,7 +82,6 @@ def _application(
         app.include_router(router, prefix=prefix, dependencies=[Depends(check) for check in checks])
     # 64 KiB more for a form around the image; the image itself has its own, exact limit.
     app.add_middleware(Guard, api_key=api_key, max_bytes=max_bytes + 2**16)
-    app.add_middleware(Http)  # outside of Guard, so that Guard counts the bytes of the decoded body
     return app
 
 

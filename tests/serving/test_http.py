@@ -65,6 +65,15 @@ def test_compressed_body_is_decompressed(encoding: str, pack_body: object) -> No
         assert answer.status_code == 200
 
 
+def test_compressed_body_may_come_in_chunks() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (120, 120, 3), dtype=np.uint8)
+    body = gzip.compress(encode(noise))
+    with server() as client:
+        chunks = (body[start : start + 7000] for start in range(0, len(body), 7000))
+        answer = client.post("/v2/models/invert/translate", content=chunks, headers={"Content-Encoding": "gzip"})
+    np.testing.assert_array_equal(decode(answer.content), 255 - noise)
+
+
 def test_compression_bomb_is_refused_before_it_is_inflated() -> None:
     bomb = gzip.compress(bytes(64 * 2**20))
     assert len(bomb) < 2**17
@@ -79,6 +88,7 @@ def test_compression_bomb_is_refused_before_it_is_inflated() -> None:
         ("br", b"x", 415, "send it uncompressed, or in deflate, gzip, x-gzip"),
         ("gzip", b"not gzip", 400, "the body is not in the encoding gzip"),
         ("gzip", gzip.compress(b"x" * 999, mtime=0)[:-9], 400, "ends in the middle of its gzip encoding"),
+        ("deflate", zlib.compress(b"x") + b"y", 400, "continues after the end of its deflate encoding"),
     ],
 )
 def test_unreadable_encoding_is_reported_in_one_line(encoding: str, body: bytes, status: int, text: str) -> None:
