@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -21,7 +20,7 @@ from serving.schemas import ErrorBody, ModelSummary
 from serving.service import ModelService
 from serving.verb import VERBS
 from serving.verb_routes import verb_router
-from zorse_common.errors import nearest_hint, printable
+from zorse_common.errors import nearest_hint
 
 Level = Literal["model_router", "server_router"]
 
@@ -74,7 +73,6 @@ def _application(
         exception_handlers={
             ServingError: _on_serving_error,
             HTTPException: _on_http_error,
-            RequestValidationError: _on_invalid,
             Exception: _on_crash,
         },
     )
@@ -102,14 +100,6 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
         text += f" takes {headers['Allow']}"
     body = ErrorBody(error=text, code=codes.get(error.status_code, "bad_request"))
     return JSONResponse(body.model_dump(), status_code=error.status_code, headers=headers)
-
-
-async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    # A client can send characters that a JSON answer cannot contain.
-    text = printable(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
-    return JSONResponse(ErrorBody(error=text, code="bad_request").model_dump(), status_code=422)
 
 
 async def _on_crash(request: Request, error: Exception) -> JSONResponse:

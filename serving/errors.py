@@ -22,6 +22,12 @@ class BadRequestError(ServingError):
     code = "bad_request"
 
 
+class InvalidKeyError(BadRequestError):
+    """A key of a verb's request is unknown, missing or not legal."""
+
+    status = 422
+
+
 class ImageError(ServingError):
     """The bytes are not an image that can be read."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from export.interface import IMAGE, LABEL, LATENT, SOURCE, Interface, TensorSpec
 from serving.batching import Tensors
 from serving.errors import BadRequestError, ImageSizeError, UnsupportedError
 from zorse_common.errors import nearest_hint
+from zorse_common.random import normal
 
 Feeds = Tensors
 """The inputs of one model call by name; all have the same first axis."""
@@ -29,9 +30,26 @@ def latent_dim(interface: Interface, verb: str) -> int:
     return interface.latent.dim
 
 
-def generator_feeds(latents: NDArray[np.float32], labels: NDArray[np.int64] | None) -> Feeds:
-    """Return the inputs of a generator for `latents` [n, dim] and, for a conditional one, `labels` [n]."""
-    return {LATENT: latents} if labels is None else {LATENT: latents, LABEL: labels}
+def latents(seed: int, numbers: Iterable[int], dim: int) -> NDArray[np.float32]:
+    """Return the latents of the images `numbers` of `seed`: float32 [n, dim], standard normal.
+
+    `seed` and every number are in [0, 2⁶³). Image k of seed s has the same latent in every batch, process and machine.
+    """
+    return normal(seed, "latent/served", numbers, dim)
+
+
+def generator_feeds(
+    interface: Interface,
+    codes: NDArray[np.float32],
+    classes: str | int | Sequence[str | int] | None,
+    numbers: Sequence[int],
+) -> Feeds:
+    """Return the inputs of a generator: the latents `codes` [n, dim], and the labels where it is conditional.
+
+    `classes`, `numbers` and the errors are those of `class_labels`.
+    """
+    labels = class_labels(interface, classes, numbers)
+    return {LATENT: codes} if labels is None else {LATENT: codes, LABEL: labels}
 
 
 def class_labels(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from export.interface import IMAGE, Interface
 from export.manifest import Manifest
-from serving import artifacts, codec, feeds
+from serving import artifacts, feeds
 from serving.batching import Submit, Tensors, capacity, chunks, group_key, merge, rows
 from serving.codec import File
 from serving.config import Batching, Device, Limits
@@ -166,5 +166,4 @@ class LocalModel:
             raise BadRequestError("the verb takes no image" if image is not None else "the verb takes an image file")
         if image is None or not isinstance(request, ImageRequest):
             return request
-        channels = feeds.source_channels(self.interface)
-        return request.with_image(codec.decode(image, channels, Limits(), request.value_range))
+        return request.with_image(image, self.interface, Limits())

@@ -7,7 +7,7 @@ follow from the registered verb.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Self, TypeVar
 
@@ -17,12 +17,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 from pydantic_core import PydanticCustomError
 
 from export.interface import Interface
+from serving import codec
 from serving.batching import Tensors
 from serving.codec import File
-from serving.errors import BadRequestError, NotFoundError
-from serving.feeds import Feeds
+from serving.config import Limits
+from serving.errors import InvalidKeyError, NotFoundError
+from serving.feeds import Feeds, source_channels
 from zorse_common.errors import nearest_hint, printable
-from zorse_common.images import check_range
+from zorse_common.images import MEDIA_TYPES, check_range
 from zorse_common.registry import Registry
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -43,7 +45,7 @@ OR_SINGLE = BeforeValidator(lambda value: [value] if isinstance(value, int | str
 
 
 class VerbRequest(BaseModel):
-    """The keys of a request, from a query or from JSON; an unknown key is refused with the nearest known one."""
+    """The keys of a request, from a query, JSON or Python. A key that is None counts as left out."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -53,30 +55,33 @@ class VerbRequest(BaseModel):
         return 1
 
     @classmethod
-    def parse(cls, keys: Mapping[str, Any]) -> Self:
-        """Check `keys`; a key that is None counts as left out.
+    def parse(cls, keys: Any, *place: str) -> Self:
+        """Check `keys`, a mapping; `place` is the part of the request that has them, for messages.
 
         Raises:
-            BadRequestError: a key is unknown or missing, or a value is not legal.
+            InvalidKeyError: a key is unknown or missing, or a value is not legal.
         """
         try:
-            return cls.model_validate({key: value for key, value in keys.items() if value is not None})
+            return cls.model_validate(keys)
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise BadRequestError(f"{place}: {first['msg']}" if place else first["msg"]) from error
+            where = ".".join(map(str, (*place, *first["loc"])))
+            raise InvalidKeyError(f"{where}: {first['msg']}" if where else first["msg"]) from error
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_unknown_keys(cls, keys: Any) -> Any:
+    def _check_keys(cls, keys: Any) -> Any:
+        """Refuse an unknown key with the nearest known one, and leave out what is None."""
+        if not isinstance(keys, dict):
+            return keys
         known = list(cls.model_fields)
-        unknown = [key for key in keys if key not in known] if isinstance(keys, dict) else []
-        if unknown:
-            hint = nearest_hint(unknown[0], known) or f" (known: {', '.join(known)})"
-            raise PydanticCustomError(
-                "unknown_key", "unknown key {key}{hint}", {"key": printable(unknown[0]), "hint": hint}
-            )
-        return keys
+        for key in keys:
+            if key not in known:
+                hint = nearest_hint(key, known) or f" (known: {', '.join(known)})"
+                raise PydanticCustomError(
+                    "unknown_key", "unknown key {key}{hint}", {"key": printable(key), "hint": hint}
+                )
+        return {key: value for key, value in keys.items() if value is not None}
 
 
 class ImageRequest(VerbRequest):
@@ -95,10 +100,14 @@ class ImageRequest(VerbRequest):
         assert self._image is not None, "the image of a request is attached before plan"
         return self._image
 
-    def with_image(self, image: NDArray[np.uint8]) -> Self:
-        """Attach the decoded image, uint8 [h, w, c] with the model's channels."""
+    def with_image(self, content: bytes, interface: Interface, limits: Limits) -> Self:
+        """Return the request with the image of the file `content`, decoded to the channels that the model takes.
+
+        Raises:
+            UnsupportedError, TooLargeError, ImageError: as `source_channels` and `codec.decode`.
+        """
         request = self.model_copy()
-        request._image = image
+        request._image = codec.decode(content, source_channels(interface), limits, self.value_range)
         return request
 
     @property
@@ -132,7 +141,7 @@ class Verb(Generic[R]):
     request: type[R]
     plan: Callable[[Interface, R], Feeds]
     render: Callable[[Tensors, R], File]
-    media_types: tuple[str, ...]
+    media_types: tuple[str, ...] = tuple(MEDIA_TYPES.values())
 
 
 VERBS: Registry[Verb[Any]] = Registry("serving.verbs", "verb", NotFoundError)

@@ -8,14 +8,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from serving import codec
-from serving.errors import BadRequestError
-from serving.feeds import source_channels
+from serving.errors import BadRequestError, InvalidKeyError
 from serving.service import ModelService
 from serving.verb import VERBS, ImageRequest, R, Verb
 
@@ -61,23 +57,21 @@ async def _plain_request(verb: Verb[R], request: Request, service: ModelService)
     """Parse a request whose keys are in the query or in a JSON body."""
     body = await request.body()
     if not body:
-        return _parse(verb.request, _query(request), "query")
+        return verb.request.parse(_query(request), "query")
     if request.query_params:
         raise BadRequestError("the request has keys in its query and in its JSON body: leave one of them out")
     try:
         keys = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise RequestValidationError([{"loc": ("body",), "msg": f"this is not JSON ({error})"}]) from error
-    return _parse(verb.request, keys, "body")
+        raise InvalidKeyError(f"body: this is not JSON ({error})") from error
+    return verb.request.parse(keys, "body")
 
 
 async def _image_request(verb: Verb[Any], request: Request, service: ModelService) -> ImageRequest:
     """Parse a request whose keys are in the query and whose body is an image file, raw or in a form."""
-    parsed: ImageRequest = _parse(verb.request, _query(request), "query")
-    data = await _image_bytes(request)
-    channels = source_channels(service.interface)
-    image = await run_in_threadpool(codec.decode, data, channels, service.limits, parsed.value_range)
-    return parsed.with_image(image)
+    parsed: ImageRequest = verb.request.parse(_query(request), "query")
+    content = await _image_bytes(request)
+    return await run_in_threadpool(parsed.with_image, content, service.interface, service.limits)
 
 
 def _query(request: Request) -> dict[str, Any]:
@@ -85,13 +79,6 @@ def _query(request: Request) -> dict[str, Any]:
     params = request.query_params
     lists = {key: params.getlist(key) for key in params}
     return {key: values[0] if len(values) == 1 else values for key, values in lists.items()}
-
-
-def _parse(model: type[R], keys: Any, place: str) -> R:
-    try:
-        return model.model_validate(keys)
-    except ValidationError as error:
-        raise RequestValidationError([{**entry, "loc": (place, *entry["loc"])} for entry in error.errors()]) from error
 
 
 async def _image_bytes(request: Request) -> bytes:

@@ -13,10 +13,8 @@ from export.interface import IMAGE, Interface
 from serving import codec
 from serving.batching import Tensors
 from serving.codec import File
-from serving.feeds import Feeds, class_labels, generator_feeds, latent_dim
-from serving.latents import latents
+from serving.feeds import Feeds, generator_feeds, latent_dim, latents
 from serving.verb import OR_SINGLE, VERBS, Number, Seed, Verb, VerbRequest
-from zorse_common.images import MEDIA_TYPES
 
 Term = Annotated[list[Number], Field(min_length=1, max_length=64), OR_SINGLE]
 """The numbers of the images whose latents are averaged."""
@@ -62,8 +60,7 @@ def plan(interface: Interface, request: ArithmeticRequest) -> Feeds:
     terms = [(1.0, request.a), (-1.0, request.b), (1.0, request.c)]
     sums = [_weights((1.0, numbers)) for _, numbers in terms] if request.layout == "strip" else []
     codes = np.stack([combine(weights, request.seed, dim) for weights in (*sums, _weights(*terms))])
-    labels = class_labels(interface, request.label, request.a[:1])
-    return generator_feeds(codes, None if labels is None else np.repeat(labels, len(codes)))
+    return generator_feeds(interface, codes, request.label, request.a[:1] * len(codes))
 
 
 def render(outputs: Tensors, request: ArithmeticRequest) -> File:
@@ -81,4 +78,4 @@ def _weights(*terms: tuple[float, list[int]]) -> dict[int, float]:
     return weights
 
 
-VERBS.register("arithmetic", Verb(ArithmeticRequest, plan, render, tuple(MEDIA_TYPES.values())))
+VERBS.register("arithmetic", Verb(ArithmeticRequest, plan, render))

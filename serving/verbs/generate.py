@@ -10,8 +10,7 @@ from export.interface import IMAGE, Interface
 from serving import codec
 from serving.batching import Tensors
 from serving.codec import File
-from serving.feeds import Feeds, class_labels, generator_feeds, latent_dim
-from serving.latents import latents
+from serving.feeds import Feeds, generator_feeds, latent_dim, latents
 from serving.verb import VERBS, Classes, Number, Seed, Verb, VerbRequest
 from zorse_common.images import MEDIA_TYPES
 
@@ -38,9 +37,9 @@ class GenerateRequest(VerbRequest):
 
 def plan(interface: Interface, request: GenerateRequest) -> Feeds:
     """Draw the latents of the images, and find their labels."""
-    dim = latent_dim(interface, "generate")
     numbers = range(request.first, request.first + request.n)
-    return generator_feeds(latents(request.seed, numbers, dim), class_labels(interface, request.labels, numbers))
+    codes = latents(request.seed, numbers, latent_dim(interface, "generate"))
+    return generator_feeds(interface, codes, request.labels, numbers)
 
 
 def render(outputs: Tensors, request: GenerateRequest) -> File:

@@ -13,8 +13,7 @@ from export.interface import IMAGE, Interface
 from serving import codec
 from serving.batching import Tensors
 from serving.codec import File
-from serving.feeds import Feeds, class_labels, generator_feeds, latent_dim
-from serving.latents import latents
+from serving.feeds import Feeds, generator_feeds, latent_dim, latents
 from serving.verb import OR_SINGLE, VERBS, Number, Seed, Verb, VerbRequest
 from zorse_common.images import MEDIA_TYPES
 
@@ -75,8 +74,7 @@ def plan(interface: Interface, request: InterpolateRequest) -> Feeds:
     stops = latents(request.seed, request.stops, dim)
     parts = [slerp(start, end, request.steps) for start, end in pairwise(stops)]
     way = np.concatenate([parts[0], *(part[1:] for part in parts[1:])])
-    labels = class_labels(interface, request.label, request.stops[:1])
-    return generator_feeds(way, None if labels is None else np.repeat(labels, len(way)))
+    return generator_feeds(interface, way, request.label, request.stops[:1] * len(way))
 
 
 def render(outputs: Tensors, request: InterpolateRequest) -> File:

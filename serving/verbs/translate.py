@@ -10,7 +10,6 @@ from serving.batching import Tensors
 from serving.codec import File
 from serving.feeds import Feeds, source_feeds
 from serving.verb import VERBS, ImageRequest, Verb
-from zorse_common.images import MEDIA_TYPES
 
 
 class TranslateRequest(ImageRequest):
@@ -33,4 +32,4 @@ def render(outputs: Tensors, request: TranslateRequest) -> File:
     return codec.image_file(outputs[IMAGE][0], request.format)
 
 
-VERBS.register("translate", Verb(TranslateRequest, plan, render, tuple(MEDIA_TYPES.values())))
+VERBS.register("translate", Verb(TranslateRequest, plan, render))

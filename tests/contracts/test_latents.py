@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from serving.latents import latents
+from serving.feeds import latents
 
 GOLDEN = {
     (0, 0): [-1.4845024347305298, 1.6072790622711182, 1.1871436834335327, -0.4464147984981537],

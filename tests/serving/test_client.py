@@ -11,7 +11,7 @@ import pytest
 
 from serving.client import Client
 from serving.errors import BadRequestError, ServerError
-from serving.latents import latents
+from serving.feeds import latents
 from tests.serving.apps import transport
 from tests.serving.tiny import LATENT_DIM
 

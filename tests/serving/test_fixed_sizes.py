@@ -17,8 +17,7 @@ from serving.config import Batching, Limits, ModelSettings
 from serving.deployment import ModelReplica
 from serving.engine import OrtEngine
 from serving.errors import ImageSizeError
-from serving.feeds import check, pad
-from serving.latents import latents
+from serving.feeds import check, latents, pad
 from serving.open_inference import HEADER_LENGTH, pack, unpack_outputs
 from serving.service import LocalModel, ModelService, batching_of, warm_up
 from tests.serving.apps import server

@@ -11,7 +11,7 @@ import pytest
 from serving import codec
 from serving.config import Limits
 from serving.errors import BadRequestError
-from serving.latents import latents
+from serving.feeds import latents
 from serving.open_inference import HEADER_LENGTH, pack, parse_infer, unpack_outputs
 from tests.serving.apps import server
 from tests.serving.tiny import LATENT_DIM

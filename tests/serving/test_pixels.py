@@ -17,8 +17,7 @@ from serving.batching import Tensors
 from serving.config import Limits
 from serving.engine import OrtEngine
 from serving.errors import BadRequestError, UnsupportedError
-from serving.feeds import source_channels
-from serving.latents import latents
+from serving.feeds import latents, source_channels
 from serving.open_inference import HEADER_LENGTH, pack, unpack_outputs
 from serving.service import LocalModel, ModelService, warm_up
 from tests.serving.apps import server

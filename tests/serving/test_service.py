@@ -14,7 +14,7 @@ from export.manifest import Manifest
 from serving.codec import encode
 from serving.config import Limits
 from serving.errors import BadRequestError, NotFoundError, TooLargeError, UnsupportedError
-from serving.latents import latents
+from serving.feeds import latents
 from serving.service import LocalModel, ModelService, warm_up
 from serving.verb import VERBS
 from tests.serving.fakes import FakeEngine, Traced

@@ -19,8 +19,7 @@ from serving.client import Client
 from serving.codec import JSON, File
 from serving.config import Limits
 from serving.errors import BadRequestError, ServerError, UnsupportedError
-from serving.feeds import Feeds, generator_feeds, latent_dim
-from serving.latents import latents
+from serving.feeds import Feeds, latent_dim, latents
 from serving.service import LocalModel
 from serving.verb import VERBS, Seed, Verb, VerbRequest
 from serving.verbs.arithmetic import combine
@@ -268,7 +267,7 @@ class NormsRequest(VerbRequest):
 
 
 def plan_norms(interface: Interface, request: NormsRequest) -> Feeds:
-    return generator_feeds(latents(request.seed, range(request.n), latent_dim(interface, "state norms")), None)
+    return {"latent": latents(request.seed, range(request.n), latent_dim(interface, "state norms"))}
 
 
 def render_norms(outputs: Tensors, request: NormsRequest) -> File:
