@@ -14,7 +14,7 @@ from serving.batching import Batcher
 from serving.config import DRAIN_SECONDS, ModelSettings
 from serving.schemas import ModelSummary
 from serving.selftest import load_checked_engine
-from serving.service import ModelService, batching_of, warm_up
+from serving.service import ModelService, batching_of
 
 GATEWAY = "_gateway"
 """The name of the gateway's application. Models cannot have it, since their names do not begin with an underscore."""
@@ -28,7 +28,6 @@ class ModelReplica:
     def __init__(self, settings: ModelSettings) -> None:
         artifact = artifacts.load(Path(settings.artifact))
         engine = load_checked_engine(artifact, settings.device, settings.threads)
-        warm_up(engine, artifact.manifest.interface)
         batcher = Batcher(engine.run, batching_of(artifact.manifest.interface, settings.batching))
         self._service = ModelService(artifact.manifest, batcher.submit, settings.limits)
         self._settings = settings

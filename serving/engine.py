@@ -65,7 +65,7 @@ class OrtEngine:
             self._session = onnxruntime.InferenceSession(
                 str(model), _options(threads, axes), providers=_providers(device)
             )
-        except _ort_errors() as error:
+        except Exception as error:  # the only common base of onnxruntime's errors
             raise EngineError(f"onnxruntime cannot load {model}: {error}") from error
         self._session.disable_fallback()
         if _PROVIDERS[device] not in self.providers:
@@ -112,7 +112,7 @@ class OrtEngine:
         names = [output.name for output in self._session.get_outputs()]
         try:
             outputs = self._session.run(names, {name: np.ascontiguousarray(array) for name, array in tensors.items()})
-        except _ort_errors() as error:
+        except Exception as error:
             raise EngineError(f"onnxruntime failed: {error}") from error
         return dict(zip(names, outputs, strict=True))
 
@@ -199,11 +199,3 @@ def _why_no_cuda() -> str:
     except OSError as error:
         return str(error)
     return "the CUDA provider refused to start (see onnxruntime's lines above)"
-
-
-def _ort_errors() -> tuple[type[Exception], ...]:
-    """Return the exception types of onnxruntime, whose only common base is Exception."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    members = [getattr(state, name) for name in dir(state)]
-    return tuple(member for member in members if isinstance(member, type) and issubclass(member, Exception))

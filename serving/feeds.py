@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -127,27 +126,21 @@ def check(interface: Interface, feeds: Feeds) -> None:
         raise BadRequestError(f"the model takes the inputs {expected} and got {received}")
     for name, spec in specs.items():
         # More rows than a graph with a fixed batch takes are run in parts, and source images are padded.
-        shape = ("batch", *spec.shape[1:])
-        if name == SOURCE and interface.size is not None:
-            shape = ("batch", "height", "width", spec.shape[-1])
-        check_tensor(dataclasses.replace(spec, shape=shape), feeds[name])
+        axes = ("height", "width", spec.shape[-1]) if name == SOURCE else spec.shape[1:]
+        _check_tensor(spec, ("batch", *axes), feeds[name])
     if len({array.shape[0] for array in feeds.values()}) != 1:
         raise BadRequestError("the inputs have different batch sizes: give every input the same first axis")
     _check_size(interface, feeds)
 
 
-def check_tensor(spec: TensorSpec, array: NDArray[Any]) -> None:
-    """Compare one array with its specification.
-
-    Raises:
-        BadRequestError: another dtype, another shape, an empty axis, or a value out of range.
-    """
-    fits = array.ndim == len(spec.shape) and all(
-        size == axis if isinstance(axis, int) else size > 0 for size, axis in zip(array.shape, spec.shape, strict=True)
+def _check_tensor(spec: TensorSpec, shape: tuple[int | str, ...], array: NDArray[Any]) -> None:
+    """Compare the dtype, the shape and the values of one input with those in `spec`, but with `shape` for its shape."""
+    fits = array.ndim == len(shape) and all(
+        size == axis if isinstance(axis, int) else size > 0 for size, axis in zip(array.shape, shape, strict=True)
     )
     if array.dtype != spec.dtype or not fits:
-        shape = ", ".join(str(axis) for axis in spec.shape)
-        raise BadRequestError(f"{spec.name} must be {spec.dtype} [{shape}] and is {array.dtype} {list(array.shape)}")
+        expected = ", ".join(map(str, shape))
+        raise BadRequestError(f"{spec.name} must be {spec.dtype} [{expected}] and is {array.dtype} {list(array.shape)}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise BadRequestError(f"{spec.name} holds NaN or infinity")
     if spec.value_range is not None and array.size:
@@ -157,7 +150,7 @@ def check_tensor(spec: TensorSpec, array: NDArray[Any]) -> None:
 
 
 def _check_size(interface: Interface, feeds: Feeds) -> None:
-    if interface.size is None or SOURCE not in feeds:
+    if interface.size is None:
         return
     height, width = feeds[SOURCE].shape[1:3]
     max_height, max_width = interface.size.largest
@@ -174,7 +167,7 @@ def _check_size(interface: Interface, feeds: Feeds) -> None:
 
 def pad(interface: Interface, feeds: Feeds) -> Feeds:
     """Pad the source images of checked `feeds` at the right and the bottom to the next legal size, by reflection."""
-    if interface.size is None or SOURCE not in feeds:
+    if interface.size is None:
         return feeds
     images = feeds[SOURCE]
     height, width = images.shape[1:3]
@@ -188,24 +181,10 @@ def pad(interface: Interface, feeds: Feeds) -> Feeds:
 
 def crop(interface: Interface, feeds: Feeds, outputs: Tensors) -> Tensors:
     """Cut off the part of the output images that belongs to the padding; `feeds` are those before `pad`."""
-    if SOURCE not in feeds or IMAGE not in outputs:
+    if interface.size is None:
         return outputs
     height, width = feeds[SOURCE].shape[1:3]
-    image = outputs[IMAGE][:, : height * interface.scale, : width * interface.scale]
-    return {**outputs, IMAGE: image}
-
-
-def smallest(interface: Interface) -> Feeds:
-    """Return the smallest legal inputs: one row, or as many as the graph's batch has, of zeros or least values."""
-    sizes = {"batch": 1}
-    if interface.size is not None:
-        sizes |= dict(zip(("height", "width"), interface.size.smallest, strict=True))
-    feeds = {}
-    for spec in interface.inputs:
-        shape = [axis if isinstance(axis, int) else sizes.get(axis, 1) for axis in spec.shape]
-        # Zero is no legal value of every range.
-        feeds[spec.name] = np.full(shape, (spec.value_range or (0, 0))[0], dtype=spec.dtype)
-    return feeds
+    return {**outputs, IMAGE: outputs[IMAGE][:, : height * interface.scale, : width * interface.scale]}
 
 
 def _wrong_kind(interface: Interface, verb: str) -> UnsupportedError:

@@ -71,7 +71,7 @@ def check_golden(engine: Engine, artifact: Artifact, samples: list[GoldenSample]
 
 
 def load_checked_engine(artifact: Artifact, device: Literal["cpu", "cuda"], threads: int) -> OrtEngine:
-    """Open the artifact's graph, and check its fields and its golden sample.
+    """Open the artifact's graph, and check its fields and its golden sample, which also warms the graph up.
 
     Raises:
         ArtifactError: as `check_fields` and `check_golden`.

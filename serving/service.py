@@ -34,11 +34,6 @@ def batching_of(interface: Interface, batching: Batching) -> Batching:
     return batching.model_copy(update={"max_size": batch}) if isinstance(batch, int) else batching
 
 
-def warm_up(engine: Engine, interface: Interface) -> None:
-    """Run the smallest inputs once, so that the first user does not wait for the set-up of the graph."""
-    engine.run(feeds.smallest(interface))
-
-
 class ModelService:
     """One model online. `submit` runs feeds in batches with those of other requests.
 

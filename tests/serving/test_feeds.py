@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from export.interface import SizeLimits, TensorSpec
+from export.interface import SizeLimits
 from serving.errors import BadRequestError, ImageSizeError, UnsupportedError
-from serving.feeds import check, class_labels, crop, latent_dim, pad, smallest, source_feeds
+from serving.feeds import check, class_labels, crop, latent_dim, pad, source_feeds
 from tests.serving.tiny import (
     LATENT_DIM,
     MAXIMUM,
@@ -141,12 +141,3 @@ def test_class_labels_of_a_model_without_classes() -> None:
     assert class_labels(GENERATOR, None, [0]) is None
     with pytest.raises(UnsupportedError, match="the model has no classes: leave the label out"):
         class_labels(GENERATOR, "cat", [0])
-
-
-def test_smallest_feeds_are_legal() -> None:
-    label = TensorSpec("label", "int64", ("batch",), "class", (3, 9))
-    odd = with_interface(conditional_manifest(), inputs=(*GENERATOR.inputs, label)).interface
-    for interface in (GENERATOR, INVERTER, CONDITIONAL, odd):
-        feeds = smallest(interface)
-        check(interface, feeds)
-        assert pad(interface, feeds) is feeds

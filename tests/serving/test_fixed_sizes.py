@@ -19,7 +19,7 @@ from serving.engine import OrtEngine
 from serving.errors import ImageSizeError
 from serving.feeds import check, latents, pad
 from serving.open_inference import HEADER_LENGTH, pack, unpack_outputs
-from serving.service import LocalModel, ModelService, batching_of, warm_up
+from serving.service import LocalModel, ModelService, batching_of
 from tests.serving.apps import server
 from tests.serving.fakes import FakeEngine
 from tests.serving.tiny import (
@@ -177,10 +177,6 @@ def test_fixed_batch_limits_the_batch_size(batch: int | str, size: int) -> None:
 @pytest.mark.parametrize("axes", [SQUARE, WIDE, SINGLE, MIXED], ids=str)
 def test_replica_with_a_fixed_size_starts(folders: dict[Axes, Path], axes: Axes) -> None:
     ModelReplica(ModelSettings(name="invert", artifact=str(folders[axes])))
-    engine = FakeEngine()
-    warm_up(engine, inverter_manifest(axes=axes).interface)
-    _, height, width, _ = axes
-    assert engine.shapes == [(1, 16 if height == "height" else height, width, 3)]
 
 
 def test_size_limits_of_height_and_width_are_separate() -> None:

@@ -19,7 +19,7 @@ from serving.engine import OrtEngine
 from serving.errors import BadRequestError, UnsupportedError
 from serving.feeds import latents, source_channels
 from serving.open_inference import HEADER_LENGTH, pack, unpack_outputs
-from serving.service import LocalModel, ModelService, warm_up
+from serving.service import LocalModel, ModelService
 from tests.serving.apps import server
 from tests.serving.fakes import FakeEngine
 from tests.serving.tiny import (
@@ -182,13 +182,6 @@ def test_infer_refuses_floats_that_are_not_finite_in_binary(every: dict[str, Mod
         response = infer(every["float32"].server(), "invert", {"source": source}, binary=True)
         assert (response.status_code, response.json()["code"]) == (400, "bad_request")
         assert message in response.json()["error"]
-
-
-@pytest.mark.parametrize("pixels", [BYTES, WORDS, REALS, Pixels("uint16", 300, 4000), Pixels("float32", 5, 9)], ids=str)
-def test_warm_up_runs_a_legal_image(pixels: Pixels) -> None:
-    engine = FakeEngine()
-    warm_up(engine, inverter_manifest(pixels=pixels).interface)
-    assert engine.shapes == [(1, 16, 16, 3)]
 
 
 def test_run_refuses_values_outside_the_range() -> None:

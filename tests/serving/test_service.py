@@ -15,7 +15,7 @@ from serving.codec import encode
 from serving.config import Limits
 from serving.errors import BadRequestError, NotFoundError, TooLargeError, UnsupportedError
 from serving.feeds import latents
-from serving.service import LocalModel, ModelService, warm_up
+from serving.service import LocalModel, ModelService
 from serving.verb import VERBS
 from tests.serving.fakes import FakeEngine, Traced
 from tests.serving.tiny import (
@@ -137,17 +137,6 @@ def test_local_model_names_what_is_wrong_with_a_call() -> None:
         inverter.generate(1)
     with pytest.raises(UnsupportedError, match="it does not translate"):
         generator.translate(noise(16, 16, 3))
-
-
-@pytest.mark.parametrize(
-    ("manifest", "shape"),
-    [(GENERATOR, (1, LATENT_DIM)), (INVERTER, (1, 16, 16, 3)), (CONDITIONAL, (1, LATENT_DIM))],
-    ids=["generator", "translator", "conditional generator"],
-)
-def test_warm_up_runs_the_smallest_inputs(manifest: Manifest, shape: tuple[int, ...]) -> None:
-    engine = FakeEngine()
-    warm_up(engine, manifest.interface)
-    assert engine.shapes == [shape]
 
 
 def test_local_model_loads_real_graphs(repository: Path) -> None:
