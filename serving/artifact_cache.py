@@ -1,7 +1,8 @@
-"""A cache of artifacts from object stores on this machine.
+"""Brings the files of an artifact onto this machine, and checks them.
 
-An entry is a folder named by the SHA-256 of its manifest, which has the digests of the other files. An entry never
-changes, so that several processes can share it. Remove the folder `artifacts` to empty the cache.
+Artifacts of object stores are cached. An entry of the cache is a folder named by the SHA-256 of its manifest, which has
+the digests of the other files. An entry never changes, so that several processes can share it. Remove the folder
+`artifacts` to empty the cache.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import tempfile
 from pathlib import Path
 
 from export import manifest as contract
-from export.errors import ManifestError
 from export.manifest import Manifest
 from serving.errors import ArtifactError
 from zorse_common.cache import cache_folder
@@ -20,24 +20,21 @@ from zorse_common.errors import one_line
 from zorse_common.storage import Storage
 
 
-def fetch(folder: Storage) -> Path:
+def fetch(folder: Storage, manifest: Manifest, content: bytes) -> Path:
     """Return a local folder with the artifact in `folder`: the same folder if it is on a disk, else a cache entry.
 
-    A missing entry, or one with a missing or damaged file, is fetched.
+    `content` is that of the file with `manifest`. A missing entry, or one with a missing or damaged file, is fetched.
 
     Raises:
-        ArtifactError: the manifest breaks the contract, a file is missing or has another digest, or the disk is full.
+        ArtifactError: a file is missing or has another digest, or the storage or the disk fails.
     """
     if folder.local is not None:
+        _check_files(folder.local, manifest, str(folder.local))
         return folder.local
+    entry = cache_folder("artifacts") / contract.digest(content)
     try:
-        content = folder.read(contract.MANIFEST_FILE)
-        manifest = Manifest.from_json(content.decode(errors="replace"), f"{folder.uri}/{contract.MANIFEST_FILE}")
-        entry = cache_folder("artifacts") / contract.digest(content)
         if not _is_whole(entry, manifest, content):
             _download(folder, manifest, content, entry)
-    except ManifestError as error:
-        raise ArtifactError(str(error)) from error
     except OSError as error:
         raise ArtifactError(
             f"{folder.uri} cannot be fetched ({one_line(error)}): check the storage and the disk"
@@ -45,12 +42,23 @@ def fetch(folder: Storage) -> Path:
     return entry
 
 
+def _check_files(folder: Path, manifest: Manifest, place: str) -> None:
+    """Raise ArtifactError if a file in `folder` is not the one in `manifest`; messages name `place` as the folder."""
+    for name, expected in manifest.files.items():
+        if not (folder / name).is_file():
+            raise ArtifactError(f"{place}/{name} is missing: export the model again")
+        if contract.file_entry(folder / name) != expected:
+            raise ArtifactError(
+                f"{place}/{name} is not the file that {contract.MANIFEST_FILE} describes (digest mismatch): "
+                "it was changed or damaged, export the model again"
+            )
+
+
 def _is_whole(entry: Path, manifest: Manifest, content: bytes) -> bool:
     try:
-        if (entry / contract.MANIFEST_FILE).read_bytes() != content:
-            return False
-        return all(contract.file_entry(entry / name) == expected for name, expected in manifest.files.items())
-    except OSError:
+        _check_files(entry, manifest, str(entry))
+        return (entry / contract.MANIFEST_FILE).read_bytes() == content
+    except (ArtifactError, OSError):
         return False
 
 
@@ -60,14 +68,10 @@ def _download(folder: Storage, manifest: Manifest, content: bytes, entry: Path) 
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=entry.parent) as work:
         staged = Path(work) / "artifact"
         staged.mkdir()
-        for name, expected in manifest.files.items():
+        for name in manifest.files:
             with (staged / name).open("wb") as file:
                 file.writelines(folder.chunks(name))
-            if contract.file_entry(staged / name) != expected:
-                raise ArtifactError(
-                    f"{folder.uri}/{name} is not the file that {contract.MANIFEST_FILE} describes (digest mismatch): "
-                    "it was changed or damaged, export the model again"
-                )
+        _check_files(staged, manifest, folder.uri)
         (staged / contract.MANIFEST_FILE).write_bytes(content)
         with contextlib.suppress(FileNotFoundError):
             os.rename(entry, Path(work) / "damaged")  # noqa: PTH104

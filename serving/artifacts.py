@@ -84,18 +84,12 @@ def find(repository: str | os.PathLike[str], alias: str | None = None) -> Listin
             else:
                 listing.models[model] = place / model / str(version)
     if not listing.models:
-        raise ArtifactError(f"{place.uri} holds no {_missing(alias)}{_skipped_reasons(listing.skipped)}")
+        missing = f"artifact (<model>/<version>/{contract.MANIFEST_FILE}): export a model into it first"
+        if alias not in (None, LATEST):
+            missing = f"model with the alias {alias}: give it with zorse models promote"
+        reasons = "".join(f"; skipped {name}: {reason}" for name, reason in skipped.items())
+        raise ArtifactError(f"{place.uri} holds no {missing}{reasons}")
     return listing
-
-
-def _missing(alias: str | None) -> str:
-    if alias not in (None, LATEST):
-        return f"model with the alias {alias}: give it with zorse models promote"
-    return f"artifact (<model>/<version>/{contract.MANIFEST_FILE}): export a model into it first"
-
-
-def _skipped_reasons(skipped: dict[str, str]) -> str:
-    return "".join(f"; skipped {name}: {reason}" for name, reason in skipped.items())
 
 
 def load(place: str | os.PathLike[str] | Storage) -> Artifact:
@@ -110,11 +104,9 @@ def load(place: str | os.PathLike[str] | Storage) -> Artifact:
     with _contract_errors(folder):
         if not folder.exists(contract.MANIFEST_FILE):
             folder = _version_folder(folder)
-        content = folder.read(contract.MANIFEST_FILE).decode(errors="replace")
-        manifest = Manifest.from_json(content, f"{folder.uri}/{contract.MANIFEST_FILE}")
-    artifact = Artifact(fetch(folder), manifest)
-    _check_files(artifact)
-    return artifact
+        content = folder.read(contract.MANIFEST_FILE)
+        manifest = Manifest.from_json(content.decode(errors="replace"), f"{folder.uri}/{contract.MANIFEST_FILE}")
+        return Artifact(fetch(folder, manifest, content), manifest)
 
 
 def _version_folder(model: Storage) -> Storage:
@@ -145,19 +137,6 @@ def _contract_errors(place: Storage) -> Iterator[None]:
         raise ArtifactError(str(error)) from error
     except OSError as error:
         raise ArtifactError(f"{place.uri} cannot be read: {one_line(error)}") from error
-
-
-def _check_files(artifact: Artifact) -> None:
-    for name, expected in artifact.manifest.files.items():
-        path = artifact.path / name
-        if not path.is_file():
-            raise ArtifactError(f"{path} is missing: export the model again")
-        actual = contract.file_entry(path)
-        if actual != expected:
-            raise ArtifactError(
-                f"{path} is not the file that {contract.MANIFEST_FILE} describes "
-                f"(digest mismatch, {actual.nbytes} bytes): it was changed or damaged, export the model again"
-            )
 
 
 def golden(artifact: Artifact) -> list[GoldenSample]:
