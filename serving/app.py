@@ -44,7 +44,7 @@ def running_server(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
     listing = artifacts.find(settings.repository, settings.alias)
     for name, reason in listing.skipped.items():
         logging.getLogger(__name__).warning("skipped %s of %s: %s", name, settings.repository, reason)
-    models = {name: artifacts.load(folder) for name, folder in listing.models.items()}
+    models = {name: artifacts.load(folder.uri) for name, folder in listing.models.items()}
     check_memory(settings.replicas, [artifact.model.stat().st_size for artifact in models.values()])
     summaries = [
         ModelSummary(name=n, version=a.manifest.version, kind=a.manifest.interface.kind) for n, a in models.items()

@@ -65,9 +65,8 @@ def find(repository: str | os.PathLike[str], alias: str | None = None) -> Listin
     Raises:
         ArtifactError: there is no such folder, it has no such artifact, or the version of an alias is missing.
     """
-    place = _storage(repository)
-    reader = RepositoryReader(place)
-    with _contract_errors(place):
+    with _contract_errors(repository):
+        reader = RepositoryReader(Storage(os.fspath(repository)))
         published, skipped = reader.published_models()
         listing = Listing({}, skipped)
         for model, versions in published.items():
@@ -82,17 +81,17 @@ def find(repository: str | os.PathLike[str], alias: str | None = None) -> Listin
             except ExportError as error:
                 skipped[f"{model}/{version}"] = str(error)
             else:
-                listing.models[model] = place / model / str(version)
+                listing.models[model] = reader.storage / model / str(version)
     if not listing.models:
         missing = f"artifact (<model>/<version>/{contract.MANIFEST_FILE}): export a model into it first"
         if alias not in (None, LATEST):
             missing = f"model with the alias {alias}: give it with zorse models promote"
         reasons = "".join(f"; skipped {name}: {reason}" for name, reason in skipped.items())
-        raise ArtifactError(f"{place.uri} holds no {missing}{reasons}")
+        raise ArtifactError(f"{reader.storage.uri} holds no {missing}{reasons}")
     return listing
 
 
-def load(place: str | os.PathLike[str] | Storage) -> Artifact:
+def load(place: str | os.PathLike[str]) -> Artifact:
     """Return the artifact at `place`, a path or URI: an artifact folder, or the newest version of a model folder.
 
     `<model folder>@<version or alias>` is a version of a model. An artifact at a URI is fetched into the local cache.
@@ -100,8 +99,8 @@ def load(place: str | os.PathLike[str] | Storage) -> Artifact:
     Raises:
         ArtifactError: there is no artifact, its manifest breaks the contract, or a file has another digest.
     """
-    folder = place if isinstance(place, Storage) else _storage(place)
-    with _contract_errors(folder):
+    with _contract_errors(place):
+        folder = Storage(os.fspath(place))
         if not folder.exists(contract.MANIFEST_FILE):
             folder = _version_folder(folder)
         content = folder.read(contract.MANIFEST_FILE)
@@ -121,22 +120,15 @@ def _version_folder(model: Storage) -> Storage:
     return reader.storage / name / str(version)
 
 
-def _storage(place: str | os.PathLike[str]) -> Storage:
-    try:
-        return Storage(os.fspath(place))
-    except StorageError as error:
-        raise ArtifactError(str(error)) from error
-
-
 @contextlib.contextmanager
-def _contract_errors(place: Storage) -> Iterator[None]:
+def _contract_errors(place: str | os.PathLike[str]) -> Iterator[None]:
     """Turn the errors of reading a repository into ArtifactError."""
     try:
         yield
     except (ExportError, StorageError) as error:
         raise ArtifactError(str(error)) from error
     except OSError as error:
-        raise ArtifactError(f"{place.uri} cannot be read: {one_line(error)}") from error
+        raise ArtifactError(f"{os.fspath(place)} cannot be read: {one_line(error)}") from error
 
 
 def golden(artifact: Artifact) -> list[GoldenSample]:

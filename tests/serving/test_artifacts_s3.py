@@ -49,7 +49,7 @@ def test_find_at_a_uri_equals_find_in_the_folder(uri: str, repository: Path, cac
     there, here = artifacts.find(uri), artifacts.find(repository)
     assert list(there.models) == list(here.models)
     for name, folder in there.models.items():
-        fetched, local = artifacts.load(folder), artifacts.load(here.models[name])
+        fetched, local = artifacts.load(folder.uri), artifacts.load(here.models[name].uri)
         assert fetched.manifest == local.manifest
         assert fetched.model.read_bytes() == local.model.read_bytes()
     assert list(artifacts.find(uri, "stable").models) == ["digits"]
