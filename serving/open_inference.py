@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, NonNegativeInt, ValidationError
 
 from export.interface import Kind
 from serving.errors import BadRequestError
@@ -53,8 +53,8 @@ class ServerMetadata(BaseModel):
 
 class _Input(BaseModel):
     name: str
-    shape: list[int]
-    datatype: str
+    shape: list[NonNegativeInt]
+    datatype: Literal["UINT8", "UINT16", "FP32", "INT64"]
     parameters: dict[str, Any] = {}
     data: list[Any] | None = None
 
@@ -64,21 +64,13 @@ class _Output(BaseModel):
     parameters: dict[str, Any] = {}
 
 
-class _InferBody(BaseModel):
+class InferRequest(BaseModel):
+    """The JSON of an inference request."""
+
     id: str | None = None
     parameters: dict[str, Any] = {}
     inputs: list[_Input]
     outputs: list[_Output] | None = None
-
-
-class InferRequest:
-    """A parsed inference request: the inputs by name, and the choice of outputs."""
-
-    def __init__(self, body: _InferBody, inputs: dict[str, NDArray[Any]]) -> None:
-        self.id = body.id
-        self.inputs = inputs
-        self._binary = body.parameters.get("binary_data_output", False) is True
-        self._outputs = body.outputs
 
     def requested_outputs(self, produced: list[str]) -> dict[str, bool]:
         """Map the name of each requested output to whether its data is sent in binary. By default all are requested.
@@ -86,12 +78,13 @@ class InferRequest:
         Raises:
             BadRequestError: the model has no such output.
         """
-        if not self._outputs:
-            return dict.fromkeys(produced, self._binary)
-        unknown = [output.name for output in self._outputs if output.name not in produced]
+        binary = self.parameters.get("binary_data_output") is True
+        if not self.outputs:
+            return dict.fromkeys(produced, binary)
+        unknown = [output.name for output in self.outputs if output.name not in produced]
         if unknown:
             raise BadRequestError(f"there is no output {unknown[0]!r}: the outputs are {', '.join(produced)}")
-        return {output.name: output.parameters.get("binary_data", self._binary) is True for output in self._outputs}
+        return {output.name: output.parameters.get("binary_data", binary) is True for output in self.outputs}
 
 
 def body_length(text: str) -> int | None:
@@ -99,8 +92,10 @@ def body_length(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
 
 
-def parse_infer(content: bytes, header_length: str | None) -> InferRequest:
-    """Parse the body of an inference request. `header_length` is the value of the header `HEADER_LENGTH`, if sent.
+def parse_infer(content: bytes, header_length: str | None) -> tuple[InferRequest, dict[str, NDArray[Any]]]:
+    """Return the JSON and the inputs of an inference request whose body is `content`.
+
+    `header_length` is the value of the header `HEADER_LENGTH`, if it was sent.
 
     Raises:
         BadRequestError: the body is not JSON of the protocol, or the bytes of a tensor do not fit its shape and dtype.
@@ -112,25 +107,25 @@ def parse_infer(content: bytes, header_length: str | None) -> InferRequest:
             raise BadRequestError(f"{HEADER_LENGTH} is {header_length[:40]!r} and the body has {len(content)} bytes")
         length = stated
     try:
-        body = _InferBody.model_validate_json(content[:length])
+        request = InferRequest.model_validate_json(content[:length])
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BadRequestError(f"the inference request is wrong at {where or 'its start'}: {first['msg']}") from error
     tail = memoryview(content)[length:]
     inputs: dict[str, NDArray[Any]] = {}
-    for entry in body.inputs:
+    for entry in request.inputs:
         if entry.name in inputs:
             raise BadRequestError(f"the input {entry.name!r} is given twice")
         size = entry.parameters.get("binary_data_size")
         inputs[entry.name], tail = (_from_json(entry), tail) if size is None else _from_binary(entry, size, tail)
     if tail:
         raise BadRequestError(f"{len(tail)} bytes follow the last tensor: check every binary_data_size")
-    return InferRequest(body, inputs)
+    return request, inputs
 
 
 def _from_binary(entry: _Input, size: object, tail: memoryview) -> tuple[NDArray[Any], memoryview]:
-    dtype = _dtype(entry)
+    dtype = DATATYPES[entry.datatype]
     need = dtype.itemsize * math.prod(entry.shape)
     if size != need or len(tail) < need:
         raise BadRequestError(
@@ -141,7 +136,7 @@ def _from_binary(entry: _Input, size: object, tail: memoryview) -> tuple[NDArray
 
 
 def _from_json(entry: _Input) -> NDArray[Any]:
-    dtype = _dtype(entry)
+    dtype = DATATYPES[entry.datatype]
     if entry.data is None:
         raise BadRequestError(f"{entry.name} has neither data nor binary_data_size")
     try:
@@ -164,23 +159,15 @@ def _reshape(entry: _Input, values: NDArray[Any]) -> NDArray[Any]:
         raise BadRequestError(f"{entry.name} is not {entry.datatype} {entry.shape}: {error}") from error
 
 
-def _dtype(entry: _Input) -> np.dtype[Any]:
-    if entry.datatype not in DATATYPES:
-        raise BadRequestError(f"{entry.name} has datatype {entry.datatype!r}: send {', '.join(DATATYPES)}")
-    if any(axis < 0 for axis in entry.shape):
-        raise BadRequestError(f"{entry.name} has a negative axis in its shape {entry.shape}")
-    return DATATYPES[entry.datatype]
-
-
-def datatype(array: NDArray[Any]) -> str:
-    """Return the protocol's name of the dtype of `array`.
+def datatype(dtype: np.dtype[Any]) -> str:
+    """Return the protocol's name of `dtype`.
 
     Raises:
         BadRequestError: the dtype is not in `DATATYPES`.
     """
-    name = _NAMES.get(array.dtype.newbyteorder("<"))
+    name = _NAMES.get(dtype.newbyteorder("<"))
     if name is None:
-        raise BadRequestError(f"there are no tensors of {array.dtype}: use uint8, uint16, float32 or int64")
+        raise BadRequestError(f"there are no tensors of {dtype}: use uint8, uint16, float32 or int64")
     return name
 
 
@@ -202,7 +189,7 @@ def pack(
     blobs: list[bytes] = []
     for name, in_binary in binary.items():
         array = tensors[name]
-        entry: dict[str, Any] = {"name": name, "datatype": datatype(array), "shape": list(array.shape)}
+        entry: dict[str, Any] = {"name": name, "datatype": datatype(array.dtype), "shape": list(array.shape)}
         if in_binary:
             blobs.append(array.astype(DATATYPES[entry["datatype"]], copy=False).tobytes())
             entry["parameters"] = {"binary_data_size": len(blobs[-1])}
@@ -227,4 +214,4 @@ def unpack_outputs(content: bytes, header_length: str | None) -> dict[str, NDArr
         header = json.dumps({"inputs": json.loads(content[:length])["outputs"]}).encode()
     except (ValueError, KeyError, TypeError) as error:
         raise BadRequestError(f"this is no inference response ({type(error).__name__}: {error})") from error
-    return parse_infer(header + content[length:], str(len(header))).inputs
+    return parse_infer(header + content[length:], str(len(header)))[1]

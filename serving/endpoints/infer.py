@@ -28,9 +28,9 @@ _BODY: dict[str, Any] = {
 async def infer(request: Request) -> Response:
     """Run the model on explicit tensors (KServe v2; binary tensors with `Inference-Header-Content-Length`)."""
     service: ModelService = request.app.state.service
-    parsed = await run_in_threadpool(parse_infer, await request.body(), request.headers.get(HEADER_LENGTH))
+    parsed, inputs = await run_in_threadpool(parse_infer, await request.body(), request.headers.get(HEADER_LENGTH))
     requested = parsed.requested_outputs([output.name for output in service.interface.outputs])
-    outputs = await service.run(parsed.inputs)
+    outputs = await service.run(inputs)
     extra = {"model_name": request.app.state.name, "model_version": str(service.manifest.version)}
     if parsed.id is not None:
         extra["id"] = parsed.id

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -56,5 +55,5 @@ async def model(request: Request) -> ModelMetadata:
 
 
 def _tensor(tensor: TensorSpec) -> TensorMetadata:
-    shape: list[Any] = [axis if isinstance(axis, int) else -1 for axis in tensor.shape]
-    return TensorMetadata(name=tensor.name, datatype=datatype(np.empty(0, tensor.dtype)), shape=shape)
+    shape = [axis if isinstance(axis, int) else -1 for axis in tensor.shape]
+    return TensorMetadata(name=tensor.name, datatype=datatype(np.dtype(tensor.dtype)), shape=shape)
