@@ -116,7 +116,6 @@ def _model_settings(settings: ServerSettings, paths: dict[str, Path]) -> list[Mo
             device=resolve_device(settings.device),
             threads=threads,
             batching=settings.batching,
-            limits=settings.limits,
             api_key=settings.api_key,
         )
         for name, path in paths.items()

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -72,10 +71,10 @@ class _QueuedFeeds:
     tensors: Tensors
     arrived: float
     future: asyncio.Future[Tensors]
-    rows: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.rows = rows(self.tensors)
+    @property
+    def rows(self) -> int:
+        return rows(self.tensors)
 
 
 class Batcher:
@@ -87,8 +86,8 @@ class Batcher:
     def __init__(self, run: Callable[[Tensors], Tensors], settings: Batching) -> None:
         self._run = run
         self._settings = settings
-        self._groups: dict[Key, deque[_QueuedFeeds]] = {}
-        self._waiting_rows = 0
+        self._queue: list[_QueuedFeeds] = []
+        """What waits, in the order of arrival."""
         self._arrival = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
         self._worker: asyncio.Task[None] | None = None
@@ -103,69 +102,58 @@ class Batcher:
             DeadlineError: the request waited longer than the limit.
             ServingError: `run` raised.
         """
-        n = rows(tensors)
+        waiting = sum(item.rows for item in self._queue)
         # A request larger than the queue is still served, alone.
-        if self._waiting_rows and self._waiting_rows + n > self._settings.queue:
+        if waiting and waiting + rows(tensors) > self._settings.queue:
             raise OverloadedError(
-                f"{self._waiting_rows} images wait already and the limit is {self._settings.queue}: try again later"
+                f"{waiting} images wait already and the limit is {self._settings.queue}: try again later"
             )
         loop = asyncio.get_running_loop()
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
         key = group_key(tensors)
         parts = chunks(tensors, capacity(key, self._settings))
-        waiting = [_QueuedFeeds(key, part, loop.time(), loop.create_future()) for part in parts]
-        for item in waiting:
-            self._groups.setdefault(key, deque()).append(item)
-            self._waiting_rows += item.rows
+        items = [_QueuedFeeds(key, part, loop.time(), loop.create_future()) for part in parts]
+        self._queue += items
         self._arrival.set()
         try:
-            answers = await asyncio.gather(*(item.future for item in waiting))
+            answers = await asyncio.gather(*(item.future for item in items))
             return answers[0] if len(answers) == 1 else await asyncio.to_thread(merge, answers)
         finally:
-            for item in waiting:
-                self._remove(item)
+            # Parts still wait if the request was cancelled, or another part of it failed.
+            for item in items:
+                item.future.cancel()
+            self._queue = [item for item in self._queue if not item.future.done()]
 
     async def close(self) -> None:
         """Stop the worker and its thread. Requests that still wait fail with OverloadedError."""
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
-        for queue in self._groups.values():
-            _fail(queue, OverloadedError("the server is stopping"))
+        _fail(self._queue, OverloadedError("the server is stopping"))
         self._thread.shutdown(wait=False)
 
-    def _remove(self, item: _QueuedFeeds) -> None:
-        """Take `item` out of the queue if it still waits: its request was cancelled, or another part of it failed."""
-        item.future.cancel()
-        queue = self._groups.get(item.key)
-        if queue is not None and item in queue:
-            queue.remove(item)
-            self._waiting_rows -= item.rows
-            if not queue:
-                del self._groups[item.key]
+    def _group(self, key: Key) -> list[_QueuedFeeds]:
+        return [item for item in self._queue if item.key == key]
 
     async def _work(self) -> None:
         while True:
-            key = await self._oldest_group()
+            while not self._queue:
+                self._arrival.clear()
+                await self._arrival.wait()
+            key = self._queue[0].key
             await self._fill(key)
             batch = self._take(key)
             if batch:
                 await self._run_batch(batch)
 
-    async def _oldest_group(self) -> Key:
-        while not self._groups:
-            self._arrival.clear()
-            await self._arrival.wait()
-        return min(self._groups, key=lambda key: self._groups[key][0].arrived)
-
     async def _fill(self, key: Key) -> None:
         """Wait until the group has a full batch, or its oldest request has waited for `max_delay_ms`."""
         loop = asyncio.get_running_loop()
         max_rows = capacity(key, self._settings)
-        while queue := self._groups.get(key):
-            remaining = queue[0].arrived + self._settings.max_delay_ms / 1000 - loop.time()
-            if remaining <= 0 or sum(item.rows for item in queue) >= max_rows:
+        while group := self._group(key):
+            remaining = group[0].arrived + self._settings.max_delay_ms / 1000 - loop.time()
+            if remaining <= 0 or sum(item.rows for item in group) >= max_rows:
                 return
             self._arrival.clear()
             try:
@@ -175,23 +163,19 @@ class Batcher:
 
     def _take(self, key: Key) -> list[_QueuedFeeds]:
         """Take at most one batch from the group. Requests whose deadline has passed fail with DeadlineError."""
-        queue = self._groups.get(key, deque())
         now = asyncio.get_running_loop().time()
         max_rows = capacity(key, self._settings)
         batch: list[_QueuedFeeds] = []
-        batch_rows = 0
-        while queue and batch_rows + queue[0].rows <= max_rows:
-            item = queue.popleft()
-            self._waiting_rows -= item.rows
-            if item.future.done():  # cancelled, but `_remove` has not run yet
+        for item in self._group(key):
+            if sum(part.rows for part in (*batch, item)) > max_rows:
+                break
+            self._queue.remove(item)
+            if item.future.done():  # cancelled, but `submit` has not continued yet
                 continue
             if now - item.arrived > self._settings.timeout_s:
                 item.future.set_exception(DeadlineError(f"the request waited more than {self._settings.timeout_s:g} s"))
-                continue
-            batch.append(item)
-            batch_rows += item.rows
-        if not queue:
-            self._groups.pop(key, None)
+            else:
+                batch.append(item)
         return batch
 
     async def _run_batch(self, batch: list[_QueuedFeeds]) -> None:

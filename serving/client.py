@@ -73,7 +73,7 @@ class Client:
 
     def models(self) -> list[dict[str, Any]]:
         """Return the name, version and kind of each model."""
-        return self._request(_read_json, "GET", "/v2/models")
+        return self._request(httpx.Response.json, "GET", "/v2/models")
 
     def call(self, verb: str, model: str, image: Image | None = None, **keys: Any) -> Any:
         """Call a verb and return its answer as arrays: `call("interpolate", "digits", first=3, last=8, steps=10)`.
@@ -82,20 +82,11 @@ class Client:
         that is None is left out. `image` is for verbs that take one: uint8 [h, w, c], the bytes of an image file, or
         its path. One image is uint8 [h, w, c], several are uint8 [n, h, w, c], and an answer in JSON is its value.
         """
-        file = self.fetch(verb, model, image, **keys)
-        try:
-            return file.value()
-        except Exception as error:  # what bad bytes make the readers of JSON, ZIP and images raise has no common base
-            raise self._protocol_error(_path(model, verb), error, 200) from error
+        return self._call(lambda response: _read_file(response).value(), _path(model, verb), image, keys)
 
     def fetch(self, verb: str, model: str, image: Image | None = None, **keys: Any) -> File:
         """Call a verb and return its answer as a file. Arguments are those of `call`."""
-        present = {key: value for key, value in keys.items() if value is not None}
-        path = _path(model, verb)
-        if image is None:
-            return self._request(_read_file, "POST", path, json=present)
-        headers = {"Content-Type": "application/octet-stream"}
-        return self._request(_read_file, "POST", path, content=_image_bytes(image), headers=headers, params=present)
+        return self._call(_read_file, _path(model, verb), image, keys)
 
     def generate(
         self,
@@ -129,6 +120,13 @@ class Client:
         content, headers = pack("inputs", inputs, dict.fromkeys(inputs, True), extra)
         return self._request(_read_tensors, "POST", _path(model, "infer"), content=content, headers=headers)
 
+    def _call(self, read: Callable[[httpx.Response], T], path: str, image: Image | None, keys: dict[str, Any]) -> T:
+        present = {key: value for key, value in keys.items() if value is not None}
+        if image is None:
+            return self._request(read, "POST", path, json=present)
+        headers = {"Content-Type": "application/octet-stream"}
+        return self._request(read, "POST", path, content=_image_bytes(image), headers=headers, params=present)
+
     def _request(self, read: Callable[[httpx.Response], T], method: str, path: str, **options: Any) -> T:
         try:
             response = self._http.request(method, path, **options)
@@ -140,11 +138,8 @@ class Client:
         try:
             return read(response)
         except Exception as error:  # what bad bytes make the readers of JSON, ZIP and images raise has no common base
-            raise self._protocol_error(path, error, response.status_code) from error
-
-    def _protocol_error(self, path: str, error: Exception, status: int) -> ServerError:
-        text = f"{self._http.base_url} answers {path} as no zorse server does ({type(error).__name__}: {error})"
-        return ServerError(text, status, "protocol")
+            text = f"{self._http.base_url} answers {path} as no zorse server does ({type(error).__name__}: {error})"
+            raise ServerError(text, response.status_code, "protocol") from error
 
 
 def is_loopback(url: str) -> bool:
@@ -170,10 +165,6 @@ def _server_error(response: httpx.Response, path: str) -> ServerError:
     except (ValueError, KeyError, TypeError):
         text = f"{path} answered {response.status_code} {response.reason_phrase}"
         return ServerError(text, response.status_code, "http")
-
-
-def _read_json(response: httpx.Response) -> Any:
-    return response.json()
 
 
 def _read_file(response: httpx.Response) -> File:

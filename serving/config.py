@@ -65,7 +65,6 @@ class ServerSettings(Settings):
     device: Device = "auto"
     replicas: int = Field(default=1, gt=0)
     batching: Batching = Batching()
-    limits: Limits = Limits()
     api_key: str | None = None
     insecure: bool = False
     high_throughput: bool = False

@@ -111,8 +111,7 @@ class LocalModel:
         """
         verb = VERBS.find("generate")
         request = verb.request.parse({"n": n, "seed": seed, "first": first, "labels": labels})
-        images: NDArray[Any] = self.run(verb.plan(self.interface, request))[IMAGE]
-        return images
+        return self.run(verb.plan(self.interface, request))[IMAGE]
 
     def translate(self, images: NDArray[Any]) -> NDArray[Any]:
         """Translate `images` [h, w, c] or [n, h, w, c]: the same with `scale` times the height and width.
@@ -122,7 +121,7 @@ class LocalModel:
             BadRequestError, ImageSizeError: as `feeds.check`.
         """
         batch = images[None] if images.ndim == 3 else images
-        translated: NDArray[Any] = self.run(feeds.source_feeds(self.interface, batch))[IMAGE]
+        translated = self.run(feeds.source_feeds(self.interface, batch))[IMAGE]
         return translated[0] if images.ndim == 3 else translated
 
     def call(self, verb: str, image: bytes | None = None, **keys: Any) -> Any:
