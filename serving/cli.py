@@ -1,4 +1,4 @@
-"""The commands of the serving stage. Those on images and on latents have files of their own."""
+"""The commands of the serving stage. Those that call a model have files of their own."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serving.cli_images import generate, translate
-from serving.cli_latent import arithmetic, interpolate
+from serving.cli_generators import arithmetic, generate, interpolate
 from serving.cli_models import DeviceName, DeviceOption, KeyOption
+from serving.cli_translate import translate
 
 if TYPE_CHECKING:
     from serving.schemas import ModelSummary
@@ -89,10 +89,9 @@ def verify(
     if as_json:
         from zorse_common.tables import print_json
 
-        seconds = {name: getattr(result, f"{name}_seconds") for name in ("start", "first", "second")}
         checked = {"samples": result.samples, "buckets": result.buckets, "max_grey_diff": result.max_grey_diff}
         subject = {"model": manifest.name, "version": manifest.version, "target": manifest.target, "device": resolved}
-        print_json(subject | checked | {"seconds": seconds})
+        print_json(subject | checked | {"seconds": result.seconds})
         return
     typer.echo(f"{manifest.name} version {manifest.version} ({manifest.target}) is what was proved")
     typer.echo(f"files: {len(manifest.files)} whole; fields: as the model's own")
@@ -100,10 +99,8 @@ def verify(
         f"golden sample: {result.samples} inputs; buckets: {result.buckets}; "
         f"at most {result.max_grey_diff:g} grey levels apart on {resolved}"
     )
-    typer.echo(
-        f"session start {result.start_seconds * 1000:.0f} ms, first inference {result.first_seconds * 1000:.0f} ms, "
-        f"second {result.second_seconds * 1000:.0f} ms"
-    )
+    start, first, second = (f"{seconds * 1000:.0f} ms" for seconds in result.seconds.values())
+    typer.echo(f"session start {start}, first inference {first}, second {second}")
 
 
 def _announce(url: str, models: list[ModelSummary]) -> None:

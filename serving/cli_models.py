@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol
@@ -12,9 +11,6 @@ import typer
 
 if TYPE_CHECKING:
     from serving.codec import File
-
-FORMATS: Mapping[str, str] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
-"""The image format for each ending of a file's name."""
 
 
 class DeviceName(StrEnum):
@@ -30,7 +26,6 @@ KeyOption = Annotated[str | None, typer.Option(envvar="ZORSE_API_KEY", help="The
 ModelArgument = Annotated[
     str, typer.Argument(help="An artifact or model folder, MODEL@ALIAS, or a served model's URL (…/v2/models/NAME).")
 ]
-SeedOption = Annotated[int, typer.Option(min=0, help="The seed of the latents.")]
 
 
 class OpenModel(Protocol):
@@ -75,19 +70,6 @@ def split_url(model: str) -> tuple[str, str]:
     if not url or not name or verb not in ("", "infer", *VERBS.names()):
         raise typer.BadParameter(f"{model} is not a model's URL: it should end in /v2/models/NAME")
     return url, name
-
-
-def image_format(path: Path, formats: Mapping[str, str] = FORMATS) -> str:
-    """Return the format of the file `path` to write.
-
-    Raises:
-        OutputError: the ending of the name is not in `formats`.
-    """
-    from serving.errors import OutputError
-
-    if path.suffix.lower() not in formats:
-        raise OutputError(f"{path} cannot be written: give a name that ends in {', '.join(formats)}")
-    return formats[path.suffix.lower()]
 
 
 def write_file(path: Path, file: File) -> None:

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from export.interface import IMAGE, TensorSpec
-from export.manifest import GREY_LEVELS, Manifest, model_properties
+from export.interface import IMAGE, AxisLimits, Interface, TensorSpec
+from export.manifest import GREY_LEVELS, model_properties
 from serving import artifacts
 from serving.artifacts import Artifact, GoldenSample
 from serving.engine import Engine, OrtEngine, cpu_cores, import_runtime
@@ -23,17 +23,15 @@ from serving.errors import ArtifactError
 class SelfTest:
     """The result of a successful check: the numbers of golden inputs and of buckets, and the largest difference.
 
-    `max_grey_diff` is in grey levels. The seconds are those that the session took to open, and that the first and the
-    second run of one shape took.
+    `max_grey_diff` is in grey levels. `seconds` are those that the session took to open ("start"), and that the first
+    and the second run of one shape took ("first" and "second").
     """
 
     artifact: Artifact
     samples: int
     max_grey_diff: float
     buckets: int
-    start_seconds: float
-    first_seconds: float
-    second_seconds: float
+    seconds: dict[str, float]
 
 
 def verify_artifact(path: str | os.PathLike[str], device: Literal["cpu", "cuda"]) -> SelfTest:
@@ -47,14 +45,15 @@ def verify_artifact(path: str | os.PathLike[str], device: Literal["cpu", "cuda"]
     artifact = artifacts.load(path)
     manifest = artifact.manifest
     import_runtime()
-    seconds, engine = _timed(lambda: OrtEngine(artifact.model, device, cpu_cores()))
+    start, engine = _timed(lambda: OrtEngine(artifact.model, device, cpu_cores()))
     check_fields(artifact, engine)
     samples = artifacts.golden(artifact)
     first, second = (_timed(lambda: engine.run(samples[0].inputs))[0] for _ in range(2))
     max_difference = check_golden(engine, artifact, samples)
     for shape in manifest.buckets:
         max_difference = max(max_difference, _check_bucket(artifact, engine, device, shape))
-    return SelfTest(artifact, len(samples), max_difference, len(manifest.buckets), seconds, first, second)
+    seconds = {"start": start, "first": first, "second": second}
+    return SelfTest(artifact, len(samples), max_difference, len(manifest.buckets), seconds)
 
 
 def check_golden(engine: Engine, artifact: Artifact, samples: list[GoldenSample]) -> float:
@@ -101,7 +100,7 @@ def check_fields(artifact: Artifact, engine: OrtEngine) -> None:
         ranges = {spec.value_range for spec in specs if spec.dtype == "uint8"}
         if nodes != [(spec.name, spec.dtype, spec.shape) for spec in specs] or ranges - {(0, GREY_LEVELS)}:
             contradictory.append(side)
-    contradictory += _contradictory_limits(manifest)
+    contradictory += _contradictory_limits(manifest.interface)
     if contradictory:
         raise ArtifactError(
             f"{artifact.path}: {', '.join(contradictory)} of the manifest and of the model do not agree: "
@@ -109,20 +108,25 @@ def check_fields(artifact: Artifact, engine: OrtEngine) -> None:
         )
 
 
-def _contradictory_limits(manifest: Manifest) -> Iterator[str]:
-    """Yield "size" or "latent" if that field of the interface contradicts the shape of the first input."""
-    axes, size, latent = manifest.interface.inputs[0].shape[1:], manifest.interface.size, manifest.interface.latent
-    if (axes if manifest.interface.kind == "generator" else None) != (latent and (latent.dim,)):
-        yield "latent"
-    if (size is not None) != (manifest.interface.kind == "translator"):
-        yield "size"
-    elif size is not None:
-        pairs = zip(axes, (size.height, size.width), strict=False)
-        # The only legal size of a fixed axis is the axis's own.
-        if any(
-            isinstance(axis, int) and not limits.legal(0) == axis == limits.legal(axis + 1) for axis, limits in pairs
-        ):
+def _contradictory_limits(interface: Interface) -> Iterator[str]:
+    """Yield "latent" and "size" if the model's kind or the shape of its first input contradicts that field."""
+    axes, latent, size = interface.inputs[0].shape[1:], interface.latent, interface.size
+    if interface.kind == "generator":
+        if latent is None or axes != (latent.dim,):
+            yield "latent"
+        if size is not None:
             yield "size"
+    else:
+        if latent is not None:
+            yield "latent"
+        limits = (size.height, size.width) if size else ()
+        if size is None or not all(_is_only_size(*pair) for pair in zip(axes, limits, strict=False)):
+            yield "size"
+
+
+def _is_only_size(axis: int | str, limits: AxisLimits) -> bool:
+    """Return whether `axis` is dynamic, or fixed at the only size that is legal."""
+    return isinstance(axis, str) or limits.legal(0) == axis == limits.legal(axis + 1)
 
 
 def _check_bucket(

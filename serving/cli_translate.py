@@ -1,4 +1,4 @@
-"""The commands `zorse generate` and `zorse translate`."""
+"""The command `zorse translate`."""
 
 from __future__ import annotations
 
@@ -10,36 +10,8 @@ from typing import Annotated
 
 import typer
 
-from serving.cli_models import (
-    DeviceName,
-    DeviceOption,
-    KeyOption,
-    ModelArgument,
-    SeedOption,
-    image_format,
-    open_model,
-    write_file,
-)
+from serving.cli_models import DeviceName, DeviceOption, KeyOption, ModelArgument, open_model, write_file
 from zorse_common.errors import one_line, printable
-
-
-def generate(
-    model: ModelArgument,
-    out: Annotated[Path, typer.Option(help="The image file to write: .png or .jpg.")],
-    n: Annotated[int, typer.Option(min=1, help="How many images, in one grid.")] = 16,
-    seed: SeedOption = 0,
-    label: Annotated[
-        list[str] | None,
-        typer.Option(help="A class of a conditional generator, by name or index: one for all images, or one for each."),
-    ] = None,
-    device: DeviceOption = DeviceName.AUTO,
-    api_key: KeyOption = None,
-) -> None:
-    """Write a grid of generated images."""
-    file_format = image_format(out)
-    opened = open_model(model, device, api_key)
-    write_file(out, opened("generate", n=n, seed=seed, labels=label or None, format=file_format))
-    typer.echo(f"{n} images of seed {seed} in {out}")
 
 
 def translate(
