@@ -10,7 +10,10 @@ from torch import nn
 
 
 class Ema:
-    """A copy of `networks` with averaged weights: the influence of a step halves every `half_life_images`."""
+    """A copy of `networks` with averaged weights: the influence of a step halves every `half_life_images`.
+
+    Networks must change their buffers in place, as torch's norms do: a buffer that is replaced is no longer averaged.
+    """
 
     def __init__(self, networks: nn.ModuleDict, half_life_images: float) -> None:
         self.networks = copy.deepcopy(networks).requires_grad_(False).eval()

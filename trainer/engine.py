@@ -166,11 +166,19 @@ def _get_state(engine: Any, parameter: nn.Parameter) -> dict[str, Tensor]:
 def _set_state(engine: Any, states: list[tuple[nn.Parameter, dict[str, Tensor]]]) -> None:
     """Set the optimiser's tensors of each parameter of an engine without ZeRO."""
     for parameter, state in states:
-        # Scalars such as Adam's step count stay on the CPU, where the optimiser creates them.
+        scalar_device = step_device(engine.optimizer, parameter)
         engine.optimizer.state[parameter] = {
-            key: value.clone() if value.dim() == 0 else value.to(parameter.device, copy=True)
-            for key, value in state.items()
+            key: value.to(parameter.device if value.dim() else scalar_device, copy=True) for key, value in state.items()
         }
+
+
+def step_device(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> torch.device:
+    """Return the device on which torch's optimiser keeps the scalars of a parameter's state, such as Adam's step count.
+
+    Torch keeps them on the CPU, but a fused kernel reads them on the parameter's own device.
+    """
+    fused = any(group.get("fused") for group in optimizer.param_groups)
+    return parameter.device if fused else torch.device("cpu")
 
 
 def _set_sharded_state(engine: Any, states: list[tuple[nn.Parameter, dict[str, Tensor]]]) -> None:

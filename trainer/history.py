@@ -171,8 +171,7 @@ class RunHistory:
     @cached_property
     def _lines(self) -> list[dict[str, Any]]:
         """The lines of figures, without torn ones."""
-        lines = (_json_object(line) for _, part in read_parts(self.storage) for line in part)
-        return [line for line in lines if isinstance(line.get("images"), int)]
+        return [line for _, part in read_parts(self.storage) for line in part]
 
     def _text(self, name: str) -> str:
         try:

@@ -48,6 +48,9 @@ class _ActorReporter:
     def event(self, message: str) -> None:
         self._actor.event.remote(message)
 
+    def stop_reason(self, reason: str) -> None:
+        self._actor.set_stop_reason.remote(reason)
+
     def stop_requested(self) -> bool:
         """Return the newest answer of the actor, to which a request goes twice a second."""
         now = time.monotonic()
@@ -94,7 +97,6 @@ class _RunMonitor:
     def __init__(self, config: RunConfig, actor: Any, show: Callable[[Update], None], stop: threading.Event) -> None:
         self._config, self._actor, self._show, self._stop = config, actor, show, stop
         self._seen = 0
-        self._warning = ""
 
     def run(self) -> None:
         """Train, and restart Ray Train when it gives up although the run makes progress. Raises as `launch`."""
@@ -110,7 +112,7 @@ class _RunMonitor:
             self._show(Update(self._seen, events=(f"restarting the workers: {_last_line(error)}",)))
         action = ray.get(self._actor.action.remote())
         if action is RunAction.STOP:
-            raise WatchdogError(f"the watchdog stopped the run: {self._warning}")
+            raise WatchdogError(f"the watchdog stopped the run: {ray.get(self._actor.stop_reason.remote())}")
         if action is RunAction.PREEMPT:
             raise Preempted("the run stopped on request and wrote a checkpoint: continue with --resume")
 
@@ -145,9 +147,6 @@ class _RunMonitor:
             answers = [actor.take_update.remote(), actor.failure.remote(), actor.silence.remote()]
             update, failure, silence = ray.get(answers)
             self._seen = update.seen
-            for event in update.events:
-                if event.startswith("watchdog: "):
-                    self._warning = event.removeprefix("watchdog: ")
             self._show(update)
             if failure is not None:
                 # Ray Train restarts the workers, which read the failure and end at once. Shutting Ray down meanwhile

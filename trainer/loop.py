@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
@@ -75,7 +76,7 @@ def fit(config: RunConfig, reporter: Reporter, device: torch.device, threads: in
 
 def _fit(config: RunConfig, reporter: Reporter, device: torch.device, threads: int | None) -> RunAction:
     training = prepare(config, reporter, device)
-    hooks = sorted((hook() for hook in HOOKS), key=lambda hook: hook.stage)
+    hooks = in_order(HOOKS)
     try:
         while True:
             for hook in hooks:
@@ -89,6 +90,11 @@ def _fit(config: RunConfig, reporter: Reporter, device: torch.device, threads: i
                 return RunAction.STOP
     finally:
         training.files.finish()
+
+
+def in_order(hooks: Iterable[type[Hook]]) -> list[Hook]:
+    """Return an object of each of `hooks` in the order of their stages."""
+    return sorted((hook() for hook in hooks), key=lambda hook: hook.stage)
 
 
 def prepare(config: RunConfig, reporter: Reporter, device: torch.device) -> Training:
@@ -112,8 +118,9 @@ def _roll_back(training: Training) -> bool:
     """Restore a checkpoint from before the fault and change the seed of all draws; return False if there is none."""
     count, checkpoints = training.state.rollback_count + 1, Checkpoints(training.storage)
     if not _restore(training, checkpoints, training.last_healthy_image):
-        limit = training.last_healthy_image
-        training.report(f"watchdog: there is no checkpoint of at most {limit} images to restore")
+        reason = f"there is no checkpoint of at most {training.last_healthy_image} images to restore"
+        training.report(f"watchdog: {reason}")
+        training.reporter.stop_reason(reason)
         return False
     if training.is_main:
         checkpoints.forget_after(training.seen)
@@ -173,51 +180,53 @@ def _reseed(training: Training, rollback_count: int) -> None:
 def _train(training: Training, hooks: list[Hook], threads: int | None) -> None:
     """Take steps until all images were seen or the ranks agree to end."""
     config, state, spent = training.config, training.state, training.time_spent
-    means, agreement = _Means(), _Agreement(training.ranks)
+    means, agreement = _Means(), Agreement(training.ranks)
     worker = Worker(training.ranks.rank, training.ranks.count)
     prepare_draws = partial(training.task.prepare, seed=_seed(training))
     loader = Loader(training.dataset, prepare_draws, config.batch, worker, device=training.device, threads=threads)
     with contextlib.closing(loader.steps(state.seen)) as steps:
         while training.agreed_action is RunAction.CONTINUE and not training.finished:
-            begun = time.monotonic()
+            wait_start = time.monotonic()
             batches = next(steps)
-            spent.waiting += time.monotonic() - begun
+            spent.waiting += time.monotonic() - wait_start
             for phase in training.task.phases:
                 if training.step % phase.interval == 0:
                     means.add(state.engines.step(phase, batches, state.seen / config.run.total_images))
             state.advance(config.batch.global_size)
             logs = training.due(config.run.log_images)
-            training.figures, training.realness = means.take() if logs else ({}, {})
-            training.performance, training.picture = {}, None
-            stepped = time.monotonic()
+            training.losses, training.realness = means.take() if logs else ({}, {})
+            training.scores, training.performance, training.picture = {}, {}, None
+            hooks_start = time.monotonic()
             for hook in hooks:
                 hook.after_step(training)
-            spent.hooks += time.monotonic() - stepped
+            spent.hooks += time.monotonic() - hooks_start
             if training.reporter.stop_requested():
                 training.requested_action = max(training.requested_action, RunAction.PREEMPT)
             training.agreed_action = agreement.after_step(training.requested_action, now=logs)
 
 
-class _Agreement:
+class Agreement:
     """Lets the ranks agree on what happens next, by a reduction at some of the steps, equal on every rank."""
 
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
+    def __init__(self, ranks: Ranks, clock: Callable[[], float] = time.monotonic) -> None:
+        self._ranks, self._clock = ranks, clock
         self._steps_left = self._interval = 1
-        self._last = time.monotonic()
+        self._last = clock()
 
     def after_step(self, requested: RunAction, *, now: bool) -> RunAction:
         """Return the highest action that any rank requested, if the ranks agree at this step; else `CONTINUE`.
 
         They agree if `now` is true, which must be equal on every rank, and about every `AGREEMENT_SECONDS`. The ranks
-        derive the number of steps up to the next agreement from their speed, and take the largest.
+        derive the number of steps up to the next agreement from their speed, and take the smallest.
         """
         self._steps_left -= 1
         if not now and self._steps_left > 0:
             return RunAction.CONTINUE
-        seconds = max(time.monotonic() - self._last, 1e-9) / (self._interval - self._steps_left)
-        action, self._interval = self._ranks.highest([requested, max(1, int(AGREEMENT_SECONDS / seconds))])
-        self._steps_left, self._last = self._interval, time.monotonic()
+        seconds = max(self._clock() - self._last, 1e-9) / (self._interval - self._steps_left)
+        # The smallest interval is the highest of the negative ones.
+        action, negative = self._ranks.highest([requested, -max(1, int(AGREEMENT_SECONDS / seconds))])
+        self._steps_left = self._interval = -negative
+        self._last = self._clock()
         return RunAction(action)
 
 

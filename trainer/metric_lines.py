@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
 from zorse_common.storage import Storage
 
@@ -15,9 +17,23 @@ def part_name(seen: int) -> str:
     return f"{METRICS_FOLDER}/{seen:012d}.jsonl"
 
 
-def read_parts(storage: Storage) -> Iterator[tuple[str, list[str]]]:
-    """Yield the name and the lines of each part, oldest first."""
+def read_parts(storage: Storage) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Yield the name and the parsed lines of each part, oldest first. Lines that are torn or damaged are left out."""
     for name in sorted((storage / METRICS_FOLDER).files()):
         if name.endswith(".jsonl"):
             text = storage.read(f"{METRICS_FOLDER}/{name}").decode(errors="replace")
-            yield f"{METRICS_FOLDER}/{name}", [f"{line}\n" for line in text.split("\n") if line]
+            lines = [_parsed(line) for line in text.split("\n")]
+            yield f"{METRICS_FOLDER}/{name}", [line for line in lines if isinstance(line.get("images"), int)]
+
+
+def part_content(lines: list[dict[str, Any]]) -> bytes:
+    """Return the file of a part with `lines`."""
+    return "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(line)
+    except ValueError:
+        return {}
+    return parsed if isinstance(parsed, dict) else {}

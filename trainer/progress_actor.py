@@ -44,6 +44,7 @@ class ProgressActor:
         self._stopping = False
         self._failure: ZorseError | None = None
         self._action: RunAction | None = None
+        self._stop_reason = ""
         self._last_call = time.monotonic()
 
     def progress(self, seen: int, figures: dict[str, float]) -> None:
@@ -80,6 +81,14 @@ class ProgressActor:
     def failure(self) -> ZorseError | None:
         """Return the error that ends the run, if there is one."""
         return self._failure
+
+    def set_stop_reason(self, reason: str) -> None:
+        """Store why the run stops before its end."""
+        self._stop_reason = reason
+
+    def stop_reason(self) -> str:
+        """Return why the run stops before its end."""
+        return self._stop_reason
 
     def end(self, action: RunAction) -> None:
         """Store the action with which the workers ended."""

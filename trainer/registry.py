@@ -41,13 +41,15 @@ def register(kind: str, name: str | None = None) -> Callable[[C], C]:
     `name` is for zorse's own folders; without it the component is named "package.module:Class".
 
     Raises:
-        TypeError: the class defines no nested `Config`, or the name is taken.
+        TypeError: the class defines no nested `Config` or is in `__main__`, or the name is taken.
     """
 
     def add(component: C) -> C:
         config = vars(component).get("Config")
         if not (isinstance(config, type) and issubclass(config, Section)):
             raise TypeError(f"{component.__qualname__} must define a nested Config(Section) to be registered")
+        if component.__module__ == "__main__":
+            raise TypeError(f"{component.__qualname__} must be in a module that workers can import, not in __main__")
         if name is not None:
             _registries[kind].register(name, component)
         config.component_type = name or f"{component.__module__}:{component.__qualname__}"

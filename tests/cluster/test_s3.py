@@ -100,7 +100,7 @@ def test_run_on_s3_has_all_files_there(run: Storage, undisturbed: Path) -> None:
     assert json.loads(run.read("run.json"))["state"] == "finished"
     assert (run / "snapshots").folders() == sorted(path.name for path in (undisturbed / "snapshots").iterdir())
     assert all(run.exists(f"samples/{images:010d}.png") for images in (0, TOTAL // 2, TOTAL))
-    lines = [json.loads(line)["images"] for _, part in read_parts(run) for line in part]
+    lines = [line["images"] for _, part in read_parts(run) for line in part]
     assert lines == list(range(BATCH, TOTAL + 1, BATCH))
     assert {path.name for path in undisturbed.iterdir()} == {*run.folders(), *run.files()}
 

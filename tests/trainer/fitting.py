@@ -41,6 +41,7 @@ class Listener:
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.events: list[str] = []
+        self.reason = ""
         self._stop_at = stop_at
         self._seen = 0
 
@@ -49,6 +50,9 @@ class Listener:
 
     def event(self, message: str) -> None:
         self.events.append(message)
+
+    def stop_reason(self, reason: str) -> None:
+        self.reason = reason
 
     def stop_requested(self) -> bool:
         return self._stop_at is not None and self._seen >= self._stop_at
@@ -66,7 +70,7 @@ def checkpoint(run: Path, seen: int) -> dict[str, torch.Tensor]:
 
 def metrics(run: Path) -> dict[int, dict[str, float]]:
     """Return the lines of figures by images seen."""
-    lines = [json.loads(line) for _, part in read_parts(Storage(str(run))) for line in part]
+    lines = [line for _, part in read_parts(Storage(str(run))) for line in part]
     return {line["images"]: line for line in lines}
 
 
@@ -103,6 +107,7 @@ def _fit(job: Job, workers: int) -> None:
     if dist.get_rank() == 0:
         torch.save(gradients.kept, folder / "gradients.pt")
         (folder / "action.txt").write_text(str(int(ended)))
+        (folder / "reason.txt").write_text(listener.reason)
         (folder / "events.json").write_text(json.dumps(listener.events))
 
 

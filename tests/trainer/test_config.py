@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config import validate
+from trainer import registry
+from trainer.config import Section, validate
 from trainer.config_files import find_config, load_config
 from trainer.deepspeed_settings import NUMERICS
 from trainer.errors import ConfigError
@@ -98,3 +99,20 @@ def test_deepspeed_section_cannot_change_what_the_engine_sets() -> None:
     for key, value in NUMERICS.items():
         with pytest.raises(ConfigError, match=rf"deepspeed\.{key} is set by zorse"):
             validate(RunConfig, _digits().model_dump() | {"deepspeed": {key: value}}, "run.yaml")
+
+
+def test_dropout_that_would_be_trained_is_refused() -> None:
+    networks = {"generator": {"type": "unet_generator", "width": 4, "depth": 5, "dropout": True}}
+    config = load_config(find_config("stripes")).model_dump(mode="json")
+    config["task"] |= networks
+    with pytest.raises(ConfigError, match=r"is a dropout, which cannot be trained reproducibly: set dropout: false"):
+        check_fit(validate(RunConfig, config, "run.yaml"))
+
+
+def test_component_of_the_main_module_is_refused() -> None:
+    class Config(Section):
+        """No keys."""
+
+    component = type("Scripted", (), {"Config": Config, "__module__": "__main__"})
+    with pytest.raises(TypeError, match="must be in a module that workers can import"):
+        registry.register("loss")(component)

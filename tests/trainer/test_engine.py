@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from tests.trainer.engine_steps import CASES, Case, record_cases
 from tests.trainer.ranks import spawn
 from tests.trainer.textures import write_textures
+from trainer.tasks.base import OptimizerSection
 
 GOLDEN = Path(__file__).parent / "deepspeed_config.json"
 UPDATES = {None: 2e-6, "bf16": 2e-6}
@@ -76,3 +78,38 @@ def test_engine_keeps_losses_weights_and_statistics_in_float32_under_bf16(record
         "statistics": ["torch.float32"],
         "convolutions": ["torch.bfloat16"],
     }
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_restored_optimizer_takes_the_step_of_one_that_was_never_stopped(device: str) -> None:
+    from trainer.engine import _get_state, _set_state
+
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+    def engine(weight: torch.Tensor) -> tuple[Any, torch.nn.Parameter]:
+        parameter = torch.nn.Parameter(weight.clone().to(device))
+        optimizer = OptimizerSection(lr=0.1).build([parameter])
+        return SimpleNamespace(optimizer=optimizer, zero_optimization=lambda: False), parameter
+
+    def step(engine: Any, parameter: torch.nn.Parameter, gradient: float) -> None:
+        parameter.grad = torch.full_like(parameter, gradient)
+        engine.optimizer.step()
+
+    whole, parameter = engine(torch.ones(3))
+    step(whole, parameter, 0.5)
+    saved = {key: value.cpu().clone() for key, value in _get_state(whole, parameter).items()}
+    resumed, restored = engine(parameter.detach())
+    _set_state(resumed, [(restored, saved)])
+    step(whole, parameter, -0.2)
+    step(resumed, restored, -0.2)
+    assert torch.equal(parameter, restored)
+
+
+def test_scalars_of_a_fused_optimizer_are_on_the_parameters_device() -> None:
+    from trainer.engine import step_device
+
+    parameter = torch.nn.Parameter(torch.zeros(2, device="meta"))
+    fused, plain = (SimpleNamespace(param_groups=[{"fused": fused}]) for fused in (True, False))
+    assert step_device(fused, parameter) == parameter.device  # type: ignore[arg-type]
+    assert step_device(plain, parameter) == torch.device("cpu")  # type: ignore[arg-type]

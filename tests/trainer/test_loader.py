@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from trainer.data.base import DataSpec, Example, Image, ImageSpec
 from trainer.data.digits import Digits
 from trainer.errors import DataError
-from trainer.loader import Loader, Prepare, Worker, draw_nothing, usable_cpus
+from trainer.loader import Loader, Prepare, Worker, draw_nothing
 from trainer.run_config import BatchSection
 from trainer.tasks.base import Batch
 from zorse_common.random import normal
@@ -52,7 +52,7 @@ class FakeDataset:
 
 
 def _steps(
-    dataset: Any, count: int, *, threads: int = 2, prepare: Prepare = draw_nothing, **sizes: int
+    dataset: Any, count: int, *, threads: int | None = 2, prepare: Prepare = draw_nothing, **sizes: int
 ) -> list[list[Batch]]:
     loader = Loader(dataset, prepare, BatchSection(**sizes), Worker(), device=CPU, threads=threads)
     with contextlib.closing(loader.steps(0)) as steps:
@@ -97,20 +97,18 @@ def test_loader_decodes_in_as_many_threads_as_stated_and_no_more() -> None:
     assert most == [2]
 
 
-@pytest.mark.parametrize("threads", [1, 2, 16])
-def test_loader_gives_each_thread_an_example_although_a_step_has_one(threads: int) -> None:
-    all_threads_have_one = threading.Barrier(threads, timeout=60)
+@pytest.mark.parametrize("threads", [None, 1, 2, 16])
+def test_loader_gives_each_thread_an_example_although_a_step_has_one(threads: int | None) -> None:
+    # By default there is a thread for each CPU of the process.
+    count = threads or len(os.sched_getaffinity(0))
+    all_threads_have_one = threading.Barrier(count, timeout=60)
 
     def visit(number: int) -> None:
-        if number < threads:
+        if number < count:
             all_threads_have_one.wait()
 
     ((batch,),) = _steps(FakeDataset(visit), 1, threads=threads, global_size=1)
     assert batch.numbers.tolist() == [0]
-
-
-def test_loader_uses_the_cpus_of_its_process_by_default() -> None:
-    assert usable_cpus() == len(os.sched_getaffinity(0))
 
 
 def test_loader_gives_labels_of_datasets_with_classes() -> None:

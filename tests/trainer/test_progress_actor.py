@@ -23,3 +23,10 @@ def test_actor_keeps_the_first_failure() -> None:
     actor.fail(first)
     actor.fail(DataError("second"))
     assert actor.failure() is first
+
+
+def test_actor_keeps_the_reason_of_a_stop() -> None:
+    actor = ProgressActor()
+    assert actor.stop_reason() == ""
+    actor.set_stop_reason("samples are nearly equal")
+    assert actor.stop_reason() == "samples are nearly equal"

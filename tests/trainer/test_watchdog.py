@@ -78,6 +78,7 @@ def test_checkpoints_hold_only_finite_numbers(runs: Path) -> None:
 @pytest.mark.slow
 def test_watchdog_stop_ends_the_run(runs: Path) -> None:
     assert action(runs / "stop") is RunAction.STOP
+    assert (runs / "stop" / "reason.txt").read_text().endswith(": not a finite number")
     assert max(metrics(runs / "stop")) < 40
 
 
@@ -96,6 +97,7 @@ def test_watchdog_detects_collapsed_samples_and_needs_an_earlier_checkpoint(runs
     starts = [event for event in events(runs / "collapsed") if event.startswith("training")]
     assert starts == ["training from image 0 on with 2 workers on cpu"]
     assert action(runs / "collapsed") is RunAction.STOP
+    assert (runs / "collapsed" / "reason.txt").read_text() == last
 
 
 @pytest.mark.slow

@@ -34,6 +34,9 @@ class Reporter(Protocol):
     def event(self, message: str) -> None:
         """Report something that a user should read."""
 
+    def stop_reason(self, reason: str) -> None:
+        """Report why the run stops before its end."""
+
     def stop_requested(self) -> bool:
         """Return whether the run should write a checkpoint and end."""
 
@@ -54,7 +57,8 @@ class Training:
         generators: the networks that leave the run, with the averaged weights if the run has an EMA.
         storage: the run's folder.
         files: writes to `storage` in the background.
-        figures: the figures logged after the last step, by name; empty after steps that log nothing.
+        losses: the means of what the task logged since the means before; empty after steps that log nothing.
+        scores: what hooks logged after the last step, such as an evaluation's figures.
         realness: by discriminator, the mean `real_probability` of real and of generated images since the figures
             before; empty after steps that log nothing.
         performance: this rank's speed, waits and memory since the figures before; empty after steps that log nothing.
@@ -75,7 +79,8 @@ class Training:
     reporter: Reporter
     ranks: Ranks
     device: torch.device
-    figures: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
     realness: dict[str, tuple[float, float]] = field(default_factory=dict)
     performance: dict[str, float] = field(default_factory=dict)
     picture: bytes | None = None
@@ -85,8 +90,8 @@ class Training:
     time_spent: TimeSpent = field(default_factory=TimeSpent)
 
     def log(self, name: str, value: float) -> None:
-        """Add a figure to those of the last step. Hooks of the stage `MEASURE` call this method on rank 0."""
-        self.figures[name] = value
+        """Add a score of the last step's weights. Hooks of the stage `MEASURE` call this method on rank 0."""
+        self.scores[name] = value
 
     def report(self, message: str) -> None:
         """Report an event that all ranks know of: only the call on rank 0 has an effect."""
@@ -98,10 +103,17 @@ class Training:
         before = self.seen - self.config.batch.global_size
         return self.finished or (interval is not None and self.seen // interval > before // interval)
 
-    def make_batch(self, images: dict[str, Tensor], numbers: NDArray[np.int64]) -> Batch:
-        """Call `trainer.tasks.build.make_batch` with this run's task, seed, classes and device."""
-        seed, classes = self.config.run.seed, self.dataset.spec.classes
-        return make_batch(self.task, images, numbers, seed=seed, device=self.device, classes=classes)
+    def make_batch(
+        self, images: dict[str, Tensor], numbers: NDArray[np.int64], labels: NDArray[np.int64] | None = None
+    ) -> Batch:
+        """Call `trainer.tasks.build.make_batch` with this run's task, seed and device.
+
+        Without `labels`, the classes of the dataset, if it has any, take turns: number n has label n mod classes.
+        """
+        classes = self.dataset.spec.classes
+        if labels is None and classes is not None:
+            labels = numbers % classes
+        return make_batch(self.task, images, numbers, labels, seed=self.config.run.seed, device=self.device)
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[nn.ModuleDict]:
@@ -113,6 +125,11 @@ class Training:
                 yield self.generators
         finally:
             self.generators.train(was_training)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The losses and scores logged after the last step."""
+        return self.losses | self.scores
 
     @property
     def all_figures(self) -> dict[str, float]:

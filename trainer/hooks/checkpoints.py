@@ -22,7 +22,8 @@ class CheckpointWriter(Hook):
         """Prepare without writing: the state before the first step follows from the config."""
         self._checkpoints = Checkpoints(training.storage)
         self._writing: Future[None] | None = None
-        self._figures: dict[str, float] = {}
+        self._losses: dict[str, float] = {}
+        self._logged: set[str] = set()
         self._saved = training.seen
 
     def after_step(self, training: Training) -> None:
@@ -31,7 +32,8 @@ class CheckpointWriter(Hook):
         Raises:
             trainer.errors.CheckpointError: an earlier checkpoint could not be written.
         """
-        self._figures |= training.figures
+        self._losses |= training.losses
+        self._logged |= training.figures.keys()
         if self._writing and self._writing.done():
             self._wait()
         if training.due(training.config.run.checkpoint_interval):
@@ -57,12 +59,21 @@ class CheckpointWriter(Hook):
         self._writing = training.files.submit(self._publish, training, checkpoint)
 
     def _score(self, training: Training) -> float | None:
+        """Return the figure of `run.best`: a score of this very step, or the newest mean of a loss.
+
+        Without either the checkpoint has no score: an evaluation of other weights says nothing of it.
+
+        Raises:
+            trainer.errors.CheckpointError: the run is at its end and has logged no such figure.
+        """
         best = training.config.run.best
-        if best and self._figures and best.metric not in self._figures:
+        if best is None:
+            return None
+        if training.finished and best.metric not in self._logged:
             raise CheckpointError(
-                f"run.best.metric {best.metric!r} is not one of the run's figures: {', '.join(self._figures)}"
+                f"run.best.metric {best.metric!r} is not one of the run's figures: {', '.join(sorted(self._logged))}"
             )
-        return self._figures.get(best.metric) if best else None
+        return training.scores.get(best.metric, self._losses.get(best.metric))
 
     def _publish(self, training: Training, checkpoint: Checkpoint) -> None:
         broken = first_not_finite(checkpoint.tensors.items())

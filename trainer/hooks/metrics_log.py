@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from trainer.hooks.base import Hook, Stage, Training
-from trainer.metric_lines import PART_LINES, part_name, read_parts
+from trainer.metric_lines import PART_LINES, part_content, part_name, read_parts
 
 
 class MetricsLog(Hook):
@@ -21,7 +20,7 @@ class MetricsLog(Hook):
     def start(self, training: Training) -> None:
         """Start the clock. After a resume, remove the lines after the checkpoint."""
         seconds = 0.0
-        self._part, self._lines = part_name(training.seen), list[str]()
+        self._part, self._lines = part_name(training.seen), list[dict[str, Any]]()
         if training.is_main:
             seconds = self._cut(training)
         self._start = time.monotonic() - seconds
@@ -40,8 +39,8 @@ class MetricsLog(Hook):
             "realness": training.realness,
             "performance": training.performance,
         }
-        self._lines.append(json.dumps({name: value for name, value in line.items() if value != {}}) + "\n")
-        training.files.write(self._part, "".join(self._lines).encode())
+        self._lines.append({name: value for name, value in line.items() if value != {}})
+        training.files.write(self._part, part_content(self._lines))
         training.reporter.progress(training.seen, figures)
 
     def _cut(self, training: Training) -> float:
@@ -49,12 +48,10 @@ class MetricsLog(Hook):
         training.files.finish()
         seconds = 0.0
         for name, lines in read_parts(training.storage):
-            kept = [line for line in lines if json.loads(line)["images"] <= training.seen]
+            kept = [line for line in lines if line["images"] <= training.seen]
             if kept:
-                self._part, self._lines = name, kept
-                seconds = json.loads(kept[-1])["seconds"]
-                if len(kept) < len(lines):
-                    training.storage.write(name, "".join(kept).encode())
+                self._part, self._lines, seconds = name, kept, kept[-1].get("seconds", seconds)
+                training.storage.write(name, part_content(kept))
             else:
                 training.storage.remove(name)
         return seconds

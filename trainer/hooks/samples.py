@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from trainer.data.base import Image
 from trainer.data.tensors import denormalize, to_tensor
 from trainer.hooks.base import Hook, Stage, Training
 from trainer.tasks.base import Batch
@@ -54,16 +55,18 @@ class Samples(Hook):
 def _fixed_batch(training: Training) -> Batch:
     """Return the batch to show: fixed latents, or the first held-out images of each domain."""
     translates = any(export.source is not None for export in training.task.exports().values())
-    images = {domain: _images(training, domain) for domain in training.dataset.spec.domains} if translates else {}
+    domains = training.dataset.spec.domains if translates else ()
+    images = {domain: to_tensor(images_to_show(training, domain, TRANSLATED)) for domain in domains}
     count = min(len(tensor) for tensor in images.values()) if images else GENERATED
     numbers = np.arange(SAMPLE_NUMBERS, SAMPLE_NUMBERS + count)
     return training.make_batch({domain: tensor[:count] for domain, tensor in images.items()}, numbers)
 
 
-def _images(training: Training, domain: str) -> Tensor:
-    """Return up to `TRANSLATED` held-out images of `domain`, or training images where none are held out."""
-    held_out = training.dataset.held_out(domain, TRANSLATED)
-    return to_tensor(held_out or [training.dataset.example(number).images[domain] for number in range(TRANSLATED)])
+def images_to_show(training: Training, domain: str, count: int) -> list[Image]:
+    """Return up to `count` held-out images of `domain`, or training images if none are held out."""
+    dataset = training.dataset
+    held_out = dataset.held_out(domain, count)
+    return held_out or [dataset.example(number).images[domain] for number in range(min(count, dataset.count(domain)))]
 
 
 def _grid_columns(
@@ -91,10 +94,11 @@ def _grid_columns(
 
 
 def _same_shape(columns: list[Tensor]) -> list[Tensor]:
-    """Repeat channels and pixels, so that all images [n, c, h, w] have the most channels and the largest size."""
-    channels, height = (max(column.shape[axis] for column in columns) for axis in (1, 2))
+    """Enlarge images [n, c, h, w] to the largest size among the columns, and repeat channels up to the most."""
+    channels, height, width = (max(column.shape[axis] for column in columns) for axis in (1, 2, 3))
     return [
-        interpolate(column, scale_factor=height // column.shape[2]).expand(-1, channels, -1, -1) for column in columns
+        interpolate(column, size=(height, width)).repeat(1, -(-channels // column.shape[1]), 1, 1)[:, :channels]
+        for column in columns
     ]
 
 

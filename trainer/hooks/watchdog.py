@@ -41,7 +41,9 @@ class Watchdog(Hook):
             self._check_diversity(training, interval)
 
     def _check_numbers(self, training: Training) -> None:
-        broken = [name for name, value in training.all_figures.items() if not math.isfinite(value)]
+        # An evaluation's score may be infinite, such as the PSNR of equal images.
+        broken = [name for name, value in training.losses.items() if not math.isfinite(value)]
+        broken += [name for name, pair in training.realness.items() if not all(map(math.isfinite, pair))]
         # A gradient that is not finite makes weights not finite, even if the losses are finite.
         weight = first_not_finite(training.task.networks.named_parameters())
         broken += [] if weight is None else [weight]
@@ -67,7 +69,8 @@ class Watchdog(Hook):
         numbers = np.arange(min(COMPARED, *(dataset.count(domain) for domain in dataset.spec.domains)))
         examples = [dataset.example(int(number)) for number in numbers]
         real = {domain: to_tensor([each.images[domain] for each in examples]) for domain in dataset.spec.domains}
-        batch = training.make_batch(real, numbers)
+        labels = np.array([each.label for each in examples]) if dataset.spec.classes is not None else None
+        batch = training.make_batch(real, numbers, labels)
         with training.evaluating() as generators:
             generated = training.task.generate(generators, batch)
         shares = {
@@ -100,6 +103,8 @@ class Watchdog(Hook):
         if action is RunAction.ROLL_BACK and training.state.rollback_count >= rules.rollbacks:
             text, action = f"{text}, after {training.state.rollback_count} rollbacks", RunAction.STOP
         training.reporter.event(f"watchdog: {text}")
+        if action is RunAction.STOP:
+            training.reporter.stop_reason(text)
         training.requested_action = max(training.requested_action, action)
         training.last_healthy_image = min(training.last_healthy_image, max(healthy_until, 0))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer import registry
 from trainer.data.base import DataConfig, Dataset, DataSpec, ImageSpec
@@ -60,26 +60,27 @@ def make_batch(
     task: Task,
     images: dict[str, Tensor],
     numbers: NDArray[np.int64],
+    labels: NDArray[np.int64] | None = None,
     *,
     seed: int,
     device: torch.device,
-    classes: int | None = None,
 ) -> Batch:
-    """Return a batch outside training: `images` (float32 [b, c, h, w] in -1..1 by domain) and the task's draws.
+    """Return a batch outside training, on `device`.
 
-    The draws are those of `Task.prepare` for the example `numbers` [b]. Where examples have `classes`, number n has
-    label n mod classes. All tensors but the numbers are on `device`.
+    Its images are `images`, float32 [b, c, h, w] in -1..1 by domain, its labels `labels`, [b], and its draws those of
+    `Task.prepare` for the example `numbers`, [b].
     """
     draws = {name: torch.from_numpy(array).to(device) for name, array in task.prepare(numbers, seed).items()}
-    labels = None if classes is None else torch.from_numpy(numbers % classes).to(device)
-    return Batch(torch.from_numpy(numbers), {d: image.to(device) for d, image in images.items()}, labels, draws)
+    on_device = None if labels is None else torch.from_numpy(labels).to(device)
+    return Batch(torch.from_numpy(numbers), {d: image.to(device) for d, image in images.items()}, on_device, draws)
 
 
 def black_batch(task: Task, spec: DataSpec, count: int, device: torch.device) -> Batch:
-    """Return a batch of `count` examples of the shapes of `spec`, whose images are 0 throughout."""
+    """Return a batch of `count` examples of the shapes of `spec`, with images of zeros and labels 0."""
     shapes = {name: (count, image.channels, image.size or 0, image.size or 0) for name, image in spec.domains.items()}
     images = {name: torch.zeros(shape, device=device) for name, shape in shapes.items()}
-    return make_batch(task, images, np.arange(count), seed=0, device=device, classes=spec.classes)
+    labels = None if spec.classes is None else np.zeros(count, np.int64)
+    return make_batch(task, images, np.arange(count), labels, seed=0, device=device)
 
 
 def check_fit(config: RunConfig) -> None:
@@ -92,6 +93,10 @@ def check_fit(config: RunConfig) -> None:
     with torch.device("meta"):
         task = build_task(config)
     trained_sets(task.phases)
+    for name, module in task.networks.named_modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+            # Torch's generator draws its masks: a resume and other ranks would not see the same ones.
+            raise ConfigError(f"{name} is a dropout, which cannot be trained reproducibly: set dropout: false")
     _check_data(config, task.data(), spec)
     for name, export in task.exports().items():
         if export.source is not None:
