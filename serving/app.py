@@ -14,15 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Literal
 
 from serving import artifacts
-from serving.config import DRAIN_SECONDS, ModelSettings, ServerSettings
+from serving.config import DRAIN_SECONDS, Device, ModelSettings, ModelSummary, ServerSettings
 from serving.engine import cpu_cores, resolve_device
 from serving.errors import StartError
 from serving.memory import check_memory
 from serving.ports import haproxy_environment
-from serving.schemas import ModelSummary
 from zorse_common.private_ray import ray_environment, ray_folder
 from zorse_common.signals import stop_requested
 
@@ -200,7 +198,7 @@ def _start_applications(
         raise StartError(_reason("\n".join([str(error), *(one.message for one in deployments)]))) from error
 
 
-def replica_resources(device: Literal["cpu", "cuda"], replicas: int, cpus: int, gpus: int) -> dict[str, float]:
+def replica_resources(device: Device, replicas: int, cpus: int, gpus: int) -> dict[str, float]:
     """Return the Ray resources of each of `replicas` equal processes, so that all of them and the gateway fit.
 
     Raises:

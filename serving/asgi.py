@@ -13,10 +13,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from serving import endpoints
-from serving.config import ModelSettings
+from serving.config import ModelSettings, ModelSummary
 from serving.errors import NotFoundError, ServingError
-from serving.http import Guard, allowed, error_response
-from serving.schemas import ErrorBody, ModelSummary
+from serving.http import ErrorBody, Guard, allowed, error_response
 from serving.service import ModelService
 from serving.verb import VERBS
 from serving.verb_routes import verb_router
@@ -104,4 +103,4 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_crash(request: Request, error: Exception) -> JSONResponse:
     # Starlette logs the traceback; the client gets no internals.
-    return JSONResponse(ErrorBody(error="internal error", code="internal").model_dump(), status_code=500)
+    return error_response(ServingError("internal error"))

@@ -11,7 +11,7 @@ from serving.cli_models import DeviceName, DeviceOption, KeyOption
 from serving.cli_translate import translate
 
 if TYPE_CHECKING:
-    from serving.schemas import ModelSummary
+    from serving.config import ModelSummary
 
 
 def register(app: typer.Typer) -> None:

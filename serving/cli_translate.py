@@ -87,13 +87,11 @@ def _targets(images: list[Path], out: Path) -> dict[Path, Path]:
     sources: dict[Path, Path] = {}
     originals = {os.path.realpath(path) for path in targets}
     for path, target in targets.items():
-        if target in sources:
-            raise OutputError(
-                f"{sources[target]} and {path} would both become {target}: use a different --out for each"
-            )
+        first = sources.setdefault(target, path)
+        if first != path:
+            raise OutputError(f"{first} and {path} would both become {target}: use a different --out for each")
         if target.exists() and os.path.realpath(target) in originals:
             raise OutputError(f"{target} is one of the images and would be taken for its result: choose another --out")
-        sources[target] = path
     return targets
 
 

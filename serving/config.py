@@ -6,9 +6,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from export.interface import Kind
 from export.manifest import PROVED_BATCH
 
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["cpu", "cuda"]
+DeviceChoice = Literal["auto", "cpu", "cuda"]
+"""A device, or "auto" for CUDA where there is a CUDA device."""
 DRAIN_SECONDS = 20
 """How long a model that is being stopped may take to answer the requests that it has accepted."""
 
@@ -48,7 +51,7 @@ class ModelSettings(Settings):
 
     name: str
     artifact: str
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Device = "cpu"
     threads: int = Field(default=1, gt=0)
     batching: Batching = Batching()
     limits: Limits = Limits()
@@ -62,9 +65,17 @@ class ServerSettings(Settings):
     alias: str | None = None
     host: str = "127.0.0.1"
     port: int = Field(default=8000, gt=0, lt=65536)
-    device: Device = "auto"
+    device: DeviceChoice = "auto"
     replicas: int = Field(default=1, gt=0)
     batching: Batching = Batching()
     api_key: str | None = None
     insecure: bool = False
     high_throughput: bool = False
+
+
+class ModelSummary(BaseModel):
+    """A model in the list of a server."""
+
+    name: str
+    version: int
+    kind: Kind

@@ -11,8 +11,7 @@ from ray import serve
 from serving import artifacts
 from serving.asgi import gateway_app, model_app
 from serving.batching import Batcher
-from serving.config import DRAIN_SECONDS, ModelSettings
-from serving.schemas import ModelSummary
+from serving.config import DRAIN_SECONDS, ModelSettings, ModelSummary
 from serving.selftest import load_checked_engine
 from serving.service import ModelService, batching_of
 

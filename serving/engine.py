@@ -8,13 +8,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serving.batching import Tensors
-from serving.config import Device
+from serving.config import Device, DeviceChoice
 from serving.errors import EngineError
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -44,12 +44,7 @@ class OrtEngine:
     """Runs a graph with onnxruntime on explicit providers: on CUDA, or not at all, if CUDA is requested."""
 
     def __init__(
-        self,
-        model: Path,
-        device: Literal["cpu", "cuda"],
-        threads: int,
-        *,
-        axes: Mapping[str, int] = MappingProxyType({}),
+        self, model: Path, device: Device, threads: int, axes: Mapping[str, int] = MappingProxyType({})
     ) -> None:
         """Load `model`, with `threads` CPU threads per call. `axes` fixes dynamic axes ("batch", …) to a size.
 
@@ -102,7 +97,7 @@ class OrtEngine:
         """The graph's outputs."""
         return [_node_arg(node) for node in self._session.get_outputs()]
 
-    def operators(self, device: Literal["cpu", "cuda"]) -> list[str]:
+    def operators(self, device: Device) -> list[str]:
         """Return the operators of the nodes that onnxruntime assigned to `device`."""
         parts = self._session.get_provider_graph_assignment_info()
         return [node.op_type for part in parts if part.ep_name == _PROVIDERS[device] for node in part.get_nodes()]
@@ -122,7 +117,7 @@ def import_runtime() -> None:
     importlib.import_module("onnxruntime")
 
 
-def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
+def resolve_device(device: DeviceChoice) -> Device:
     """Return `device`; "auto" becomes CUDA if this process sees a CUDA device, else the CPU."""
     if device != "auto":
         return device
@@ -168,7 +163,7 @@ def _options(threads: int, axes: Mapping[str, int]) -> Any:
     return options
 
 
-def _providers(device: Literal["cpu", "cuda"]) -> list[str | tuple[str, dict[str, str]]]:
+def _providers(device: Device) -> list[str | tuple[str, dict[str, str]]]:
     # TF32 has 10 bits of mantissa, which is less than proofs in float32 allow.
     # Nodes without a CUDA kernel (shape arithmetic) need the CPU beside it.
     cuda = (_PROVIDERS["cuda"], {"use_tf32": "0"})

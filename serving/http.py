@@ -6,6 +6,7 @@ import hmac
 import zlib
 from typing import Any
 
+from pydantic import BaseModel
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
@@ -13,11 +14,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import BadRequestError, ServingError, TooLargeError, UnauthorizedError, UnsupportedMediaError
 from serving.open_inference import body_length
-from serving.schemas import ErrorBody
 from zorse_common.errors import printable
 
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 """The argument of zlib's decoder for each encoding of a body."""
+
+
+class ErrorBody(BaseModel):
+    """The JSON body of every failed request."""
+
+    error: str
+    code: str
 
 
 class Guard:

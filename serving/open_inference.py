@@ -118,7 +118,11 @@ def parse_infer(content: bytes, header_length: str | None) -> tuple[InferRequest
         if entry.name in inputs:
             raise BadRequestError(f"the input {entry.name!r} is given twice")
         size = entry.parameters.get("binary_data_size")
-        inputs[entry.name], tail = (_from_json(entry), tail) if size is None else _from_binary(entry, size, tail)
+        try:
+            values, tail = (_from_json(entry), tail) if size is None else _from_binary(entry, size, tail)
+            inputs[entry.name] = values.reshape(entry.shape)
+        except (ValueError, OverflowError) as error:
+            raise BadRequestError(f"{entry.name} is not {entry.datatype} {entry.shape}: {error}") from error
     if tail:
         raise BadRequestError(f"{len(tail)} bytes follow the last tensor: check every binary_data_size")
     return request, inputs
@@ -132,31 +136,23 @@ def _from_binary(entry: _Input, size: object, tail: memoryview) -> tuple[NDArray
             f"{entry.name} as {entry.datatype} {entry.shape} needs {need} bytes: "
             f"binary_data_size is {size!r} and {len(tail)} bytes are left"
         )
-    return _reshape(entry, np.frombuffer(tail[:need], dtype)), tail[need:]
+    return np.frombuffer(tail[:need], dtype), tail[need:]
 
 
 def _from_json(entry: _Input) -> NDArray[Any]:
+    """Return the numbers of the JSON. Raises ValueError or OverflowError if they are not of the tensor's dtype."""
     dtype = DATATYPES[entry.datatype]
     if entry.data is None:
         raise BadRequestError(f"{entry.name} has neither data nor binary_data_size")
-    try:
-        values = np.array(entry.data) if entry.data else np.empty(0, dtype)
-        if values.dtype.kind not in "iufb" or (dtype.kind != "f" and values.dtype.kind == "f"):
-            raise ValueError(f"its data is {values.dtype}")
-        if dtype.kind == "u" and values.size and (values.min() < 0 or values.max() > np.iinfo(dtype).max):
-            raise ValueError(f"its data leaves 0…{np.iinfo(dtype).max}")
-        with np.errstate(over="ignore"):  # to infinity, which no model takes
-            values = values.astype(dtype)
-    except (ValueError, OverflowError) as error:
-        raise BadRequestError(f"{entry.name} is not {entry.datatype} {entry.shape}: {error}") from error
-    return _reshape(entry, values)
-
-
-def _reshape(entry: _Input, values: NDArray[Any]) -> NDArray[Any]:
-    try:
-        return values.reshape(entry.shape)
-    except ValueError as error:
-        raise BadRequestError(f"{entry.name} is not {entry.datatype} {entry.shape}: {error}") from error
+    values = np.array(entry.data) if entry.data else np.empty(0, dtype)
+    if values.dtype.kind not in "iufb" or (dtype.kind != "f" and values.dtype.kind == "f"):
+        raise ValueError(f"its data is {values.dtype}")
+    if dtype.kind != "f" and values.size:
+        limits = np.iinfo(dtype)
+        if values.min() < limits.min or values.max() > limits.max:
+            raise ValueError(f"its data leaves {limits.min}…{limits.max}")
+    with np.errstate(over="ignore"):  # to infinity, which no model takes
+        return values.astype(dtype)
 
 
 def datatype(dtype: np.dtype[Any]) -> str:

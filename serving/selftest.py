@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from export.interface import IMAGE, AxisLimits, Interface, TensorSpec
 from export.manifest import GREY_LEVELS, model_properties
 from serving import artifacts
 from serving.artifacts import Artifact, GoldenSample
+from serving.config import Device
 from serving.engine import Engine, OrtEngine, cpu_cores, import_runtime
 from serving.errors import ArtifactError
 
@@ -34,7 +35,7 @@ class SelfTest:
     seconds: dict[str, float]
 
 
-def verify_artifact(path: str | os.PathLike[str], device: Literal["cpu", "cuda"]) -> SelfTest:
+def verify_artifact(path: str | os.PathLike[str], device: Device) -> SelfTest:
     """Check every file and field of the artifact at `path`, and its golden sample and its buckets on `device`.
 
     Raises:
@@ -69,7 +70,7 @@ def check_golden(engine: Engine, artifact: Artifact, samples: list[GoldenSample]
     return max_difference
 
 
-def load_checked_engine(artifact: Artifact, device: Literal["cpu", "cuda"], threads: int) -> OrtEngine:
+def load_checked_engine(artifact: Artifact, device: Device, threads: int) -> OrtEngine:
     """Open the artifact's graph, and check its fields and its golden sample, which also warms the graph up.
 
     Raises:
@@ -129,9 +130,7 @@ def _is_only_size(axis: int | str, limits: AxisLimits) -> bool:
     return isinstance(axis, str) or limits.legal(0) == axis == limits.legal(axis + 1)
 
 
-def _check_bucket(
-    artifact: Artifact, dynamic: OrtEngine, device: Literal["cpu", "cuda"], shape: tuple[int, ...]
-) -> float:
+def _check_bucket(artifact: Artifact, dynamic: OrtEngine, device: Device, shape: tuple[int, ...]) -> float:
     """Return the largest difference in grey levels between the graph with the axes of `shape` and the `dynamic` one.
 
     Raises:

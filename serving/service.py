@@ -18,7 +18,7 @@ from export.manifest import Manifest
 from serving import artifacts, feeds
 from serving.batching import Submit, Tensors, capacity, chunks, group_key, merge, rows
 from serving.codec import File
-from serving.config import Batching, Device, Limits
+from serving.config import Batching, DeviceChoice, Limits
 from serving.engine import Engine, cpu_cores, resolve_device
 from serving.errors import BadRequestError, TooLargeError
 from serving.feeds import Feeds
@@ -88,7 +88,7 @@ class LocalModel:
         self._engine = engine
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], device: Device = "auto", threads: int | None = None) -> Self:
+    def load(cls, path: str | os.PathLike[str], device: DeviceChoice = "auto", threads: int | None = None) -> Self:
         """Open the model at `path`, a path or URI: an artifact folder, a model folder (newest version) or MODEL@ALIAS.
 
         Raises:

@@ -8,9 +8,9 @@ import numpy as np
 from fastapi import APIRouter, Request
 
 from export.interface import TensorSpec
+from serving.config import ModelSummary
 from serving.errors import NotFoundError
 from serving.open_inference import ModelMetadata, ServerMetadata, TensorMetadata, datatype
-from serving.schemas import ModelSummary
 
 server_router = APIRouter(tags=["metadata"])
 model_router = APIRouter(tags=["metadata"])

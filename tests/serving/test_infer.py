@@ -150,6 +150,12 @@ def test_tensors_are_unchanged_by_the_wire_format(dtype: type) -> None:
             assert back[name].dtype == value.dtype or value.size == 0
 
 
+def test_integers_out_of_range_are_refused_and_never_wrapped() -> None:
+    body = {"name": "x", "shape": [1], "datatype": "INT64", "data": [2**63]}
+    with pytest.raises(BadRequestError, match="its data leaves -9223372036854775808…9223372036854775807"):
+        parse_infer(json.dumps({"inputs": [body]}).encode(), None)
+
+
 def test_pack_takes_big_endian_and_refuses_unknown_dtypes() -> None:
     content, headers = pack("inputs", {"x": np.array([1, 2], ">f4")}, {"x": True}, {})
     assert parse_infer(content, headers[HEADER_LENGTH])[1]["x"].tolist() == [1, 2]
