@@ -81,7 +81,11 @@ def _imported(origin: str, path: Path, direction: str | None) -> Snapshot:
         raise ImporterError(f"{path} is a generator, which translates nothing: leave --direction out")
     if entry.direction not in (None, direction):
         raise ImporterError(f"{path} is {entry.direction} by its name: leave --direction out or rename the file")
-    return dataclasses.replace(snapshot, networks={network: dataclasses.replace(entry, direction=direction)})
+    # "AtoB" names its source; "phototomap" could be split in two ways, and then all images are taken.
+    domains = direction.split("to")
+    source = domains[0] if len(domains) == 2 and all(domains) else None
+    changed = dataclasses.replace(entry, direction=direction, source=source)
+    return dataclasses.replace(snapshot, networks={network: changed})
 
 
 def _from_snapshot(
@@ -102,8 +106,9 @@ def _from_snapshot(
         traceable = dataclasses.replace(wrapped, interface=_for_target(wrapped.interface, target))
         check_buckets(name, traceable.interface, options.buckets)
         report(_summary(name, traceable.interface, traceable.graph.network))
-        domain = (entry.direction or "").partition("to")[0]
-        place = _image_place(options, domain, _trained_range(snapshot.config))
+        place = _image_place(options, entry.source or "", _trained_range(snapshot.config))
+        if traceable.interface.kind == "generator" and any(other.direction for other in snapshot.networks.values()):
+            place = None  # the images are for the translators of the same snapshot
         images = real_images(name, traceable.interface, traceable.training_size, target, place, report)
         traced.append((network, name, traceable, images, trace(traceable, name)))
     for network, name, traceable, images, program in traced:

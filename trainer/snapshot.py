@@ -36,12 +36,14 @@ class Network:
         direction: the domains that a translator connects, such as "AtoB"; None for a generator.
         size: the side, in pixels, of the training images that a translator takes or a generator makes.
         labels: the names of a conditional generator's classes in order, if they have names.
+        source: the domain that a translator translates, such as "A", if it is known; None for a generator.
     """
 
     model: dict[str, Any]
     direction: str | None
     size: int
     labels: list[str] | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def move(
         task=task,
         images_seen=0,
         ema=False,
-        networks={"G": Network(model, direction, size)},
+        networks={"G": Network(model, direction, size, source=direction and direction[0])},
         config={},
         weights={"G": weights},
         digest=foreign.digest,

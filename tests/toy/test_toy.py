@@ -64,7 +64,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
     fit_ranks([Job(_config(folder / "whole")), Job(_config(folder / "resumed"), stop_at=BATCH)], 2)
     fit_ranks([Job(_config(folder / "resumed"))], 2)
-    zorse.export(str(folder / "whole"), str(folder / "repository"), name="toy", provider="cpu")
+    for index in range(4):
+        drawing = np.zeros((SIZE, SIZE, 1), np.uint8)
+        drawing[index : index + 8, 2:12] = 60 * index + 60
+        write_image(folder / "drawings" / f"{index}.png", drawing)
+    # The images are for the painter; the decoder takes none.
+    options = {"name": "toy", "provider": "cpu", "images": str(folder / "drawings")}
+    zorse.export(str(folder / "whole"), str(folder / "repository"), **options)
     return folder
 
 
@@ -104,6 +110,7 @@ def test_toy_snapshot_is_exported_verified_and_served(folder: Path) -> None:
     assert [(spec.name, spec.dtype) for spec in decoder.inputs] == [("latent", "float32"), ("label", "int64")]
     assert decoder.labels == tuple(map(str, range(CLASSES)))
     assert (painter.inputs[0].shape[-1], painter.outputs[0].shape[-1]) == (1, 3)
+    assert [manifests[name].proof.real_images for name in ("toy", "toy-AtoB")] == [0, 4]
     for place in places.values():
         assert verify_artifact(place, "cpu").max_grey_diff <= 1
     local = {name: zorse.load(place) for name, place in places.items()}

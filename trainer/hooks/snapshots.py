@@ -43,6 +43,7 @@ class Snapshots(Hook):
             name: Network(
                 model=export.model.model_dump(mode="json"),
                 direction=export.direction,
+                source=export.source,
                 size=domains[export.source or export.target].size or 0,
             )
             for name, export in training.task.exports().items()
