@@ -64,11 +64,12 @@ def _drop_detours(graph: onnx.GraphProto, ours: set[str]) -> None:
     `ours` are the names of the nodes that the converter did not add.
     """
     casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast" and node.name not in ours}
+    dtypes = {name: helper.get_node_attr_value(cast, "to") for name, cast in casts.items()}
     detours = {}
-    for back in casts.values():
+    for name, back in casts.items():
         down = casts.get(back.input[0])
-        if down is not None and _casts_to(back, TensorProto.FLOAT) and _casts_to(down, TensorProto.FLOAT16):
-            detours[back.output[0]] = down.input[0]
+        if down is not None and (dtypes[down.output[0]], dtypes[name]) == (TensorProto.FLOAT16, TensorProto.FLOAT):
+            detours[name] = down.input[0]
     for node in nodes(graph):
         node.input[:] = [detours.get(name, name) for name in node.input]
     outputs = {value.name for inner in graphs(graph) for value in inner.output}
@@ -79,10 +80,6 @@ def _drop_detours(graph: onnx.GraphProto, ours: set[str]) -> None:
         used = {name for node in nodes(graph) for name in node.input} | outputs
         for name in unused - used:
             graph.node.remove(casts[name])
-
-
-def _casts_to(node: onnx.NodeProto, kind: int) -> bool:
-    return node.op_type == "Cast" and any(entry.name == "to" and entry.i == kind for entry in node.attribute)
 
 
 def _rounding(model: onnx.ModelProto, in_float32: set[str]) -> onnx.ModelProto:
