@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from serving.cli_call import call
 from serving.cli_generators import arithmetic, generate, interpolate
 from serving.cli_models import DeviceName, DeviceOption, KeyOption
 from serving.cli_translate import translate
@@ -19,6 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command()(serve)
     app.command()(generate)
     app.command()(translate)
+    app.command()(call)
     app.command()(verify)
 
 

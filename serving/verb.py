@@ -1,8 +1,8 @@
 """Verbs: what users ask of a model beside plain inference, such as `generate`. Each is one file of `serving/verbs/`.
 
 A verb has a request model, `plan`, which turns a request into the model's inputs, and `render`, which turns the model's
-outputs into a file. Both functions are pure. The HTTP route, its documentation, `Client.call` and `LocalModel.call`
-follow from the registered verb.
+outputs into a file. Both functions are pure. The HTTP route, its documentation, `Client.call`, `LocalModel.call` and
+the command `zorse call` follow from the registered verb.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from serving.cli import register, register_latent
 from serving.cli_models import split_url
-from serving.errors import ImageError, OutputError, UnsupportedError
+from serving.errors import ImageError, OutputError, ServingError, UnsupportedError
 from serving.service import LocalModel
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (18, 21, 3), dtype=np.uint8)
@@ -174,3 +174,40 @@ def test_latent_arithmetic_writes_a_strip_and_the_result_alone(repository: Path,
     strip, result = (np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "b.png"))
     assert (strip.shape, result.shape) == ((8, 32, 3), (8, 8, 3))
     np.testing.assert_array_equal(strip[:, 24:], result)
+
+
+def test_call_answers_any_verb_with_its_keys(repository: Path, horse: Path, tmp_path: Path) -> None:
+    model, out, device = repository / "digits", tmp_path / "out.png", ("--device", "cpu")
+    output = run("call", model, "generate", "n=3", "seed=5", "--out", out, *device)
+    assert output == f"image/png in {out}\n"
+    expected = LocalModel.load(model, "cpu").fetch("generate", n=3, seed=5)
+    assert out.read_bytes() == expected.content
+    run("call", model, "arithmetic", "a=1", "a=2", "b=3", "c=4", "layout=result", "--out", out, *device)
+    assert (
+        out.read_bytes()
+        == LocalModel.load(model, "cpu").fetch("arithmetic", a=[1, 2], b=[3], c=[4], layout="result").content
+    )
+    run("call", repository / "invert", "translate", "--image", horse, "--out", out, *device)
+    np.testing.assert_array_equal(np.asarray(Image.open(out)), 255 - PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generat", "n=3"], "did you mean generate"),
+        (["generate", "m=3"], "unknown key m"),
+        (["generate", "n=three"], "n: Input should be a valid integer"),
+    ],
+)
+def test_call_refuses_unknown_verbs_and_keys(
+    repository: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    with pytest.raises(ServingError, match=message):
+        run("call", repository / "digits", *arguments, "--out", tmp_path / "out.png", "--device", "cpu")
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_call_needs_keys_with_values(repository: Path, tmp_path: Path) -> None:
+    result = invoke("call", repository / "digits", "generate", "n", "--out", tmp_path / "out.png")
+    assert result.exit_code == 2
+    assert "is not of the form key=value" in result.output

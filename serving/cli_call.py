@@ -1,0 +1,35 @@
+"""The command on any verb: `zorse call`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serving.cli_models import DeviceName, DeviceOption, KeyOption, ModelArgument, open_model, write_file
+
+
+def call(
+    model: ModelArgument,
+    verb: Annotated[str, typer.Argument(help="The verb, such as interpolate, or one of your own.")],
+    out: Annotated[Path, typer.Option(help="The file to write; its format is that of the verb's answer.")],
+    keys: Annotated[
+        list[str] | None, typer.Argument(help="The verb's keys as key=value; a repeated key is a list.")
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="The image file, for verbs that take one.")] = None,
+    device: DeviceOption = DeviceName.AUTO,
+    api_key: KeyOption = None,
+) -> None:
+    """Call any verb of a model and write its answer."""
+    values: dict[str, list[str]] = {}
+    for text in keys or []:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{text!r} is not of the form key=value")
+        values.setdefault(key, []).append(value)
+    content = None if image is None else image.read_bytes()
+    single = {key: entries[0] if len(entries) == 1 else entries for key, entries in values.items()}
+    answer = open_model(model, device, api_key)(verb, content, **single)
+    write_file(out, answer)
+    typer.echo(f"{answer.media_type} in {out}")
