@@ -30,6 +30,9 @@ Origin = Annotated[
         help="The format of PLACE: snapshot, onnx or an importer; auto decides by the file; others list them.",
     ),
 ]
+Direction = Annotated[
+    Literal["AtoB", "BtoA"] | None, typer.Option(help="The direction that a file's name does not say.")
+]
 ImagesRange = Annotated[
     tuple[float, float] | None,
     typer.Option(metavar="BLACK WHITE", help="The values of these in images of more than 8 bits."),
@@ -64,9 +67,7 @@ def export(
     to: Annotated[str, typer.Option("--to", metavar="REPOSITORY", help="The folder or URI to publish in.")],
     origin: Origin = "auto",
     name: Annotated[str | None, typer.Option(help="The artifacts' name instead of the source's.")] = None,
-    direction: Annotated[
-        Literal["AtoB", "BtoA"] | None, typer.Option(help="The direction that a file's name does not say.")
-    ] = None,
+    direction: Direction = None,
     target: Annotated[str, typer.Option(help="The export target; any other word lists them.")] = "onnx",
     images: Annotated[
         str | None, typer.Option(help="Real images to prove and calibrate with: a folder or zip.")
@@ -100,6 +101,8 @@ def export(
     from export.pixels import Pixels
 
     console = Console(stderr=as_json)
+    means, stds = _numbers("--mean", mean), _numbers("--std", std)
+    declared = Declared(input_range, output_range, layout, means, stds, size_multiple)
     artifacts = run(
         place,
         to,
@@ -107,9 +110,7 @@ def export(
         name=name,
         direction=direction,
         target=target,
-        declared=Declared(
-            input_range, output_range, layout, _numbers("--mean", mean), _numbers("--std", std), size_multiple
-        ),
+        declared=declared,
         images=images,
         images_range=images_range,
         opset=opset or DEFAULT_OPSET,
