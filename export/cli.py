@@ -33,6 +33,7 @@ Origin = Annotated[
 Direction = Annotated[
     Literal["AtoB", "BtoA"] | None, typer.Option(help="The direction that a file's name does not say.")
 ]
+Figures = Annotated[Path | None, typer.Option(help="A JSON file that `zorse evaluate` wrote, for the manifest.")]
 ImagesRange = Annotated[
     tuple[float, float] | None,
     typer.Option(metavar="BLACK WHITE", help="The values of these in images of more than 8 bits."),
@@ -86,9 +87,7 @@ def export(
     std: Annotated[str, typer.Option(help="What the input is then divided by.")] = "1",
     size_multiple: Annotated[int, typer.Option(min=1, help="Heights and widths are multiples of this.")] = 1,
     licence: Annotated[str | None, typer.Option(help="A note for the manifest on what may be done with it.")] = None,
-    metrics: Annotated[
-        Path | None, typer.Option(help="A JSON file that `zorse evaluate` wrote, for the manifest.")
-    ] = None,
+    metrics: Figures = None,
     as_json: AsJson = False,
 ) -> None:
     """Turn generators into ONNX artifacts, each proved against its source before any is published."""
