@@ -43,7 +43,7 @@ def running_server(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
     for name, reason in listing.skipped.items():
         logging.getLogger(__name__).warning("skipped %s of %s: %s", name, settings.repository, reason)
     models = {name: artifacts.load(folder.uri) for name, folder in listing.models.items()}
-    check_memory(settings.replicas, [artifact.model.stat().st_size for artifact in models.values()])
+    check_memory(settings.replicas, [artifact.manifest.nbytes for artifact in models.values()])
     summaries = [
         ModelSummary(name=n, version=a.manifest.version, kind=a.manifest.interface.kind) for n, a in models.items()
     ]
@@ -146,9 +146,8 @@ def _start_applications(
     import ray
     from ray import serve
     from ray.serve.config import HTTPOptions
-    from ray.serve.schema import LoggingConfig
 
-    from serving.deployment import GATEWAY, gateway_application, model_application
+    from serving.deployment import GATEWAY, LOGGING, GatewayReplica, ModelReplica, run_target
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -168,28 +167,20 @@ def _start_applications(
         # Ray replaces them by handlers that abort the process.
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    logging_config = LoggingConfig(log_level="WARNING", enable_access_log=False)
     serve.start(
         proxy_location="HeadOnly",
         http_options=HTTPOptions(host=settings.host, port=settings.port),
-        logging_config=logging_config,
+        logging_config=LOGGING,
     )
     cluster = ray.cluster_resources()
     count = len(settings_of_models) * settings.replicas
     resources = replica_resources(
         settings_of_models[0].device, count, int(cluster.get("CPU", 0)), int(cluster.get("GPU", 0))
     )
-    targets = [
-        serve.RunTarget(
-            model_application(model_settings, settings.replicas, resources),
-            name=model_settings.name,
-            route_prefix=f"/v2/models/{model_settings.name}",
-            logging_config=logging_config,
-        )
-        for model_settings in settings_of_models
-    ]
-    gateway = gateway_application(models, settings.api_key, {"num_cpus": resources["num_cpus"]})
-    targets.append(serve.RunTarget(gateway, name=GATEWAY, route_prefix="/", logging_config=logging_config))
+    options = {"num_replicas": settings.replicas, "ray_actor_options": resources}
+    targets = [run_target(ModelReplica, m.name, f"/v2/models/{m.name}", options, m) for m in settings_of_models]
+    options = {"num_replicas": 1, "ray_actor_options": {"num_cpus": resources["num_cpus"]}}
+    targets.append(run_target(GatewayReplica, GATEWAY, "/", options, models, settings.api_key))
     try:
         serve.run_many(targets)
     except RuntimeError as error:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -22,14 +22,6 @@ from serving.verb_routes import verb_router
 from zorse_common.errors import nearest_hint
 
 Level = Literal["model_router", "server_router"]
-
-
-def routers(level: Level) -> Iterator[APIRouter]:
-    """Yield the router of every file in `endpoints/` that has one for this level, in the order of the files."""
-    for module in pkgutil.iter_modules(endpoints.__path__):
-        router = getattr(importlib.import_module(f"{endpoints.__name__}.{module.name}"), level, None)
-        if router is not None:
-            yield router
 
 
 def model_app(service: ModelService, settings: ModelSettings) -> FastAPI:
@@ -62,6 +54,7 @@ async def _check_version(request: Request) -> None:
 def _application(
     title: str, prefix: str, level: Level, max_bytes: int, api_key: str | None, *checks: Callable[[Request], Any]
 ) -> FastAPI:
+    """Return an application with the router of every file in `endpoints/` that has one for this level."""
     responses: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}}
     app = FastAPI(
         title=title,
@@ -75,8 +68,10 @@ def _application(
             Exception: _on_crash,
         },
     )
-    for router in routers(level):
-        app.include_router(router, prefix=prefix, dependencies=[Depends(check) for check in checks])
+    for module in pkgutil.iter_modules(endpoints.__path__):
+        router = getattr(importlib.import_module(f"{endpoints.__name__}.{module.name}"), level, None)
+        if router is not None:
+            app.include_router(router, prefix=prefix, dependencies=[Depends(check) for check in checks])
     # 64 KiB more for a form around the image; the image itself has its own, exact limit.
     app.add_middleware(Guard, api_key=api_key, max_bytes=max_bytes + 2**16)
     return app

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
+from ray.serve import RunTarget
+from ray.serve.schema import LoggingConfig
 
 from serving import artifacts
 from serving.asgi import gateway_app, model_app
@@ -17,6 +20,7 @@ from serving.service import ModelService, batching_of
 
 GATEWAY = "_gateway"
 """The name of the gateway's application. Models cannot have it, since their names do not begin with an underscore."""
+LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
 _NO_QUEUE_LIMIT = 100_000
 """So many that Ray never delays a request: the batcher's queue is full, and answers 503, long before."""
 
@@ -51,27 +55,20 @@ def not_running(names: list[str]) -> list[str]:
     return [name for name in names if name not in applications or applications[name].status != "RUNNING"]
 
 
-def model_application(settings: ModelSettings, replicas: int, resources: dict[str, float]) -> serve.Application:
-    """Return one model's application. `resources` are a replica's Ray actor options (`num_cpus`, `num_gpus`)."""
-    return _deployment(ModelReplica, settings.name, replicas, resources).bind(settings)
+def run_target(replica: type, name: str, route_prefix: str, options: Mapping[str, Any], *arguments: Any) -> RunTarget:
+    """Return an application of processes `replica(*arguments)` that answer the paths under `route_prefix`.
 
-
-def gateway_application(
-    models: list[ModelSummary], api_key: str | None, resources: dict[str, float]
-) -> serve.Application:
-    """Return the gateway's application."""
-    return _deployment(GatewayReplica, GATEWAY, 1, resources).bind(models, api_key)
-
-
-def _deployment(replica: type, name: str, replicas: int, resources: dict[str, float]) -> Any:
-    return serve.deployment(
+    `options` are those of the deployment: `num_replicas`, and in `ray_actor_options` the resources of each process.
+    """
+    deployment = serve.deployment(
         serve.ingress()(replica),
         name=name,
-        num_replicas=replicas,
-        ray_actor_options=resources,
         max_ongoing_requests=_NO_QUEUE_LIMIT,
         # A graph that fails to load fails again the second time.
         max_constructor_retry_count=1,
         graceful_shutdown_timeout_s=DRAIN_SECONDS,
         graceful_shutdown_wait_loop_s=0.2,
+        **options,
     )
+    application = deployment.bind(*arguments)
+    return RunTarget(application, name=name, route_prefix=route_prefix, logging_config=LOGGING)

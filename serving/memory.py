@@ -10,14 +10,14 @@ from serving.errors import StartError
 REPLICA_BYTES = 240 * 2**20
 """The measured memory of a replica of a small model: Python, onnxruntime and Ray's worker."""
 COPIES = 2
-"""How many copies of a model's file a replica holds: the file as read, and the graph of onnxruntime."""
+"""How many copies of a model's files a replica holds: the files as read, and the graph of onnxruntime."""
 
 
 def check_memory(replicas: int, models: Sequence[int], available: int | None = None) -> None:
     """Refuse replicas that need more memory than is free, since the system would kill some of them later.
 
-    `replicas` is the number of processes of each model, `models` the sizes of the models' files in bytes, and
-    `available` the free memory in bytes (by default what the system states).
+    `replicas` is the number of processes of each model, and `models` the sizes of the models with their weights in
+    bytes. `available` is the free memory in bytes (by default what the system states).
 
     Raises:
         StartError: the replicas need more memory than is free.

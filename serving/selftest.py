@@ -50,11 +50,10 @@ def verify_artifact(path: str | os.PathLike[str], device: Device) -> SelfTest:
     check_fields(artifact, engine)
     samples = artifacts.golden(artifact)
     first, second = (_timed(lambda: engine.run(samples[0].inputs))[0] for _ in range(2))
-    max_difference = check_golden(engine, artifact, samples)
-    for shape in manifest.buckets:
-        max_difference = max(max_difference, _check_bucket(artifact, engine, device, shape))
+    differences = [check_golden(engine, artifact, samples)]
+    differences += [_check_bucket(artifact, engine, device, shape) for shape in manifest.buckets]
     seconds = {"start": start, "first": first, "second": second}
-    return SelfTest(artifact, len(samples), max_difference, len(manifest.buckets), seconds)
+    return SelfTest(artifact, len(samples), max(differences), len(manifest.buckets), seconds)
 
 
 def check_golden(engine: Engine, artifact: Artifact, samples: list[GoldenSample]) -> float:
@@ -63,9 +62,7 @@ def check_golden(engine: Engine, artifact: Artifact, samples: list[GoldenSample]
     Raises:
         ArtifactError: the difference is larger than the proof allows, or an image has another shape or dtype.
     """
-    max_difference = 0.0
-    for sample in samples:
-        max_difference = max(max_difference, _difference(artifact, sample.image, engine.run(sample.inputs)[IMAGE]))
+    max_difference = max(_difference(artifact, entry.image, engine.run(entry.inputs)[IMAGE]) for entry in samples)
     _check_difference(artifact, max_difference, "its golden sample", engine)
     return max_difference
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import socket
 from pathlib import Path
 
 import pytest
 
 from serving import artifacts
-from serving.app import replica_resources
+from serving.app import replica_resources, running_server
+from serving.config import ServerSettings
 from serving.deployment import GATEWAY
 from serving.errors import ArtifactError, StartError
-from serving.memory import _control_group_memory, available_memory, check_memory
+from serving.memory import COPIES, REPLICA_BYTES, _control_group_memory, available_memory, check_memory
 from tests.serving.tiny import generator_graph, generator_manifest, write
 
 
@@ -52,6 +54,18 @@ def test_check_memory_refuses_too_many_processes_with_advice() -> None:
         check_memory(9, thirty[:2], available=4 * 2**30)
     free = available_memory()
     assert free is None or free > 0
+
+
+def test_start_counts_weights_in_a_separate_file(tmp_path: Path) -> None:
+    folder = write(tmp_path, generator_graph(), generator_manifest(), weights_apart=True)
+    nbytes = sum((folder / name).stat().st_size for name in ("model.onnx", "model.onnx.data", "golden.npz"))
+    needed = 10**9 * (REPLICA_BYTES + COPIES * nbytes)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = ServerSettings(repository=str(tmp_path), port=port, replicas=10**9)
+    with pytest.raises(StartError, match=f"need about {needed / 2**30:.1f} GiB"), running_server(settings):
+        pass
 
 
 def test_control_group_memory_counts_the_page_cache_as_free(tmp_path: Path) -> None:
