@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from enum import Enum
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -110,6 +111,15 @@ def flatten(keys: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in keys.items():
         leaves |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
     return leaves
+
+
+def differing_leaves(configs: Sequence[dict[str, Any]], absent: Any) -> dict[str, list[Any]]:
+    """Return the leaves in which `configs` differ, by dotted key: one value per config, `absent` where it has none."""
+    flat = [flatten(config) for config in configs]
+    rows = {
+        key: [leaves.get(key, absent) for leaves in flat] for key in dict.fromkeys(key for each in flat for key in each)
+    }
+    return {key: row for key, row in rows.items() if any(value != row[0] for value in row)}
 
 
 def default_leaves(section: Section, prefix: str = "") -> dict[str, Any]:

@@ -9,7 +9,7 @@ import yaml
 
 from trainer import checkpoint, snapshot
 from trainer.cluster import cluster_address
-from trainer.config import Resume, Section, flatten, validate
+from trainer.config import Resume, Section, differing_leaves, validate
 from trainer.config_files import find_config, load_config
 from trainer.errors import ConfigError
 from trainer.history import CONFIG_FILE
@@ -20,8 +20,6 @@ from trainer.run_config import RunConfig, with_place
 from trainer.tasks.build import build_dataset, check_fit
 from zorse_common.errors import StorageError
 from zorse_common.storage import Storage
-
-_ABSENT = "(absent)"
 
 
 def train(
@@ -89,9 +87,8 @@ def _open(storage: Storage, config: RunConfig, resume: bool) -> tuple[str, ...]:
     if not storage.exists(CONFIG_FILE):
         raise ConfigError(f"{storage.uri} cannot be resumed: it has no {CONFIG_FILE}")
     written = validate(RunConfig, yaml.safe_load(storage.read(CONFIG_FILE)), f"{storage.uri}/{CONFIG_FILE}")
-    before, now = (flatten(each.model_dump(mode="json")) for each in (written, config))
-    changed = [key for key in sorted({*before, *now}) if before.get(key, _ABSENT) != now.get(key, _ABSENT)]
-    changes = {key: f"{key}: {before.get(key, _ABSENT)} -> {now.get(key, _ABSENT)}" for key in changed}
+    differing = differing_leaves([each.model_dump(mode="json") for each in (written, config)], "(absent)")
+    changes = {key: f"{key}: {before} -> {now}" for key, (before, now) in sorted(differing.items())}
     markers = _resume_markers(written) | _resume_markers(config)
     refused = [line for key, line in changes.items() if _nearest_marker(key, markers) is Resume.FIXED]
     if refused:

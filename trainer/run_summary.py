@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from trainer.config import default_leaves, flatten, validate
+from trainer.config import default_leaves, differing_leaves, flatten, validate
 from trainer.errors import ConfigError
 from trainer.history import CONFIG_FILE, RunHistory
 from trainer.run_config import RunConfig
@@ -51,10 +51,8 @@ def differing_keys(runs: Sequence[RunHistory]) -> dict[str, list[Any]]:
 
     The keys of the run's folder are left out.
     """
-    configs = [flatten(run.config) for run in runs]
-    keys = dict.fromkeys(key for config in configs for key in config if key not in _PLACE)
-    values = {key: [config.get(key) for config in configs] for key in keys}
-    return {key: row for key, row in values.items() if any(value != row[0] for value in row)}
+    rows = differing_leaves([run.config for run in runs], absent=None)
+    return {key: row for key, row in rows.items() if key not in _PLACE}
 
 
 def side_by_side(runs: Sequence[RunHistory]) -> dict[str, list[str]]:

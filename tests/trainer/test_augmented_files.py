@@ -17,8 +17,7 @@ from PIL import Image as Pillow
 from trainer import registry
 from trainer.data.augmented_files import AugmentedFiles, DomainFiles, mirror_half
 from trainer.data.base import Dataset, DataSpec, Example, Image, ImageSpec
-from trainer.data.image_cache import OVERHEAD_BYTES, ImageCache
-from trainer.data.resized_files import ResizedFiles, crop_centre, squash
+from trainer.data.resized_files import OVERHEAD_BYTES, ImageCache, ResizedFiles, crop_centre, squash
 from trainer.errors import DataError
 from trainer.loader import Loader, Worker, draw_nothing
 from trainer.run_config import BatchSection

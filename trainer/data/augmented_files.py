@@ -48,11 +48,6 @@ class ImageFilesConfig(DataConfig):
     max_unreadable: Annotated[int, Field(ge=0), Resume.MAY_CHANGE] = 10
     cache_mib: Annotated[int, Field(ge=0), Resume.MAY_CHANGE] = 1024
 
-    @property
-    def cache_bytes(self) -> int:
-        """`cache_mib` in bytes."""
-        return self.cache_mib * 2**20
-
 
 @dataclass(frozen=True)
 class DomainFiles:

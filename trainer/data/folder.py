@@ -47,7 +47,7 @@ class Folder:
         if not self._files.names:
             raise DataError(f"data.root {config.root} holds no images")
         self._train_names, self._held_out_names = self._split(config)
-        resized = ResizedFiles(self._files, crop_centre, config.size, cache_bytes=config.cache_bytes)
+        resized = ResizedFiles(self._files, crop_centre, config.size, cache_bytes=config.cache_mib * 2**20)
         self._training, self._held_out = (
             AugmentedFiles(
                 resized,

@@ -60,7 +60,7 @@ class Unpaired:
                     f"data.root {config.root} has no images in train{domain}/: it needs trainA/ and trainB/, at its "
                     "root or below one wrapping folder"
                 )
-        to_crop = ResizedFiles(self._files, squash, self._load_size, cache_bytes=config.cache_bytes)
+        to_crop = ResizedFiles(self._files, squash, self._load_size, cache_bytes=config.cache_mib * 2**20)
         whole = ResizedFiles(self._files, squash, config.size)
         self._training = {domain: self._collection(to_crop, domain, names[f"train{domain}"]) for domain in _DOMAINS}
         self._held_out = {
