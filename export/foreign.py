@@ -70,6 +70,7 @@ def wrap_onnx(
     upgraded = plain if version >= opset else _upgraded(plain, version, opset, name)
     interface = _interface(source, "batch", size, inputs, output)
     wrapped = _surround(upgraded, source, interface)
+    # The batch is open if images made together differ by at most one grey level from those made one by one.
     try:
         is_batch_free = _difference(wrapped, source, inputs) <= 1
     except ImporterError:

@@ -40,7 +40,8 @@ class ProofResult:
 class ReferenceOutputs:
     """Inputs with the reference's images, in grey levels rounded as they are stored.
 
-    `real_images` is how many of the `samples` are whole real images. `buckets` are for models with fixed axes.
+    `real_images` is how many of the `samples` are whole real images. `buckets` are inputs for the
+    model with its axes fixed.
     """
 
     samples: list[Sample]
@@ -58,7 +59,7 @@ def run_reference(
     calibrated targets (2) and (3) are cut from the real images, otherwise they are seeded noise.
 
     Raises:
-        RefusedError: the reference does not run on one, makes images of another size, or a value is not finite.
+        RefusedError: the reference does not run on an input, makes images of another size, or a value is not finite.
     """
     source = model.interface.inputs[0].name
     cut = images if target.calibrated else ()
@@ -118,7 +119,7 @@ def _compare_bucket(model: ModelUnderTest, folder: Path, stats: ErrorStats, buck
     if left := remaining_shape_arithmetic(folder, fixed):
         shape = "x".join(map(str, next(iter(bucket.feeds.values())).shape))
         what = f"with the axes of {shape} fixed it still computes shapes ({', '.join(left)})"
-        raise not_proved(model, f"{what}, which CUDA graphs cannot: leave the bucket out")
+        raise not_proved(model, f"{what}, which CUDA graphs cannot do: leave the bucket out")
 
 
 def _smallest(samples: list[Sample]) -> list[Sample]:

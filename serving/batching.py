@@ -87,7 +87,7 @@ class Batcher:
         self._run = run
         self._settings = settings
         self._queue: list[_QueuedFeeds] = []
-        """What waits, in the order of arrival."""
+        """The feeds that wait, in the order of arrival."""
         self._arrival = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
         self._worker: asyncio.Task[None] | None = None
@@ -103,7 +103,7 @@ class Batcher:
             ServingError: `run` raised.
         """
         waiting = sum(item.rows for item in self._queue)
-        # A request larger than the queue is still served, alone.
+        # If nothing waits, a request is accepted even if it is larger than the queue.
         if waiting and waiting + rows(tensors) > self._settings.queue:
             raise OverloadedError(
                 f"{waiting} images wait already and the limit is {self._settings.queue}: try again later"

@@ -1,4 +1,4 @@
-"""One model as the server and programs use it: verbs and explicit inputs, over an injected engine.
+"""One model as the server and programs use it: it answers verbs, and runs inputs given as arrays.
 
 The plan and the rendering of each verb are pure. The online `ModelService` and the in-process `LocalModel` differ only
 in how they run the feeds.

@@ -1,7 +1,9 @@
-"""The players' DeepSpeed engines. This is the only module that uses DeepSpeed.
+"""The players' DeepSpeed engines. A player is a set of networks that one optimiser trains, such as the generators.
+
+This is the only module that uses DeepSpeed.
 
 DeepSpeed does the backward pass, the reduction over ranks and the optimiser's step. The forward pass calls the networks
-directly, because the forward pass of an engine forbids a loss that crosses two engines.
+directly, because the forward pass of an engine forbids a loss that uses the networks of two engines.
 """
 
 from __future__ import annotations
@@ -99,7 +101,7 @@ class PlayerEngines:
                     yield f"{network}.{name}", parameter
 
     def _micro_step(self, phase: Phase, batch: Batch) -> Losses:
-        """Accumulate the gradients of one micro-batch. At the step's last one DeepSpeed reduces them and steps.
+        """Accumulate the gradients of one micro-batch. DeepSpeed takes the optimiser step at the last one.
 
         Returns the losses, detached and multiplied by the batch's weight.
         """

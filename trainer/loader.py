@@ -114,7 +114,7 @@ class Loader:
     def _submit(self, numbers: range, decoders: Executor) -> _Pending:
         array = np.arange(numbers.start, numbers.stop, dtype=np.int64)
         draws = decoders.submit(self._prepare, array)
-        # A future costs tens of microseconds of this thread, which launches the networks: small images share one.
+        # A future costs this thread tens of microseconds, which delay the next step: several images share one.
         size = max(1, len(numbers) // (FUTURES_PER_THREAD * self._threads))
         chunks = [numbers[start : start + size] for start in range(0, len(numbers), size)]
         return _Pending(array, [decoders.submit(self._examples, chunk) for chunk in chunks], draws)
@@ -136,6 +136,7 @@ class Loader:
         if self._dataset.spec.classes is not None:
             labels = torch.tensor([example.label for example in examples], dtype=torch.int64)
         draws = {name: torch.from_numpy(array) for name, array in pending.draws.result().items()}
+        # The mean number of examples in a worker's part of a micro-batch.
         even_share = self._sizes.global_size / (self._worker.count * self._sizes.accumulation)
         weight = len(examples) / even_share
         return _map_tensors(Batch(torch.from_numpy(pending.numbers), images, labels, draws, weight), self._pinned)

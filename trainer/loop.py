@@ -116,6 +116,7 @@ def prepare(config: RunConfig, reporter: Reporter, device: torch.device) -> Trai
 
 def _roll_back(training: Training) -> bool:
     """Restore a checkpoint from before the fault and change the seed of all draws; return False if there is none."""
+    # `_restore` sets the rollback count to that of the checkpoint, so the new one is computed first.
     count, checkpoints = training.state.rollback_count + 1, Checkpoints(training.storage)
     if not _restore(training, checkpoints, training.last_healthy_image):
         reason = f"there is no checkpoint of at most {training.last_healthy_image} images to restore"
@@ -140,6 +141,7 @@ def _restore(training: Training, checkpoints: Checkpoints, until: float = math.i
         training.report(line)
     if newest.images_seen is not None:
         checkpoint = checkpoints.read(newest.images_seen)
+        # A slot is a position in the global batch. The example numbers of step 0 are the slots.
         parts = parts_of_step(0, config.batch, ranks.count, ranks.rank)
         training.state.load_state_dict(checkpoint, {slot for part in parts for slot in part})
         _check_images(training, checkpoint)

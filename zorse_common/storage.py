@@ -1,7 +1,8 @@
 """Folders of files on a local disk or at any URI that pyarrow opens (`s3://…`, `gs://…`).
 
-Local files are reached through Python's own file functions: pyarrow refuses names that are not UTF-8 and follows
-links in circles. Object stores have no rename and no append: there files are small and written whole.
+Local files are reached through Python's own file functions: pyarrow refuses names that are not UTF-8, and
+never ends on a link to a folder above it. Object stores have no rename and no append: there files are small and
+written whole.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class Storage:
             file.writelines(chunks)
 
     def read(self, name: str, most: int | None = None) -> bytes:
-        """Return the content of the file `name`, or its first `most` bytes.
+        """Return the content of the file `name`, or at most its first `most` bytes.
 
         Raises:
             FileNotFoundError: there is no such file.

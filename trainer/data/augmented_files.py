@@ -139,6 +139,6 @@ def mirror_half(image: Image, draw: np.random.Generator) -> Image:
     if draw.random() >= 0.5:
         return image
     mirrored = np.empty_like(image)
-    for channel in range(image.shape[2]):  # four times as fast as all channels at once, in steps of 3 bytes
+    for channel in range(image.shape[2]):  # four times as fast as copying all channels at once
         mirrored[..., channel] = image[:, ::-1, channel]
     return mirrored

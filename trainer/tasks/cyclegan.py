@@ -31,7 +31,7 @@ CYCLEGAN_OPTIMIZER = OptimizerSection(decay_from=0.5)
 class CycleGan:
     """Trains two translators, G_AB and G_BA, against two discriminators, D_A and D_B.
 
-    The default weights and optimisers are those of the paper (section 4).
+    The default loss weights and optimisers are those of the paper (section 4).
     """
 
     class Config(Section):
@@ -153,6 +153,6 @@ class CycleGan:
             pool.load({name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}, slots)
 
     def reseed(self, seed: int) -> None:
-        """Draw the swaps of both pools from another seed."""
+        """Draw from another seed which images both pools exchange."""
         for pool in self._pools.values():
             pool.reseed(seed)
