@@ -93,7 +93,7 @@ def wrap_onnx(
 def _interface(
     source: OnnxSource, batch: int | str, size: SizeLimits | None, inputs: NDArray[Any], output: NDArray[Any]
 ) -> Interface:
-    """Return the interface of the wrapped model; `inputs` and `output` are an example of each, as an artifact's."""
+    """Return the interface of the wrapped model; `inputs` and `output` are examples in its layout."""
     if size is None:
         _, *image_axes = output.shape
         return generator_interface(BYTES, batch, inputs.shape[-1], tuple(image_axes))

@@ -30,7 +30,7 @@ _GOLDEN_BYTES = 2**18
 
 @dataclass(frozen=True)
 class ProofResult:
-    """A proof, and small inputs with the model's own images, which become the golden sample."""
+    """A proof, and the golden sample: small inputs with the images that the model makes of them."""
 
     proof: Proof
     golden: list[Sample]

@@ -22,6 +22,7 @@ Tensors = Mapping[str, NDArray[Any]]
 """The inputs or the outputs of a model by name; all have the same first axis."""
 Submit = Callable[[Tensors], Awaitable[Tensors]]
 Key = tuple[tuple[str, str, tuple[int, ...]], ...]
+"""The (name, dtype, shape without the batch axis) of each tensor; see `group_key`."""
 
 
 def rows(tensors: Tensors) -> int:

@@ -1,4 +1,4 @@
-"""One model as the server and programs use it: it answers verbs, and runs inputs given as arrays.
+"""One model as the server and programs use it: it answers verbs and runs arrays.
 
 The plan and the rendering of each verb are pure. The online `ModelService` and the in-process `LocalModel` differ only
 in how they run the feeds.

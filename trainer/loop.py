@@ -93,7 +93,7 @@ def _fit(config: RunConfig, reporter: Reporter, device: torch.device, threads: i
 
 
 def in_order(hooks: Iterable[type[Hook]]) -> list[Hook]:
-    """Return an object of each of `hooks` in the order of their stages."""
+    """Construct each of `hooks` and return them in the order of their stages."""
     return sorted((hook() for hook in hooks), key=lambda hook: hook.stage)
 
 
@@ -208,7 +208,7 @@ def _train(training: Training, hooks: list[Hook], threads: int | None) -> None:
 
 
 class Agreement:
-    """Lets the ranks agree on what happens next, by a reduction at some of the steps, equal on every rank."""
+    """Lets the ranks agree on what happens next, by a reduction. All ranks reduce at the same steps."""
 
     def __init__(self, ranks: Ranks, clock: Callable[[], float] = time.monotonic) -> None:
         self._ranks, self._clock = ranks, clock
