@@ -21,6 +21,7 @@ from serving.errors import DeadlineError, OverloadedError, ServingError
 Tensors = Mapping[str, NDArray[Any]]
 """The inputs or the outputs of a model by name; all have the same first axis."""
 Submit = Callable[[Tensors], Awaitable[Tensors]]
+"""Queues the inputs of one request and returns its outputs."""
 Key = tuple[tuple[str, str, tuple[int, ...]], ...]
 """The (name, dtype, shape without the batch axis) of each tensor; see `group_key`."""
 
@@ -202,7 +203,7 @@ def _fail(items: Iterable[_QueuedFeeds], error: Exception) -> None:
 
 
 def _copy(error: Exception) -> Exception:
-    """Return an exception for one request: a shared one would collect the tracebacks of all requests."""
+    """Return an exception for one request: a shared exception would collect the tracebacks of all requests."""
     if isinstance(error, ServingError):
         return type(error)(*error.args)
     return ServingError(f"{type(error).__name__}: {error}")

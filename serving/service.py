@@ -1,6 +1,6 @@
 """One model as the server and programs use it: it answers verbs and runs arrays.
 
-The plan and the rendering of each verb are pure. The online `ModelService` and the in-process `LocalModel` differ only
+A verb plans feeds, the named inputs of the model, and renders its outputs; both are pure. The online `ModelService` and the in-process `LocalModel` differ only
 in how they run the feeds.
 """
 

@@ -39,11 +39,11 @@ def engine_config(config: RunConfig, optimizer: OptimizerSection) -> dict[str, A
         NUMERICS
         | section
         | {
-            # DeepSpeed 0.19.8 clips to 1.0 by default.
+            # DeepSpeed 0.19.8 clips to 1.0 by default; 0 turns clipping off.
             "gradient_clipping": optimizer.clip_norm or 0.0,
             "train_micro_batch_size_per_gpu": config.micro_size,
             "gradient_accumulation_steps": config.batch.accumulation,
-            "steps_per_print": 2**31,
+            "steps_per_print": 2**31,  # never: zorse has its own log
             "zero_allow_untested_optimizer": zero is not None,
         }
     )
@@ -109,7 +109,7 @@ class PlayerEngines:
         with only_trainable(self._task.networks, phase.networks):
             with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
                 losses = self._task.losses(phase, batch)
-            # DeepSpeed averages over ranks and micro-batches as if they had equal sizes; these may differ by an image.
+            # DeepSpeed averages over ranks and micro-batches as if they had equal sizes; the sizes may differ by one image.
             engine.backward(losses.total * batch.weight)
         engine.step()
         return Losses(

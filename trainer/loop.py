@@ -170,6 +170,7 @@ def _check_images(training: Training, checkpoint: Checkpoint) -> None:
 
 def _seed(training: Training) -> int:
     """Return the seed of all draws but the initial weights: the run's seed, changed by each rollback."""
+    # A run's seed is below 2⁶³: each rollback gets a seed that no other run and rollback has.
     return training.config.run.seed + (training.state.rollback_count << 64)
 
 

@@ -42,8 +42,8 @@ class CycleGan:
             discriminator: the architecture of both discriminators.
             cycle_weight: λ of equation 3.
             identity_weight: the weight of the identity loss (section 5.2); 0 leaves the loss out.
-            pool_size: generated images of each domain in the pool, over the whole global batch. With 0 the
-                discriminators see the newest images only.
+            pool_size: the number of generated images of each domain that the pools of all workers hold together. With 0
+                the discriminators see the newest images only.
         """
 
         generator: ModelComponent
