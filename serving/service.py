@@ -1,7 +1,7 @@
 """One model as the server and programs use it: it answers verbs and runs arrays.
 
-A verb plans feeds, the named inputs of the model, and renders its outputs; both are pure. The online `ModelService` and the in-process `LocalModel` differ only
-in how they run the feeds.
+A verb plans feeds, the named inputs of the model, and renders its outputs; both are pure. The online `ModelService` and
+the in-process `LocalModel` differ only in how they run the feeds.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ class PlayerEngines:
         with only_trainable(self._task.networks, phase.networks):
             with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
                 losses = self._task.losses(phase, batch)
-            # DeepSpeed averages over ranks and micro-batches as if they had equal sizes; the sizes may differ by one image.
+            # DeepSpeed averages over ranks and micro-batches as if they had equal sizes; sizes may differ by an image.
             engine.backward(losses.total * batch.weight)
         engine.step()
         return Losses(

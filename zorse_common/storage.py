@@ -1,8 +1,8 @@
 """Folders of files on a local disk or at any URI that pyarrow opens (`s3://…`, `gs://…`).
 
-Local files are reached through Python's own file functions: pyarrow refuses names that are not UTF-8, and
-lists the same files many times through a link to a folder above it. Object stores have no rename and no append: there files are small and
-written whole.
+Local files are reached through Python's own file functions: pyarrow refuses names that are not UTF-8, and lists the
+same files many times through a link to a folder above it. Object stores have no rename and no append: there files are
+small and written whole.
 """
 
 from __future__ import annotations
