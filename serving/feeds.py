@@ -83,9 +83,13 @@ def _class_index(names: Sequence[str], entry: str | int) -> int:
     if isinstance(entry, str) and not entry.isdecimal():
         listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
         raise BadRequestError(f"there is no class {entry!r}{nearest_hint(entry, names)}: the classes are {listed}")
-    if not 0 <= int(entry[:9] if isinstance(entry, str) else entry) < len(names):
-        raise BadRequestError(f"there is no class {entry}: the model has the classes 0 to {len(names) - 1}")
-    return int(entry)
+    if isinstance(entry, str):
+        entry = entry.lstrip("0") or "0"
+    # Python does not convert thousands of digits.
+    index = int(entry) if isinstance(entry, int) or len(entry) <= 9 else len(names)
+    if not 0 <= index < len(names):
+        raise BadRequestError(f"there is no class {str(entry)[:20]}: the model has the classes 0 to {len(names) - 1}")
+    return index
 
 
 def source_feeds(interface: Interface, images: NDArray[Any]) -> Feeds:

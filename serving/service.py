@@ -79,6 +79,10 @@ class ModelService:
             raise TooLargeError(f"the request is for {n} images and the limit is {self.limits.images}")
 
 
+MAX_LOCAL_IMAGES = 10_000
+"""The most images of one call of a verb in this process, which holds them all."""
+
+
 class LocalModel:
     """One model in this process, synchronous and without a server. Only image files have limits."""
 
@@ -140,6 +144,8 @@ class LocalModel:
         """
         entry = VERBS.find(verb)
         request = self._with_image(entry.request.parse(keys), image)
+        if request.count > MAX_LOCAL_IMAGES:
+            raise TooLargeError(f"the request is for {request.count} images and the limit is {MAX_LOCAL_IMAGES} a call")
         return entry.render(self.run(entry.plan(self.interface, request)), request)
 
     def run(self, inputs: Feeds) -> Tensors:

@@ -39,7 +39,7 @@ class Resume(Enum):
 class Section(BaseModel):
     """A frozen group of keys in which an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     component_type: ClassVar[str | None] = None
     """The type of the component to which this Config belongs; `trainer.registry.register` sets it."""
 
@@ -63,6 +63,8 @@ S = TypeVar("S", bound=Section)
 
 
 def _checked_place(place: str) -> str:
+    if not place.strip():
+        raise ValueError("the path is empty: give a folder or a URI")
     try:
         place.encode()
     except UnicodeEncodeError as error:

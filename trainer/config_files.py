@@ -50,8 +50,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         written = OmegaConf.load(path)
         if not isinstance(written, DictConfig):
             raise ConfigError(f"{path} holds no sections: expected keys {', '.join(RunConfig.model_fields)}")
-        data = OmegaConf.to_container(OmegaConf.merge(written, changes), resolve=True)
-    except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError, ValueError) as error:
+        data = OmegaConf.to_container(OmegaConf.merge(written, changes), resolve=True, throw_on_missing=True)
+    except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError, ValueError, TypeError) as error:
         raise ConfigError(f"{path} cannot be read: {one_line(error)}") from error
     assert isinstance(data, dict)
     return validate(RunConfig, data, str(path))

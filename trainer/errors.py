@@ -46,3 +46,7 @@ class LaunchError(TrainerError):
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether torch raised `error` because the memory of the GPU or of the machine is exhausted."""
     return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
+
+
+PROGRAMMING_ERRORS = (TypeError, ValueError, LookupError, AttributeError, NameError, AssertionError, ImportError)
+"""Exceptions by which a component of another package fails in the same way at every attempt."""

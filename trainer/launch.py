@@ -6,8 +6,10 @@ import contextlib
 import os
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,10 +19,10 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainer.cluster import Capacity, cluster, cpus_per_worker, use_gpus
-from trainer.errors import LaunchError, Preempted, TrainerError, WatchdogError
+from trainer.errors import PROGRAMMING_ERRORS, LaunchError, Preempted, TrainerError, WatchdogError
 from trainer.progress_actor import ProgressActor, RunAction, Update
 from trainer.run_config import RunConfig
-from zorse_common.errors import ZorseError
+from zorse_common.errors import ZorseError, first_sentence
 from zorse_common.signals import stop_requested
 from zorse_common.storage import Storage
 
@@ -225,6 +227,13 @@ def _worker(arguments: dict[str, Any]) -> None:
         action = fit(arguments["config"], reporter, get_device(), arguments["threads"])
     except ZorseError as error:
         ray.get(actor.fail.remote(error))
+        raise
+    except PROGRAMMING_ERRORS as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {first_sentence(error)}"
+        where = f"{Path(frame.filename).name}, line {frame.lineno}"
+        failure = TrainerError(f"a worker failed in {where} ({reason}): correct the component there")
+        ray.get(actor.fail.remote(failure))
         raise
     ray.get(actor.end.remote(action))
 

@@ -17,7 +17,7 @@ from pydantic import PlainValidator, SerializeAsAny, TypeAdapter, ValidationErro
 from pydantic_core import PydanticCustomError
 
 from trainer.config import Section, explain
-from trainer.errors import ConfigError
+from trainer.errors import PROGRAMMING_ERRORS, ConfigError
 from zorse_common.errors import first_sentence
 from zorse_common.registry import Registry
 
@@ -77,10 +77,13 @@ def component(kind: str, name: str) -> type[Any]:
         target: Any = importlib.import_module(module)
         for part in path.split("."):
             target = getattr(target, part)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ModuleNotFoundError, AttributeError) as error:
         raise ConfigError(
             f"{kind} {name!r} cannot be imported ({first_sentence(error)}): check its name and PYTHONPATH"
         ) from error
+    except (Exception, SystemExit) as error:  # a module of another package raises what it likes
+        reason = f"{type(error).__name__}: {first_sentence(error)}"
+        raise ConfigError(f"{kind} {name!r} cannot be imported ({reason}): correct its module") from error
     config = vars(target).get("Config") if isinstance(target, type) else None
     if not isinstance(target, type) or config not in _components or _components[config][0] != kind:
         raise ConfigError(f'{name} is not a {kind}: decorate the class with @register("{kind}")')
@@ -107,8 +110,18 @@ def type_of(config: Section) -> str:
 
 
 def build(config: Section, **runtime: Any) -> Any:
-    """Construct the component to which `config` belongs: `Class(config, **runtime)`."""
-    return _components[type(config)][1](config, **runtime)
+    """Construct the component to which `config` belongs: `Class(config, **runtime)`.
+
+    Raises:
+        ConfigError: the constructor of a component of another package fails as no constructor of zorse does.
+    """
+    try:
+        return _components[type(config)][1](config, **runtime)
+    except PROGRAMMING_ERRORS as error:
+        if ":" not in type_of(config):
+            raise
+        reason = f"{type(error).__name__}: {first_sentence(error)}"
+        raise ConfigError(f"{type_of(config)} cannot be constructed ({reason}): correct it") from error
 
 
 def _parse(kind: str, value: Any) -> Section:

@@ -146,7 +146,7 @@ class EvaluationSection(Section):
 
     metric: MetricComponent
     interval_images: int = Field(gt=0)
-    images: int = Field(default=1000, gt=1)
+    images: int = Field(default=1000, gt=1, le=1_000_000)
     batch: int = Field(default=64, gt=0)
     domain: str | None = None
 

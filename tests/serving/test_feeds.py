@@ -129,6 +129,7 @@ def test_class_labels_prefer_a_name_to_an_index() -> None:
         (3, "no class 3: the model has the classes 0 to 2"),
         (-1, "no class -1"),
         ("9" * 5000, "the model has the classes 0 to 2"),
+        ("1" * 5000, "there is no class 11111111111111111111: the model has the classes 0 to 2"),
         (["cat", "dog"], "2 labels for 3 images: give one label, or one for each image"),
     ],
 )

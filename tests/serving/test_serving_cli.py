@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from serving.cli import register, register_latent
 from serving.cli_models import split_url
-from serving.errors import ImageError, OutputError, ServingError, UnsupportedError
+from serving.errors import ImageError, OutputError, ServingError, TooLargeError, UnsupportedError
 from serving.service import LocalModel
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (18, 21, 3), dtype=np.uint8)
@@ -211,3 +211,8 @@ def test_call_needs_keys_with_values(repository: Path, tmp_path: Path) -> None:
     result = invoke("call", repository / "digits", "generate", "n", "--out", tmp_path / "out.png")
     assert result.exit_code == 2
     assert "is not of the form key=value" in result.output
+
+
+def test_interpolate_refuses_more_images_than_memory_is_for(repository: Path, tmp_path: Path) -> None:
+    with pytest.raises(TooLargeError, match="the limit is 10000 a call"):
+        run("latent", "interpolate", repository / "digits", "--steps", 10**9, "--out", tmp_path / "x.png")

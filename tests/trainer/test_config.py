@@ -116,3 +116,39 @@ def test_component_of_the_main_module_is_refused() -> None:
     component = type("Scripted", (), {"Config": Config, "__module__": "__main__"})
     with pytest.raises(TypeError, match="must be in a module that workers can import"):
         registry.register("loss")(component)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("raise RuntimeError('no licence')", "RuntimeError: no licence): correct its module"),
+        ("import sys\nsys.exit(3)", "SystemExit: 3): correct its module"),
+        ("def broken(:", "SyntaxError: "),
+        ("from trainer.registry import register\n@register('loss')\nclass Loss: pass", "TypeError: Loss must define a"),
+        ("import module_that_is_missing", "No module named 'module_that_is_missing'): check its name and PYTHONPATH"),
+    ],
+)
+def test_plug_in_that_fails_at_its_import_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, reason: str
+) -> None:
+    name = f"plug_in_{abs(hash(content))}"
+    (tmp_path / f"{name}.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        registry.resolve("loss", {"type": f"{name}:Loss"})
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("task.generator_optimizer.lr=.inf", "Input should be a finite number"),
+        ("run.dir=", "the path is empty: give a folder or a URI"),
+        ("task.generator=[1,2]", "cannot be read"),
+        ("evaluation={metric: {type: digits_frechet}, interval_images: 9, domain: B}", "domain = B: give one of image"),
+    ],
+)
+def test_values_that_no_run_can_have_are_refused(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_fit(load_config(find_config("digits"), [override]))
+    assert message in str(caught.value)

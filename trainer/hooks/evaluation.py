@@ -9,11 +9,11 @@ import numpy as np
 
 from trainer import registry
 from trainer.data.tensors import denormalize, to_tensor
-from trainer.errors import ConfigError
 from trainer.hooks.base import Hook, Stage, Training
 from trainer.hooks.samples import images_to_show
 from trainer.metrics.base import Images, Integers, Metric, evaluate_generator
 from trainer.run_config import EvaluationSection
+from trainer.tasks.build import evaluated_domain
 
 EVALUATION_NUMBERS = 2**62 + 2**32
 """The first example number of the evaluated draws. Training and sample grids use smaller numbers."""
@@ -35,10 +35,7 @@ class Evaluation(Hook):
         if section is None:
             return
         exports = training.task.exports().values()
-        domains = sorted({export.target for export in exports})
-        self._domain = section.domain or domains[0]
-        if self._domain not in domains or (section.domain is None and len(domains) > 1):
-            raise ConfigError(f"evaluation.domain = {section.domain}: give one of {', '.join(domains)}")
+        self._domain = evaluated_domain(training.task, section)
         sources = sorted({export.source for export in exports if export.source is not None})
         self._images = {domain: np.stack(images_to_show(training, domain, section.images)) for domain in sources}
         self._count = min([section.images, *(len(images) for images in self._images.values())])

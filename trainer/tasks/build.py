@@ -11,7 +11,7 @@ from trainer import registry
 from trainer.data.base import DataConfig, Dataset, DataSpec, ImageSpec
 from trainer.errors import ConfigError, DataError
 from trainer.models.base import Translator
-from trainer.run_config import RunConfig
+from trainer.run_config import EvaluationSection, RunConfig
 from trainer.tasks.base import Batch, Task, trained_sets
 
 
@@ -98,6 +98,8 @@ def check_fit(config: RunConfig) -> None:
             # Torch's generator draws its masks: a resume and other ranks would not see the same ones.
             raise ConfigError(f"{name} is a dropout, which cannot be trained reproducibly: set dropout: false")
     _check_data(config, task.data(), spec)
+    if config.evaluation is not None:
+        evaluated_domain(task, config.evaluation)
     for name, export in task.exports().items():
         if export.source is not None:
             _check_size(name, task.networks[name], spec.domains[export.source])
@@ -109,6 +111,19 @@ def check_fit(config: RunConfig) -> None:
             reason = str(error).splitlines()[0]
             shapes = ", ".join(_shape_text(name, image) for name, image in spec.domains.items())
             raise ConfigError(f"the {phase.name}'s networks cannot take {shapes}: {reason}") from error
+
+
+def evaluated_domain(task: Task, evaluation: EvaluationSection) -> str:
+    """Return the domain whose images are evaluated: the section's, or the only one that the task generates.
+
+    Raises:
+        ConfigError: the task does not generate the domain, or it generates several and the section names none.
+    """
+    domains = sorted({export.target for export in task.exports().values()})
+    domain = evaluation.domain or domains[0]
+    if domain not in domains or (evaluation.domain is None and len(domains) > 1):
+        raise ConfigError(f"evaluation.domain = {evaluation.domain}: give one of {', '.join(domains)}")
+    return domain
 
 
 def _check_data(config: RunConfig, needed: DataSpec, spec: DataSpec) -> None:
