@@ -66,7 +66,8 @@ class VerbRequest(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, (*place, *first["loc"])))
-            raise InvalidKeyError(f"{where}: {first['msg']}" if where else first["msg"]) from error
+            message = "expected an object of keys" if first["type"] == "model_type" else first["msg"]
+            raise InvalidKeyError(f"{where}: {message}" if where else message) from error
 
     @model_validator(mode="before")
     @classmethod

@@ -62,8 +62,10 @@ async def _plain_request(verb: Verb[R], request: Request, service: ModelService)
         raise BadRequestError("the request has keys in its query and in its JSON body: leave one of them out")
     try:
         keys = json.loads(body)
-    except (ValueError, RecursionError) as error:
+    except json.JSONDecodeError as error:
         raise InvalidKeyError(f"body: this is not JSON ({error})") from error
+    except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
+        raise InvalidKeyError("body: this JSON has a number or a nesting that is too long") from error
     return verb.request.parse(keys, "body")
 
 

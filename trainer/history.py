@@ -5,7 +5,6 @@ This module imports no torch.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import yaml
 
 from trainer.config import flatten
 from trainer.curves import Point
-from trainer.metric_lines import read_parts
+from trainer.metric_lines import json_object, read_parts
 from zorse_common.errors import StorageError
 from zorse_common.storage import Storage
 
@@ -58,7 +57,7 @@ class RunHistory:
             config = None
         self.config: dict[str, Any] = config if isinstance(config, dict) else {}
         self._leaves = flatten(self.config)
-        self._state = _json_object(self._text(STATE_FILE))
+        self._state = json_object(self._text(STATE_FILE))
 
     @property
     def name(self) -> str:
@@ -148,7 +147,7 @@ class RunHistory:
     @cached_property
     def events(self) -> list[Event]:
         """The run's events, oldest first."""
-        lines = (_json_object(line) for line in self._text(EVENTS_FILE).split("\n"))
+        lines = (json_object(line) for line in self._text(EVENTS_FILE).split("\n"))
         return [Event(_time(line), line.get("images", 0), str(line["event"])) for line in lines if "event" in line]
 
     @cached_property
@@ -221,12 +220,3 @@ def _numbers(group: Any) -> dict[str, float]:
         elif isinstance(value, list) and len(value) == 2 and all(isinstance(each, int | float) for each in value):
             numbers |= {f"{name}(real)": float(value[0]), f"{name}(fake)": float(value[1])}
     return numbers
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    """Return the JSON object in `text`; an empty one if there is none."""
-    try:
-        content = json.loads(text)
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -22,7 +22,7 @@ def read_parts(storage: Storage) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     for name in sorted((storage / METRICS_FOLDER).files()):
         if name.endswith(".jsonl"):
             text = storage.read(f"{METRICS_FOLDER}/{name}").decode(errors="replace")
-            lines = [_parsed(line) for line in text.split("\n")]
+            lines = [json_object(line) for line in text.split("\n")]
             yield f"{METRICS_FOLDER}/{name}", [line for line in lines if isinstance(line.get("images"), int)]
 
 
@@ -31,9 +31,10 @@ def part_content(lines: list[dict[str, Any]]) -> bytes:
     return "".join(json.dumps(line) + "\n" for line in lines).encode()
 
 
-def _parsed(line: str) -> dict[str, Any]:
+def json_object(text: str) -> dict[str, Any]:
+    """Return the JSON object in `text`; an empty one if there is none."""
     try:
-        parsed = json.loads(line)
+        content = json.loads(text)
     except ValueError:
         return {}
-    return parsed if isinstance(parsed, dict) else {}
+    return content if isinstance(content, dict) else {}

@@ -41,8 +41,11 @@ def register(kind: str, name: str | None = None) -> Callable[[C], C]:
     `name` is for zorse's own folders; without it the component is named "package.module:Class".
 
     Raises:
-        TypeError: the class defines no nested `Config` or is in `__main__`, or the name is taken.
+        TypeError: `kind` is unknown, the class defines no nested `Config` or is in `__main__`, or the name is taken.
     """
+
+    if kind not in _registries:
+        raise TypeError(f"there is no kind of component called {kind!r}: the kinds are {', '.join(_registries)}")
 
     def add(component: C) -> C:
         config = vars(component).get("Config")

@@ -30,6 +30,7 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 MAX_PIXELS = 2**27
 """The default limit of pixels in one image: 134 million, which are 400 MB of decoded RGB."""
 _JPEG_QUALITY = 92
+_LONGEST_JPEG = 65_500
 _PNG_LEVEL = 1  # four times as fast as Pillow's 6 for a file a tenth larger
 _ORIENTATION = 0x0112  # tag of EXIF 2.3
 _TRANSPOSITIONS = {
@@ -148,8 +149,10 @@ def encode(image: Pixels, file_format: FileFormat = "png") -> bytes:
     JPEG has no alpha channel: the image is composited on white.
 
     Raises:
-        ImageError: the array has another shape.
+        ImageError: the array has another shape, or a side is longer than JPEG allows.
     """
+    if file_format == "jpeg" and max(image.shape) > _LONGEST_JPEG:
+        raise ImageError(f"a JPEG has at most {_LONGEST_JPEG} pixels a side: write a PNG, or fewer images")
     if image.ndim != 3 or image.shape[2] not in MODES:
         raise ImageError(f"an array of shape {list(image.shape)} cannot be written as {file_format}")
     picture = Pillow.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)

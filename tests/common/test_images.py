@@ -199,3 +199,10 @@ def test_jpeg_decoded_at_a_fraction_is_upright_in_every_mode(mode: str, orientat
 def test_pixel_limit_is_that_of_the_whole_file_whatever_is_decoded() -> None:
     with pytest.raises(ImageTooLargeError, match="512×512 pixels and the limit is 10000"):
         decode_image(_photo(512, 512), 3, max_pixels=10_000, least_side=64)
+
+
+def test_encode_refuses_a_jpeg_that_is_too_wide() -> None:
+    strip = np.zeros((1, 65_501, 1), np.uint8)
+    assert encode(strip)[:4] == b"\x89PNG"
+    with pytest.raises(ImageError, match="a JPEG has at most 65500 pixels a side"):
+        encode(strip, "jpeg")

@@ -290,3 +290,18 @@ def test_registered_verb_is_served_called_and_documented() -> None:
     assert response.json()["error"] == "body: unknown key m (known: n, seed)"
     response = http(limits=Limits(images=2)).post("/v2/models/digits/norms?n=3")
     assert response.status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"[]", "body: expected an object of keys"),
+        (b"{", "body: this is not JSON (Expecting property name"),
+        (b'{"n": ' + b"1" * 5000 + b"}", "body: this JSON has a number or a nesting that is too long"),
+        (b"[" * 100_000, "body: this JSON has a number or a nesting that is too long"),
+    ],
+)
+def test_body_that_is_no_object_of_keys_is_refused_without_internals(body: bytes, message: str) -> None:
+    response = http().post("/v2/models/digits/generate", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 422
+    assert response.json()["error"].startswith(message)
