@@ -84,7 +84,10 @@ MAX_LOCAL_IMAGES = 10_000
 
 
 class LocalModel:
-    """One model in this process, synchronous and without a server. Only image files have limits."""
+    """One model in this process, synchronous and without a server.
+
+    Image files have limits, and a verb makes at most `MAX_LOCAL_IMAGES` images; `generate` and `translate` have none.
+    """
 
     def __init__(self, manifest: Manifest, engine: Engine) -> None:
         self.manifest = manifest
@@ -140,6 +143,7 @@ class LocalModel:
         Raises:
             NotFoundError: there is no such verb.
             BadRequestError: a key is unknown or missing, or a value is not legal.
+            TooLargeError: the request is for more than `MAX_LOCAL_IMAGES` images.
             ServingError: as the verb's `plan` and `render`, and `run`.
         """
         entry = VERBS.find(verb)
