@@ -143,7 +143,7 @@ def _search(
         inputs = (torch.from_numpy(labels).to(device).repeat_interleave(settings.starts),)
     starts = normal(settings.seed, "latent/projection", range(settings.starts), generator.latent_dim)
     latents = torch.from_numpy(starts).to(device).repeat(len(images), 1).requires_grad_()
-    optimizer = torch.optim.Adam([latents], lr=_RATE)
+    optimizer = torch.optim.Adam([latents], lr=_RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, amsgrad=False)
     for step in range(settings.steps):
         optimizer.param_groups[0]["lr"] = _RATE * _schedule((step + 0.5) / settings.steps)
         with torch.enable_grad():

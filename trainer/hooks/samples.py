@@ -97,7 +97,9 @@ def _same_shape(columns: list[Tensor]) -> list[Tensor]:
     """Enlarge images [n, c, h, w] to the largest size among the columns, and repeat channels up to the most."""
     channels, height, width = (max(column.shape[axis] for column in columns) for axis in (1, 2, 3))
     return [
-        interpolate(column, size=(height, width)).repeat(1, -(-channels // column.shape[1]), 1, 1)[:, :channels]
+        interpolate(column, size=(height, width), mode="nearest").repeat(1, -(-channels // column.shape[1]), 1, 1)[
+            :, :channels
+        ]
         for column in columns
     ]
 
