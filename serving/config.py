@@ -46,6 +46,20 @@ class Batching(Settings):
     timeout_s: float = Field(default=60.0, gt=0)
 
 
+class Capacity(Settings):
+    """How much work one process has in progress before it refuses more.
+
+    `requests` and `bytes` count whole requests with their bodies, `images` and `pixels` the source images of those that
+    were read, and `seconds` the time that the engine needs for them.
+    """
+
+    requests: int = Field(default=1024, gt=0)
+    bytes: int = Field(default=256 * 2**20, gt=0)
+    images: int = Field(default=4096, gt=0)
+    pixels: int = Field(default=64 * 2**20, gt=0)
+    seconds: float = Field(default=10.0, gt=0)
+
+
 class ModelSettings(Settings):
     """One model's application."""
 
@@ -55,6 +69,7 @@ class ModelSettings(Settings):
     threads: int = Field(default=1, gt=0)
     batching: Batching = Batching()
     limits: Limits = Limits()
+    capacity: Capacity = Capacity()
     api_key: str | None = None
 
 

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
 from ray import serve
 from ray.serve import RunTarget
 from ray.serve.schema import LoggingConfig
 
 from serving import artifacts
-from serving.asgi import gateway_app, model_app
+from serving.asgi import Application, gateway_app, model_app
 from serving.batching import Batcher
 from serving.config import DRAIN_SECONDS, ModelSettings, ModelSummary
 from serving.selftest import load_checked_engine
@@ -32,10 +31,10 @@ class ModelReplica:
         artifact = artifacts.load(Path(settings.artifact))
         engine = load_checked_engine(artifact, settings.device, settings.threads)
         batcher = Batcher(engine.run, batching_of(artifact.manifest.interface, settings.batching))
-        self._service = ModelService(artifact.manifest, batcher.submit, settings.limits)
+        self._service = ModelService(artifact.manifest, batcher.submit, settings.limits, settings.capacity)
         self._settings = settings
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
+    def __serve_build_asgi_app__(self) -> Application:
         return model_app(self._service, self._settings)
 
 
@@ -45,7 +44,7 @@ class GatewayReplica:
     def __init__(self, models: list[ModelSummary], api_key: str | None) -> None:
         self._models, self._api_key = models, api_key
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
+    def __serve_build_asgi_app__(self) -> Application:
         return gateway_app(self._models, lambda: not_running([model.name for model in self._models]), self._api_key)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from zorse_common.errors import ZorseError
 
@@ -12,7 +13,19 @@ class ServingError(ZorseError):
 
     status: int = 500
     code: str = "internal"
-    headers: ClassVar[dict[str, str]] = {}
+    headers: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def is_internal(self) -> bool:
+        """Whether the error is a failure inside the server: clients see neither its text nor its type."""
+        return self.status == 500
+
+
+class InternalError(ServingError):
+    """Something failed inside the server. The log has the reason."""
+
+    def __init__(self, message: str = "internal error") -> None:
+        super().__init__(message)
 
 
 class BadRequestError(ServingError):
@@ -61,7 +74,7 @@ class UnauthorizedError(ServingError):
 
     status = 401
     code = "unauthorized"
-    headers: ClassVar[dict[str, str]] = {"WWW-Authenticate": "Bearer"}
+    headers = MappingProxyType({"WWW-Authenticate": "Bearer"})
 
 
 class NotFoundError(ServingError):
@@ -78,12 +91,26 @@ class UnsupportedError(ServingError):
     code = "unsupported"
 
 
+class MethodNotAllowedError(ServingError):
+    """The route does not take the method of the request."""
+
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(self, message: str, allow: str = "") -> None:
+        super().__init__(message)
+        self.headers = {"Allow": allow}
+
+
 class OverloadedError(ServingError):
-    """The queue is full: try again later."""
+    """The server has no room for the request: try again after `retry_after` seconds."""
 
     status = 503
     code = "overloaded"
-    headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.headers = {"Retry-After": str(retry_after)}
 
 
 class DeadlineError(ServingError):

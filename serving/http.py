@@ -1,23 +1,26 @@
-"""ASGI middleware in front of the routes: the API key, the limit of the body, and the variants of HTTP in use."""
+"""HTTP requests and answers in one lean form: reading and decompressing bodies, and the answers to failures."""
 
 from __future__ import annotations
 
-import hmac
+import json
+import math
 import zlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Receive, Send
 
-from serving.errors import BadRequestError, ServingError, TooLargeError, UnauthorizedError, UnsupportedMediaError
+from serving.errors import BadRequestError, InternalError, ServingError, TooLargeError, UnsupportedMediaError
 from serving.open_inference import body_length
 from zorse_common.errors import printable
 
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 """The argument of zlib's decoder for each encoding of a body."""
+TIMEOUT = "x-request-timeout"
+"""The header with the seconds within which the client needs the answer."""
+JSON_HEADERS = {"content-type": "application/json"}
 
 
 class ErrorBody(BaseModel):
@@ -27,91 +30,132 @@ class ErrorBody(BaseModel):
     code: str
 
 
-class Guard:
-    """Refuses requests without the API key or with too large a body, and passes the others on in one form.
+class ClientGoneError(Exception):
+    """The client closed the connection before it had the answer."""
 
-    The body is read whole and decompressed. HEAD becomes GET, and a slash at the end of the path is removed. The answer
-    to HEAD has no body, and the answer to OPTIONS the methods of the route.
+
+@dataclass(slots=True)
+class HttpRequest:
+    """One request whose body was read whole and decompressed.
+
+    Header names are lower-case; of a repeated header the last value counts. `deadline` is the time of the event loop's
+    clock after which the client no longer needs the answer, or None.
     """
 
-    def __init__(self, app: ASGIApp, api_key: str | None, max_bytes: int) -> None:
-        self._app = app
-        self._api_key = api_key
-        self._max_bytes = max_bytes
+    method: str
+    path: str
+    query: str
+    headers: dict[str, str]
+    body: bytes
+    deadline: float | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse the request or pass it on."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers, method = MutableHeaders(raw=list(scope["headers"])), scope["method"]
-        if method in ("HEAD", "OPTIONS"):
-            send = _answering(method, send)
-        try:
-            self._check(scope["path"], headers)
-            body = await self._read_body(headers, receive)
-        except ServingError as error:
-            await error_response(error)(scope, receive, send)
-            return
-        except ClientDisconnect:
-            return
-        if headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-            # No route takes such forms, but `curl -d` sends this type with any body.
-            headers["content-type"] = "application/json"
-        changed = {
-            **scope,
-            "method": "GET" if method == "HEAD" else method,
-            "path": scope["path"].rstrip("/") or "/",
-            # Ray Serve puts the application's prefix into root_path, but the routes here are whole paths.
-            "root_path": "",
-            "headers": headers.raw,
-        }
-        messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-        async def replay() -> Message:
-            return messages.pop() if messages else await receive()
+@dataclass(slots=True)
+class HttpResponse:
+    """One answer. Header names are lower-case; the content length is added when the answer is sent."""
 
-        await self._app(changed, replay, send)
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=lambda: JSON_HEADERS)
+    status: int = 200
 
-    def _check(self, path: str, headers: Headers) -> None:
-        length = body_length(headers.get("content-length", "0"))
-        if length is not None and length > self._max_bytes:
-            raise TooLargeError(f"the request has {length} bytes and the server takes {self._max_bytes}")
-        if self._api_key is None or path.startswith("/v2/health/"):
-            return
-        key = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(key.encode("latin-1"), self._api_key.encode()):
-            raise UnauthorizedError("this server requires its API key, as 'Authorization: Bearer …' or 'X-API-Key: …'")
 
-    async def _read_body(self, headers: MutableHeaders, receive: Receive) -> bytes:
-        """Return the decompressed body, and remove the headers that describe the compressed one."""
-        encoding = headers.get("content-encoding", "identity").strip().lower()
-        decoder = None if encoding == "identity" else _decoder(encoding)
+Handler = Callable[[HttpRequest], Awaitable[HttpResponse]]
+"""Answers the requests of one route. It may raise `ServingError`."""
+
+
+def header_fields(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return the headers of an ASGI scope by lower-case name; of a repeated header the last value counts."""
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw}
+
+
+def request_deadline(headers: Mapping[str, str], now: float) -> float | None:
+    """Return the time until which the client needs the answer, from the header `X-Request-Timeout` in seconds.
+
+    Raises:
+        BadRequestError: the header is not a positive number.
+    """
+    text = headers.get(TIMEOUT)
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise BadRequestError(f"X-Request-Timeout is {text[:40]!r}: give a positive number of seconds")
+    return now + seconds
+
+
+def check_length(headers: Mapping[str, str], max_bytes: int) -> int:
+    """Return the length that the headers state for the body, 0 if they state none.
+
+    Raises:
+        TooLargeError: the body is larger than `max_bytes`.
+    """
+    length = body_length(headers.get("content-length", "0")) or 0
+    if length > max_bytes:
+        raise TooLargeError(f"the request has {length} bytes and the server takes {max_bytes}")
+    return length
+
+
+async def read_body(headers: dict[str, str], receive: Receive, max_bytes: int) -> bytes:
+    """Return the decompressed body, and remove the headers that describe a compressed one.
+
+    Raises:
+        TooLargeError: the body is larger than `max_bytes`, compressed or not.
+        BadRequestError, UnsupportedMediaError: the body is not in the encoding that the headers state.
+        ClientGoneError: the client left before its body was complete.
+    """
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    message = await receive()
+    if message["type"] != "http.request":
+        raise ClientGoneError
+    part: bytes = message.get("body", b"")
+    if encoding == "identity" and not message.get("more_body", False):  # nearly every request
+        _check_size(len(part), max_bytes)
+        return part
+    decoder = None if encoding == "identity" else _decoder(encoding)
+    if decoder is not None:
+        headers.pop("content-encoding")
+        headers.pop("content-length", None)
+    parts: list[bytes] = []
+    size = 0
+    while True:
         if decoder is not None:
-            del headers["content-encoding"], headers["content-length"]
-        parts: list[bytes] = []
-        size, more = 0, True
-        while more:
-            message = await receive()
-            if message["type"] != "http.request":
-                raise ClientDisconnect
-            part, more = message.get("body", b""), message.get("more_body", False)
-            if decoder is not None:
-                part = _decompressed(decoder, encoding, part, self._max_bytes + 1 - size)
-            size += len(part)
-            if size > self._max_bytes:
-                raise TooLargeError(f"the request has more than the {self._max_bytes} bytes that the server takes")
-            parts.append(part)
-        if decoder is not None and not decoder.eof:
-            raise BadRequestError(f"the body ends in the middle of its {encoding} encoding")
-        return b"".join(parts)
+            part = _decompressed(decoder, encoding, part, max_bytes + 1 - size)
+        size += len(part)
+        _check_size(size, max_bytes)
+        parts.append(part)
+        if not message.get("more_body", False):
+            break
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientGoneError
+        part = message.get("body", b"")
+    if decoder is not None and not decoder.eof:
+        raise BadRequestError(f"the body ends in the middle of its {encoding} encoding")
+    return b"".join(parts)
 
 
-def error_response(error: ServingError) -> JSONResponse:
-    """Return the answer that reports `error` to the client."""
+async def send_response(response: HttpResponse, send: Send, with_body: bool = True) -> None:
+    """Send `response`, or its headers alone."""
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()]
+    headers.append((b"content-length", b"%d" % len(response.body)))
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body if with_body else b""})
+
+
+def error_response(error: ServingError) -> HttpResponse:
+    """Return the answer that reports `error` to the client.
+
+    What failed inside the server is not the client's business: the text of such an error stays in the log.
+    """
+    if error.is_internal:
+        error = InternalError()
     # A client can send characters that a JSON answer cannot contain.
-    body = ErrorBody(error=printable(str(error)), code=error.code).model_dump()
-    return JSONResponse(body, status_code=error.status, headers=error.headers)
+    body = json.dumps({"error": printable(str(error)), "code": error.code}).encode()
+    headers = {name.lower(): value for name, value in error.headers.items()}
+    return HttpResponse(body, headers | JSON_HEADERS, error.status)
 
 
 def allowed(methods: str) -> str:
@@ -120,18 +164,9 @@ def allowed(methods: str) -> str:
     return ", ".join(sorted(names | ({"HEAD"} if "GET" in names else set())))
 
 
-def _answering(method: str, send: Send) -> Send:
-    """Return a `send` that drops the body of the answer, and answers OPTIONS with the methods of the route."""
-
-    async def answer(message: Message) -> None:
-        if message["type"] == "http.response.body":
-            message = {**message, "body": b""}
-        elif method == "OPTIONS" and message["status"] == 405:
-            allow = Headers(raw=message["headers"]).get("allow", "")
-            message = {**message, "status": 204, "headers": [(b"allow", allow.encode())]}
-        await send(message)
-
-    return answer
+def _check_size(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise TooLargeError(f"the request has more than the {max_bytes} bytes that the server takes")
 
 
 def _decoder(encoding: str) -> Any:

@@ -7,25 +7,33 @@ the in-process `LocalModel` differ only in how they run the feeds.
 from __future__ import annotations
 
 import asyncio
+import functools
+import math
 import os
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ParamSpec, Self, TypeVar
 
 from numpy.typing import NDArray
 
-from export.interface import IMAGE, Interface
+from export.interface import IMAGE, SOURCE, Interface
 from export.manifest import Manifest
 from serving import artifacts, feeds
+from serving.admission import Admission
 from serving.batching import Submit, Tensors, capacity, chunks, group_key, merge, rows
 from serving.codec import File
-from serving.config import Batching, DeviceChoice, Limits
+from serving.config import Batching, Capacity, DeviceChoice, Limits
 from serving.engine import Engine, cpu_cores, resolve_device
 from serving.errors import BadRequestError, TooLargeError
 from serving.feeds import Feeds
 from serving.selftest import load_checked_engine
 from serving.verb import VERBS, ImageRequest, R, Verb, VerbRequest
 
+P = ParamSpec("P")
+T = TypeVar("T")
 _LOCAL_BATCHING = Batching()
+_INLINE_PIXELS = 128 * 128
+"""Decoding or encoding so many pixels takes about as long as a change of threads: it is done on the event loop."""
 
 
 def batching_of(interface: Interface, batching: Batching) -> Batching:
@@ -37,28 +45,43 @@ def batching_of(interface: Interface, batching: Batching) -> Batching:
 class ModelService:
     """One model online. `submit` runs feeds in batches with those of other requests.
 
-    Requests are planned, checked, padded and rendered in threads, so that the event loop stays free.
+    Work on few pixels is done on the event loop, other work in a few long-lived threads.
     """
 
-    def __init__(self, manifest: Manifest, submit: Submit, limits: Limits) -> None:
+    is_slow = True
+
+    def __init__(self, manifest: Manifest, submit: Submit, limits: Limits, capacity: Capacity | None = None) -> None:
         self.manifest = manifest
         self.interface = manifest.interface
         self.limits = limits
+        self.admission = Admission(capacity)
         self._submit = submit
+        self._threads = ThreadPoolExecutor(cpu_cores(), thread_name_prefix="images")
 
-    async def call(self, verb: Verb[R], request: R) -> File:
-        """Return the answer of `verb` to `request`.
+    async def call(self, verb: Verb[R], request: R, deadline: float | None = None) -> File:
+        """Return the answer of `verb` to `request`. `deadline` is in the event loop's time.
 
         Raises:
             TooLargeError: the request is for more images than the limit.
             ServingError: as `verb.plan`, `run` and `verb.render`.
         """
         self._check_count(request.count)
-        planned = await asyncio.to_thread(verb.plan, self.interface, request)
-        outputs = await self.run(planned)
-        return await asyncio.to_thread(verb.render, outputs, request)
+        planned = await self._work(request.count, verb.plan, self.interface, request)
+        outputs = await self.run(planned, deadline)
+        return await self._work(_pixels(outputs[IMAGE]), verb.render, outputs, request)
 
-    async def run(self, inputs: Feeds) -> Tensors:
+    async def call_with_image(
+        self, verb: Verb[Any], keys: ImageRequest, content: bytes, deadline: float | None
+    ) -> File:
+        """Return the answer of `verb` to the request `keys` with the image of the file `content`.
+
+        Raises:
+            ServingError: as `ImageRequest.with_image` and `call`.
+        """
+        request = await self._work(len(content) * 8, keys.with_image, content, self.interface, self.limits)
+        return await self.call(verb, request, deadline)
+
+    async def run(self, inputs: Feeds, deadline: float | None = None) -> Tensors:
         """Return the outputs by name. Source images of any legal size are padded, and the output images cropped.
 
         Raises:
@@ -66,7 +89,9 @@ class ModelService:
             TooLargeError: there are more rows than the limit.
             OverloadedError, DeadlineError, ServingError: as `Batcher.submit`.
         """
-        padded = await asyncio.to_thread(self._prepare, inputs)
+        padded = await self._work(
+            0 if self.interface.size is None else _pixels(inputs.get(SOURCE)), self._prepare, inputs
+        )
         return feeds.crop(self.interface, inputs, await self._submit(padded))
 
     def _prepare(self, inputs: Feeds) -> Feeds:
@@ -77,6 +102,18 @@ class ModelService:
     def _check_count(self, n: int) -> None:
         if n > self.limits.images:
             raise TooLargeError(f"the request is for {n} images and the limit is {self.limits.images}")
+
+    async def _work(self, pixels: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `function`, which works on about `pixels` pixels, here or in a thread."""
+        if pixels <= _INLINE_PIXELS:
+            return function(*args, **kwargs)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, functools.partial(function, *args, **kwargs))
+
+
+def _pixels(images: NDArray[Any] | None) -> int:
+    """Return the number of pixels of images [n, h, w, c]."""
+    return 0 if images is None else math.prod(images.shape[:3])
 
 
 MAX_LOCAL_IMAGES = 10_000

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
+from urllib.parse import parse_qs
 
-from fastapi import APIRouter, Request, Response
-from fastapi.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
+from starlette.datastructures import Headers, UploadFile
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from serving.errors import BadRequestError, InvalidKeyError
+from serving.http import HttpRequest, HttpResponse
+from serving.route import ModelRoute
 from serving.service import ModelService
 from serving.verb import VERBS, ImageRequest, R, Verb
 
@@ -20,48 +22,47 @@ _IMAGE_BODY: dict[str, Any] = {
     "multipart/form-data": {"schema": {"type": "object", "properties": {"image": _FILE}, "required": ["image"]}},
     "image/*": {"schema": _FILE},
 }
+_MAX_QUERY_KEYS = 1000
 
 
-def verb_router() -> APIRouter:
+def verb_routes() -> list[ModelRoute]:
     """Return the routes of all verbs that are registered now."""
-    router = APIRouter(tags=["images"])
-    for name in VERBS.names():
-        verb = VERBS.find(name)
-        content: dict[str, Any] = {media_type: {} for media_type in verb.media_types}
-        router.add_api_route(
-            f"/{name}",
-            _endpoint(verb),
-            methods=["POST"],
-            name=name,
-            description=verb.request.__doc__,
-            response_class=Response,
-            responses={200: {"description": "The answer as a file.", "content": content}},
-            openapi_extra=_documentation(verb),
-        )
-    return router
+    return [_route(name, VERBS.find(name)) for name in VERBS.names()]
 
 
-def _endpoint(verb: Verb[Any]) -> Callable[[Request], Awaitable[Response]]:
+def _route(name: str, verb: Verb[Any]) -> ModelRoute:
+    return ModelRoute(
+        name=name,
+        answer=_handler(verb),
+        description=verb.request.__doc__ or "",
+        tag="images",
+        media_types=verb.media_types,
+        openapi=_documentation(verb),
+    )
+
+
+def _handler(verb: Verb[Any]) -> Callable[[ModelService, HttpRequest], Coroutine[Any, Any, HttpResponse]]:
     takes_image = issubclass(verb.request, ImageRequest)
 
-    async def answer(request: Request) -> Response:
-        service: ModelService = request.app.state.service
-        parsed = await (_image_request if takes_image else _plain_request)(verb, request, service)
-        file = await service.call(verb, parsed)
-        return Response(file.content, media_type=file.media_type)
+    async def answer(service: ModelService, request: HttpRequest) -> HttpResponse:
+        if takes_image:
+            keys = verb.request.parse(_query(request), "query")
+            file = await service.call_with_image(verb, keys, await _image_bytes(request), request.deadline)
+        else:
+            file = await service.call(verb, _plain_request(verb, request), request.deadline)
+        return HttpResponse(file.content, {"content-type": file.media_type})
 
     return answer
 
 
-async def _plain_request(verb: Verb[R], request: Request, service: ModelService) -> R:
+def _plain_request(verb: Verb[R], request: HttpRequest) -> R:
     """Parse a request whose keys are in the query or in a JSON body."""
-    body = await request.body()
-    if not body:
+    if not request.body:
         return verb.request.parse(_query(request), "query")
-    if request.query_params:
+    if request.query:
         raise BadRequestError("the request has keys in its query and in its JSON body: leave one of them out")
     try:
-        keys = json.loads(body)
+        keys = json.loads(request.body)
     except json.JSONDecodeError as error:
         raise InvalidKeyError(f"body: this is not JSON ({error})") from error
     except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
@@ -69,31 +70,37 @@ async def _plain_request(verb: Verb[R], request: Request, service: ModelService)
     return verb.request.parse(keys, "body")
 
 
-async def _image_request(verb: Verb[Any], request: Request, service: ModelService) -> ImageRequest:
-    """Parse a request whose keys are in the query and whose body is an image file, raw or in a form."""
-    parsed: ImageRequest = verb.request.parse(_query(request), "query")
-    content = await _image_bytes(request)
-    return await run_in_threadpool(parsed.with_image, content, service.interface, service.limits)
-
-
-def _query(request: Request) -> dict[str, Any]:
+def _query(request: HttpRequest) -> dict[str, Any]:
     """Return the keys of the query; the value of a key that is repeated is a list."""
-    params = request.query_params
-    lists = {key: params.getlist(key) for key in params}
+    if not request.query:
+        return {}
+    try:
+        lists = parse_qs(request.query, keep_blank_values=True, max_num_fields=_MAX_QUERY_KEYS)
+    except ValueError as error:
+        raise BadRequestError(f"the query has more than {_MAX_QUERY_KEYS} keys") from error
     return {key: values[0] if len(values) == 1 else values for key, values in lists.items()}
 
 
-async def _image_bytes(request: Request) -> bytes:
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        return await request.body()
+async def _image_bytes(request: HttpRequest) -> bytes:
+    content_type = request.headers.get("content-type", "")
+    if not content_type.startswith("multipart/form-data"):
+        return request.body
+
+    async def stream() -> Any:
+        yield request.body
+
+    headers = Headers({"content-type": content_type})
     try:
-        async with request.form(max_files=1, max_fields=8) as form:
-            image = form.get("image")
-            if not isinstance(image, UploadFile):
-                raise BadRequestError("the form has no file in the field 'image'")
-            return await image.read()
-    except HTTPException as error:
-        raise BadRequestError(f"the form cannot be read: {error.detail}") from error
+        form = await MultiPartParser(headers, stream(), max_files=1, max_fields=8).parse()
+    except (MultiPartException, HTTPException, KeyError) as error:
+        raise BadRequestError(f"the form cannot be read: {getattr(error, 'message', error)}") from error
+    try:
+        image = form.get("image")
+        if not isinstance(image, UploadFile):
+            raise BadRequestError("the form has no file in the field 'image'")
+        return await image.read()
+    finally:
+        await form.close()
 
 
 def _documentation(verb: Verb[Any]) -> dict[str, Any]:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
-from fastapi.concurrency import run_in_threadpool
-
+from serving.http import HttpRequest, HttpResponse
 from serving.open_inference import HEADER_LENGTH, pack, parse_infer
+from serving.route import ModelRoute
 from serving.service import ModelService
-
-model_router = APIRouter(tags=["inference"])
 
 _BODY: dict[str, Any] = {
     "requestBody": {
@@ -23,16 +20,23 @@ _BODY: dict[str, Any] = {
 }
 
 
-@model_router.post("/infer", response_class=Response, openapi_extra=_BODY)
-@model_router.post("/versions/{version}/infer", response_class=Response, include_in_schema=False)
-async def infer(request: Request) -> Response:
-    """Run the model on explicit tensors (KServe v2; binary tensors with `Inference-Header-Content-Length`)."""
-    service: ModelService = request.app.state.service
-    parsed, inputs = await run_in_threadpool(parse_infer, await request.body(), request.headers.get(HEADER_LENGTH))
+async def infer(service: ModelService, request: HttpRequest) -> HttpResponse:
+    """Run the model on explicit tensors."""
+    parsed, inputs = parse_infer(request.body, request.headers.get(HEADER_LENGTH.lower()))
     requested = parsed.requested_outputs([output.name for output in service.interface.outputs])
-    outputs = await service.run(inputs)
-    extra = {"model_name": request.app.state.name, "model_version": str(service.manifest.version)}
+    outputs = await service.run(inputs, request.deadline)
+    extra = {"model_name": service.manifest.name, "model_version": str(service.manifest.version)}
     if parsed.id is not None:
         extra["id"] = parsed.id
-    content, headers = await run_in_threadpool(pack, "outputs", outputs, requested, extra)
-    return Response(content, headers=headers)
+    body, headers = pack("outputs", outputs, requested, extra)
+    return HttpResponse(body, headers)
+
+
+INFER = ModelRoute(
+    name="infer",
+    answer=infer,
+    description="Run the model on explicit tensors (KServe v2; binary ones with `Inference-Header-Content-Length`).",
+    tag="inference",
+    media_types=("application/json", "application/octet-stream"),
+    openapi=_BODY,
+)

@@ -54,6 +54,12 @@ async def model(request: Request) -> ModelMetadata:
     )
 
 
+@model_router.post("/versions/{version}/{rest:path}", include_in_schema=False)
+async def unknown_version(version: str, request: Request) -> None:
+    """Answer 404: this is no route of the version that is served; other versions are refused before."""
+    raise NotFoundError(f"there is no POST {request.url.path}")
+
+
 def _tensor(tensor: TensorSpec) -> TensorMetadata:
     shape = [axis if isinstance(axis, int) else -1 for axis in tensor.shape]
     return TensorMetadata(name=tensor.name, datatype=datatype(np.dtype(tensor.dtype)), shape=shape)

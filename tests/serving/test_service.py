@@ -70,9 +70,10 @@ def test_run_crops_scaled_images_to_the_scaled_size() -> None:
     np.testing.assert_array_equal(LocalModel(manifest, FakeEngine(scale=4)).translate(image), expected)
 
 
-def test_service_pads_images_in_a_thread_and_not_on_the_event_loop() -> None:
-    images = noise(1, 17, 18, 3).view(Traced)
-    asyncio.run(service(INVERTER).run({"source": images}))
+def test_service_pads_large_images_in_a_thread_and_not_on_the_event_loop() -> None:
+    images = noise(1, 170, 181, 3).view(Traced)
+    model = with_interface(INVERTER, size=SizeLimits.square(4, 16, 1024))
+    asyncio.run(service(model).run({"source": images}))
     assert images.threads
     assert threading.current_thread() not in images.threads
 

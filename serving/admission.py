@@ -1,0 +1,81 @@
+"""Admission: what a process works on at one time is bounded, and what does not fit is refused at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from serving.config import Capacity
+from serving.errors import OverloadedError
+
+
+class Admission:
+    """Counts the work in progress in requests and bytes, and, once a request was read, in images, pixels and seconds.
+
+    A request that alone exceeds a limit is admitted when nothing else of that kind is in progress: limits of single
+    requests are checked elsewhere.
+    """
+
+    def __init__(self, capacity: Capacity | None = None) -> None:
+        self._capacity = capacity or Capacity()
+        self.requests = 0
+        self.bytes = 0
+        self.images = 0
+        self.pixels = 0
+        self.seconds = 0.0
+
+    @contextmanager
+    def request(self, nbytes: int) -> Iterator[None]:
+        """Count a request with a body of `nbytes` while the block runs. Nothing of its body was read before.
+
+        Raises:
+            OverloadedError: the process has as many requests, bytes or seconds of work as it may.
+        """
+        limits = self._capacity
+        self._check("requests", self.requests, 1, limits.requests)
+        self._check("bytes", self.bytes, nbytes, limits.bytes)
+        self._check("seconds", self.seconds, 0, limits.seconds)
+        self.requests += 1
+        self.bytes += nbytes
+        try:
+            yield
+        finally:
+            self.requests -= 1
+            self.bytes -= nbytes
+
+    @contextmanager
+    def work(self, images: int, pixels: int, seconds: float, remaining: float = math.inf) -> Iterator[None]:
+        """Count the work of a request while the block runs: source images, their pixels, and seconds of the engine.
+
+        `remaining` is the number of seconds until the request's deadline.
+
+        Raises:
+            OverloadedError: the work does not fit, or the work before it takes longer than `remaining`.
+        """
+        limits = self._capacity
+        self._check("images", self.images, images, limits.images)
+        self._check("pixels", self.pixels, pixels, limits.pixels)
+        self._check("seconds", self.seconds, seconds, min(limits.seconds, remaining))
+        self.images += images
+        self.pixels += pixels
+        self.seconds += seconds
+        try:
+            yield
+        finally:
+            self.images -= images
+            self.pixels -= pixels
+            # Sums of fractions would otherwise leave a rest for ever.
+            self.seconds = self.seconds - seconds if self.images else 0.0
+
+    def _check(self, unit: str, in_progress: float, added: float, limit: float) -> None:
+        if not in_progress or in_progress + added <= limit:
+            return
+        # Once `limit` seconds or fewer are left, a request fits again; the work in progress frees the rest on its way.
+        wait = self.seconds + added - limit if unit == "seconds" else self.seconds / 2
+        retry_after = max(1, math.ceil(wait))
+        raise OverloadedError(
+            f"{in_progress:.4g} {unit} of work are in progress and the limit is {limit:.4g}: "
+            f"try again in {retry_after} s",
+            retry_after,
+        )
