@@ -61,7 +61,7 @@ class Capacity(Settings):
 
 
 class ModelSettings(Settings):
-    """One model's application."""
+    """One model's application. `folder` is the server's, for metrics and logs; without it there are none."""
 
     name: str
     artifact: str
@@ -71,6 +71,7 @@ class ModelSettings(Settings):
     limits: Limits = Limits()
     capacity: Capacity = Capacity()
     api_key: str | None = None
+    folder: str | None = None
 
 
 class ServerSettings(Settings):
