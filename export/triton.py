@@ -1,4 +1,4 @@
-"""The configuration with which a Triton server loads a model's folder: as its JSON and as the text of `config.pbtxt`."""
+"""The configuration with which a Triton server loads a model: as JSON, and as the text of `config.pbtxt`."""
 
 from __future__ import annotations
 
