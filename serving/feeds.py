@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from export.interface import IMAGE, LABEL, LATENT, SOURCE, Interface, TensorSpec
 from serving.batching import Tensors
 from serving.errors import BadRequestError, ImageSizeError, UnsupportedError
+from serving.sizes import padded_size
 from zorse_common.errors import nearest_hint
 from zorse_common.random import normal
 
@@ -169,14 +170,14 @@ def _check_size(interface: Interface, feeds: Feeds) -> None:
     )
 
 
-def pad(interface: Interface, feeds: Feeds) -> Feeds:
-    """Pad the source images of checked `feeds` at the right and the bottom to the next legal size, by reflection."""
+def pad(interface: Interface, buckets: Sequence[tuple[int, ...]], feeds: Feeds) -> Feeds:
+    """Pad the source images of checked `feeds` at the right and the bottom to their `padded_size`, by reflection."""
     if interface.size is None:
         return feeds
     images = feeds[SOURCE]
     height, width = images.shape[1:3]
-    legal_height, legal_width = interface.size.legal(height, width)
-    bottom, right = legal_height - height, legal_width - width
+    padded_height, padded_width = padded_size(interface, buckets, height, width)
+    bottom, right = padded_height - height, padded_width - width
     if not bottom and not right:
         return feeds
     padded = np.pad(images, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="reflect")

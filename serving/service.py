@@ -97,7 +97,7 @@ class ModelService:
     def _prepare(self, inputs: Feeds) -> Feeds:
         feeds.check(self.interface, inputs)
         self._check_count(rows(inputs))
-        return feeds.pad(self.interface, inputs)
+        return feeds.pad(self.interface, self.manifest.buckets, inputs)
 
     def _check_count(self, n: int) -> None:
         if n > self.limits.images:
@@ -197,7 +197,7 @@ class LocalModel:
             EngineError: the graph fails.
         """
         feeds.check(self.interface, inputs)
-        padded = feeds.pad(self.interface, inputs)
+        padded = feeds.pad(self.interface, self.manifest.buckets, inputs)
         size = capacity(group_key(padded), batching_of(self.interface, _LOCAL_BATCHING))
         outputs = merge([self._engine.run(part) for part in chunks(padded, size)])
         return feeds.crop(self.interface, inputs, outputs)

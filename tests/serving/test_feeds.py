@@ -30,23 +30,28 @@ def noise(*shape: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("size", "padded"),
-    [((16, 16), (16, 16)), ((255, 257), (256, 260)), ((1, 1), (16, 16)), ((3, 100), (16, 100)), ((320, 17), (320, 20))],
+    [((16, 16), (16, 16)), ((255, 257), (256, 288)), ((1, 1), (16, 16)), ((3, 104), (16, 104)), ((320, 17), (320, 20))],
 )
-def test_pad_goes_up_to_the_multiple_and_the_minimum(size: tuple[int, int], padded: tuple[int, int]) -> None:
+def test_pad_goes_up_to_the_ladder(size: tuple[int, int], padded: tuple[int, int]) -> None:
     images = noise(2, *size, 3)
-    source = pad(INVERTER, {"source": images})["source"]
+    source = pad(INVERTER, [], {"source": images})["source"]
     assert source.shape == (2, *padded, 3)
     np.testing.assert_array_equal(source[:, : size[0], : size[1]], images)
 
 
 def test_pad_reflects() -> None:
     images = np.arange(18, dtype=np.uint8)[None, :, None, None] * np.ones((1, 18, 16, 3), dtype=np.uint8)
-    assert pad(INVERTER, {"source": images})["source"][0, :, 0, 0].tolist() == [*range(18), 16, 15]
+    assert pad(INVERTER, [], {"source": images})["source"][0, :, 0, 0].tolist() == [*range(18), 16, 15]
+
+
+def test_pad_goes_up_to_the_smallest_bucket() -> None:
+    images = noise(2, 30, 17, 3)
+    assert pad(INVERTER, [(1, 64, 32, 3), (8, 32, 32, 3)], {"source": images})["source"].shape == (2, 32, 32, 3)
 
 
 def test_pad_never_exceeds_the_maximum() -> None:
     odd = with_interface(inverter_manifest(), size=SizeLimits.square(multiple=8, minimum=3, maximum=30)).interface
-    assert pad(odd, {"source": noise(1, 24, 1, 3)})["source"].shape == (1, 24, 8, 3)
+    assert pad(odd, [], {"source": noise(1, 24, 1, 3)})["source"].shape == (1, 24, 8, 3)
     with pytest.raises(ImageSizeError, match="24×24 pixels"):
         check(odd, {"source": noise(1, 25, 8, 3)})
 

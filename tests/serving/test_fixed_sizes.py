@@ -102,7 +102,7 @@ def test_translate_keeps_the_size_of_images_up_to_the_models(
 
 def test_pad_reflects_up_to_a_fixed_size() -> None:
     source = noise(1, 200, 256, 3)
-    padded = pad(inverter_manifest(axes=SQUARE).interface, {"source": source})["source"]
+    padded = pad(inverter_manifest(axes=SQUARE).interface, [], {"source": source})["source"]
     assert padded.shape == (1, 256, 256, 3)
     np.testing.assert_array_equal(padded[:, :200], source)
     np.testing.assert_array_equal(padded[:, 200:], source[:, 143:199][:, ::-1])
@@ -182,6 +182,6 @@ def test_replica_with_a_fixed_size_starts(folders: dict[Axes, Path], axes: Axes)
 def test_size_limits_of_height_and_width_are_separate() -> None:
     limits = SizeLimits(AxisLimits(4, 4, 28), AxisLimits(24, 24, 24))
     manifest = with_interface(inverter_manifest(), size=limits)
-    assert pad(manifest.interface, {"source": noise(1, 27, 3, 3)})["source"].shape == (1, 28, 24, 3)
+    assert pad(manifest.interface, [], {"source": noise(1, 27, 3, 3)})["source"].shape == (1, 28, 24, 3)
     with pytest.raises(ImageSizeError, match="24×29 is larger than the 24×28 pixels"):
         check(manifest.interface, {"source": noise(1, 29, 24, 3)})
