@@ -43,7 +43,7 @@ def open_model(model: str, device: DeviceName, api_key: str | None) -> OpenModel
         ServingError: there is no sound artifact, or it does not run on `device`.
     """
     if not model.startswith(("http://", "https://")):
-        from serving.service import LocalModel
+        from serving.local_model import LocalModel
 
         return LocalModel.load(model, device.value).fetch
     from serving.client import Client

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from export.pipeline import export
     from serving.client import Client
-    from serving.service import LocalModel
+    from serving.local_model import LocalModel
     from trainer.run import train
 
 _MODULES = {"train": "trainer.run", "export": "export.pipeline", "Client": "serving.client"}
@@ -24,7 +24,7 @@ def load(artifact: str | os.PathLike[str]) -> LocalModel:
     Raises:
         serving.errors.ServingError: the artifact is missing or incomplete.
     """
-    from serving.service import LocalModel
+    from serving.local_model import LocalModel
 
     return LocalModel.load(artifact)
 

@@ -20,8 +20,8 @@ from export.manifest import read_manifest
 from export.pipeline import export
 from export.state_dicts.foreign import read_state_dict
 from export.targets.onnx_fp16 import decomposed_norms
+from serving.local_model import LocalModel
 from serving.selftest import verify_artifact
-from serving.service import LocalModel
 from tests.serving.apps import server
 from zorse_common.images import decode, encode
 

@@ -14,8 +14,8 @@ from export.manifest import GOLDEN_FILE, Manifest, read_manifest
 from export.pipeline import export
 from export.triton import triton_config
 from export.wrapper import wrap
+from serving.local_model import LocalModel
 from serving.selftest import verify_artifact
-from serving.service import LocalModel
 from tests.export.conftest import MakeSnapshot
 from tests.export.networks import CLASSES, CONDITIONAL, SCALER, SIDE, ConditionalGenerator, build
 from trainer.snapshot import Network, read_snapshot

@@ -18,8 +18,9 @@ from serving.deployment import ModelReplica
 from serving.engine import OrtEngine
 from serving.errors import ImageSizeError
 from serving.feeds import check, latents, pad
+from serving.local_model import LocalModel
 from serving.open_inference import HEADER_LENGTH, pack, unpack_outputs
-from serving.service import LocalModel, ModelService, batching_of
+from serving.service import ModelService, batching_of
 from tests.serving.apps import server
 from tests.serving.fakes import FakeEngine
 from tests.serving.tiny import (

@@ -18,8 +18,9 @@ from serving.config import Limits
 from serving.engine import OrtEngine
 from serving.errors import BadRequestError, UnsupportedError
 from serving.feeds import latents, source_channels
+from serving.local_model import LocalModel
 from serving.open_inference import HEADER_LENGTH, pack, unpack_outputs
-from serving.service import LocalModel, ModelService
+from serving.service import ModelService
 from tests.serving.apps import server
 from tests.serving.fakes import FakeEngine
 from tests.serving.tiny import (

@@ -15,7 +15,8 @@ from serving.codec import encode
 from serving.config import Limits
 from serving.errors import BadRequestError, NotFoundError, TooLargeError, UnsupportedError
 from serving.feeds import latents
-from serving.service import LocalModel, ModelService
+from serving.local_model import LocalModel
+from serving.service import ModelService
 from serving.verb import VERBS
 from tests.serving.fakes import FakeEngine, Traced
 from tests.serving.tiny import (

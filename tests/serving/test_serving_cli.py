@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from serving.cli import register, register_latent
 from serving.cli_models import split_url
 from serving.errors import ImageError, OutputError, ServingError, TooLargeError, UnsupportedError
-from serving.service import LocalModel
+from serving.local_model import LocalModel
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (18, 21, 3), dtype=np.uint8)
 

@@ -20,7 +20,7 @@ from serving.codec import JSON, File
 from serving.config import Limits
 from serving.errors import BadRequestError, ServerError, UnsupportedError
 from serving.feeds import Feeds, latent_dim, latents
-from serving.service import LocalModel
+from serving.local_model import LocalModel
 from serving.verb import VERBS, Seed, Verb, VerbRequest
 from serving.verbs.arithmetic import combine
 from serving.verbs.interpolate import slerp
