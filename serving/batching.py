@@ -1,27 +1,22 @@
-"""Dynamic batching: feeds of equal shapes and dtypes are merged, run together, and split again.
+"""Dynamic batching: which of the waiting feeds run together, and how they are merged and split again.
 
-The functions are pure. `Batcher` uses them on an event loop and runs the model in a separate thread.
+All of this is pure: time is an argument, and nothing here waits. `serving.batcher` uses it on an event loop.
 """
 
 from __future__ import annotations
 
-import asyncio
+import heapq
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serving.config import Batching
-from serving.errors import DeadlineError, OverloadedError, ServingError
 
 Tensors = Mapping[str, NDArray[Any]]
 """The inputs or the outputs of a model by name; all have the same first axis."""
-Submit = Callable[[Tensors], Awaitable[Tensors]]
-"""Queues the inputs of one request and returns its outputs."""
 Key = tuple[tuple[str, str, tuple[int, ...]], ...]
 """The (name, dtype, shape without the batch axis) of each tensor; see `group_key`."""
 
@@ -67,143 +62,60 @@ def chunks(tensors: Tensors, size: int) -> list[Tensors]:
     return split(tensors, [min(size, n - start) for start in range(0, n, size)])
 
 
-@dataclass(eq=False)
-class _QueuedFeeds:
-    key: Key
-    tensors: Tensors
-    arrived: float
-    future: asyncio.Future[Tensors]
-
-    @property
-    def rows(self) -> int:
-        return rows(self.tensors)
+J = TypeVar("J")
 
 
-class Batcher:
-    """Merges concurrent calls of `submit` into calls of `run`, one at a time, the oldest group first.
+class BatchQueue(Generic[J]):
+    """Holds the jobs that wait, grouped by key, and chooses the next batch: the earliest deadline first.
 
-    Merging and `run` are done in one thread. An exception of `run` reaches every request of that batch and no other.
+    A job is any object. Jobs with equal deadlines keep their order of arrival. A job that waits is never overtaken by
+    one with a later deadline in its group, nor is its group by a group whose jobs all have later ones, so that no job
+    starves: the deadlines of new jobs lie ever later.
     """
 
-    def __init__(self, run: Callable[[Tensors], Tensors], settings: Batching) -> None:
-        self._run = run
-        self._settings = settings
-        self._queue: list[_QueuedFeeds] = []
-        """The feeds that wait, in the order of arrival."""
-        self._arrival = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
-        self._worker: asyncio.Task[None] | None = None
+    def __init__(self) -> None:
+        self._groups: dict[Key, list[tuple[float, int, int, J]]] = {}
+        """Heaps of (deadline, number of arrival, rows, job)."""
+        self._arrivals = 0
 
-    async def submit(self, tensors: Tensors) -> Tensors:
-        """Queue `tensors` and wait for the result.
+    def __bool__(self) -> bool:
+        """Whether a job waits."""
+        return bool(self._groups)
 
-        Requests of equal shapes are batched; a request larger than one batch is split and joined again.
+    def push(self, job: J, key: Key, rows: int, deadline: float) -> None:
+        """Add a job of `rows` rows."""
+        heapq.heappush(self._groups.setdefault(key, []), (deadline, self._arrivals, rows, job))
+        self._arrivals += 1
 
-        Raises:
-            OverloadedError: the queue is full.
-            DeadlineError: the request waited longer than the limit.
-            ServingError: `run` raised.
+    def pop_batch(self, capacity: Callable[[Key], int], is_live: Callable[[J], bool] = lambda job: True) -> list[J]:
+        """Remove and return the jobs of the next batch, the earliest deadline first.
+
+        They are of one group, and have `capacity(key)` rows together at most, or are a single job. Jobs that are no
+        longer live are dropped. The list is empty if no live job waits.
         """
-        waiting = sum(item.rows for item in self._queue)
-        # If nothing waits, a request is accepted even if it is larger than the queue.
-        if waiting and waiting + rows(tensors) > self._settings.queue:
-            raise OverloadedError(
-                f"{waiting} images wait already and the limit is {self._settings.queue}: try again later"
-            )
-        loop = asyncio.get_running_loop()
-        if self._worker is None or self._worker.done():
-            self._worker = loop.create_task(self._work())
-        key = group_key(tensors)
-        parts = chunks(tensors, capacity(key, self._settings))
-        items = [_QueuedFeeds(key, part, loop.time(), loop.create_future()) for part in parts]
-        self._queue += items
-        self._arrival.set()
-        try:
-            answers = await asyncio.gather(*(item.future for item in items))
-            return answers[0] if len(answers) == 1 else await asyncio.to_thread(merge, answers)
-        finally:
-            # Parts still wait if the request was cancelled, or another part of it failed.
-            for item in items:
-                item.future.cancel()
-            self._queue = [item for item in self._queue if not item.future.done()]
+        while self._groups:
+            key = min(self._groups, key=lambda key: self._groups[key][0][:2])
+            group = self._groups[key]
+            if is_live(group[0][-1]):
+                return self._pop_fitting(key, capacity(key), is_live)
+            self._pop(key)
+        return []
 
-    async def close(self) -> None:
-        """Stop the worker and its thread. Requests that still wait fail with OverloadedError."""
-        if self._worker is not None:
-            self._worker.cancel()
-            await asyncio.gather(self._worker, return_exceptions=True)
-        _fail(self._queue, OverloadedError("the server is stopping"))
-        self._thread.shutdown(wait=False)
-
-    def _group(self, key: Key) -> list[_QueuedFeeds]:
-        return [item for item in self._queue if item.key == key]
-
-    async def _work(self) -> None:
-        while True:
-            while not self._queue:
-                self._arrival.clear()
-                await self._arrival.wait()
-            key = self._queue[0].key
-            await self._fill(key)
-            batch = self._take(key)
-            if batch:
-                await self._run_batch(batch)
-
-    async def _fill(self, key: Key) -> None:
-        """Wait until the group has a full batch, or its oldest request has waited for `max_delay_ms`."""
-        loop = asyncio.get_running_loop()
-        max_rows = capacity(key, self._settings)
-        while group := self._group(key):
-            remaining = group[0].arrived + self._settings.max_delay_ms / 1000 - loop.time()
-            if remaining <= 0 or sum(item.rows for item in group) >= max_rows:
-                return
-            self._arrival.clear()
-            try:
-                await asyncio.wait_for(self._arrival.wait(), remaining)
-            except TimeoutError:
-                return
-
-    def _take(self, key: Key) -> list[_QueuedFeeds]:
-        """Take at most one batch from the group. Requests whose deadline has passed fail with DeadlineError."""
-        now = asyncio.get_running_loop().time()
-        max_rows = capacity(key, self._settings)
-        batch: list[_QueuedFeeds] = []
-        for item in self._group(key):
-            if sum(part.rows for part in (*batch, item)) > max_rows:
-                break
-            self._queue.remove(item)
-            if item.future.done():  # cancelled, but `submit` has not continued yet
-                continue
-            if now - item.arrived > self._settings.timeout_s:
-                item.future.set_exception(DeadlineError(f"the request waited more than {self._settings.timeout_s:g} s"))
-            else:
-                batch.append(item)
+    def _pop_fitting(self, key: Key, room: int, is_live: Callable[[J], bool]) -> list[J]:
+        """Remove and return the first live job of the group `key`, and the following ones while they fit."""
+        batch: list[J] = []
+        while group := self._groups.get(key):
+            _, _, rows, job = group[0]
+            if is_live(job):
+                if batch and rows > room:
+                    break
+                batch.append(job)
+                room -= rows
+            self._pop(key)
         return batch
 
-    async def _run_batch(self, batch: list[_QueuedFeeds]) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            parts = await loop.run_in_executor(self._thread, self._run_together, [item.tensors for item in batch])
-            for item, part in zip(batch, parts, strict=True):
-                if not item.future.done():
-                    item.future.set_result(part)
-        except Exception as error:  # noqa: BLE001 - whatever failed, no request may wait for ever
-            _fail(batch, error)
-        finally:  # the worker may have been cancelled meanwhile
-            _fail(batch, OverloadedError("the server is stopping"))
-
-    def _run_together(self, parts: Sequence[Tensors]) -> list[Tensors]:
-        return split(self._run(merge(parts)), [rows(part) for part in parts])
-
-
-def _fail(items: Iterable[_QueuedFeeds], error: Exception) -> None:
-    for item in items:
-        if not item.future.done():
-            item.future.set_exception(_copy(error))
-
-
-def _copy(error: Exception) -> Exception:
-    """Return an exception for one request: a shared exception would collect the tracebacks of all requests."""
-    if isinstance(error, ServingError):
-        return type(error)(*error.args)
-    return ServingError(f"{type(error).__name__}: {error}")
+    def _pop(self, key: Key) -> None:
+        group = self._groups[key]
+        heapq.heappop(group)
+        if not group:
+            del self._groups[key]

@@ -45,7 +45,6 @@ def serve(
     max_batch_pixels: Annotated[
         int, typer.Option(min=1, help="The most pixels of source images that are run together; limits memory.")
     ] = 2**20,
-    max_delay_ms: Annotated[float, typer.Option(min=0, help="How long an image waits to be merged with others.")] = 2.0,
     api_key: KeyOption = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Accept requests of other machines without a key.")
@@ -65,7 +64,7 @@ def serve(
         port=port,
         device=device.value,
         replicas=replicas,
-        batching=Batching(max_size=max_batch, max_pixels=max_batch_pixels, max_delay_ms=max_delay_ms),
+        batching=Batching(max_size=max_batch, max_pixels=max_batch_pixels),
         api_key=api_key,
         insecure=insecure,
         high_throughput=high_throughput,

@@ -51,6 +51,25 @@ class File:
         return _pixels(self.content)
 
 
+def check_file(data: bytes, limits: Limits) -> int:
+    """Return the number of pixels of an image file, from its header alone.
+
+    Raises:
+        TooLargeError: more bytes or pixels than `limits`.
+        ImageError: not an image in a known format.
+    """
+    if len(data) > limits.bytes:
+        raise TooLargeError(f"the image has {len(data)} bytes and the limit is {limits.bytes}")
+    try:
+        header = images.read_header(data)
+        images.check_pixels(header.width, header.height, limits.pixels)
+    except images.ImageTooLargeError as error:
+        raise TooLargeError(str(error)) from error
+    except images.ImageError as error:
+        raise ImageError(str(error)) from error
+    return header.width * header.height
+
+
 def decode(
     data: bytes, channels: int, limits: Limits, value_range: tuple[float, float] | None = None
 ) -> NDArray[np.uint8]:

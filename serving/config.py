@@ -33,16 +33,13 @@ class Limits(Settings):
 class Batching(Settings):
     """How requests are merged into batches.
 
-    A batch has at most `max_size` images. A request waits at most `max_delay_ms` for others to be merged with.
-    `max_pixels` limits the sum of height × width over a batch's source images, and with it the memory of a run; its
-    default is 16 images of 256 × 256. A larger image runs alone. Latents have no pixels. `queue` limits the number of
-    images that wait, and `timeout_s` how long one may wait.
+    A batch has at most `max_size` images. `max_pixels` limits the sum of height × width over a batch's source images,
+    and with it the memory of a run; its default is 16 images of 256 × 256. A larger image runs alone. Latents have no
+    pixels. `timeout_s` is how long a request may take that states no deadline.
     """
 
     max_size: int = Field(default=PROVED_BATCH, gt=0)
     max_pixels: int = Field(default=2**20, gt=0)
-    max_delay_ms: float = Field(default=2.0, ge=0)
-    queue: int = Field(default=256, gt=0)
     timeout_s: float = Field(default=60.0, gt=0)
 
 

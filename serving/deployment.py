@@ -11,8 +11,9 @@ from ray.serve import RunTarget
 from ray.serve.schema import LoggingConfig
 
 from serving import artifacts
+from serving.admission import Admission
 from serving.asgi import Application, gateway_app, model_app
-from serving.batching import Batcher
+from serving.batcher import Batcher
 from serving.config import DRAIN_SECONDS, ModelSettings, ModelSummary
 from serving.selftest import load_checked_engine
 from serving.service import ModelService, batching_of
@@ -31,7 +32,8 @@ class ModelReplica:
         artifact = artifacts.load(Path(settings.artifact))
         engine = load_checked_engine(artifact, settings.device, settings.threads)
         batcher = Batcher(engine.run, batching_of(artifact.manifest.interface, settings.batching))
-        self._service = ModelService(artifact.manifest, batcher.submit, settings.limits, settings.capacity)
+        admission = Admission(settings.capacity)
+        self._service = ModelService(artifact.manifest, batcher.submit, settings.limits, admission)
         self._settings = settings
 
     def __serve_build_asgi_app__(self) -> Application:

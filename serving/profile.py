@@ -46,6 +46,10 @@ class Profile:
         (low, short), (high, long) = self.timings[index - 1 : index + 1]
         return max(0.0, short + (long - short) * (work - low) / (high - low))
 
+    def cost(self, rows: int, pixels: int = 0) -> float:
+        """Return the seconds that `rows` images add to the work in progress, run in batches of `max_useful_rows`."""
+        return self.seconds(self.max_useful_rows, pixels) * rows / self.max_useful_rows
+
     @cached_property
     def inline(self) -> bool:
         """Whether even the heaviest run is short enough to be made on an event loop, without a thread."""

@@ -11,6 +11,7 @@ import functools
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any, ParamSpec, TypeVar
 
 from numpy.typing import NDArray
@@ -19,12 +20,14 @@ from export.interface import IMAGE, SOURCE, Interface
 from export.manifest import Manifest
 from serving import feeds
 from serving.admission import Admission
-from serving.batching import Submit, Tensors, rows
+from serving.batcher import Submit
+from serving.batching import Tensors, rows
 from serving.codec import File
-from serving.config import Batching, Capacity, Limits
+from serving.config import Batching, Limits
 from serving.engine import cpu_cores
 from serving.errors import TooLargeError
 from serving.feeds import Feeds
+from serving.profile import Profile
 from serving.verb import ImageRequest, R, Verb
 
 P = ParamSpec("P")
@@ -42,41 +45,56 @@ def batching_of(interface: Interface, batching: Batching) -> Batching:
 class ModelService:
     """One model online. `submit` runs feeds in batches with those of other requests.
 
-    Work on few pixels is done on the event loop, other work in a few long-lived threads.
+    `profile` has the measured times of the model's runs. Work on few pixels is done on the event loop, other work in a
+    few long-lived threads.
     """
 
-    is_slow = True
-
-    def __init__(self, manifest: Manifest, submit: Submit, limits: Limits, capacity: Capacity | None = None) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        submit: Submit,
+        limits: Limits,
+        admission: Admission | None = None,
+        profile: Profile | None = None,
+    ) -> None:
         self.manifest = manifest
         self.interface = manifest.interface
         self.limits = limits
-        self.admission = Admission(capacity)
+        self.admission = admission or Admission()
         self._submit = submit
+        self._profile = profile
+        # A fixed number of threads also limits how many images are decoded at one time, and with it their memory.
         self._threads = ThreadPoolExecutor(cpu_cores(), thread_name_prefix="images")
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether runs take so long that it pays to notice that a client has disconnected."""
+        return self._profile is None or not self._profile.inline
 
     async def call(self, verb: Verb[R], request: R, deadline: float | None = None) -> File:
         """Return the answer of `verb` to `request`. `deadline` is in the event loop's time.
 
         Raises:
             TooLargeError: the request is for more images than the limit.
+            OverloadedError: the process has too much work in progress.
             ServingError: as `verb.plan`, `run` and `verb.render`.
         """
         self._check_count(request.count)
-        planned = await self._work(request.count, verb.plan, self.interface, request)
-        outputs = await self.run(planned, deadline)
-        return await self._work(_pixels(outputs[IMAGE]), verb.render, outputs, request)
+        with self._admitted(request.count, 0, deadline):
+            return await self._call(verb, request, deadline)
 
     async def call_with_image(
-        self, verb: Verb[Any], keys: ImageRequest, content: bytes, deadline: float | None
+        self, verb: Verb[Any], keys: ImageRequest, content: bytes, deadline: float | None = None
     ) -> File:
         """Return the answer of `verb` to the request `keys` with the image of the file `content`.
 
         Raises:
-            ServingError: as `ImageRequest.with_image` and `call`.
+            ServingError: as `ImageRequest.check_image`, `ImageRequest.with_image` and `call`.
         """
-        request = await self._work(len(content) * 8, keys.with_image, content, self.interface, self.limits)
-        return await self.call(verb, request, deadline)
+        pixels = keys.check_image(content, self.interface, self.limits)
+        with self._admitted(keys.count, pixels, deadline):
+            request = await self._work(pixels, keys.with_image, content, self.interface, self.limits)
+            return await self._call(verb, request, deadline)
 
     async def run(self, inputs: Feeds, deadline: float | None = None) -> Tensors:
         """Return the outputs by name. Source images of any legal size are padded, and the output images cropped.
@@ -84,17 +102,30 @@ class ModelService:
         Raises:
             BadRequestError, ImageSizeError: as `feeds.check`.
             TooLargeError: there are more rows than the limit.
-            OverloadedError, DeadlineError, ServingError: as `Batcher.submit`.
+            OverloadedError: the process has too much work in progress.
+            DeadlineError, ServingError: as `Submit`.
         """
-        padded = await self._work(
-            0 if self.interface.size is None else _pixels(inputs.get(SOURCE)), self._prepare, inputs
-        )
-        return feeds.crop(self.interface, inputs, await self._submit(padded))
-
-    def _prepare(self, inputs: Feeds) -> Feeds:
         feeds.check(self.interface, inputs)
-        self._check_count(rows(inputs))
-        return feeds.pad(self.interface, self.manifest.buckets, inputs)
+        n = rows(inputs)
+        self._check_count(n)
+        with self._admitted(n, _pixels(inputs.get(SOURCE)), deadline):
+            return await self._run(inputs, deadline)
+
+    async def _call(self, verb: Verb[R], request: R, deadline: float | None) -> File:
+        planned = await self._work(0, verb.plan, self.interface, request)
+        feeds.check(self.interface, planned)
+        outputs = await self._run(planned, deadline)
+        return await self._work(_pixels(outputs[IMAGE]), verb.render, outputs, request)
+
+    async def _run(self, inputs: Feeds, deadline: float | None) -> Tensors:
+        padded = await self._work(_pixels(inputs.get(SOURCE)), feeds.pad, self.interface, self.manifest.buckets, inputs)
+        return feeds.crop(self.interface, inputs, await self._submit(padded, deadline))
+
+    def _admitted(self, images: int, pixels: int, deadline: float | None) -> AbstractContextManager[None]:
+        """Return the context in which the work of `images` images, of `pixels` source pixels together, is counted."""
+        remaining = math.inf if deadline is None else deadline - asyncio.get_running_loop().time()
+        seconds = self._profile.cost(images, pixels // images) if self._profile and images else 0.0
+        return self.admission.work(images, pixels, seconds, remaining)
 
     def _check_count(self, n: int) -> None:
         if n > self.limits.images:

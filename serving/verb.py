@@ -101,6 +101,15 @@ class ImageRequest(VerbRequest):
         assert self._image is not None, "the image of a request is attached before plan"
         return self._image
 
+    def check_image(self, content: bytes, interface: Interface, limits: Limits) -> int:
+        """Return the number of pixels of the image file `content`; nothing is decoded.
+
+        Raises:
+            UnsupportedError, TooLargeError, ImageError: as `with_image`.
+        """
+        source_channels(interface)
+        return codec.check_file(content, limits)
+
     def with_image(self, content: bytes, interface: Interface, limits: Limits) -> Self:
         """Return the request with the image of the file `content`, decoded to the channels that the model takes.
 

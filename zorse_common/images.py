@@ -82,6 +82,16 @@ def read_header(content: bytes) -> Header:
         return Header(str(image.format), *image.size, _bits(image), 3 if image.mode in ("P", "PA") else channels)
 
 
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Refuse an image by its size.
+
+    Raises:
+        ImageTooLargeError: the image has more than `max_pixels` pixels.
+    """
+    if width * height > max_pixels:
+        raise ImageTooLargeError(f"the image has {width}×{height} pixels and the limit is {max_pixels}: scale it down")
+
+
 def decode(
     content: bytes,
     channels: int | None = None,
@@ -122,10 +132,7 @@ def decode_image(
         ImageError: the file is damaged or in none of `FORMATS`, or has floating-point values without a `value_range`.
     """
     with _open(content) as image:
-        if image.width * image.height > max_pixels:
-            raise ImageTooLargeError(
-                f"the image has {image.width}×{image.height} pixels and the limit is {max_pixels}: scale it down"
-            )
+        check_pixels(image.width, image.height, max_pixels)
         try:
             value_range = _in_decoded_values(image, value_range)
             _scale_transparency(image)

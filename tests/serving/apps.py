@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from export.manifest import Manifest
 from serving.asgi import gateway_app, model_app
-from serving.batching import Submit
+from serving.batcher import Submit
 from serving.config import Limits, ModelSettings, ModelSummary
 from serving.service import ModelService
 from tests.serving.fakes import FakeEngine

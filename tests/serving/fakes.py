@@ -50,6 +50,6 @@ class FakeEngine:
             raise EngineError("thirteen")
         return {"image": (255 - source).repeat(self.scale, axis=1).repeat(self.scale, axis=2)}
 
-    async def submit(self, tensors: Tensors) -> Tensors:
+    async def submit(self, tensors: Tensors, deadline: float | None = None) -> Tensors:
         """Run the tensors at once, in place of a batcher."""
         return self.run(tensors)

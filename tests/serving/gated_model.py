@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from serving.batching import Batcher, Tensors
+from serving.batcher import Batcher, BatchObserver
+from serving.batching import Tensors
 from serving.config import Batching
 from serving.errors import EngineError
 
@@ -39,16 +40,18 @@ class GatedModel:
 
 
 def play(
-    scene: Callable[[Batcher], Coroutine[Any, Any, None]], run: Callable[[Tensors], Tensors], **options: Any
+    scene: Callable[[Batcher], Coroutine[Any, Any, None]],
+    run: Callable[[Tensors], Tensors],
+    *,
+    inline: bool = False,
+    observer: BatchObserver | None = None,
+    **options: Any,
 ) -> None:
-    """Run `scene` with a batcher over `run`, and close the batcher."""
+    """Run `scene` with a batcher over `run`; `options` are those of `Batching`."""
 
     async def main() -> None:
-        batcher = Batcher(run, Batching(**options))
-        try:
-            await asyncio.wait_for(scene(batcher), 30)
-        finally:
-            await batcher.close()
+        batcher = Batcher(run, Batching(**options), inline=inline, observer=observer)
+        await asyncio.wait_for(scene(batcher), 30)
 
     asyncio.run(main())
 

@@ -1,17 +1,17 @@
-"""Batching: merging, splitting, and what the batcher runs together."""
+"""Batching: merging, splitting, and which jobs the queue lets run together."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from serving.batching import Batcher, Tensors, capacity, chunks, group_key, merge, rows, split
+from serving.batching import BatchQueue, Key, capacity, chunks, group_key, merge, rows, split
 from serving.config import Batching
-from tests.serving.fakes import Traced
-from tests.serving.gated_model import GatedModel, entered, ones, play, settled
+from tests.serving.gated_model import ones
 
 
 def test_merge_and_split_are_inverse() -> None:
@@ -40,90 +40,95 @@ def test_capacity_limits_the_pixels_of_images_and_not_of_latents(shape: tuple[in
     assert capacity(group_key({"x": np.zeros((2, *shape))}), Batching(max_size=16, max_pixels=1000)) == most
 
 
-def test_batcher_gives_every_request_its_own_answer() -> None:
-    model = GatedModel()
-    order = np.random.default_rng(0).permutation(200).tolist()
-
-    async def scene(batcher: Batcher) -> None:
-        async def one(value: int) -> None:
-            n, width = 1 + value % 5, 1 + value % 3
-            answer = await batcher.submit(ones(n, value + 100, width))
-            np.testing.assert_array_equal(answer["y"], np.full((n, width), 2 * value + 200))
-
-        await asyncio.gather(*(one(value) for value in order))
-
-    play(scene, model, max_size=4, queue=10_000)
-    assert all(len(batch) <= 4 for batch in model.batches)
-    assert len(model.batches) < 400
+@dataclass(frozen=True)
+class Job:
+    number: int
+    group: int
+    rows: int
+    deadline: float
+    is_live: bool
 
 
-def test_batcher_runs_waiting_requests_together_in_order() -> None:
-    model = GatedModel(open_gate=False)
-
-    async def scene(batcher: Batcher) -> None:
-        first = asyncio.create_task(batcher.submit(ones(1, 0)))
-        await entered(model)
-        others = [asyncio.create_task(batcher.submit(ones(1, value))) for value in (1, 2, 3, 4, 5)]
-        await settled()
-        model.gate.set()
-        await asyncio.gather(first, *others)
-
-    play(scene, model, max_size=4, max_delay_ms=0)
-    assert model.batches == [[0], [1, 2, 3, 4], [5]]
-
-
-def test_batcher_runs_a_full_batch_without_delay() -> None:
-    async def scene(batcher: Batcher) -> None:
-        await asyncio.gather(batcher.submit(ones(2, 1)), batcher.submit(ones(2, 2)))
-
-    play(scene, GatedModel(), max_size=4, max_delay_ms=3_600_000)
+jobs_lists = st.lists(
+    st.builds(
+        Job,
+        number=st.just(0),
+        group=st.integers(0, 3),
+        rows=st.integers(1, 6),
+        deadline=st.integers(0, 5).map(float),
+        is_live=st.booleans(),
+    ),
+    max_size=30,
+).map(lambda jobs: [Job(number, job.group, job.rows, job.deadline, job.is_live) for number, job in enumerate(jobs)])
+CAPACITY = 5
 
 
-def test_batcher_delays_a_single_request_by_the_delay_at_most() -> None:
-    async def scene(batcher: Batcher) -> None:
-        assert (await batcher.submit(ones(1, 1)))["y"][0, 0] == 2
-
-    play(scene, GatedModel(), max_size=4, max_delay_ms=1)
+def key_of(group: int) -> Key:
+    return (("x", "<f4", (group,)),)
 
 
-def test_batcher_cuts_and_joins_a_large_request() -> None:
-    model = GatedModel()
-
-    async def scene(batcher: Batcher) -> None:
-        answer = await batcher.submit({"x": np.arange(20, 30)[:, None]})
-        assert answer["y"][:, 0].tolist() == list(range(40, 60, 2))
-
-    play(scene, model, max_size=4, queue=5)
-    assert [len(batch) for batch in model.batches] == [4, 4, 2]
+def filled(jobs: list[Job]) -> BatchQueue[Job]:
+    queue: BatchQueue[Job] = BatchQueue()
+    for job in jobs:
+        queue.push(job, key_of(job.group), job.rows, job.deadline)
+    return queue
 
 
-def test_batcher_merges_and_cuts_large_images_by_their_pixels() -> None:
-    model = GatedModel(open_gate=False)
-
-    def images(*values: int) -> Tensors:
-        return {"x": np.array(values)[:, None, None, None] * np.ones((1, 10, 10, 3), int)}
-
-    async def scene(batcher: Batcher) -> None:
-        first = asyncio.create_task(batcher.submit(images(0)))
-        await entered(model)
-        others = [asyncio.create_task(batcher.submit(images(*values))) for values in ((1,), (2,), (3,), (4, 5, 6))]
-        await settled()
-        model.gate.set()
-        await first
-        answers = [(await other)["y"][:, 0, 0, 0].tolist() for other in others]
-        assert answers == [[2], [4], [6], [8, 10, 12]]
-
-    play(scene, model, max_size=16, max_pixels=299, max_delay_ms=0)
-    assert model.batches == [[0], [1, 2], [3], [4, 5], [6]]
+def batches_of(queue: BatchQueue[Job]) -> list[list[Job]]:
+    batches = []
+    while batch := queue.pop_batch(lambda key: CAPACITY, lambda job: job.is_live):
+        batches.append(batch)
+    return batches
 
 
-def test_batcher_merges_arrays_in_threads_and_not_on_the_event_loop() -> None:
-    traced = np.arange(6)[:, None].view(Traced)
+@given(jobs_lists)
+def test_queue_runs_every_live_job_once_and_no_other(jobs: list[Job]) -> None:
+    queue = filled(jobs)
+    ran = [job for batch in batches_of(queue) for job in batch]
+    assert sorted(ran, key=lambda job: job.number) == [job for job in jobs if job.is_live]
+    assert not queue
 
-    async def scene(batcher: Batcher) -> None:
-        answers = await asyncio.gather(*(batcher.submit({"x": part}) for part in (traced[:1], traced[1:2], traced)))
-        assert answers[2]["y"][:, 0].tolist() == [0, 2, 4, 6, 8, 10]
 
-    play(scene, GatedModel(), max_size=4)
-    assert len(traced.threads) >= 2
-    assert threading.current_thread() not in traced.threads
+@given(jobs_lists)
+def test_queue_batches_are_of_one_group_and_fit(jobs: list[Job]) -> None:
+    for batch in batches_of(filled(jobs)):
+        assert len({job.group for job in batch}) == 1
+        assert len(batch) == 1 or sum(job.rows for job in batch) <= CAPACITY
+
+
+@given(jobs_lists)
+def test_queue_serves_the_earliest_deadline_first(jobs: list[Job]) -> None:
+    waiting = {job.number: job for job in jobs if job.is_live}
+    for batch in batches_of(filled(jobs)):
+        order = [(job.deadline, job.number) for job in batch]
+        assert order == sorted(order)
+        # The first job is the most urgent of all, and no job of its group is overtaken by a later one.
+        assert order[0] == min((job.deadline, job.number) for job in waiting.values())
+        for job in batch:
+            del waiting[job.number]
+        left = [(job.deadline, job.number) for job in waiting.values() if job.group == batch[0].group]
+        assert not left or order[-1] < min(left)
+
+
+@given(jobs_lists)
+def test_queue_batches_are_as_large_as_they_can_be(jobs: list[Job]) -> None:
+    waiting = {job.number: job for job in jobs if job.is_live}
+    for batch in batches_of(filled(jobs)):
+        for job in batch:
+            del waiting[job.number]
+        group = [job for job in waiting.values() if job.group == batch[0].group]
+        if group:
+            following = min(group, key=lambda job: (job.deadline, job.number))
+            assert sum(job.rows for job in (*batch, following)) > CAPACITY
+
+
+def test_queue_starves_no_group_under_a_flood_of_another() -> None:
+    queue: BatchQueue[str] = BatchQueue()
+    queue.push("rare", key_of(1), 1, deadline=10.0)
+    for now in range(20):
+        queue.push("flood", key_of(0), 1, deadline=now + 5.0)
+        queue.push("flood", key_of(0), 1, deadline=now + 5.0)
+        if queue.pop_batch(lambda key: 1) == ["rare"]:
+            assert now <= 10
+            return
+    pytest.fail("the rare job never ran")

@@ -276,7 +276,7 @@ def test_engine_failure_is_500_without_internals() -> None:
 
 
 def test_full_queue_is_503_with_retry_after() -> None:
-    async def full(tensors: Tensors) -> Tensors:
+    async def full(tensors: Tensors, deadline: float | None = None) -> Tensors:
         raise OverloadedError("the queue is full")
 
     response = server(submit=full).post("/v2/models/digits/generate")

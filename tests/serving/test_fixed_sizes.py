@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from export.interface import AxisLimits, SizeLimits
 from serving import artifacts, codec
-from serving.batching import Batcher, Tensors
+from serving.batcher import Batcher
+from serving.batching import Tensors
 from serving.config import Batching, Limits, ModelSettings
 from serving.deployment import ModelReplica
 from serving.engine import OrtEngine
@@ -67,10 +68,7 @@ class Served:
     async def _with_service(self, *requests: Tensors) -> list[Any]:
         batcher = Batcher(self.run, batching_of(self.manifest.interface, Batching()))
         service = ModelService(self.manifest, batcher.submit, Limits())
-        try:
-            return [outputs["image"] for outputs in await asyncio.gather(*map(service.run, requests))]
-        finally:
-            await batcher.close()
+        return [outputs["image"] for outputs in await asyncio.gather(*map(service.run, requests))]
 
     def images(self, *requests: Tensors) -> list[Any]:
         """Return the images that the service makes of feeds that arrive at the same time."""
@@ -170,7 +168,7 @@ def test_generator_with_batch_one_makes_many_images(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("batch", "size"), [(1, 1), ("batch", 16), (4, 4)])
 def test_fixed_batch_limits_the_batch_size(batch: int | str, size: int) -> None:
-    requested = Batching(max_pixels=500, max_delay_ms=3)
+    requested = Batching(max_pixels=500, timeout_s=3)
     limited = batching_of(inverter_manifest(axes=(batch, 32, 48, 3)).interface, requested)
     assert limited == requested.model_copy(update={"max_size": size})
 

@@ -54,7 +54,7 @@ class Models:
     def engine(self, manifest: Manifest) -> OrtEngine:
         return self._engines[manifest.interface.inputs[0].name]
 
-    async def submit(self, tensors: Tensors) -> Tensors:
+    async def submit(self, tensors: Tensors, deadline: float | None = None) -> Tensors:
         (name,) = tensors
         return self._engines[name].run(tensors)
 

@@ -1,0 +1,196 @@
+"""Runs a model for concurrent requests: at once while the model is idle, in batches while it is busy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Protocol
+
+from serving.batching import BatchQueue, Key, Tensors, capacity, chunks, group_key, merge, rows, split
+from serving.config import Batching
+from serving.errors import DeadlineError, InternalError, ServingError
+
+Outcome = Tensors | ServingError
+"""The outputs of a job, or why there are none."""
+
+
+class Submit(Protocol):
+    """Queues the inputs of one request and returns its outputs. `deadline` is in the event loop's time."""
+
+    def __call__(self, tensors: Tensors, deadline: float | None = None) -> Awaitable[Tensors]: ...
+
+
+class BatchObserver(Protocol):
+    """Takes note of runs."""
+
+    def batch(self, requests: int, rows: int, waited: Sequence[float], seconds: float) -> None:
+        """Record a run of `rows` rows of `requests` requests, which had `waited`, that took `seconds`."""
+
+
+@dataclass(eq=False, slots=True)
+class _Job:
+    """A request, or a part of one that is larger than a batch."""
+
+    tensors: Tensors
+    rows: int
+    arrived: float
+    deadline: float
+    future: asyncio.Future[Tensors]
+
+
+class Batcher:
+    """Merges concurrent calls of `submit` into calls of `run`, one at a time.
+
+    While nothing runs, the requests that arrive in the same turn of the event loop run at once. While something runs,
+    requests gather; the next batch is chosen when the run has ended. Short runs (`inline`) are made on the event loop,
+    others in one thread that lives as long as the batcher. If a batch fails, each of its requests runs alone, so that
+    one bad input fails alone.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Tensors], Tensors],
+        settings: Batching,
+        *,
+        inline: bool = False,
+        observer: BatchObserver | None = None,
+    ) -> None:
+        self._run = run
+        self._settings = settings
+        self._observer = observer
+        self._capacity: Callable[[Key], int] = lru_cache(maxsize=256)(partial(capacity, settings=settings))
+        self._queue: BatchQueue[_Job] = BatchQueue()
+        self._thread = None if inline else ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._is_scheduled = False
+        self._is_running = False
+
+    async def submit(self, tensors: Tensors, deadline: float | None = None) -> Tensors:
+        """Run `tensors`, and wait for the result until `deadline`, or for `timeout_s` at most.
+
+        Requests of equal shapes are batched; a request larger than one batch is split and joined again.
+
+        Raises:
+            DeadlineError: there is no result by then.
+            ServingError: `run` raised.
+        """
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        limit = now + self._settings.timeout_s
+        deadline = limit if deadline is None else min(limit, deadline)
+        key = group_key(tensors)
+        n, size = rows(tensors), self._capacity(key)
+        jobs = [
+            _Job(part, rows(part), now, deadline, loop.create_future())
+            for part in ((tensors,) if n <= size else chunks(tensors, size))
+        ]
+        for job in jobs:
+            self._queue.push(job, key, job.rows, deadline)
+        self._schedule(loop)
+        try:
+            if self._thread is None:  # so short that `_start` notices late jobs in time, and a timer would cost more
+                answers = [await job.future for job in jobs]
+            else:
+                async with asyncio.timeout_at(deadline):
+                    answers = [await job.future for job in jobs]
+        except TimeoutError as error:
+            raise _late(jobs[0]) from error
+        finally:
+            # Parts still wait if the request was cancelled or late, or another part of it failed: they are not run.
+            for job in jobs:
+                _abandon(job.future)
+        return answers[0] if len(answers) == 1 else await asyncio.to_thread(merge, answers)
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Choose a batch at the end of this turn of the event loop, unless something runs."""
+        if not self._is_scheduled and not self._is_running:
+            self._is_scheduled = True
+            loop.call_soon(self._start, loop)
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._is_scheduled = False
+        began = loop.time()
+        batch = self._queue.pop_batch(self._capacity, lambda job: _is_live(job, began))
+        if not batch:
+            return
+        parts = [job.tensors for job in batch]
+        if self._thread is None:
+            self._end(loop, batch, began, self._run_together(parts))
+            return
+        self._is_running = True
+        running = loop.run_in_executor(self._thread, self._run_together, parts)
+        running.add_done_callback(partial(self._end_in_thread, loop, batch, began))
+
+    def _end_in_thread(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        batch: list[_Job],
+        began: float,
+        running: asyncio.Future[list[Outcome]],
+    ) -> None:
+        self._is_running = False
+        # Only what is no Exception, such as SystemExit, leaves `_run_together`.
+        error = running.exception()
+        outcomes = running.result() if error is None else [_internal(error) for _ in batch]
+        self._end(loop, batch, began, outcomes)
+
+    def _end(
+        self, loop: asyncio.AbstractEventLoop, batch: list[_Job], began: float, outcomes: Sequence[Outcome]
+    ) -> None:
+        for job, outcome in zip(batch, outcomes, strict=True):
+            if job.future.done():  # cancelled meanwhile
+                continue
+            if isinstance(outcome, ServingError):
+                job.future.set_exception(outcome)
+            else:
+                job.future.set_result(outcome)
+        if self._observer is not None:
+            waited = [began - job.arrived for job in batch]
+            self._observer.batch(len(batch), sum(job.rows for job in batch), waited, loop.time() - began)
+        if self._queue:
+            self._schedule(loop)
+
+    def _run_together(self, parts: Sequence[Tensors]) -> list[Outcome]:
+        if len(parts) == 1:
+            return [self._run_alone(parts[0])]
+        try:
+            return [*split(self._run(merge(parts)), [rows(part) for part in parts])]
+        except Exception:  # noqa: BLE001 - which request is at fault shows when each runs alone
+            return [self._run_alone(part) for part in parts]
+
+    def _run_alone(self, part: Tensors) -> Outcome:
+        try:
+            return self._run(part)
+        except ServingError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - whatever failed, the request must get an answer
+            return _internal(error)
+
+
+def _internal(error: BaseException) -> InternalError:
+    """Return an error for a client; `error` is its cause in the log."""
+    internal = InternalError()
+    internal.__cause__ = error
+    return internal
+
+
+def _is_live(job: _Job, now: float) -> bool:
+    """Return whether a client still waits for `job`; a job that is late fails."""
+    if job.future.done():
+        return False
+    if job.deadline > now:
+        return True
+    job.future.set_exception(_late(job))
+    return False
+
+
+def _late(job: _Job) -> DeadlineError:
+    return DeadlineError(f"there was no answer within {job.deadline - job.arrived:.3g} s")
+
+
+def _abandon(future: asyncio.Future[Tensors]) -> None:
+    """Cancel `future`, or, if it has failed, mark its exception as seen, so that asyncio does not report it."""
+    if not future.cancel() and not future.cancelled():
+        future.exception()
