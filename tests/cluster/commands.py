@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import httpx
+import numpy as np
 import onnx
 import psutil
 import pytest
@@ -24,14 +25,15 @@ import yaml
 
 from tests.cluster.toys import toy
 from tests.e2e.test_path import painter
-from tests.serving.tiny import write_repository
+from tests.serving.tiny import inverter_manifest, slow_graph, write
 from trainer.config_files import find_config
+from zorse_common.images import encode
 
 Target = Literal["process", "group"]
 NEVER = 10**6
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_WHILE_WAITING_MS = 4000
-"""How long the server lets a request wait for company: it is in flight for that long."""
+_SLOW_SIDE = 256
+"""The height and width of an image that the slow model works on for some seconds."""
 
 
 @dataclass(frozen=True)
@@ -161,16 +163,16 @@ def train(folder: Path) -> Iterator[tuple[Started, Result]]:
 @contextmanager
 def serve(folder: Path, options: tuple[str, ...] = ()) -> Iterator[tuple[Started, Result]]:
     """A server with a request in flight."""
-    write_repository(folder / "repository")
+    write(folder / "repository", slow_graph(), inverter_manifest("slow"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = ("serve", str(folder / "repository"), "--port", str(port), "--max-delay-ms", str(_WHILE_WAITING_MS))
+    words = ("serve", str(folder / "repository"), "--port", str(port))
     with started(folder, *words, *options) as command:
         command.wait_until(lambda: _is_ready(port))
         request = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        body = json.dumps({"n": 1})
-        request.request("POST", "/v2/models/digits/generate", body, {"Content-Type": "application/json"})
+        body = encode(np.zeros((_SLOW_SIDE, _SLOW_SIDE, 3), np.uint8))
+        request.request("POST", "/v2/models/slow/translate", body, {"Content-Type": "image/png"})
         yield command, lambda: f"request answered {request.getresponse().status}"
         request.close()
 
