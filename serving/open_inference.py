@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic_core import from_json, to_json
 
-from export.interface import Kind
-from serving.errors import BadRequestError
+from serving.errors import BadRequestError, UnsupportedError
 
-HEADER_LENGTH = "Inference-Header-Content-Length"
+HEADER_LENGTH = "inference-header-content-length"
+"""The header with the number of bytes of the JSON before binary tensors."""
 DATATYPES: dict[str, np.dtype[Any]] = {
     "UINT8": np.dtype("<u1"),
     "UINT16": np.dtype("<u2"),
@@ -22,74 +23,120 @@ DATATYPES: dict[str, np.dtype[Any]] = {
     "INT64": np.dtype("<i8"),
 }
 _NAMES = {dtype: name for name, dtype in DATATYPES.items()}
+_NO_SHARED_MEMORY = "this server reads no shared memory, send the data in the body"
+_REFUSED = {
+    "shared_memory_region": _NO_SHARED_MEMORY,
+    "shared_memory_byte_size": _NO_SHARED_MEMORY,
+    "shared_memory_offset": _NO_SHARED_MEMORY,
+    "classification": "the model makes images and no classes",
+}
+"""The parameters of tensors for what the server does not do, and why it does not."""
 
 
-class TensorMetadata(BaseModel):
-    """One input or output; -1 stands for a dynamic axis."""
+class _Tensor(BaseModel):
+    model_config = ConfigDict(strict=True)
 
     name: str
-    datatype: str
-    shape: list[int]
+    parameters: dict[str, Any] = {}
+
+    def check_parameters(self) -> None:
+        """Raises UnsupportedError if the tensor has a parameter for what the server does not do."""
+        for parameter in self.parameters:
+            if parameter in _REFUSED:
+                raise UnsupportedError(f"{self.name} has the parameter {parameter}: {_REFUSED[parameter]}")
 
 
-class ModelMetadata(BaseModel):
-    """KServe v2 model metadata, with the model's kind."""
-
-    name: str
-    versions: list[str]
-    platform: str = "onnxruntime_onnx"
-    kind: Kind
-    inputs: list[TensorMetadata]
-    outputs: list[TensorMetadata]
-
-
-class ServerMetadata(BaseModel):
-    """KServe v2 server metadata."""
-
-    name: str = "zorse"
-    version: str
-    extensions: list[str] = ["binary_tensor_data"]
-
-
-class _Input(BaseModel):
-    name: str
-    shape: list[NonNegativeInt]
+class _Input(_Tensor):
+    shape: list[NonNegativeInt] = Field(max_length=16)
     datatype: Literal["UINT8", "UINT16", "FP32", "INT64"]
-    parameters: dict[str, Any] = {}
     data: list[Any] | None = None
-
-
-class _Output(BaseModel):
-    name: str
-    parameters: dict[str, Any] = {}
 
 
 class InferRequest(BaseModel):
     """The JSON of an inference request."""
 
+    model_config = ConfigDict(strict=True)
+
     id: str | None = None
     parameters: dict[str, Any] = {}
     inputs: list[_Input]
-    outputs: list[_Output] | None = None
+    outputs: list[_Tensor] | None = None
 
     def requested_outputs(self, produced: list[str]) -> dict[str, bool]:
         """Map the name of each requested output to whether its data is sent in binary. By default all are requested.
 
         Raises:
-            BadRequestError: the model has no such output.
+            BadRequestError: the model has no such output, it is requested twice, or a parameter is not a boolean.
+            UnsupportedError: an output is requested as classes or in shared memory.
         """
-        binary = self.parameters.get("binary_data_output") is True
+        binary = _flag(self.parameters, "binary_data_output", False)
         if not self.outputs:
             return dict.fromkeys(produced, binary)
-        unknown = [output.name for output in self.outputs if output.name not in produced]
-        if unknown:
-            raise BadRequestError(f"there is no output {unknown[0]!r}: the outputs are {', '.join(produced)}")
-        return {output.name: output.parameters.get("binary_data", binary) is True for output in self.outputs}
+        requested: dict[str, bool] = {}
+        for output in self.outputs:
+            if output.name not in produced:
+                raise BadRequestError(f"there is no output {output.name!r}: the outputs are {', '.join(produced)}")
+            if output.name in requested:
+                raise BadRequestError(f"the output {output.name!r} is requested twice")
+            output.check_parameters()
+            requested[output.name] = _flag(output.parameters, "binary_data", binary)
+        return requested
+
+    def timeout(self) -> float | None:
+        """Return the seconds within which the client needs the answer, or None if it does not say.
+
+        The parameter `timeout` is in microseconds, and 0 stands for no limit. `priority` has no effect, as for a model
+        of Triton without priority levels: requests run by their deadlines.
+
+        Raises:
+            BadRequestError: the timeout is not a number of microseconds.
+            UnsupportedError: the request belongs to a sequence.
+        """
+        if not self.parameters:
+            return None
+        for key in self.parameters:
+            if key.startswith("sequence_"):
+                raise UnsupportedError(f"the request has the parameter {key}: the model keeps no state, leave it out")
+        microseconds = self.parameters.get("timeout", 0)
+        if type(microseconds) is not int or not 0 <= microseconds < 2**63:
+            raise BadRequestError(f"timeout is {str(microseconds)[:40]!r}: give a whole number of microseconds")
+        return microseconds / 1e6 if microseconds else None
 
 
 def body_length(text: str) -> int | None:
     """Return the number of bytes that a header states, or None if it is not a number of at most 18 digits."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
+
+
+def json_length(content: bytes, header_length: str | None) -> int:
+    """Return the number of bytes of the JSON at the start of the body `content`.
+
+    `header_length` is the value of the header `HEADER_LENGTH`, if it was sent.
+
+    Raises:
+        BadRequestError: the header is not a number of bytes that the body has.
+    """
+    if header_length is None:
+        return len(content)
+    stated = body_length(header_length)
+    if stated is None or stated > len(content):
+        raise BadRequestError(f"{HEADER_LENGTH} is {header_length[:40]!r} and the body has {len(content)} bytes")
+    return stated
+
+
+def json_object(content: bytes) -> dict[str, Any]:
+    """Return the object in the JSON `content`, an empty one if `content` is empty.
+
+    Raises:
+        BadRequestError: `content` is not the JSON of an object.
+    """
+    try:
+        value = from_json(content or b"{}")
+    except ValueError as error:
+        raise BadRequestError(f"the body is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise BadRequestError(f"the body is a JSON {type(value).__name__}: send an object, {{…}}")
+    return value
 
 
 def parse_infer(content: bytes, header_length: str | None) -> tuple[InferRequest, dict[str, NDArray[Any]]]:
@@ -99,13 +146,9 @@ def parse_infer(content: bytes, header_length: str | None) -> tuple[InferRequest
 
     Raises:
         BadRequestError: the body is not JSON of the protocol, or the bytes of a tensor do not fit its shape and dtype.
+        UnsupportedError: an input is in shared memory.
     """
-    length = len(content)
-    if header_length is not None:
-        stated = body_length(header_length)
-        if stated is None or stated > len(content):
-            raise BadRequestError(f"{HEADER_LENGTH} is {header_length[:40]!r} and the body has {len(content)} bytes")
-        length = stated
+    length = json_length(content, header_length)
     try:
         request = InferRequest.model_validate_json(content[:length])
     except ValidationError as error:
@@ -117,6 +160,7 @@ def parse_infer(content: bytes, header_length: str | None) -> tuple[InferRequest
     for entry in request.inputs:
         if entry.name in inputs:
             raise BadRequestError(f"the input {entry.name!r} is given twice")
+        entry.check_parameters()
         size = entry.parameters.get("binary_data_size")
         try:
             values, tail = (_from_json(entry), tail) if size is None else _from_binary(entry, size, tail)
@@ -145,8 +189,8 @@ def _from_json(entry: _Input) -> NDArray[Any]:
     if entry.data is None:
         raise BadRequestError(f"{entry.name} has neither data nor binary_data_size")
     values = np.array(entry.data) if entry.data else np.empty(0, dtype)
-    if values.dtype.kind not in "iufb" or (dtype.kind != "f" and values.dtype.kind == "f"):
-        raise ValueError(f"its data is {values.dtype}")
+    if values.dtype.kind not in "iuf" or (dtype.kind != "f" and values.dtype.kind == "f"):
+        raise ValueError(f"its data is {'not numbers' if values.dtype.kind not in 'iuf' else values.dtype}")
     if dtype.kind != "f" and values.size:
         limits = np.iinfo(dtype)
         if values.min() < limits.min or values.max() > limits.max:
@@ -161,7 +205,7 @@ def datatype(dtype: np.dtype[Any]) -> str:
     Raises:
         BadRequestError: the dtype is not in `DATATYPES`.
     """
-    name = _NAMES.get(dtype.newbyteorder("<"))
+    name = _NAMES.get(dtype) or _NAMES.get(dtype.newbyteorder("<"))
     if name is None:
         raise BadRequestError(f"there are no tensors of {dtype}: use uint8, uint16, float32 or int64")
     return name
@@ -182,21 +226,30 @@ def pack(
         BadRequestError: the dtype of a tensor is not in `DATATYPES`.
     """
     entries: list[dict[str, Any]] = []
-    blobs: list[bytes] = []
+    arrays: list[Any] = []
     for name, in_binary in binary.items():
         array = tensors[name]
-        entry: dict[str, Any] = {"name": name, "datatype": datatype(array.dtype), "shape": list(array.shape)}
+        entry: dict[str, Any] = {"name": name, "datatype": datatype(array.dtype), "shape": array.shape}
         if in_binary:
-            blobs.append(array.astype(DATATYPES[entry["datatype"]], copy=False).tobytes())
-            entry["parameters"] = {"binary_data_size": len(blobs[-1])}
+            array = np.ascontiguousarray(array, DATATYPES[entry["datatype"]])
+            entry["parameters"] = {"binary_data_size": array.nbytes}
+            arrays.append(array)
         else:
             entry["data"] = array.ravel().tolist()
         entries.append(entry)
-    header = json.dumps({**extra, field: entries}).encode()
-    if not blobs:
-        return header, {"Content-Type": "application/json"}
-    headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(header))}
-    return b"".join([header, *blobs]), headers
+    header = to_json({**extra, field: entries})
+    if not arrays:
+        return header, {"content-type": "application/json"}
+    # The arrays are joined as buffers: a large tensor is copied once.
+    headers = {"content-type": "application/octet-stream", HEADER_LENGTH: str(len(header))}
+    return b"".join([header, *arrays]), headers
+
+
+def _flag(parameters: Mapping[str, Any], key: str, default: bool) -> bool:
+    value = parameters.get(key, default)
+    if not isinstance(value, bool):
+        raise BadRequestError(f"{key} is {str(value)[:40]!r}: give true or false")
+    return value
 
 
 def unpack_outputs(content: bytes, header_length: str | None) -> dict[str, NDArray[Any]]:

@@ -93,7 +93,7 @@ class ModelService:
         """
         pixels = keys.check_image(content, self.interface, self.limits)
         with self._admitted(keys.count, pixels, deadline):
-            request = await self._work(pixels, keys.with_image, content, self.interface, self.limits)
+            request = await self.work(pixels, keys.with_image, content, self.interface, self.limits)
             return await self._call(verb, request, deadline)
 
     async def run(self, inputs: Feeds, deadline: float | None = None) -> Tensors:
@@ -112,13 +112,13 @@ class ModelService:
             return await self._run(inputs, deadline)
 
     async def _call(self, verb: Verb[R], request: R, deadline: float | None) -> File:
-        planned = await self._work(0, verb.plan, self.interface, request)
+        planned = await self.work(0, verb.plan, self.interface, request)
         feeds.check(self.interface, planned)
         outputs = await self._run(planned, deadline)
-        return await self._work(_pixels(outputs[IMAGE]), verb.render, outputs, request)
+        return await self.work(_pixels(outputs[IMAGE]), verb.render, outputs, request)
 
     async def _run(self, inputs: Feeds, deadline: float | None) -> Tensors:
-        padded = await self._work(_pixels(inputs.get(SOURCE)), feeds.pad, self.interface, self.manifest.buckets, inputs)
+        padded = await self.work(_pixels(inputs.get(SOURCE)), feeds.pad, self.interface, self.manifest.buckets, inputs)
         return feeds.crop(self.interface, inputs, await self._submit(padded, deadline))
 
     def _admitted(self, images: int, pixels: int, deadline: float | None) -> AbstractContextManager[None]:
@@ -131,8 +131,8 @@ class ModelService:
         if n > self.limits.images:
             raise TooLargeError(f"the request is for {n} images and the limit is {self.limits.images}")
 
-    async def _work(self, pixels: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call `function`, which works on about `pixels` pixels, here or in a thread."""
+    async def work(self, pixels: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `function`, which works on about `pixels` pixels (or numbers, or bytes of text), here or in a thread."""
         if pixels <= _INLINE_PIXELS:
             return function(*args, **kwargs)
         loop = asyncio.get_running_loop()

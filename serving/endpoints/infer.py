@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from typing import Any
 
+from serving.compression import compress, response_encoding
 from serving.http import HttpRequest, HttpResponse
-from serving.open_inference import HEADER_LENGTH, pack, parse_infer
+from serving.open_inference import HEADER_LENGTH, json_length, pack, parse_infer
 from serving.route import ModelRoute
 from serving.service import ModelService
 
@@ -22,13 +25,23 @@ _BODY: dict[str, Any] = {
 
 async def infer(service: ModelService, request: HttpRequest) -> HttpResponse:
     """Run the model on explicit tensors."""
-    parsed, inputs = parse_infer(request.body, request.headers.get(HEADER_LENGTH.lower()))
+    received = asyncio.get_running_loop().time()
+    stated = request.headers.get(HEADER_LENGTH)
+    parsed, inputs = await service.work(json_length(request.body, stated), parse_infer, request.body, stated)
     requested = parsed.requested_outputs([output.name for output in service.interface.outputs])
-    outputs = await service.run(inputs, request.deadline)
+    deadline, timeout = request.deadline, parsed.timeout()
+    if timeout is not None:
+        deadline = min(received + timeout, math.inf if deadline is None else deadline)
+    outputs = await service.run(inputs, deadline)
     extra = {"model_name": service.manifest.name, "model_version": str(service.manifest.version)}
     if parsed.id is not None:
         extra["id"] = parsed.id
-    body, headers = pack("outputs", outputs, requested, extra)
+    numbers = sum(outputs[name].size for name, in_binary in requested.items() if not in_binary)
+    body, headers = await service.work(numbers, pack, "outputs", outputs, requested, extra)
+    encoding = response_encoding(request.headers.get("accept-encoding", ""))
+    if encoding is not None:
+        body = await service.work(len(body), compress, body, encoding)
+        headers |= {"content-encoding": encoding, "vary": "accept-encoding"}
     return HttpResponse(body, headers)
 
 

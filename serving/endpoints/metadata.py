@@ -1,19 +1,48 @@
-"""Metadata of the server, the list of models, and the inputs and outputs of each."""
+"""Metadata of the server, the list of models, and the inputs, outputs and configuration of each."""
 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request
+from pydantic import BaseModel
 
-from export.interface import TensorSpec
+from export.interface import Kind, TensorSpec
+from export.triton import model_config
 from serving.config import ModelSummary
-from serving.errors import NotFoundError
-from serving.open_inference import ModelMetadata, ServerMetadata, TensorMetadata, datatype
+from serving.open_inference import datatype
 
 server_router = APIRouter(tags=["metadata"])
 model_router = APIRouter(tags=["metadata"])
+
+
+class TensorMetadata(BaseModel):
+    """One input or output; -1 stands for a dynamic axis."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    """KServe v2 model metadata, with the model's kind."""
+
+    name: str
+    versions: list[str]
+    platform: str = "onnxruntime_onnx"
+    kind: Kind
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class ServerMetadata(BaseModel):
+    """KServe v2 server metadata."""
+
+    name: str = "zorse"
+    version: str
+    extensions: list[str] = ["binary_tensor_data", "model_configuration"]
 
 
 @server_router.get("/v2")
@@ -32,14 +61,6 @@ async def models(request: Request) -> list[ModelSummary]:
     return summaries
 
 
-@server_router.api_route("/v2/models/{name}", methods=["GET", "POST"], include_in_schema=False)
-@server_router.api_route("/v2/models/{name}/{rest:path}", methods=["GET", "POST"], include_in_schema=False)
-async def unknown_model(name: str, request: Request) -> None:
-    """Answer 404: the paths of existing models are routed to their own applications."""
-    names = ", ".join(summary.name for summary in request.app.state.models)
-    raise NotFoundError(f"there is no model {name!r} on this server: it serves {names}")
-
-
 @model_router.get("")
 @model_router.get("/versions/{version}", include_in_schema=False)
 async def model(request: Request) -> ModelMetadata:
@@ -54,10 +75,11 @@ async def model(request: Request) -> ModelMetadata:
     )
 
 
-@model_router.post("/versions/{version}/{rest:path}", include_in_schema=False)
-async def unknown_version(version: str, request: Request) -> None:
-    """Answer 404: this is no route of the version that is served; other versions are refused before."""
-    raise NotFoundError(f"there is no POST {request.url.path}")
+@model_router.get("/config")
+@model_router.get("/versions/{version}/config", include_in_schema=False)
+async def config(request: Request) -> dict[str, Any]:
+    """Return the configuration with which a Triton server would load the model, as the JSON of its `ModelConfig`."""
+    return model_config(request.app.state.service.manifest)
 
 
 def _tensor(tensor: TensorSpec) -> TensorMetadata:

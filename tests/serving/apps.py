@@ -46,7 +46,7 @@ class InProcess(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         async def call() -> httpx.Response:
-            transport = httpx.ASGITransport(self._route, raise_app_exceptions=False)
+            transport = httpx.ASGITransport(self.route, raise_app_exceptions=False)
             body = request.read()
             # A chunked body must not get a Content-Length, which bytes would.
             content = _pieces(body) if "transfer-encoding" in request.headers else body
@@ -56,7 +56,7 @@ class InProcess(httpx.BaseTransport):
 
         return asyncio.run(call())
 
-    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def route(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Route as Ray Serve does: the prefix goes into root_path, and the path stays whole."""
         for prefix in sorted(self._apps, key=len, reverse=True):
             if (scope["path"] + "/").startswith(prefix + "/"):

@@ -63,7 +63,7 @@ def test_get_routes_answer(path: str, answer: object) -> None:
 def test_server_metadata_names_the_binary_extension() -> None:
     body = server().get("/v2").json()
     assert body["name"] == "zorse"
-    assert body["extensions"] == ["binary_tensor_data"]
+    assert body["extensions"] == ["binary_tensor_data", "model_configuration"]
 
 
 def test_ready_is_503_with_the_names_of_waiting_models() -> None:
@@ -96,8 +96,8 @@ def test_documentation_has_every_route() -> None:
     client = server()
     assert "(/v2/models/digits/docs)" in client.get("/openapi.json").json()["info"]["description"]
     document = client.get("/v2/models/invert/openapi.json").json()
-    routes = {f"/{name}" for name in ("ready", "infer", *VERBS.names())} | {""}
-    assert set(document["paths"]) == {f"/v2/models/invert{route}" for route in routes}
+    routes = {f"/{name}" for name in ("ready", "config", "trace/setting", "infer", *VERBS.names())} | {""}
+    assert {f"/v2/models/invert{route}" for route in routes} <= set(document["paths"])
     translate = document["paths"]["/v2/models/invert/translate"]["post"]
     assert set(translate["requestBody"]["content"]) == {"multipart/form-data", "image/*"}
     for path in ("/docs", "/v2/models/digits/docs"):

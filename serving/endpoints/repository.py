@@ -1,0 +1,54 @@
+"""Triton's model repository extension: the index of the models. Models are not loaded or unloaded by requests."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel
+
+from serving.errors import BadRequestError, NotFoundError, UnsupportedError
+from serving.open_inference import json_object
+
+server_router = APIRouter(prefix="/v2/repository", tags=["repository"])
+
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "content": {"application/json": {"schema": {"type": "object", "properties": {"ready": {"type": "boolean"}}}}}
+    }
+}
+
+
+class IndexEntry(BaseModel):
+    """A model of the server in the form of Triton's repository index."""
+
+    name: str
+    version: str
+    state: Literal["READY", "UNAVAILABLE"]
+    reason: str = ""
+
+
+@server_router.post("/index", openapi_extra=_BODY)
+async def index(request: Request) -> list[IndexEntry]:
+    """List the models with their states. With `{"ready": true}` only those that take requests are listed."""
+    only_ready = json_object(await request.body()).get("ready", False)
+    if not isinstance(only_ready, bool):
+        raise BadRequestError(f"ready is {str(only_ready)[:40]!r}: give true or false")
+    waiting = await run_in_threadpool(request.app.state.not_ready)
+    return [
+        IndexEntry(name=model.name, version=str(model.version), state="READY")
+        if model.name not in waiting
+        else IndexEntry(name=model.name, version=str(model.version), state="UNAVAILABLE", reason="not started")
+        for model in request.app.state.models
+        if not (only_ready and model.name in waiting)
+    ]
+
+
+@server_router.post("/models/{name}/load")
+@server_router.post("/models/{name}/unload")
+async def load_or_unload(name: str, request: Request) -> None:
+    """Refuse: the server loads the models of its repository when it starts."""
+    if name not in {model.name for model in request.app.state.models}:
+        raise NotFoundError(f"there is no model {name!r} on this server")
+    raise UnsupportedError(f"{name} cannot be loaded or unloaded by a request: start the server again to do so")

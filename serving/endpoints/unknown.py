@@ -1,0 +1,24 @@
+"""The routes of models and versions that are not served. They match whatever the files before this one do not."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+
+from serving.errors import NotFoundError
+
+server_router = APIRouter(include_in_schema=False)
+model_router = APIRouter(include_in_schema=False)
+
+
+@server_router.api_route("/v2/models/{name}", methods=["GET", "POST"])
+@server_router.api_route("/v2/models/{name}/{rest:path}", methods=["GET", "POST"])
+async def unknown_model(name: str, request: Request) -> None:
+    """Answer 404: the paths of existing models are routed to their own applications."""
+    names = ", ".join(summary.name for summary in request.app.state.models)
+    raise NotFoundError(f"there is no model {name!r} on this server: it serves {names}")
+
+
+@model_router.post("/versions/{version}/{rest:path}")
+async def unknown_version(version: str, request: Request) -> None:
+    """Answer 404: this is no route of the version that is served; other versions are refused before."""
+    raise NotFoundError(f"there is no POST {request.url.path}")
