@@ -16,7 +16,15 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from serving import artifacts
-from serving.config import DRAIN_SECONDS, Device, ModelSettings, ModelSummary, ServerSettings
+from serving.config import (
+    DRAIN_SECONDS,
+    AccessSettings,
+    Device,
+    GatewaySettings,
+    ModelSettings,
+    ModelSummary,
+    ServerSettings,
+)
 from serving.engine import cpu_cores, resolve_device
 from serving.errors import StartError
 from serving.memory import check_memory
@@ -47,9 +55,10 @@ def running_server(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
     summaries = [
         ModelSummary(name=n, version=a.manifest.version, kind=a.manifest.interface.kind) for n, a in models.items()
     ]
-    settings_of_models = _model_settings(settings, {name: artifact.path for name, artifact in models.items()})
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(ray_folder())
+        paths = {name: artifact.path for name, artifact in models.items()}
+        settings_of_models = _model_settings(settings, paths, folder)
         variables = _ray_environment(settings.high_throughput)
         if settings.high_throughput:
             replicas = settings.replicas * len(settings_of_models) + 1
@@ -90,10 +99,10 @@ def serve_repository(settings: ServerSettings, announce: Callable[[list[ModelSum
 
 
 def _check_address(settings: ServerSettings) -> None:
-    if settings.host not in {"127.0.0.1", "::1", "localhost"} or settings.high_throughput:
+    if not _is_local(settings) or settings.high_throughput:
         subject = "high-throughput mode listens" if settings.high_throughput else f"{settings.host} is"
-        if not settings.api_key and not settings.insecure:
-            raise StartError(f"{subject} open to other machines: give --api-key (or ZORSE_API_KEY), or say --insecure")
+        if not settings.access.keys and not settings.insecure:
+            raise StartError(f"{subject} open to other machines: give --keys or ZORSE_API_KEY, or say --insecure")
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -105,7 +114,15 @@ def _check_address(settings: ServerSettings) -> None:
             ) from error
 
 
-def _model_settings(settings: ServerSettings, paths: dict[str, Path]) -> list[ModelSettings]:
+def _is_local(settings: ServerSettings) -> bool:
+    return settings.host in {"127.0.0.1", "::1", "localhost"}
+
+
+def _access(settings: ServerSettings) -> AccessSettings:
+    return settings.access.model_copy(update={"is_local": _is_local(settings)})
+
+
+def _model_settings(settings: ServerSettings, paths: dict[str, Path], folder: str) -> list[ModelSettings]:
     threads = max(1, cpu_cores() // (len(paths) * settings.replicas))
     return [
         ModelSettings(
@@ -114,7 +131,10 @@ def _model_settings(settings: ServerSettings, paths: dict[str, Path]) -> list[Mo
             device=resolve_device(settings.device),
             threads=threads,
             batching=settings.batching,
-            api_key=settings.api_key,
+            access=_access(settings),
+            replicas=settings.replicas,
+            folder=folder,
+            access_log=settings.access_log,
         )
         for name, path in paths.items()
     ]
@@ -179,8 +199,11 @@ def _start_applications(
     )
     options = {"num_replicas": settings.replicas, "ray_actor_options": resources}
     targets = [run_target(ModelReplica, m.name, f"/v2/models/{m.name}", options, m) for m in settings_of_models]
+    gateway = GatewaySettings(
+        models=tuple(models), access=_access(settings), folder=folder, access_log=settings.access_log
+    )
     options = {"num_replicas": 1, "ray_actor_options": {"num_cpus": resources["num_cpus"]}}
-    targets.append(run_target(GatewayReplica, GATEWAY, "/", options, models, settings.api_key))
+    targets.append(run_target(GatewayReplica, GATEWAY, "/", options, gateway))
     try:
         serve.run_many(targets)
     except RuntimeError as error:

@@ -25,7 +25,7 @@ from starlette.types import Message, Receive, Scope, Send
 from serving import endpoints
 from serving.access import Access
 from serving.admission import Admission
-from serving.config import ModelSettings, ModelSummary
+from serving.config import GatewaySettings, ModelSettings
 from serving.endpoints.infer import INFER
 from serving.errors import InternalError, MethodNotAllowedError, NotFoundError, ServingError
 from serving.http import (
@@ -86,7 +86,7 @@ class Application:
         handler = self._routes.get(path)
         try:
             headers = header_fields(scope["headers"])
-            self._access.check(path, headers)
+            self._access.check(path, headers, asyncio.get_running_loop().time())
             length = check_length(headers, self._max_bytes)
             if handler is None:
                 await self._pass_on(scope, method, path, headers, receive, send)
@@ -150,7 +150,7 @@ def model_app(service: ModelService, settings: ModelSettings) -> Application:
     return Application(
         rest,
         handlers,
-        Access(settings.api_key),
+        Access(settings.access, settings.replicas),
         service.admission,
         # 64 KiB more for a form around the image; the image itself has its own, exact limit.
         settings.limits.bytes + 2**16,
@@ -158,13 +158,15 @@ def model_app(service: ModelService, settings: ModelSettings) -> Application:
     )
 
 
-def gateway_app(models: list[ModelSummary], not_ready: Callable[[], list[str]], api_key: str | None) -> Application:
+def gateway_app(settings: GatewaySettings, not_ready: Callable[[], list[str]]) -> Application:
     """Return the server-level application. `not_ready` returns the names of the models that cannot answer yet."""
     rest = _fastapi("zorse", "", "server_router", ())
-    rest.description = "\n".join(f"- [{model.name}](/v2/models/{model.name}/docs): {model.kind}" for model in models)
-    rest.state.models = models
+    rest.description = "\n".join(
+        f"- [{model.name}](/v2/models/{model.name}/docs): {model.kind}" for model in settings.models
+    )
+    rest.state.models = list(settings.models)
     rest.state.not_ready = not_ready
-    return Application(rest, {}, Access(api_key), Admission(), 2**20)
+    return Application(rest, {}, Access(settings.access), Admission(), 2**20)
 
 
 def _bound(route: ModelRoute, service: ModelService) -> Handler:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -57,8 +58,57 @@ class Capacity(Settings):
     seconds: float = Field(default=10.0, gt=0)
 
 
+_PERIODS = {"s": 1, "m": 60, "h": 3600}
+
+
+class ApiKey(Settings):
+    """A key that opens the server, known by its SHA-256 in hexadecimal.
+
+    `rate` limits the requests with this key: "100/s", "30/m" or "5/h". As many requests may follow at once after a
+    pause. Without it there is no limit.
+    """
+
+    name: str = Field(min_length=1, max_length=64)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    rate: str | None = Field(default=None, pattern=r"^[1-9][0-9]{0,8}/[smh]$")
+
+    @property
+    def per_second(self) -> float:
+        """The requests per second that the key allows, infinite without a limit."""
+        return math.inf if self.rate is None else self.burst / _PERIODS[self.rate[-1]]
+
+    @property
+    def burst(self) -> float:
+        """The number of requests that may follow at once after a pause."""
+        return math.inf if self.rate is None else float(self.rate.partition("/")[0])
+
+
+class AccessSettings(Settings):
+    """Who may use the server.
+
+    Without `keys` everybody may. `is_local` refuses requests that name another host than this machine, as those do that
+    a web page sends after its name was pointed here (DNS rebinding). `cors` is the origin whose web pages may read
+    answers, or "*".
+    """
+
+    keys: tuple[ApiKey, ...] = ()
+    is_local: bool = False
+    cors: str | None = Field(default=None, pattern=r"^(\*|https?://[^/\s,]+)$")
+
+
+class ModelSummary(BaseModel):
+    """A model in the list of a server."""
+
+    name: str
+    version: int
+    kind: Kind
+
+
 class ModelSettings(Settings):
-    """One model's application. `folder` is the server's, for metrics and logs; without it there are none."""
+    """One model's application, in `replicas` processes.
+
+    `folder` is the server's, for metrics and logs; without it there are none.
+    """
 
     name: str
     artifact: str
@@ -67,8 +117,19 @@ class ModelSettings(Settings):
     batching: Batching = Batching()
     limits: Limits = Limits()
     capacity: Capacity = Capacity()
-    api_key: str | None = None
+    access: AccessSettings = AccessSettings()
+    replicas: int = Field(default=1, gt=0)
     folder: str | None = None
+    access_log: bool = False
+
+
+class GatewaySettings(Settings):
+    """The application of the server-level routes. `folder` is as in `ModelSettings`."""
+
+    models: tuple[ModelSummary, ...]
+    access: AccessSettings = AccessSettings()
+    folder: str | None = None
+    access_log: bool = False
 
 
 class ServerSettings(Settings):
@@ -81,14 +142,7 @@ class ServerSettings(Settings):
     device: DeviceChoice = "auto"
     replicas: int = Field(default=1, gt=0)
     batching: Batching = Batching()
-    api_key: str | None = None
+    access: AccessSettings = AccessSettings()
+    access_log: bool = False
     insecure: bool = False
     high_throughput: bool = False
-
-
-class ModelSummary(BaseModel):
-    """A model in the list of a server."""
-
-    name: str
-    version: int
-    kind: Kind

@@ -14,7 +14,7 @@ from serving import artifacts
 from serving.admission import Admission
 from serving.asgi import Application, gateway_app, model_app
 from serving.batcher import Batcher
-from serving.config import DRAIN_SECONDS, ModelSettings, ModelSummary
+from serving.config import DRAIN_SECONDS, GatewaySettings, ModelSettings
 from serving.selftest import load_checked_engine
 from serving.service import ModelService, batching_of
 
@@ -43,11 +43,12 @@ class ModelReplica:
 class GatewayReplica:
     """The server-level routes."""
 
-    def __init__(self, models: list[ModelSummary], api_key: str | None) -> None:
-        self._models, self._api_key = models, api_key
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._settings = settings
 
     def __serve_build_asgi_app__(self) -> Application:
-        return gateway_app(self._models, lambda: not_running([model.name for model in self._models]), self._api_key)
+        names = [model.name for model in self._settings.models]
+        return gateway_app(self._settings, lambda: not_running(names))
 
 
 def not_running(names: list[str]) -> list[str]:

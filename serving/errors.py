@@ -77,6 +77,24 @@ class UnauthorizedError(ServingError):
     headers = MappingProxyType({"WWW-Authenticate": "Bearer"})
 
 
+class ForbiddenError(ServingError):
+    """The request is for another host than this machine."""
+
+    status = 403
+    code = "forbidden"
+
+
+class RateLimitError(ServingError):
+    """The API key has used up its rate: try again after `retry_after` seconds."""
+
+    status = 429
+    code = "rate_limit"
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.headers = {"Retry-After": str(retry_after)}
+
+
 class NotFoundError(ServingError):
     """There is no such model, verb or route."""
 
@@ -136,6 +154,12 @@ class StartError(ServingError):
     """The server cannot be started with these settings."""
 
     code = "start"
+
+
+class KeyFileError(ServingError):
+    """A file of API keys cannot be used."""
+
+    code = "keys"
 
 
 class OutputError(ServingError):

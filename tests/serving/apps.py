@@ -12,7 +12,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from export.manifest import Manifest
 from serving.asgi import gateway_app, model_app
 from serving.batcher import Submit
-from serving.config import Limits, ModelSettings, ModelSummary
+from serving.config import AccessSettings, GatewaySettings, Limits, ModelSettings, ModelSummary
+from serving.keys import plain_key
 from serving.service import ModelService
 from tests.serving.fakes import FakeEngine
 from tests.serving.tiny import generator_manifest, inverter_manifest
@@ -24,17 +25,19 @@ def transport(
     submit: Submit | None = None,
     limits: Limits | None = None,
     api_key: str | None = None,
+    access: AccessSettings | None = None,
     not_ready: tuple[str, ...] = (),
 ) -> InProcess:
     """Return a server of `manifests` (by default `digits` and `invert`) on fake engines or `submit`."""
     manifests = manifests or [generator_manifest(), inverter_manifest()]
+    access = access or AccessSettings(keys=(plain_key(api_key),) if api_key else ())
     apps: dict[str, ASGIApp] = {}
     for manifest in manifests:
-        settings = ModelSettings(name=manifest.name, artifact="", limits=limits or Limits(), api_key=api_key)
+        settings = ModelSettings(name=manifest.name, artifact="", limits=limits or Limits(), access=access)
         service = ModelService(manifest, submit or FakeEngine().submit, settings.limits)
         apps[f"/v2/models/{manifest.name}"] = model_app(service, settings)
     summaries = [ModelSummary(name=m.name, version=m.version, kind=m.interface.kind) for m in manifests]
-    apps[""] = gateway_app(summaries, lambda: list(not_ready), api_key)
+    apps[""] = gateway_app(GatewaySettings(models=tuple(summaries), access=access), lambda: list(not_ready))
     return InProcess(apps)
 
 

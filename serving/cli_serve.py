@@ -1,0 +1,135 @@
+"""The command `zorse serve`, which serves by default and has the commands `status` and `key`."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from serving.cli_models import DeviceName, DeviceOption
+
+if TYPE_CHECKING:
+    from serving.config import ModelSummary
+
+_DEFAULT = "serve"
+"""The name of the command that is called where no other is named. It is hidden."""
+
+
+class _ServeGroup(TyperGroup):
+    """The group `serve`, whose first word is the name of a command or the first argument of the command to serve."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Insert the default command unless the first word is another one's name or asks for help."""
+        if not args or args[0] not in {*self.commands, "--help"} - {_DEFAULT}:
+            args = [_DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        """Return the command, without a name if it is the default one: users do not write its name."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return "" if name == _DEFAULT else name, command, rest
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help of the default command, and then the other commands."""
+        default = self.commands[_DEFAULT]
+        default.format_help(type(ctx)(default, info_name=ctx.info_name, parent=ctx.parent), formatter)
+        super().format_help(ctx, formatter)
+
+
+serve_group = typer.Typer(cls=_ServeGroup, help="Serve, or one of these commands. Write ./status for a folder status.")
+
+
+def _check_origin(origin: str | None) -> str | None:
+    if origin is not None and not re.fullmatch(r"\*|https?://[^/\s,]+", origin):
+        raise typer.BadParameter(f"{origin!r} is no origin: write it as https://example.com, or * for all")
+    return origin
+
+
+@serve_group.command(_DEFAULT, hidden=True)
+def serve(
+    repository: Annotated[str, typer.Argument(help="The folder or URI of artifacts: REPOSITORY/MODEL/VERSION/.")],
+    host: Annotated[
+        str, typer.Option(help="The address to listen on. An address other than loopback needs a key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    alias: Annotated[
+        str | None, typer.Option(help="Serve the versions of this alias, such as stable.", show_default="the newest")
+    ] = None,
+    device: DeviceOption = DeviceName.AUTO,
+    replicas: Annotated[int, typer.Option(min=1, help="Processes per model.")] = 1,
+    max_batch: Annotated[int, typer.Option(min=1, help="The most images that are run together.")] = 16,
+    max_batch_pixels: Annotated[
+        int, typer.Option(min=1, help="The most pixels of source images that are run together; limits memory.")
+    ] = 2**20,
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file of API keys that requests must carry one of: lines of zorse serve key. Without it the "
+            "environment variable ZORSE_API_KEY is the only key.",
+            show_default=False,
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Accept requests of other machines without a key.")
+    ] = False,
+    cors: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ORIGIN", callback=_check_origin, help="Let web pages of this origin (or *) use the server."
+        ),
+    ] = None,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Write a line of JSON for each request.")] = False,
+    high_throughput: Annotated[
+        bool, typer.Option("--high-throughput", help="Put HAProxy in front. Its ports are open to other machines.")
+    ] = False,
+) -> None:
+    """Serve the models of a repository on Ray Serve until Ctrl-C."""
+    from serving.app import serve_repository
+    from serving.config import AccessSettings, Batching, ServerSettings
+    from serving.keys import keys_of
+
+    settings = ServerSettings(
+        repository=repository,
+        alias=alias,
+        host=host,
+        port=port,
+        device=device.value,
+        replicas=replicas,
+        batching=Batching(max_size=max_batch, max_pixels=max_batch_pixels),
+        access=AccessSettings(keys=keys_of(keys, os.environ), cors=cors),
+        access_log=access_log,
+        insecure=insecure,
+        high_throughput=high_throughput,
+    )
+    typer.echo(f"starting the models of {repository} …")
+    address = f"[{host}]" if ":" in host else host
+    serve_repository(settings, lambda models: _announce(f"http://{address}:{port}", models))
+    typer.echo("stopped")
+
+
+@serve_group.command()
+def key(
+    name: Annotated[str, typer.Argument(help="Whose key it is. Logs and errors show this name.")],
+    rate: Annotated[
+        str | None, typer.Option(metavar="N/s", help="The most requests: 100/s, 30/m (minute), 5/h.")
+    ] = None,
+) -> None:
+    """Make an API key, and print it once together with its line for the file of --keys."""
+    from serving.keys import new_key
+
+    secret, line = new_key(name, rate)
+    typer.echo(f"key of {name}, shown once: {secret}", err=True)
+    typer.echo("line for the file of keys (zorse serve --keys FILE):", err=True)
+    typer.echo(line)
+
+
+def _announce(url: str, models: list[ModelSummary]) -> None:
+    width = max(len(model.name) for model in models)
+    for model in models:
+        verb = "generate" if model.kind == "generator" else "translate"
+        typer.echo(f"{model.name:<{width}}  {url}/v2/models/{model.name}/{verb}")
+    typer.echo(f"{'docs':<{width}}  {url}/docs")

@@ -1,0 +1,48 @@
+"""The command group `zorse serve`, without a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from click.testing import Result
+from typer.testing import CliRunner
+
+from serving.cli import register
+from serving.errors import ArtifactError
+from serving.keys import sha256
+
+
+def invoke(*arguments: object) -> Result:
+    app = typer.Typer()
+    register(app)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+
+
+def test_serve_serves_the_repository_that_is_its_first_argument(tmp_path: Path) -> None:
+    for arguments in ((tmp_path,), ("--port", 9, tmp_path), (tmp_path, "--port", 9)):
+        result = invoke("serve", *arguments)
+        assert isinstance(result.exception, ArtifactError)
+        assert result.output == f"starting the models of {tmp_path} …\n"
+
+
+def test_serve_takes_a_folder_that_is_called_like_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("key", "status", "serve"):
+        assert f"starting the models of ./{name} …" in invoke("serve", f"./{name}").output
+
+
+def test_serve_help_shows_options_and_commands() -> None:
+    text = invoke("serve", "--help").output
+    for word in ("--host", "--keys", "--cors", "--access-log", "repository", "status", "key", "./status"):
+        assert word in text
+    assert "Missing argument" in invoke("serve").output
+    assert "'x' is no origin" in invoke("serve", "--cors", "x", "folder").output
+
+
+def test_serve_key_prints_a_key_once_and_its_line_for_the_file() -> None:
+    result = invoke("serve", "key", "bob", "--rate", "5/m")
+    secret = result.stderr.splitlines()[0].removeprefix("key of bob, shown once: ")
+    assert yaml.safe_load(result.stdout) == {"bob": {"sha256": sha256(secret), "rate": "5/m"}}
