@@ -17,7 +17,7 @@ from serving.codec import MEDIA_TYPES, File
 from serving.errors import BadRequestError, ServerError
 from serving.open_inference import HEADER_LENGTH, pack, unpack_outputs
 from zorse_common.errors import one_line
-from zorse_common.images import encode
+from zorse_common.image_writer import encode
 
 T = TypeVar("T")
 Image = NDArray[np.uint8] | bytes | str | os.PathLike[str]

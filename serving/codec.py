@@ -17,11 +17,12 @@ from PIL import ImageSequence
 
 from serving.config import Limits
 from serving.errors import ImageError, TooLargeError, UnsupportedError
-from zorse_common import images
-from zorse_common.images import MODES, FileFormat, Pixels
+from zorse_common import image_writer, images
+from zorse_common.image_writer import FileFormat
+from zorse_common.images import MODES, Pixels
 
 GIF, ZIP, JSON = "image/gif", "application/zip", "application/json"
-MEDIA_TYPES = (*images.MEDIA_TYPES.values(), GIF, ZIP, JSON)
+MEDIA_TYPES = (*image_writer.MEDIA_TYPES.values(), GIF, ZIP, JSON)
 """The media types of files that a verb may answer with."""
 _FRAME_MS = 80
 
@@ -98,7 +99,7 @@ def image_file(image: NDArray[Any], file_format: FileFormat) -> File:
     Raises:
         UnsupportedError: the image is not uint8, or has neither 1, 3 nor 4 channels.
     """
-    return File(encode(image, file_format), images.MEDIA_TYPES[file_format])
+    return File(encode(image, file_format), image_writer.MEDIA_TYPES[file_format])
 
 
 def encode(image: NDArray[Any], file_format: FileFormat) -> bytes:
@@ -106,7 +107,7 @@ def encode(image: NDArray[Any], file_format: FileFormat) -> bytes:
     if image.dtype != np.uint8:
         raise UnsupportedError(f"the images of the model are {image.dtype}, which no image file has: use infer")
     try:
-        return images.encode(image, file_format)
+        return image_writer.encode(image, file_format)
     except images.ImageError as error:
         raise UnsupportedError(f"{error}: use infer") from error
 

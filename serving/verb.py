@@ -24,7 +24,8 @@ from serving.config import Limits
 from serving.errors import InvalidKeyError, NotFoundError
 from serving.feeds import Feeds, source_channels
 from zorse_common.errors import nearest_hint, printable
-from zorse_common.images import MEDIA_TYPES, check_range
+from zorse_common.image_writer import MEDIA_TYPES
+from zorse_common.images import check_range
 from zorse_common.registry import Registry
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]

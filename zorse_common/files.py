@@ -15,13 +15,13 @@ from PIL import Image as Pillow
 
 from zorse_common.errors import FetchError, ZorseError, one_line, printable
 from zorse_common.image_formats import SNIFFED_BYTES, SUFFIXES, image_format
+from zorse_common.image_writer import encode
 from zorse_common.images import (
     MAX_PIXELS,
     ImageError,
     Pixels,
     check_range,
     decode_image,
-    encode,
     to_array,
 )
 from zorse_common.storage import Storage, Tree

@@ -1,4 +1,4 @@
-"""Decodes and encodes image files for every stage, so that training, export and serving see the same pixels.
+"""Decodes image files for every stage, so that training, export and serving see the same pixels.
 
 A file's format is recognised by its first bytes, never by its name. Limits are checked by the header, before pixels are
 decoded. Decoded images are 8-bit and upright.
@@ -10,7 +10,7 @@ import io
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,16 +22,10 @@ from zorse_common.image_formats import FORMATS, SNIFFED_BYTES, image_format
 
 Pixels = NDArray[np.uint8]
 """One image: uint8 [height, width, channels]."""
-FileFormat = Literal["png", "jpeg"]
-"""The formats that are written."""
-MEDIA_TYPES: dict[FileFormat, str] = {name: f"image/{name}" for name in get_args(FileFormat)}
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Pillow's mode of an 8-bit image by its channels."""
 MAX_PIXELS = 2**27
 """The default limit of pixels in one image: 134 million, which are 400 MB of decoded RGB."""
-_JPEG_QUALITY = 92
-_LONGEST_JPEG = 65_500
-_PNG_LEVEL = 1  # four times as fast as Pillow's 6 for a file a tenth larger
 _ORIENTATION = 0x0112  # tag of EXIF 2.3
 _TRANSPOSITIONS = {
     2: Pillow.Transpose.FLIP_LEFT_RIGHT,
@@ -141,34 +135,13 @@ def decode_image(
             image.load()
             upright = _upright(image, _to_8_bits(image, value_range))
             grey = upright.mode in ("1", "L", "LA", "La")
-            return _to_mode(upright, MODES[channels or (1 if grey else 3)])
+            return to_mode(upright, MODES[channels or (1 if grey else 3)])
         except ImageError:
             raise
         except MemoryError:
             raise
         except Exception as error:  # Pillow's errors for broken bytes have no common base class
             raise ImageError(f"the image cannot be read ({one_line(error)}): make or copy the file again") from error
-
-
-def encode(image: Pixels, file_format: FileFormat = "png") -> bytes:
-    """Encode an image, uint8 [height, width, 1, 3 or 4], as a file: equal pixels give equal bytes.
-
-    JPEG has no alpha channel: the image is composited on white.
-
-    Raises:
-        ImageError: the array has another shape, or a side is longer than JPEG allows.
-    """
-    if file_format == "jpeg" and max(image.shape) > _LONGEST_JPEG:
-        raise ImageError(f"a JPEG has at most {_LONGEST_JPEG} pixels a side: write a PNG, or fewer images")
-    if image.ndim != 3 or image.shape[2] not in MODES:
-        raise ImageError(f"an array of shape {list(image.shape)} cannot be written as {file_format}")
-    picture = Pillow.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-    stream = io.BytesIO()
-    if file_format == "jpeg":
-        _to_mode(picture, "L" if picture.mode == "L" else "RGB").save(stream, "JPEG", quality=_JPEG_QUALITY)
-    else:
-        picture.save(stream, "PNG", compress_level=_PNG_LEVEL)
-    return stream.getvalue()
 
 
 def check_range(value_range: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -299,7 +272,7 @@ def _upright(file: Pillow.Image, image: Pillow.Image) -> Pillow.Image:
     return image if method is None else image.transpose(method)
 
 
-def _to_mode(image: Pillow.Image, mode: str) -> Pillow.Image:
+def to_mode(image: Pillow.Image, mode: str) -> Pillow.Image:
     """Convert to mode L, RGB or RGBA; transparent pixels are composited on white unless the mode is RGBA."""
     if image.mode == "La":
         image = image.convert("LA")

@@ -12,7 +12,7 @@ from serving.batching import Tensors
 from serving.codec import File
 from serving.feeds import Feeds, generator_feeds, latent_dim, latents
 from serving.verb import VERBS, Classes, Number, Seed, Verb, VerbRequest
-from zorse_common.images import MEDIA_TYPES
+from zorse_common.image_writer import MEDIA_TYPES
 
 
 class GenerateRequest(VerbRequest):

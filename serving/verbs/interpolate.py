@@ -15,7 +15,7 @@ from serving.batching import Tensors
 from serving.codec import File
 from serving.feeds import Feeds, generator_feeds, latent_dim, latents
 from serving.verb import OR_SINGLE, VERBS, Number, Seed, Verb, VerbRequest
-from zorse_common.images import MEDIA_TYPES
+from zorse_common.image_writer import MEDIA_TYPES
 
 _PARALLEL = 1e-6
 """Below this sine two latents count as parallel, and the way between them is straight."""

@@ -27,7 +27,7 @@ from tests.cluster.toys import toy
 from tests.e2e.test_path import painter
 from tests.serving.tiny import inverter_manifest, slow_graph, write
 from trainer.config_files import find_config
-from zorse_common.images import encode
+from zorse_common.image_writer import encode
 
 Target = Literal["process", "group"]
 NEVER = 10**6

@@ -23,7 +23,8 @@ from export.targets.onnx_fp16 import decomposed_norms
 from serving.local_model import LocalModel
 from serving.selftest import verify_artifact
 from tests.serving.apps import server
-from zorse_common.images import decode, encode
+from zorse_common.image_writer import encode
+from zorse_common.images import decode
 
 
 def _scaler(path: Path, scale: int, dtype: str = "float32", spread: float = 1.0) -> str:

@@ -16,7 +16,8 @@ from serving.config import Limits
 from serving.errors import ServerError
 from serving.open_inference import HEADER_LENGTH, pack
 from tests.serving.apps import server, transport
-from zorse_common.images import decode, encode
+from zorse_common.image_writer import encode
+from zorse_common.images import decode
 
 SOURCE = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
 PATHS = ["/v2/health/live", "/v2/health/ready", "/v2", "/v2/models", "/v2/models/digits", "/v2/models/digits/ready"]

@@ -14,7 +14,7 @@ from trainer.data.base import Image
 from trainer.data.tensors import denormalize, to_tensor
 from trainer.hooks.base import Hook, Stage, Training
 from trainer.tasks.base import Batch
-from zorse_common.images import encode
+from zorse_common.image_writer import encode
 
 GENERATED, GENERATED_COLUMNS = 64, 8
 TRANSLATED = 8
