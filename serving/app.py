@@ -25,7 +25,8 @@ from serving.config import (
     ModelSummary,
     ServerSettings,
 )
-from serving.engine import cpu_cores, resolve_device
+from serving.cuda import gpu_fraction
+from serving.engine import resolve_device
 from serving.errors import StartError
 from serving.memory import check_memory
 from serving.ports import haproxy_environment
@@ -123,13 +124,11 @@ def _access(settings: ServerSettings) -> AccessSettings:
 
 
 def _model_settings(settings: ServerSettings, paths: dict[str, Path], folder: str) -> list[ModelSettings]:
-    threads = max(1, cpu_cores() // (len(paths) * settings.replicas))
     return [
         ModelSettings(
             name=name,
             artifact=str(path.resolve()),
             device=resolve_device(settings.device),
-            threads=threads,
             batching=settings.batching,
             access=_access(settings),
             replicas=settings.replicas,
@@ -198,7 +197,11 @@ def _start_applications(
         settings_of_models[0].device, count, int(cluster.get("CPU", 0)), int(cluster.get("GPU", 0))
     )
     options = {"num_replicas": settings.replicas, "ray_actor_options": resources}
-    targets = [run_target(ModelReplica, m.name, f"/v2/models/{m.name}", options, m) for m in settings_of_models]
+    fraction = {"gpu_fraction": resources.get("num_gpus", 1.0)}
+    targets = [
+        run_target(ModelReplica, m.name, f"/v2/models/{m.name}", options, m.model_copy(update=fraction))
+        for m in settings_of_models
+    ]
     gateway = GatewaySettings(
         models=tuple(models), access=_access(settings), folder=folder, access_log=settings.access_log
     )
@@ -222,8 +225,7 @@ def replica_resources(device: Device, replicas: int, cpus: int, gpus: int) -> di
         raise StartError("CUDA was requested and Ray sees no GPU: use --device cpu")
     reserved = {"num_cpus": min(_LARGEST_SHARE, _rounded(cpus / (replicas + 1)))}
     if device == "cuda":
-        # A replica cannot span GPUs, so that the share depends on how many replicas the fullest GPU holds.
-        reserved["num_gpus"] = _rounded(1 / math.ceil(replicas / gpus))
+        reserved["num_gpus"] = _rounded(gpu_fraction(replicas, gpus))
     return reserved
 
 

@@ -107,13 +107,14 @@ class ModelSummary(BaseModel):
 class ModelSettings(Settings):
     """One model's application, in `replicas` processes.
 
-    `folder` is the server's, for metrics and logs; without it there are none.
+    Each process may use `gpu_fraction` of its GPU's memory. `folder` is the server's, for metrics and logs; without it
+    there are none.
     """
 
     name: str
     artifact: str
     device: Device = "cpu"
-    threads: int = Field(default=1, gt=0)
+    gpu_fraction: float = Field(default=1.0, gt=0, le=1)
     batching: Batching = Batching()
     limits: Limits = Limits()
     capacity: Capacity = Capacity()

@@ -15,7 +15,7 @@ from serving.admission import Admission
 from serving.asgi import Application, gateway_app, model_app
 from serving.batcher import Batcher
 from serving.config import DRAIN_SECONDS, GatewaySettings, ModelSettings
-from serving.selftest import load_checked_engine
+from serving.opening import load_checked_engine, measure_profile, useful
 from serving.service import ModelService, batching_of
 
 GATEWAY = "_gateway"
@@ -30,10 +30,12 @@ class ModelReplica:
 
     def __init__(self, settings: ModelSettings) -> None:
         artifact = artifacts.load(Path(settings.artifact))
-        engine = load_checked_engine(artifact, settings.device, settings.threads)
-        batcher = Batcher(engine.run, batching_of(artifact.manifest.interface, settings.batching))
+        engine = load_checked_engine(artifact, settings.device, gpu_fraction=settings.gpu_fraction)
+        batching = batching_of(artifact.manifest.interface, settings.batching)
+        profile = measure_profile(engine, artifact, batching)
+        batcher = Batcher(engine.run, useful(batching, profile), inline=profile.inline)
         admission = Admission(settings.capacity)
-        self._service = ModelService(artifact.manifest, batcher.submit, settings.limits, admission)
+        self._service = ModelService(artifact.manifest, batcher.submit, settings.limits, admission, profile)
         self._settings = settings
 
     def __serve_build_asgi_app__(self) -> Application:

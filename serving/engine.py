@@ -15,11 +15,19 @@ from numpy.typing import NDArray
 
 from serving.batching import Tensors
 from serving.config import Device, DeviceChoice
+from serving.cuda import (
+    arena_limit,
+    check_placement,
+    cuda_devices,
+    gpu_memory,
+    open_strict_first,
+    operators,
+    provider_options,
+    run_bound,
+)
 from serving.errors import EngineError
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-
 
 NodeArg = tuple[str, str, tuple[int | str, ...]]
 """The name, dtype and shape of an input or output; a dynamic axis of the shape has a name."""
@@ -44,22 +52,32 @@ class OrtEngine:
     """Runs a graph with onnxruntime on explicit providers: on CUDA, or not at all, if CUDA is requested."""
 
     def __init__(
-        self, model: Path, device: Device, threads: int, axes: Mapping[str, int] = MappingProxyType({})
+        self,
+        model: Path,
+        device: Device,
+        threads: int,
+        axes: Mapping[str, int] = MappingProxyType({}),
+        gpu_fraction: float = 1.0,
     ) -> None:
-        """Load `model`, with `threads` CPU threads per call. `axes` fixes dynamic axes ("batch", …) to a size.
+        """Load `model`. Its runs use `threads` CPU threads.
+
+        `axes` fixes dynamic axes ("batch", …) to a size. `gpu_fraction` is the part of the GPU's memory that the
+        process may use.
 
         Raises:
             EngineError: the graph cannot be loaded, or `device` is CUDA and a convolution or matrix product would run
                 on the CPU.
         """
-        import onnxruntime
-
         if device == "cuda":
             _require_cuda()
+            cuda = provider_options(arena_limit(gpu_memory(), gpu_fraction))
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(model), _options(threads, axes), providers=_providers(device)
-            )
+            if device == "cpu":
+                self._session = _open(model, _options(threads, axes), "cpu", {})
+            else:
+                self._session = open_strict_first(
+                    lambda strict: _open(model, _options(threads, axes, strict), "cuda", cuda)
+                )
         except Exception as error:  # the only common base of onnxruntime's errors
             raise EngineError(f"onnxruntime cannot load {model}: {error}") from error
         self._session.disable_fallback()
@@ -68,13 +86,11 @@ class OrtEngine:
                 f"{model} would run on {', '.join(self.providers)} and not on CUDA: {_why_no_cuda()}; "
                 "repair the CUDA installation or use --device cpu"
             )
-        # `session.disable_cpu_ep_fallback` would also refuse shape arithmetic, which has to run on the CPU.
-        misplaced = _HEAVY.intersection(self.operators("cpu"))
-        if device == "cuda" and misplaced:
-            raise EngineError(
-                f"{model}: onnxruntime has no CUDA kernel for its {', '.join(sorted(misplaced))} and would run them "
-                "on the CPU: use --device cpu"
-            )
+        if device == "cuda":
+            check_placement(str(model), self._session)
+        self.threads = threads
+        self._is_bound = device == "cuda"
+        self._outputs = [output.name for output in self._session.get_outputs()]
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -99,17 +115,21 @@ class OrtEngine:
 
     def operators(self, device: Device) -> list[str]:
         """Return the operators of the nodes that onnxruntime assigned to `device`."""
-        parts = self._session.get_provider_graph_assignment_info()
-        return [node.op_type for part in parts if part.ep_name == _PROVIDERS[device] for node in part.get_nodes()]
+        return operators(self._session, _PROVIDERS[device])
 
     def run(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
         """Run the graph. See `Engine.run`."""
-        names = [output.name for output in self._session.get_outputs()]
+        contiguous = {
+            name: array if array.flags.c_contiguous else np.ascontiguousarray(array) for name, array in tensors.items()
+        }
         try:
-            outputs = self._session.run(names, {name: np.ascontiguousarray(array) for name, array in tensors.items()})
+            if self._is_bound:
+                outputs = run_bound(self._session, contiguous, self._outputs, "cuda")
+            else:
+                outputs = self._session.run(self._outputs, contiguous)
         except Exception as error:
             raise EngineError(f"onnxruntime failed: {error}") from error
-        return dict(zip(names, outputs, strict=True))
+        return dict(zip(self._outputs, outputs, strict=True))
 
 
 def import_runtime() -> None:
@@ -124,18 +144,6 @@ def resolve_device(device: DeviceChoice) -> Device:
     return "cuda" if cuda_devices() else "cpu"
 
 
-def cuda_devices() -> int:
-    """Return the number of CUDA devices that this process may use (see CUDA_VISIBLE_DEVICES), 0 without a driver."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
-
-
 def cpu_cores() -> int:
     """Return the number of cores that this process may use, or, where the system does not state it (macOS), of all."""
     if hasattr(os, "sched_getaffinity"):
@@ -148,26 +156,27 @@ def _node_arg(node: Any) -> NodeArg:
     return node.name, {"float": "float32"}.get(dtype, dtype), tuple(node.shape)
 
 
-def _options(threads: int, axes: Mapping[str, int]) -> Any:
+def _options(threads: int, axes: Mapping[str, int], strict: bool = False) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4 if strict else 3
     # Spinning idle threads would take the cores from the other models of the machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", str(int(strict)))
     for axis, size in axes.items():
         options.add_free_dimension_override_by_name(axis, size)
     return options
 
 
-def _providers(device: Device) -> list[str | tuple[str, dict[str, str]]]:
-    # TF32 has 10 bits of mantissa, which is less than proofs in float32 allow.
-    # Nodes without a CUDA kernel (shape arithmetic) need the CPU beside it.
-    cuda = (_PROVIDERS["cuda"], {"use_tf32": "0"})
-    return [cuda, _PROVIDERS["cpu"]] if device == "cuda" else [_PROVIDERS["cpu"]]
+def _open(model: Path, options: Any, device: Device, provider_options: Mapping[str, str]) -> Any:
+    import onnxruntime
+
+    # onnxruntime adds the CPU's provider itself, and refuses a strict session in which it is named.
+    return onnxruntime.InferenceSession(str(model), options, providers=[(_PROVIDERS[device], dict(provider_options))])
 
 
 def _require_cuda() -> None:

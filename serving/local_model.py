@@ -14,10 +14,10 @@ from serving import artifacts, feeds
 from serving.batching import Tensors, capacity, chunks, group_key, merge
 from serving.codec import File
 from serving.config import Batching, DeviceChoice, Limits
-from serving.engine import Engine, cpu_cores, resolve_device
+from serving.engine import Engine, resolve_device
 from serving.errors import BadRequestError, TooLargeError
 from serving.feeds import Feeds
-from serving.selftest import load_checked_engine
+from serving.opening import load_checked_engine
 from serving.service import batching_of
 from serving.verb import VERBS, ImageRequest, VerbRequest
 
@@ -46,7 +46,7 @@ class LocalModel:
             EngineError: the graph does not run on `device`.
         """
         artifact = artifacts.load(path)
-        return cls(artifact.manifest, load_checked_engine(artifact, resolve_device(device), threads or cpu_cores()))
+        return cls(artifact.manifest, load_checked_engine(artifact, resolve_device(device), threads))
 
     def generate(
         self, n: int, seed: int = 0, first: int = 0, labels: str | int | Sequence[str | int] | None = None

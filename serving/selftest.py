@@ -67,20 +67,6 @@ def check_golden(engine: Engine, artifact: Artifact, samples: list[GoldenSample]
     return max_difference
 
 
-def load_checked_engine(artifact: Artifact, device: Device, threads: int) -> OrtEngine:
-    """Open the artifact's graph, and check its fields and its golden sample, which also warms the graph up.
-
-    Raises:
-        ArtifactError: as `check_fields` and `check_golden`.
-        EngineError: the graph does not run on `device`.
-    """
-    samples = artifacts.golden(artifact)
-    engine = OrtEngine(artifact.model, device, threads)
-    check_fields(artifact, engine)
-    check_golden(engine, artifact, samples)
-    return engine
-
-
 def check_fields(artifact: Artifact, engine: OrtEngine) -> None:
     """Compare the manifest with the metadata, inputs and outputs of the model file.
 

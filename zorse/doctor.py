@@ -127,7 +127,7 @@ def _check_onnxruntime() -> list[Finding]:
         return [Finding("onnxruntime", "onnxruntime and onnxruntime-gpu overwrite each other's files", fix)]
     import onnxruntime
 
-    from serving.engine import cuda_devices
+    from serving.cuda import cuda_devices
 
     return [check_providers(cuda_devices(), onnxruntime.get_available_providers())]
 
@@ -141,7 +141,7 @@ def _has_cuda() -> bool:
 def _check_devices() -> list[Finding]:
     import torch
 
-    from serving.engine import cuda_devices
+    from serving.cuda import cuda_devices
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if _has_cuda() else []
     return [check_torch(cuda_devices(), torch.version.cuda, gpus)]

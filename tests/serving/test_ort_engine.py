@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.engine import OrtEngine, cpu_cores, cuda_devices, resolve_device
+from serving.cuda import cuda_devices
+from serving.engine import OrtEngine, cpu_cores, resolve_device
 from serving.errors import EngineError
 
 without_cuda = pytest.mark.skipif(cuda_devices() > 0, reason="this machine has a CUDA device")
