@@ -75,7 +75,6 @@ class Admission:
         wait = self.seconds + added - limit if unit == "seconds" else self.seconds / 2
         retry_after = max(1, math.ceil(wait))
         raise OverloadedError(
-            f"{in_progress:.4g} {unit} of work are in progress and the limit is {limit:.4g}: "
-            f"try again in {retry_after} s",
+            f"the server is busy with {in_progress:.4g} {unit} and takes {limit:.4g}: try again in {retry_after} s",
             retry_after,
         )

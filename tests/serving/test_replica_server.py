@@ -1,0 +1,66 @@
+"""The server of a replica on a Unix socket."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+import httpx
+from starlette.types import Receive, Scope, Send
+
+from serving.replica_server import ReplicaServer, socket_path
+
+
+async def answer_when(event: asyncio.Event, scope: Scope, receive: Receive, send: Send) -> None:
+    await event.wait()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+def client(path: Path) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(path)), base_url="http://replica")
+
+
+async def appeared(path: Path) -> None:
+    while not path.exists():
+        await asyncio.sleep(0.001)
+
+
+def test_replica_server_answers_and_leaves_signals_alone(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    async def scene() -> None:
+        ready = asyncio.Event()
+        ready.set()
+        path = socket_path(str(tmp_path), "replica1")
+        server = ReplicaServer(lambda *call: answer_when(ready, *call), path)
+        await asyncio.wait_for(appeared(path), 20)
+        assert signal.getsignal(signal.SIGTERM) is before
+        async with client(path) as http:
+            response = await http.get("/")
+        assert (response.text, "server" in response.headers) == ("ok", False)
+        await server.close()
+        assert not path.exists()
+
+    asyncio.run(scene())
+
+
+def test_replica_server_finishes_requests_in_flight_when_it_closes(tmp_path: Path) -> None:
+    async def scene() -> None:
+        ready = asyncio.Event()
+        path = socket_path(str(tmp_path), "replica1")
+        server = ReplicaServer(lambda *call: answer_when(ready, *call), path)
+        await asyncio.wait_for(appeared(path), 20)
+        async with client(path) as http:
+            request = asyncio.create_task(http.get("/"))
+            while not server._server.server_state.tasks:
+                await asyncio.sleep(0.001)
+            closing = asyncio.create_task(server.close())
+            await asyncio.sleep(0)
+            assert not closing.done()
+            ready.set()
+            assert (await request).text == "ok"
+        await asyncio.wait_for(closing, 20)
+
+    asyncio.run(scene())
