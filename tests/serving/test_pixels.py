@@ -107,7 +107,7 @@ def test_tensors_of_every_dtype_go_over_the_wire(every: dict[str, Models], pixel
     translated = unpack_outputs(response.content, response.headers.get(HEADER_LENGTH))["image"]
     assert translated.dtype == pixels.dtype
     np.testing.assert_array_equal(translated, inverted(pixels, source))
-    assert f'"datatype": "{DATATYPES[pixels.dtype]}"'.encode() in response.content
+    assert f'"datatype":"{DATATYPES[pixels.dtype]}"'.encode() in response.content
     ports = client.get("/v2/models/invert").json()
     assert ports["inputs"][0]["datatype"] == ports["outputs"][0]["datatype"] == DATATYPES[pixels.dtype]
 
