@@ -50,5 +50,5 @@ async def index(request: Request) -> list[IndexEntry]:
 async def load_or_unload(name: str, request: Request) -> None:
     """Refuse: the server loads the models of its repository when it starts."""
     if name not in {model.name for model in request.app.state.models}:
-        raise NotFoundError(f"there is no model {name!r} on this server")
+        raise NotFoundError(f"there is no model {name[:80]!r} on this server")
     raise UnsupportedError(f"{name} cannot be loaded or unloaded by a request: start the server again to do so")

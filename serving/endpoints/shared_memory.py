@@ -22,7 +22,7 @@ def _add_routes(kind: str) -> None:
     @server_router.get(f"{prefix}/region/{{region}}/status", name=f"{kind}_region_status")
     async def region_status(region: str) -> None:
         """Answer 404: no region is registered."""
-        raise NotFoundError(f"there is no region {region!r} of {kind} shared memory")
+        raise NotFoundError(f"there is no region {region[:80]!r} of {kind} shared memory")
 
     @server_router.post(f"{prefix}/region/{{region}}/register", name=f"{kind}_register")
     async def register(region: str) -> None:

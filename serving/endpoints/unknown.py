@@ -15,10 +15,10 @@ model_router = APIRouter(include_in_schema=False)
 async def unknown_model(name: str, request: Request) -> None:
     """Answer 404: the paths of existing models are routed to their own applications."""
     names = ", ".join(summary.name for summary in request.app.state.models)
-    raise NotFoundError(f"there is no model {name!r} on this server: it serves {names}")
+    raise NotFoundError(f"there is no model {name[:80]!r} on this server: it serves {names}")
 
 
 @model_router.post("/versions/{version}/{rest:path}")
 async def unknown_version(version: str, request: Request) -> None:
     """Answer 404: this is no route of the version that is served; other versions are refused before."""
-    raise NotFoundError(f"there is no POST {request.url.path}")
+    raise NotFoundError(f"there is no POST {request.url.path[:200]}")

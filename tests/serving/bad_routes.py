@@ -1,0 +1,63 @@
+"""Bad requests by their method, path or version, and those of the protocol's extensions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from tests.serving.bad_request import INFER, BadRequest
+
+
+def route(name: str, method: str, path: str, status: int, code: str, word: str, body: bytes = b"{}") -> BadRequest:
+    """Return a request to a route that does not exist, or with another method."""
+    return BadRequest(name, path, body, status, code, word, method)
+
+
+def _routes() -> Iterator[BadRequest]:
+    for method in ("GET", "PUT", "DELETE", "PATCH"):
+        yield route(f"{method} infer", method, INFER, 405, "method_not_allowed", "takes OPTIONS, POST")
+    yield route("POST to metadata", "POST", "/v2/models/digits", 405, "method_not_allowed", "GET")
+    yield route("DELETE of a model", "DELETE", "/v2/models/digits", 405, "method_not_allowed", "GET")
+    yield route("POST to /v2", "POST", "/v2", 405, "method_not_allowed", "GET")
+    for name, path in (
+        ("unknown route", "/nothing"),
+        ("another protocol's route", "/v1/models/digits:predict"),
+        ("unknown route of a model", "/v2/models/digits/nothing"),
+        ("unknown model", "/v2/models/nothing/infer"),
+        ("model in capitals", "/v2/models/DIGITS/infer"),
+        ("model that begins as another", "/v2/models/digits2/infer"),
+        ("no model", "/v2/models//infer"),
+        ("slash in the model's name", "/v2/models/a%2fdigits/infer"),
+        ("dots in the path", "/v2/models/../models/digits/infer"),
+        ("encoded dots in the path", "/v2/models/%2e%2e/digits/infer"),
+        ("path of a file", "/v2/models/..%2f..%2fetc%2fpasswd"),
+        ("NUL in the path", "/v2/models/digits%00/infer"),
+        ("bytes in the path that are no UTF-8", "/v2/models/%ff/infer"),
+        ("line break in the path", "/v2/models/a%0d%0aX:%20y/infer"),
+        ("model's name of 5,000 letters", "/v2/models/" + "a" * 5000),
+        ("two slashes at the start", "//v2/models/digits/infer"),
+    ):
+        yield route(name, "POST", path, 404, "not_found", "")
+    for version in ("2", "0", "-1", "01", "1.0", "latest", "9" * 500, "1%20", "%20"):
+        path = f"/v2/models/digits/versions/{version}/infer"
+        yield route(f"version {version[:10]!r}", "POST", path, 404, "not_found", "version 1 is")
+    yield route("no version", "POST", "/v2/models/digits/versions//infer", 404, "not_found", "")
+
+
+def _extensions() -> Iterator[BadRequest]:
+    for name, path, body, word in (
+        ("index with text for ready", "/v2/repository/index", {"ready": "yes"}, "give true or false"),
+        ("index with a list", "/v2/repository/index", [], "send an object"),
+        ("log settings that do not exist", "/v2/logging", {"colour": 1}, "the settings are"),
+        ("trace settings that are a number", "/v2/trace/setting", 1, "send an object"),
+    ):
+        yield BadRequest(name, path, json.dumps(body).encode(), 400, "bad_request", word)
+    for name, path, word in (
+        ("load", "/v2/repository/models/digits/load", "start the server again"),
+        ("unload", "/v2/repository/models/digits/unload", "start the server again"),
+        ("register shared memory", "/v2/systemsharedmemory/region/a/register", "no shared memory"),
+    ):
+        yield BadRequest(name, path, b"{}", 400, "unsupported", word)
+
+
+BAD_ROUTES = (*_routes(), *_extensions())

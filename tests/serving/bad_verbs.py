@@ -1,0 +1,143 @@
+"""Bad requests of the verbs: images, forms, keys in JSON and in the query."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tests.serving.bad_request import GENERATE, LABELLED, TRANSLATE, BadRequest
+
+PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8))
+
+
+def image(file_format: str, picture: Image.Image = PHOTO) -> bytes:
+    """Return a picture as a file."""
+    stream = io.BytesIO()
+    picture.save(stream, file_format)
+    return stream.getvalue()
+
+
+PNG, JPEG = image("PNG"), image("JPEG")
+CMYK = image("JPEG", PHOTO.convert("CMYK"))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """Return a PNG that states a size and has hardly any pixels."""
+    ihdr = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    idat = b"IDAT" + zlib.compress(b"\0" * 100)
+    chunks = b"".join(struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (ihdr, idat))
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def photo(name: str, body: bytes, status: int, code: str, word: str, query: str = "") -> BadRequest:
+    """Return a translation of a file."""
+    return BadRequest(name, TRANSLATE + query, body, status, code, word)
+
+
+def form(name: str, body: bytes, word: str, kind: str = "multipart/form-data; boundary=x") -> BadRequest:
+    """Return a translation of a form."""
+    return BadRequest(name, TRANSLATE, body, 400, "bad_request", word, headers={"content-type": kind})
+
+
+def part(field_name: str, content: bytes, file_name: str | None = "a.png") -> bytes:
+    """Return one part of a form."""
+    named = f'; filename="{file_name}"' if file_name is not None else ""
+    return f'--x\r\nContent-Disposition: form-data; name="{field_name}"{named}\r\n\r\n'.encode() + content + b"\r\n"
+
+
+def keys(name: str, word: str, body: object = None, query: str = "", path: str = GENERATE, **more: Any) -> BadRequest:
+    """Return a verb's request with keys in JSON, or in the query."""
+    content = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+    return BadRequest(name, path + query, content, **{"status": 422, "code": "bad_request", "word": word, **more})
+
+
+def _images() -> Iterator[BadRequest]:
+    for name, body in (
+        ("empty file", b""),
+        ("text", b"no image"),
+        ("half of a PNG", PNG[: len(PNG) // 2]),
+        ("half of a JPEG", JPEG[: len(JPEG) // 2]),
+        ("half of a CMYK JPEG", CMYK[: len(CMYK) // 2]),
+        ("first bytes of a PNG before a JPEG", PNG[:8] + JPEG),
+        ("PNG with a wrong checksum", PNG[:40] + b"\0\0\0\0" + PNG[44:]),
+        ("PNG with hardly any pixels", png_header(300, 300)),
+        ("SVG", b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'),
+        ("PostScript", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"),
+        ("PDF", b"%PDF-1.4\n"),
+        ("HTML", b"<!doctype html><title>Not found</title>"),
+        ("zeros", bytes(1000)),
+    ):
+        yield photo(name, body, 415, "bad_image", "image")
+    floats = image("TIFF", Image.fromarray(np.ones((20, 20), np.float32)))
+    yield photo("TIFF of floating-point numbers", floats, 415, "bad_image", "white")
+    yield photo("PNG that states 2.5 gigapixels", png_header(50_000, 50_000), 413, "too_large", "scale it down")
+    yield photo("PNG of 2^31 pixels in width", png_header(2**31 - 1, 1), 413, "too_large", "scale it down")
+    wide = image("PNG", Image.new("RGB", (400, 8)))
+    yield photo("image wider than the model takes", wide, 422, "image_size", "320")
+    deep = image("PNG", Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20)))
+    yield photo("16 bits and black alone", deep, 422, "bad_request", "black and white together", "?black=0")
+    yield photo("16 bits and black = white", deep, 422, "bad_request", "white", "?black=5&white=5")
+    yield photo("16 bits and white = nan", deep, 422, "bad_request", "white", "?black=0&white=nan")
+    yield BadRequest("image for a generator", "/v2/models/digits/translate", PNG, 400, "unsupported", "generator")
+
+
+def _forms() -> Iterator[BadRequest]:
+    end = b"--x--\r\n"
+    yield form("form without a boundary", part("image", PNG) + end, "boundary", "multipart/form-data")
+    yield form("form that is none", b"nonsense", "form")
+    yield form("empty form", b"", "image")
+    yield form("form without its end", part("image", PNG), "image")
+    yield form("form with another field", part("photo", PNG) + end, "image")
+    yield form("form with text for the image", part("image", b"a", None) + end, "image")
+
+
+def _verbs() -> Iterator[BadRequest]:
+    for name, body, word in (
+        ("verb with half of JSON", b"{", "not JSON"),
+        ("verb with a list", [1], "an object of keys"),
+        ("verb with a number", 1, "an object of keys"),
+        ("verb with 100,000 brackets", b"[" * 100_000, "nesting"),
+        ("verb with 5,000 digits", b'{"seed": ' + b"9" * 5000 + b"}", "number"),
+        ("verb with an unknown key", {"sede": 7}, "did you mean seed"),
+        ("n = 0", {"n": 0}, "greater than or equal to 1"),
+        ("n = 1.5", {"n": 1.5}, "n"),
+        ("n = text", {"n": "many"}, "n"),
+        ("seed = -1", {"seed": -1}, "greater than or equal to 0"),
+        ("seed = 2^63", {"seed": 2**63}, "less than"),
+        ("first = 2^62", {"first": 2**62}, "less than"),
+        ("format = tiff", {"format": "tiff"}, "png"),
+        ("verb with bytes that are not UTF-8", b'{"\xff": 1}', "not JSON"),
+    ):
+        yield keys(name, word, body)
+    for name, query, word in (
+        ("query with an unknown key", "?sede=7", "did you mean seed"),
+        ("query with a key twice", "?seed=1&seed=2", "seed"),
+        ("query with text for a number", "?n=many", "n"),
+        ("query with an empty value", "?n=", "n"),
+        ("query with bytes that are no UTF-8", "?n=%ff", "n"),
+        ("query with a NUL", "?n=%00", "n"),
+    ):
+        yield keys(name, word, query=query)
+    yield keys("query beside a body", "leave one of them out", {"n": 2}, "?seed=7", status=400)
+    yield keys("2,000 keys", "keys", query="?" + "a=1&" * 2000, status=400)
+    yield keys("257 images", "257 images", {"n": 257}, status=413, code="too_large")
+    yield keys("10^100 images", "images", query="?n=1" + "0" * 100, status=413, code="too_large")
+    yield keys("10^9 images", "images", {"n": 10**9}, status=413, code="too_large")
+    generate = f"{LABELLED}/generate"
+    yield keys("unknown class", "cat, dog, owl", {"labels": "kat"}, path=generate, status=400)
+    yield keys("class 3 of 3", "0 to 2", {"labels": 3}, path=generate, status=400)
+    yield keys("class of 5,000 digits", "0 to 2", {"labels": "9" * 5000}, path=generate, status=400)
+    yield keys("labels without classes", "no classes", {"labels": 1}, status=400, code="unsupported")
+    yield keys(
+        "generate of a translator", "translator", path="/v2/models/invert/generate", status=400, code="unsupported"
+    )
+
+
+BAD_VERBS = tuple(request for group in (_images, _forms, _verbs) for request in group())
