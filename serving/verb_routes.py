@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 from urllib.parse import parse_qs
 
-from starlette.datastructures import Headers, UploadFile
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
+from pydantic_core import from_json
 
 from serving.errors import BadRequestError, InvalidKeyError
+from serving.forms import form_parts
 from serving.http import HttpRequest, HttpResponse
 from serving.route import ModelRoute
 from serving.service import ModelService
@@ -23,6 +21,7 @@ _IMAGE_BODY: dict[str, Any] = {
     "image/*": {"schema": _FILE},
 }
 _MAX_QUERY_KEYS = 1000
+_MAX_FIELDS = 8
 
 
 def verb_routes() -> list[ModelRoute]:
@@ -47,7 +46,7 @@ def _handler(verb: Verb[Any]) -> Callable[[ModelService, HttpRequest], Coroutine
     async def answer(service: ModelService, request: HttpRequest) -> HttpResponse:
         if takes_image:
             keys = verb.request.parse(_query(request), "query")
-            file = await service.call_with_image(verb, keys, await _image_bytes(request), request.deadline)
+            file = await service.call_with_image(verb, keys, _image_bytes(request), request.deadline)
         else:
             file = await service.call(verb, _plain_request(verb, request), request.deadline)
         return HttpResponse(file.content, {"content-type": file.media_type})
@@ -62,11 +61,9 @@ def _plain_request(verb: Verb[R], request: HttpRequest) -> R:
     if request.query:
         raise BadRequestError("the request has keys in its query and in its JSON body: leave one of them out")
     try:
-        keys = json.loads(request.body)
-    except json.JSONDecodeError as error:
+        keys = from_json(request.body)
+    except ValueError as error:
         raise InvalidKeyError(f"body: this is not JSON ({error})") from error
-    except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
-        raise InvalidKeyError("body: this JSON has a number or a nesting that is too long") from error
     return verb.request.parse(keys, "body")
 
 
@@ -81,26 +78,15 @@ def _query(request: HttpRequest) -> dict[str, Any]:
     return {key: values[0] if len(values) == 1 else values for key, values in lists.items()}
 
 
-async def _image_bytes(request: HttpRequest) -> bytes:
+def _image_bytes(request: HttpRequest) -> bytes:
     content_type = request.headers.get("content-type", "")
     if not content_type.startswith("multipart/form-data"):
         return request.body
-
-    async def stream() -> Any:
-        yield request.body
-
-    headers = Headers({"content-type": content_type})
-    try:
-        form = await MultiPartParser(headers, stream(), max_files=1, max_fields=8).parse()
-    except (MultiPartException, HTTPException, KeyError) as error:
-        raise BadRequestError(f"the form cannot be read: {getattr(error, 'message', error)}") from error
-    try:
-        image = form.get("image")
-        if not isinstance(image, UploadFile):
-            raise BadRequestError("the form has no file in the field 'image'")
-        return await image.read()
-    finally:
-        await form.close()
+    parts = form_parts(content_type, request.body, _MAX_FIELDS)
+    files = [part.content for part in parts if part.name == "image" and part.file_name is not None]
+    if len(files) != 1:
+        raise BadRequestError(f"the form has {len(files) or 'no'} files in the field 'image': send one")
+    return files[0]
 
 
 def _documentation(verb: Verb[Any]) -> dict[str, Any]:

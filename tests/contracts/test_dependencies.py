@@ -16,8 +16,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("zorse_common", "trainer", "export", "serving", "zorse")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-# Other packages import these: torch for extensions and export, FastAPI for forms. One of two onnxruntimes is installed.
-NOT_IMPORTED = {"setuptools", "onnxscript", "python-multipart", "onnxruntime", "onnxruntime-gpu"}
+# Other packages import these: torch for extensions and export. One of two onnxruntimes is installed.
+NOT_IMPORTED = {"setuptools", "onnxscript", "onnxruntime", "onnxruntime-gpu"}
 
 
 def _names(requirements: list[str]) -> set[str]:

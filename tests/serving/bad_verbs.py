@@ -91,9 +91,13 @@ def _images() -> Iterator[BadRequest]:
 def _forms() -> Iterator[BadRequest]:
     end = b"--x--\r\n"
     yield form("form without a boundary", part("image", PNG) + end, "boundary", "multipart/form-data")
-    yield form("form that is none", b"nonsense", "form")
-    yield form("empty form", b"", "image")
-    yield form("form without its end", part("image", PNG), "image")
+    yield form("form that is none", b"nonsense", "cannot be read")
+    yield form("empty form", b"", "before its last boundary")
+    yield form("form without its end", part("image", PNG), "before its last boundary")
+    yield form("form with two images", part("image", PNG) + part("image", PNG) + end, "2 files")
+    yield form("form with 9 fields", part("image", PNG) * 9 + end, "more than 8 fields")
+    yield form("form with a boundary of 100 letters", b"", "70 letters", "multipart/form-data; boundary=" + "x" * 100)
+    yield form("field without a name", b"--x\r\nContent-Type: image/png\r\n\r\n" + PNG + b"\r\n" + end, "no name")
     yield form("form with another field", part("photo", PNG) + end, "image")
     yield form("form with text for the image", part("image", b"a", None) + end, "image")
 
@@ -103,8 +107,8 @@ def _verbs() -> Iterator[BadRequest]:
         ("verb with half of JSON", b"{", "not JSON"),
         ("verb with a list", [1], "an object of keys"),
         ("verb with a number", 1, "an object of keys"),
-        ("verb with 100,000 brackets", b"[" * 100_000, "nesting"),
-        ("verb with 5,000 digits", b'{"seed": ' + b"9" * 5000 + b"}", "number"),
+        ("verb with 100,000 brackets", b"[" * 100_000, "recursion limit"),
+        ("verb with 5,000 digits", b'{"seed": ' + b"9" * 5000 + b"}", "number out of range"),
         ("verb with an unknown key", {"sede": 7}, "did you mean seed"),
         ("n = 0", {"n": 0}, "greater than or equal to 1"),
         ("n = 1.5", {"n": 1.5}, "n"),
@@ -113,6 +117,7 @@ def _verbs() -> Iterator[BadRequest]:
         ("seed = 2^63", {"seed": 2**63}, "less than"),
         ("first = 2^62", {"first": 2**62}, "less than"),
         ("format = tiff", {"format": "tiff"}, "png"),
+        ("verb with half a pair of surrogates", b'{"\\ud800": 1}', "not JSON"),
         ("verb with bytes that are not UTF-8", b'{"\xff": 1}', "not JSON"),
     ):
         yield keys(name, word, body)
