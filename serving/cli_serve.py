@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
 
 _DEFAULT = "serve"
 """The name of the command that is called where no other is named. It is hidden."""
+
+
+class ProxyName(StrEnum):
+    """The program in front of the replicas."""
+
+    AUTO = "auto"
+    HAPROXY = "haproxy"
+    RAY = "ray"
 
 
 class _ServeGroup(TyperGroup):
@@ -83,9 +92,9 @@ def serve(
         ),
     ] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="Write a line of JSON for each request.")] = False,
-    high_throughput: Annotated[
-        bool, typer.Option("--high-throughput", help="Put HAProxy in front. Its ports are open to other machines.")
-    ] = False,
+    proxy: Annotated[
+        ProxyName, typer.Option(help="The program in front; auto takes HAProxy where it is installed.")
+    ] = ProxyName.AUTO,
 ) -> None:
     """Serve the models of a repository on Ray Serve until Ctrl-C."""
     from serving.app import serve_repository
@@ -103,7 +112,7 @@ def serve(
         access=AccessSettings(keys=keys_of(keys, os.environ), cors=cors),
         access_log=access_log,
         insecure=insecure,
-        high_throughput=high_throughput,
+        proxy=proxy.value,
     )
     typer.echo(f"starting the models of {repository} …")
     address = f"[{host}]" if ":" in host else host

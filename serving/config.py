@@ -13,6 +13,9 @@ from export.manifest import PROVED_BATCH
 Device = Literal["cpu", "cuda"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 """A device, or "auto" for CUDA where there is a CUDA device."""
+Proxy = Literal["haproxy", "ray"]
+ProxyChoice = Literal["auto", "haproxy", "ray"]
+"""The program in front of the replicas, or "auto" for HAProxy where it is installed."""
 DRAIN_SECONDS = 20
 """How long a model that is being stopped may take to answer the requests that it has accepted."""
 
@@ -134,7 +137,11 @@ class GatewaySettings(Settings):
 
 
 class ServerSettings(Settings):
-    """The settings of `zorse serve`. `alias` names the versions to serve instead of the newest."""
+    """The settings of `zorse serve`.
+
+    `alias` names the versions to serve instead of the newest. With HAProxy a client has `sender_timeout_s` for the
+    headers and the body of a request.
+    """
 
     repository: str
     alias: str | None = None
@@ -146,4 +153,5 @@ class ServerSettings(Settings):
     access: AccessSettings = AccessSettings()
     access_log: bool = False
     insecure: bool = False
-    high_throughput: bool = False
+    proxy: ProxyChoice = "auto"
+    sender_timeout_s: float = Field(default=10.0, gt=0)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ray import serve
 from ray.serve import RunTarget
+from ray.serve._private import replica as inner
 from ray.serve.schema import LoggingConfig
 
 from serving import artifacts
@@ -15,7 +16,9 @@ from serving.admission import Admission
 from serving.asgi import Application, gateway_app, model_app
 from serving.batcher import Batcher
 from serving.config import DRAIN_SECONDS, GatewaySettings, ModelSettings
+from serving.errors import StartError
 from serving.opening import load_checked_engine, measure_profile, useful
+from serving.readiness import Readiness
 from serving.service import ModelService, batching_of
 
 GATEWAY = "_gateway"
@@ -29,6 +32,7 @@ class ModelReplica:
     """One loaded model behind its HTTP application."""
 
     def __init__(self, settings: ModelSettings) -> None:
+        _close_inner_server()
         artifact = artifacts.load(Path(settings.artifact))
         engine = load_checked_engine(artifact, settings.device, gpu_fraction=settings.gpu_fraction)
         batching = batching_of(artifact.manifest.interface, settings.batching)
@@ -46,11 +50,26 @@ class GatewayReplica:
     """The server-level routes."""
 
     def __init__(self, settings: GatewaySettings) -> None:
+        _close_inner_server()
         self._settings = settings
+        self._readiness = Readiness([model.name for model in settings.models], not_running)
 
     def __serve_build_asgi_app__(self) -> Application:
-        names = [model.name for model in self._settings.models]
-        return gateway_app(self._settings, lambda: not_running(names))
+        return gateway_app(self._settings, lambda: self._readiness.not_ready)
+
+
+def _close_inner_server() -> None:
+    """Have Ray Serve open no port for this replica's server for calls from other replicas.
+
+    That server takes pickled calls from anybody: Ray Serve binds it to every interface, and it checks no token. Without
+    RAY_SERVE_USE_GRPC_BY_DEFAULT nothing calls it. Ray Serve starts it after the replica's constructor.
+
+    Raises:
+        StartError: this version of Ray Serve starts it in another way.
+    """
+    if not hasattr(inner, "add_port_to_grpc_server"):
+        raise StartError("this version of Ray Serve starts its replicas in an unknown way: install the pinned one")
+    inner.add_port_to_grpc_server = lambda server, address: 0
 
 
 def not_running(names: list[str]) -> list[str]:

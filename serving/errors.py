@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from serving.haproxy_config import RETRY_SECONDS, UNAVAILABLE
 from zorse_common.errors import ZorseError
 
 
@@ -129,6 +130,17 @@ class OverloadedError(ServingError):
     def __init__(self, message: str, retry_after: int = 1) -> None:
         super().__init__(message)
         self.headers = {"Retry-After": str(retry_after)}
+
+
+class UnavailableError(ServingError):
+    """The model has no live replica at this moment, because its server starts, stops or replaces it."""
+
+    status = 503
+    code = "unavailable"
+    headers = MappingProxyType({"Retry-After": str(RETRY_SECONDS)})
+
+    def __init__(self, message: str = UNAVAILABLE) -> None:
+        super().__init__(message)
 
 
 class DeadlineError(ServingError):

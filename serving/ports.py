@@ -13,8 +13,6 @@ _FIRST, _LAST = 20_000, 32_000
 """A range between the ports of Ray's workers and the ephemeral ports of Linux."""
 _BLOCK = 250
 _FIXED = (
-    "RAY_SERVE_HAPROXY_METRICS_PORT",
-    "RAY_SERVE_HAPROXY_STATS_PORT",
     "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
     "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
 )
@@ -29,7 +27,7 @@ _PATHS = {
 
 
 @contextlib.contextmanager
-def haproxy_environment(folder: str, replicas: int) -> Iterator[dict[str, str]]:
+def haproxy_ports(folder: str, replicas: int) -> Iterator[dict[str, str]]:
     """Yield the environment variables that set the ports and paths of Ray Serve's HAProxy for `replicas` processes.
 
     All servers of a machine divide the same range of ports into blocks. A server binds the first port of each of its

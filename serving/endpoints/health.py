@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.concurrency import run_in_threadpool
 
 server_router = APIRouter(tags=["health"])
 model_router = APIRouter(tags=["health"])
@@ -20,7 +19,7 @@ async def live() -> dict[str, Any]:
 @server_router.get("/v2/health/ready")
 async def ready(request: Request, response: Response) -> dict[str, Any]:
     """Answer 200 if every model is ready, else 503 with the names of the others."""
-    waiting = await run_in_threadpool(request.app.state.not_ready)
+    waiting = request.app.state.not_ready()
     if waiting:
         response.status_code = 503
     return {"ready": not waiting, "waiting": waiting}

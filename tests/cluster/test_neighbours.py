@@ -65,7 +65,7 @@ def test_runs_do_not_disturb_each_other_or_other_rays(tmp_path: Path, monkeypatc
     assert states == ["finished", "finished"]
 
 
-@pytest.mark.parametrize("options", [(), ("--high-throughput", "--insecure")], ids=["default", "high-throughput"])
+@pytest.mark.parametrize("options", [(), ("--proxy", "ray")], ids=["default", "ray"])
 def test_servers_answer_only_with_their_models(options: tuple[str, ...], tmp_path: Path) -> None:
     names = ("one", "two")
     with ExitStack() as stack:

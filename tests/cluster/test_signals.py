@@ -20,7 +20,7 @@ STOPPED = 128
 SCENES: dict[str, Callable[[Path], AbstractContextManager[tuple[Started, Result]]]] = {
     "train": commands.train,
     "serve": commands.serve,
-    "serve --high-throughput": partial(commands.serve, options=("--high-throughput", "--insecure")),
+    "serve --proxy ray": partial(commands.serve, options=("--proxy", "ray")),
     "export": commands.export,
     "demo, training": partial(commands.demo, until="digits/metrics"),
     "demo, serving": partial(commands.demo, until="serve.log", images=640),
@@ -28,7 +28,7 @@ SCENES: dict[str, Callable[[Path], AbstractContextManager[tuple[Started, Result]
 RESULTS = {
     "train": "preempted, 1 checkpoint",
     "serve": "request answered 200",
-    "serve --high-throughput": "request answered 200",
+    "serve --proxy ray": "request answered 200",
     "export": "0 files published",
     "demo, training": "-",
     "demo, serving": "-",

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from serving.ports import haproxy_environment
+from serving.ports import haproxy_ports
 
 LOWEST, HIGHEST = "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"
 
@@ -14,20 +14,20 @@ LOWEST, HIGHEST = "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_IN
 def _ports(variables: dict[str, str]) -> set[int]:
     """Return all ports in the variables. Ray assigns replicas the ports below the highest."""
     fixed = {int(value) for name, value in variables.items() if name.endswith("_PORT") and "INGRESS" not in name}
-    assert len(fixed) == 4
+    assert len(fixed) == 2
     return fixed | set(range(int(variables[LOWEST]), int(variables[HIGHEST])))
 
 
 @pytest.mark.parametrize("replicas", [1, 200])
-def test_haproxy_environments_at_the_same_time_share_no_port(replicas: int) -> None:
-    with haproxy_environment("/tmp/a", replicas) as one, haproxy_environment("/tmp/b", replicas) as two:
+def test_haproxy_ports_of_servers_at_the_same_time_are_apart(replicas: int) -> None:
+    with haproxy_ports("/tmp/a", replicas) as one, haproxy_ports("/tmp/b", replicas) as two:
         first, second = _ports(one), _ports(two)
         assert not first & second
         assert len(first) >= 4 * replicas
 
 
-def test_haproxy_environment_avoids_ports_in_use() -> None:
-    with haproxy_environment("/tmp/a", 1) as variables:
+def test_haproxy_ports_avoids_ports_in_use() -> None:
+    with haproxy_ports("/tmp/a", 1) as variables:
         port = min(_ports(variables))
         with socket.socket() as other, pytest.raises(OSError, match="in use"):
             other.bind(("", port - 1))  # the server's own, which no other server takes
@@ -36,7 +36,7 @@ def test_haproxy_environment_avoids_ports_in_use() -> None:
 
 
 def test_haproxy_paths_are_in_the_folder() -> None:
-    with haproxy_environment("/tmp/zorse-1-a", 1) as variables:
+    with haproxy_ports("/tmp/zorse-1-a", 1) as variables:
         paths = {value for name, value in variables.items() if not name.endswith("_PORT")}
     assert {path.rpartition("/")[0] for path in paths} == {"/tmp/zorse-1-a"}
     # HAProxy takes 97 characters with Ray's folder of the node, a number of 56 digits.

@@ -1,0 +1,178 @@
+"""Rewrites the configuration that Ray Serve renders for HAProxy, and starts HAProxy with it.
+
+The module is also the program that Ray starts in place of HAProxy. It uses the standard library alone, and runs without
+the packages of the environment, so that it starts fast.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+RETRY_SECONDS = 5
+"""When a client should try again: about the time in which a dead replica is replaced."""
+UNAVAILABLE = "the model cannot answer at this moment, because its server starts, stops or replaces it: try again"
+_ERRORS = {
+    400: ("bad_request", "the request is not valid HTTP"),
+    408: ("slow_request", "the request was not complete in time: send its headers and body faster"),
+    413: ("too_large", "the request is larger than the server takes"),
+    500: ("internal", "internal error"),
+    501: ("unsupported", "the server does not have this method of HTTP"),
+    504: ("deadline", "the model did not answer in time"),
+}
+"""The code and message of each status that HAProxy answers by itself, except 502 and 503."""
+_UNUSED_SECTIONS = ("frontend prometheus", "listen stats")
+
+
+class ConfigError(ValueError):
+    """A line that Ray Serve's configuration for HAProxy should have is missing."""
+
+
+class Front(NamedTuple):
+    """The public side of a server.
+
+    `host` and `port` are the address to listen on. A client must send the headers of a request within `sender_seconds`,
+    then its body within that time, and must not pause longer in a body that does not fit into HAProxy's buffer.
+    `unavailable` is the path of the file with the answer of a model that has no live replica (see
+    `unavailable_answer`).
+    """
+
+    host: str
+    port: int
+    sender_seconds: float
+    unavailable: str
+
+
+def rewrite(text: str, front: Front) -> str:
+    """Return Ray Serve's configuration of HAProxy `text` with the protection of `front`.
+
+    - HAProxy listens on the address of `front` only, for HTTP/1. Its pages with metrics and statistics are left out.
+    - Only this user can use its admin socket.
+    - It writes no log: Ray would have it send a line for each request to port 514.
+    - Incomplete requests are closed. Requests reach a replica with their bodies, as far as these fit into the buffer.
+    - Ray's own routes `/-/…` answer 404. Clients cannot set Ray's headers, nor the address that replicas see.
+    - What HAProxy answers itself is JSON. While there is no application yet, or no longer, it answers 503.
+
+    Raises:
+        ConfigError: a line that is to be changed is not there exactly once.
+    """
+    sections = _sections(text)
+    for name in _UNUSED_SECTIONS:
+        if sections.pop(name, None) is None:
+            raise ConfigError(f"there is no section {name!r}")
+    for name, changes in _changes(front).items():
+        if name not in sections:
+            raise ConfigError(f"there is no section {name!r}")
+        for start, lines in changes.items():
+            sections[name] = _replaced(sections[name], start, lines, name)
+    sections["global"] = [line.replace(" mode 666 ", " mode 600 ") for line in sections["global"]]
+    if not any(line.startswith("    stats socket ") and " mode 600 " in line for line in sections["global"]):
+        raise ConfigError("section 'global' has no line 'stats socket' with mode 666")
+    backends = [name for name in sections if name.startswith("backend ") and name != "backend default_backend"]
+    for name in backends:
+        # In the backend, because a frontend answers incomplete requests in HTML.
+        sections[name] = [sections[name][0], "    option http-buffer-request", *sections[name][1:]]
+    return "".join(f"{line}\n" for lines in sections.values() for line in lines)
+
+
+def unavailable_answer() -> str:
+    """Return the HTTP answer of a model that has no live replica."""
+    body = _error("unavailable", UNAVAILABLE)
+    headers = f"content-type: application/json\r\nretry-after: {RETRY_SECONDS}\r\ncontent-length: {len(body)}"
+    return f"HTTP/1.1 503 Service Unavailable\r\n{headers}\r\n\r\n{body}"
+
+
+def main(arguments: list[str]) -> None:
+    """Rewrite the file behind `-f` in HAProxy's arguments for the given front, and become HAProxy.
+
+    The arguments are the fields of `Front`, the path of HAProxy, and its own arguments. Ray Serve checks the process id
+    and the arguments of the process that it started, and both stay.
+    """
+    host, port, sender_seconds, unavailable, binary, *own = arguments
+    file = Path(own[own.index("-f") + 1])
+    try:
+        text = rewrite(file.read_text(encoding="utf-8"), Front(host, int(port), float(sender_seconds), unavailable))
+    except ConfigError as error:
+        sys.exit(f"the configuration of HAProxy is not the expected one: {error}")
+    file.write_text(text, encoding="utf-8")
+    os.execv(binary, [binary, *own])
+
+
+def _changes(front: Front) -> dict[str, dict[str, list[str]]]:
+    """Return for each section the starts of lines, and the lines that take their places."""
+    milliseconds = f"{round(front.sender_seconds * 1000)}ms"
+    not_found = _error("not_found", "there is no such route: GET /v2 describes the server")
+    unavailable = _error("unavailable", UNAVAILABLE)
+    return {
+        "global": {"    log ": []},
+        "defaults": {
+            "    mode http": [
+                "    mode http",
+                f"    timeout http-request {milliseconds}",
+                *(f"    http-error status {s} {_returned(_error(*error))}" for s, error in _ERRORS.items()),
+            ],
+            # No limit for a replica's answer, which HAProxy wants to be said: the batcher has one.
+            "    timeout client ": [f"    timeout client {milliseconds}", "    timeout server 0"],
+            "    errorfile 502 ": [f"    errorfile 502 {_quoted(front.unavailable)}"],
+            "    errorfile 503 ": [f"    errorfile 503 {_quoted(front.unavailable)}"],
+            "    errorfile 504 ": [],
+        },
+        "frontend http_frontend": {
+            "    bind ": [
+                # The address :: stands for those of both families.
+                f"    bind {front.host}:{front.port} proto h1{' v4v6' if front.host == '::' else ''}",
+                # Decoded, as Ray compares it.
+                f"    http-request return status 404 {_returned(not_found)} if {{ path,url_dec -m beg /-/ }}",
+                "    http-request del-header x-request-timeout-seconds",
+                "    http-request set-header x-request-disconnect-disabled ?1",
+                "    http-request set-header x-forwarded-for %[src]",
+            ],
+        },
+        "backend default_backend": {
+            "    http-request return status 404 ": [
+                f"    http-request return status 503 {_returned(unavailable)} hdr retry-after {RETRY_SECONDS}"
+            ],
+        },
+    }
+
+
+def _sections(text: str) -> dict[str, list[str]]:
+    """Return the lines of each section by its first line, without comments and empty lines."""
+    sections: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in text.splitlines():
+        if not line.strip() or line.strip().startswith("#"):
+            continue
+        if not line.startswith(" "):
+            lines = sections.setdefault(line.strip(), [])
+        lines.append(line.rstrip())
+    return sections
+
+
+def _replaced(lines: list[str], start: str, new: list[str], section: str) -> list[str]:
+    """Return `lines` with `new` in the place of the one line that begins with `start`."""
+    found = [index for index, line in enumerate(lines) if line.startswith(start)]
+    if len(found) != 1:
+        raise ConfigError(f"section {section!r} has {len(found)} lines {start.strip()!r} instead of one")
+    return [*lines[: found[0]], *new, *lines[found[0] + 1 :]]
+
+
+def _error(code: str, message: str) -> str:
+    return json.dumps({"error": message, "code": code})
+
+
+def _returned(body: str) -> str:
+    """Return the arguments of `http-request return` and `http-error` for a JSON body."""
+    return f"content-type application/json string {_quoted(body)}"
+
+
+def _quoted(text: str) -> str:
+    """Quote a word of HAProxy's configuration. Within single quotes every character but the quote stands for itself."""
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,96 @@
+"""Where a server listens: the check of its address, and the environment that keeps Ray's ports on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from serving.config import Proxy, ServerSettings
+from serving.errors import StartError
+from serving.haproxy import find_haproxy, wrap_haproxy
+from serving.ports import haproxy_ports
+from serving.ray_proxy import proxy_environment
+
+LOOPBACK = "127.0.0.1"
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches the address `host`."""
+    return host in {LOOPBACK, "::1", "localhost"}
+
+
+def check_address(settings: ServerSettings) -> None:
+    """Check that the server may and can listen on its address.
+
+    Raises:
+        StartError: other machines reach the address and there is neither a key nor `insecure`, or it is in use.
+    """
+    if not (is_loopback(settings.host) or settings.access.keys or settings.insecure):
+        raise StartError(f"{settings.host} is open to other machines: give --keys or ZORSE_API_KEY, or say --insecure")
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise StartError(
+                f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): choose another --port or --host"
+            ) from error
+
+
+def chosen_proxy(settings: ServerSettings) -> Proxy:
+    """Return the proxy of the settings: for "auto" HAProxy where it is installed, otherwise Ray's own.
+
+    Raises:
+        StartError: HAProxy is chosen and is not installed.
+    """
+    if settings.proxy == "ray":
+        return "ray"
+    if find_haproxy() is not None:
+        return "haproxy"
+    if settings.proxy == "haproxy":
+        raise StartError("HAProxy is not installed: install haproxy, or choose --proxy ray")
+    logging.getLogger(__name__).warning("HAProxy is not installed: Ray's own proxy is used, which is slower")
+    return "ray"
+
+
+def serve_host(settings: ServerSettings, proxy: Proxy) -> str:
+    """Return the host that Ray Serve listens on. Behind HAProxy that is loopback, for the replicas' own ports too."""
+    return LOOPBACK if proxy == "haproxy" else settings.host
+
+
+@contextlib.contextmanager
+def serve_environment(settings: ServerSettings, proxy: Proxy, folder: str, replicas: int) -> Iterator[dict[str, str]]:
+    """Yield the environment variables that Ray reads when its processes start, for `replicas` of them.
+
+    Raises:
+        StartError: there are not enough free ports.
+    """
+    flag = str(int(proxy == "haproxy"))
+    variables = {
+        "RAY_AUTH_MODE": "token",
+        # All of Ray's processes listen on loopback. Otherwise they would listen on every interface.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        # Ray's metrics would be on a port that needs no key.
+        "RAY_enable_metrics_collection": "0",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # Calls between Ray's processes go through Ray, which checks the token (see serving.deployment).
+        "RAY_SERVE_USE_GRPC_BY_DEFAULT": "0",
+        "RAY_SERVE_ENABLE_HA_PROXY": flag,
+        "RAY_SERVE_ENABLE_DIRECT_INGRESS": flag,
+        # HAProxy needs a moment to route new requests elsewhere. By default a stop takes half a minute.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.2",
+        # Workers must be able to import this package from a checkout, where it is not installed.
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])),
+    } | proxy_environment()
+    if proxy == "ray":
+        yield variables
+        return
+    binary = find_haproxy()
+    assert binary is not None, "chosen_proxy has found it"
+    with haproxy_ports(folder, replicas) as ports:
+        yield variables | ports | wrap_haproxy(binary, settings, folder)

@@ -1,0 +1,135 @@
+"""What Ray Serve's own proxy answers: JSON in place of its texts, and a second attempt where a replica died.
+
+With `--proxy ray` it is the front of the server. Behind HAProxy it takes the requests to models without a live replica.
+Ray Serve finds `proxy_middlewares` by its name in an environment variable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from urllib.parse import unquote
+
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.errors import NotFoundError, ServingError, UnavailableError
+from serving.http import error_response, send_response
+
+WAIT_SECONDS = 10.0
+"""How long a request may take that HAProxy passes on because the model has no live replica."""
+_KEPT_BYTES = 64 * 2**10
+"""The largest body that is kept for a second attempt."""
+_TIMEOUT = b"x-request-timeout-seconds"
+"""A header with which a client could set or end Ray's own time limit."""
+
+
+def proxy_environment() -> dict[str, str]:
+    """Return the environment variable with which Ray Serve's proxies find `proxy_middlewares`."""
+    return {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": f"{__name__}:{proxy_middlewares.__name__}"}
+
+
+def proxy_middlewares() -> list[Middleware]:
+    """Return the middleware of a proxy, and none for a replica: Ray Serve asks in both."""
+    import ray
+
+    if (ray.get_runtime_context().get_actor_name() or "").startswith("SERVE_REPLICA"):
+        return []
+    behind_haproxy = os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
+    return [Middleware(ProxyAnswers, wait_seconds=WAIT_SECONDS if behind_haproxy else None)]
+
+
+class ProxyAnswers:
+    """Answers in place of Ray Serve's proxy `app` where that would answer a text, or not at all.
+
+    With `wait_seconds`, a request that is not answered within that time gets 503; and Ray's route `/-/healthz` stays,
+    because HAProxy needs it.
+    """
+
+    def __init__(self, app: ASGIApp, wait_seconds: float | None = None) -> None:
+        self._app = app
+        self._wait_seconds = wait_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            if unquote(scope["path"]).startswith("/-/"):
+                if self._wait_seconds is None:
+                    raise NotFoundError("there is no such route: GET /v2 describes the server")
+                await self._app(scope, receive, send)
+                return
+            scope["headers"] = [field for field in scope["headers"] if field[0] != _TIMEOUT]
+            attempt = _Attempt(self._app, scope, receive, send)
+            async with asyncio.timeout(self._wait_seconds):
+                # A replica that dies leaves its requests unanswered.
+                if not await attempt.run() and attempt.may_repeat:
+                    await attempt.run()
+            if not attempt.started and not attempt.is_client_gone:
+                raise UnavailableError
+        except TimeoutError:
+            if not attempt.started:
+                await send_response(error_response(UnavailableError()), send)
+        except ServingError as error:
+            await send_response(error_response(error), send)
+
+
+class _Attempt:
+    """One request to Ray's proxy, which can be repeated while nothing was answered."""
+
+    def __init__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        self._app, self._scope, self._receive, self._send = app, scope, receive, send
+        self._kept: list[Message] = []
+        self._kept_bytes = 0
+        self._replaces = False
+        self.started = False
+        self.is_client_gone = False
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether the client still waits and the body, as far as it was read, is at hand."""
+        return not self.is_client_gone and self._kept_bytes <= _KEPT_BYTES
+
+    async def run(self) -> bool:
+        """Pass the request on, and return whether it was answered."""
+        kept = list(self._kept)
+
+        async def receive() -> Message:
+            if kept:
+                return kept.pop(0)
+            message = await self._receive()
+            self._keep(message)
+            return message
+
+        await self._app(dict(self._scope), receive, self._answer)
+        return self.started
+
+    def _keep(self, message: Message) -> None:
+        if message["type"] == "http.disconnect":
+            self.is_client_gone = True
+            return
+        self._kept_bytes += len(message.get("body", b""))
+        if self._kept_bytes <= _KEPT_BYTES:
+            self._kept.append(message)
+        else:
+            self._kept.clear()
+
+    async def _answer(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            self._replaces = _is_text_of_ray(message)
+            if self._replaces:
+                # Ray has no application at the path: the gateway's is at /, so that none or not all of them run.
+                await send_response(error_response(UnavailableError()), self._send)
+                return
+        if not self._replaces:
+            await self._send(message)
+
+
+def _is_text_of_ray(start: Message) -> bool:
+    """Return whether an answer is a failure that Ray reports. Those of the applications are JSON."""
+    return start["status"] >= 400 and any(
+        name.lower() == b"content-type" and value.startswith(b"text/plain") for name, value in start["headers"]
+    )

@@ -1,0 +1,108 @@
+"""HAProxy's configuration: Ray's real one, rewritten and checked by the real HAProxy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from serving.config import ServerSettings
+from serving.errors import StartError, UnavailableError
+from serving.haproxy import check_config, find_haproxy, rendered_by_ray, threads, wrap_haproxy
+from serving.haproxy_config import RETRY_SECONDS, ConfigError, Front, rewrite, unavailable_answer
+from serving.http import error_response
+
+FRONT = Front("127.0.0.1", 8000, 2.5, "/tmp/unavailable.http")
+SETTINGS = ServerSettings(repository="r", port=8123)
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return rendered_by_ray(str(tmp_path_factory.mktemp("ray")))
+
+
+@pytest.fixture
+def haproxy() -> str:
+    binary = find_haproxy()
+    if binary is None:
+        pytest.skip("HAProxy is not installed")
+    return binary
+
+
+def test_rewrite_keeps_only_the_public_address(rendered: str) -> None:
+    binds = [line.strip() for line in rewrite(rendered, FRONT).splitlines() if line.strip().startswith("bind ")]
+    assert rendered.count("bind ") == 3
+    assert binds == ["bind 127.0.0.1:8000 proto h1"]
+
+
+def test_rewrite_protects_the_server(rendered: str) -> None:
+    lines = [line.strip() for line in rewrite(rendered, FRONT).splitlines()]
+    assert any(line.startswith("stats socket ") and " mode 600 " in line for line in lines)
+    assert not any(line.startswith("log 1") or "mode 666" in line for line in lines)
+    assert {"timeout http-request 2500ms", "timeout client 2500ms", "option abortonclose"} <= set(lines)
+    assert "http-request set-header x-request-disconnect-disabled ?1" in lines
+    closed = next(index for index, line in enumerate(lines) if "path,url_dec -m beg /-/" in line)
+    assert "status 404" in lines[closed]
+    # The first rule that matches answers.
+    assert closed < min(index for index, line in enumerate(lines) if "if routes" in line or "if healthcheck" in line)
+    assert lines[lines.index("backend http-model") + 1] == "option http-buffer-request"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "0.0.0.0", "::"])
+def test_haproxy_takes_the_rewritten_configuration(host: str, haproxy: str, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"host": host})
+    variables = wrap_haproxy(haproxy, settings, str(tmp_path))
+    assert Path(variables["RAY_SERVE_HAPROXY_BINARY_PATH"]).parent == tmp_path
+    check_config(str(tmp_path))
+
+
+def test_program_becomes_haproxy_with_the_arguments_of_ray(tmp_path: Path, rendered: str) -> None:
+    wrap_haproxy("/bin/echo", SETTINGS, str(tmp_path))
+    file = tmp_path / "haproxy.cfg"
+    file.write_text(rendered)
+    words = [tmp_path / "haproxy", "-db", "-f", file, "-sf", "17"]
+    assert subprocess.check_output(words, text=True) == f"-db -f {file} -sf 17\n"
+    front = Front("127.0.0.1", 8123, 10.0, f"{tmp_path}/unavailable.http")
+    assert file.read_text() == rewrite(rendered, front)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "stats socket",
+        "timeout client ",
+        "errorfile 503",
+        "bind 127.0.0.1",
+        "http-request return status 404",
+        "backend default_backend",
+        "frontend http_frontend",
+        "frontend prometheus",
+        "listen stats",
+        "    log 1",
+    ],
+)
+def test_rewrite_refuses_a_configuration_without_a_line_that_it_changes(line: str, rendered: str) -> None:
+    kept = [other for other in rendered.splitlines() if line not in other or "use_backend" in other]
+    assert len(kept) < len(rendered.splitlines())
+    with pytest.raises(ConfigError):
+        rewrite("\n".join(kept), FRONT)
+
+
+def test_start_fails_with_one_line_when_haproxy_refuses(tmp_path: Path) -> None:
+    wrap_haproxy("/bin/false", SETTINGS, str(tmp_path))
+    with pytest.raises(StartError, match=r"HAProxy does not start with this version of Ray \(.*\): use --proxy ray"):
+        check_config(str(tmp_path))
+
+
+def test_answer_of_haproxy_without_replicas_is_the_one_of_replicas() -> None:
+    head, body = unavailable_answer().split("\r\n\r\n")
+    response = error_response(UnavailableError())
+    assert json.loads(body) == json.loads(response.body)
+    assert f"retry-after: {RETRY_SECONDS}" in head
+    assert response.headers["retry-after"] == str(RETRY_SECONDS)
+
+
+def test_haproxy_gets_few_threads() -> None:
+    assert 1 <= threads() <= 4

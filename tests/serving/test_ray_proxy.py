@@ -1,0 +1,82 @@
+"""What Ray's own proxy answers, with the proxy replaced by a fake application."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serving.ray_proxy import ProxyAnswers
+
+
+def _post(app: ASGIApp, path: str = "/v2", body: bytes = b"", **headers: str) -> httpx.Response:
+    async def call() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
+            return await client.post(path, content=body, headers=headers)
+
+    return asyncio.run(call())
+
+
+class FailingProxy:
+    """Answers nothing `failures` times, after it has read the body, and then echoes the body."""
+
+    def __init__(self, failures: int) -> None:
+        self._failures = failures
+        self.headers: list[tuple[bytes, bytes]] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = (await receive())["body"]
+        self.headers = scope["headers"]
+        self._failures -= 1
+        if self._failures < 0:
+            await JSONResponse(body.decode())(scope, receive, send)
+
+
+def test_proxy_repeats_a_request_that_was_not_answered() -> None:
+    assert _post(ProxyAnswers(FailingProxy(1)), body=b"abc").json() == "abc"
+
+
+@pytest.mark.parametrize(("failures", "body"), [(2, b"abc"), (1, bytes(70_000))])
+def test_proxy_answers_503_for_requests_that_cannot_be_repeated(failures: int, body: bytes) -> None:
+    response = _post(ProxyAnswers(FailingProxy(failures)), body=body)
+    assert (response.status_code, response.json()["code"]) == (503, "unavailable")
+    assert int(response.headers["retry-after"]) > 0
+
+
+@pytest.mark.parametrize("status", [404, 500, 503])
+def test_proxy_answers_json_in_place_of_texts_of_ray(status: int) -> None:
+    async def ray(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("Path '/v2' not found. Ping /-/routes.", status)(scope, receive, send)
+
+    response = _post(ProxyAnswers(ray))
+    assert (response.status_code, response.json()["code"]) == (503, "unavailable")
+
+
+def test_proxy_passes_answers_of_applications_on() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await JSONResponse({"error": "x", "code": "not_found"}, 404)(scope, receive, send)
+
+    response = _post(ProxyAnswers(app))
+    assert (response.status_code, response.json()["code"]) == (404, "not_found")
+
+
+def test_proxy_hides_the_routes_and_time_limits_of_ray() -> None:
+    proxy = FailingProxy(0)
+    assert _post(ProxyAnswers(proxy), "/%2d/routes").json()["code"] == "not_found"
+    headers: dict[str, Any] = {"X-Request-Timeout-Seconds": "0.1", "X-Request-Timeout": "1"}
+    _post(ProxyAnswers(proxy), body=b"abc", **headers)
+    names = [name for name, _ in proxy.headers]
+    assert b"x-request-timeout" in names
+    assert b"x-request-timeout-seconds" not in names
+
+
+def test_proxy_behind_haproxy_keeps_the_health_check_and_limits_waiting() -> None:
+    async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.Event().wait()
+
+    assert _post(ProxyAnswers(FailingProxy(0), 60.0), "/-/healthz", b"x").json() == "x"
+    assert _post(ProxyAnswers(waits, 0.01)).json()["code"] == "unavailable"
