@@ -16,6 +16,9 @@ COPIES = 2
 def check_memory(replicas: int, models: Sequence[int], available: int | None = None) -> None:
     """Refuse replicas that need more memory than is free, since the system would kill some of them later.
 
+    The activations of runs are not counted, because only a run shows them: 1.4 KB for each source pixel of a batch in
+    ResNet-9, for example. `Batching.max_pixels` and the model's largest size bound them.
+
     `replicas` is the number of processes of each model, and `models` the sizes of the models with their weights in
     bytes. `available` is the free memory in bytes (by default what the system states).
 

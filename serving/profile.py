@@ -15,7 +15,7 @@ GOOD_THROUGHPUT = 0.9
 """The part of the best throughput that is good enough. The last tenth would cost twice the rows, and latency."""
 BUDGET_SECONDS = 0.8
 """How long the measurement of a model may take. The runs of one row are made in any case."""
-_REPEATS = 5
+_REPEATS, _SHARE = 5, 0.1
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ def measure(
 ) -> dict[int, float]:
     """Return the seconds of `run(n)` for the numbers `n` of `rows`, which rise, as far as the `budget` in seconds goes.
 
-    Each number is run once to warm up, and then up to `_REPEATS` times. The shortest time counts, since whatever else
-    the machine does only lengthens it.
+    Each number is run once to warm up, and then up to `_REPEATS` times, once if that takes more than `_SHARE` of the
+    budget. The shortest time counts, since whatever else the machine does only lengthens it.
     """
     end = clock() + budget
     found: dict[int, float] = {}
@@ -94,7 +94,8 @@ def measure(
             break
         run(count)
         times: list[float] = []
-        while not times or (len(times) < _REPEATS and clock() + times[-1] < end):
+        last = clock() + _SHARE * budget
+        while not times or (len(times) < _REPEATS and clock() + times[-1] < min(last, end)):
             began = clock()
             run(count)
             times.append(clock() - began)

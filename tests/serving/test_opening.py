@@ -13,6 +13,7 @@ from export.interface import SizeLimits
 from serving import artifacts
 from serving.config import Batching
 from serving.engine import cpu_cores
+from serving.local_model import LocalModel
 from serving.opening import (
     THREADS_PAY_SECONDS,
     heaviest_run,
@@ -22,6 +23,8 @@ from serving.opening import (
     useful,
 )
 from serving.profile import Profile
+from serving.selftest import verify_artifact
+from tests.serving.conv_graph import conv_graph
 from tests.serving.fakes import FakeEngine
 from tests.serving.tiny import (
     LATENT_DIM,
@@ -119,3 +122,14 @@ def test_heaviest_run_of_a_generator_is_the_largest_batch() -> None:
 def test_useful_batching_has_no_larger_batches_than_pay(profile: Profile, max_size: int, max_pixels: int) -> None:
     limited = useful(BATCHING, profile)
     assert (limited.max_size, limited.max_pixels) == (max_size, max_pixels)
+
+
+def test_float16_model_is_served_as_any_other(tmp_path: Path) -> None:
+    source = np.random.default_rng(0).integers(0, 256, (2, 33, 47, 3), dtype=np.uint8)
+    images = []
+    for half in (False, True):
+        folder = write(tmp_path / str(half), conv_graph(half=half), inverter_manifest("paint"))
+        assert verify_artifact(folder, "cpu").max_grey_diff == 0
+        images.append(LocalModel.load(folder, "cpu").translate(source).astype(int))
+    assert images[0].std() > 10
+    assert 0 < np.abs(images[0] - images[1]).max() <= 2

@@ -78,6 +78,10 @@ def test_measure_takes_the_shortest_of_warm_runs() -> None:
     assert measure(run, [1], lambda: now, budget=100) == {1: 1.0}
 
 
+def test_measure_compares_two_numbers_of_rows_of_a_slow_model() -> None:
+    assert Machine(0.0, 0.06).profile().timings == ((1, pytest.approx(0.06)), (2, pytest.approx(0.12)))
+
+
 @pytest.mark.parametrize("per_row", [1e-6, 1e-3, 0.02, 0.05, 0.3])
 def test_measure_stays_within_its_budget(per_row: float) -> None:
     machine = Machine(0.0, per_row)
