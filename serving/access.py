@@ -32,6 +32,7 @@ class Access:
         self._buckets = {bytes.fromhex(key.sha256): _Bucket(key, processes) for key in settings.keys}
         self._is_local = settings.is_local
         self._origin = settings.cors
+        self.has_cors = settings.cors is not None
 
     def check(self, path: str, headers: Mapping[str, str], now: float) -> None:
         """Refuse a request that may not be answered. `headers` have lower-case names; `now` is a clock in seconds.

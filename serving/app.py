@@ -24,6 +24,7 @@ from serving.cuda import gpu_fraction
 from serving.engine import resolve_device
 from serving.errors import StartError
 from serving.haproxy import check_config
+from serving.logs import copied_log
 from serving.memory import check_memory
 from serving.network import check_address, chosen_proxy, is_loopback, serve_environment, serve_host
 from serving.stopping import stop_applications
@@ -56,6 +57,7 @@ def running_server(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
     ]
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(ray_folder())
+        stack.enter_context(copied_log(folder))
         paths = {name: artifact.path for name, artifact in models.items()}
         settings_of_models = _model_settings(settings, paths, folder)
         replicas = settings.replicas * len(settings_of_models) + 1

@@ -20,6 +20,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from serving import endpoints
@@ -42,12 +43,16 @@ from serving.http import (
     request_deadline,
     send_response,
 )
+from serving.metrics import ModelMetrics
+from serving.observed import Observed
 from serving.route import ModelRoute
 from serving.service import ModelService
 from serving.verb import VERBS
 from serving.verb_routes import verb_routes
 from zorse_common.errors import nearest_hint
 
+_REFUSALS = {401, 403, 429, 503}
+"""The statuses of requests that are refused because of the client or the load, and not because of what they are."""
 Level = Literal["model_router", "server_router"]
 _LOGGER = logging.getLogger("serving")
 
@@ -68,6 +73,7 @@ class Application:
         admission: Admission,
         max_bytes: int,
         *,
+        metrics: ModelMetrics | None = None,
         watch_clients: bool = False,
     ) -> None:
         self._rest = rest
@@ -75,6 +81,7 @@ class Application:
         self._access = access
         self._admission = admission
         self._max_bytes = max_bytes
+        self._metrics = metrics
         self._watch_clients = watch_clients
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,6 +111,8 @@ class Application:
         except ServingError as error:
             if error.is_internal:
                 _LOGGER.exception("%s %s failed", method, path)
+            if self._metrics is not None and error.status in _REFUSALS:
+                self._metrics.rejected(error.code)
             response = error_response(error)
         except ClientGoneError:
             return
@@ -132,10 +141,14 @@ class Application:
         async def replay() -> Message:
             return messages.pop() if messages else await receive()
 
-        await self._rest(changed, replay, _bodiless(method, send) if method in ("HEAD", "OPTIONS") else send)
+        try:
+            await self._rest(changed, replay, _bodiless(method, send) if method in ("HEAD", "OPTIONS") else send)
+        except Exception:
+            # FastAPI has answered already, and raises the error for the server's log.
+            _LOGGER.exception("%s %s failed", method, path)
 
 
-def model_app(service: ModelService, settings: ModelSettings) -> Application:
+def model_app(service: ModelService, settings: ModelSettings) -> Observed:
     """Return the HTTP application of one model, with whole paths under `/v2/models/<name>`."""
     prefix, version = f"/v2/models/{settings.name}", service.manifest.version
     routes = [INFER, *verb_routes()]
@@ -147,18 +160,23 @@ def model_app(service: ModelService, settings: ModelSettings) -> Application:
     rest = _fastapi(settings.name, prefix, "model_router", routes, _check_version)
     rest.state.name = settings.name
     rest.state.service = service
-    return Application(
+    rest.state.folder = settings.folder
+    access = Access(settings.access, settings.replicas)
+    app = Application(
         rest,
         handlers,
-        Access(settings.access, settings.replicas),
+        access,
         service.admission,
         # 64 KiB more for a form around the image; the image itself has its own, exact limit.
         settings.limits.bytes + 2**16,
+        metrics=service.metrics,
         watch_clients=service.is_slow,
     )
+    names = _route_names("model_router", prefix) | {path: path.rpartition("/")[2] for path in handlers}
+    return Observed(app, names, access, service.metrics, access_log=settings.access_log)
 
 
-def gateway_app(settings: GatewaySettings, not_ready: Callable[[], list[str]]) -> Application:
+def gateway_app(settings: GatewaySettings, not_ready: Callable[[], list[str]]) -> Observed:
     """Return the server-level application. `not_ready` returns the names of the models that cannot answer yet."""
     rest = _fastapi("zorse", "", "server_router", ())
     rest.description = "\n".join(
@@ -166,7 +184,24 @@ def gateway_app(settings: GatewaySettings, not_ready: Callable[[], list[str]]) -
     )
     rest.state.models = list(settings.models)
     rest.state.not_ready = not_ready
-    return Application(rest, {}, Access(settings.access), Admission(), 2**20)
+    rest.state.folder = settings.folder
+    access = Access(settings.access)
+    app = Application(rest, {}, access, Admission(), 2**20)
+    return Observed(app, _route_names("server_router", ""), access, access_log=settings.access_log)
+
+
+def _routers(level: Level) -> list[APIRouter]:
+    """Return the routers of this level in the files of `endpoints/`."""
+    names = [f"{endpoints.__name__}.{module.name}" for module in pkgutil.iter_modules(endpoints.__path__)]
+    routers = [getattr(importlib.import_module(name), level, None) for name in names]
+    return [router for router in routers if router is not None]
+
+
+def _route_names(level: Level, prefix: str) -> dict[str, str]:
+    """Return the names of the paths that FastAPI answers, for metrics and logs. Paths with parameters have none."""
+    routes = [route.path for router in _routers(level) for route in router.routes if isinstance(route, Route)]
+    paths = [prefix + route for route in ("/docs", "/openapi.json", *routes) if "{" not in route]
+    return {path: path.rpartition("/")[2] for path in paths}
 
 
 def _bound(route: ModelRoute, service: ModelService) -> Handler:
@@ -204,10 +239,8 @@ def _fastapi(
             Exception: _on_crash,
         },
     )
-    for module in pkgutil.iter_modules(endpoints.__path__):
-        router = getattr(importlib.import_module(f"{endpoints.__name__}.{module.name}"), level, None)
-        if router is not None:
-            app.include_router(router, prefix=prefix, dependencies=[Depends(check) for check in checks])
+    for router in _routers(level):
+        app.include_router(router, prefix=prefix, dependencies=[Depends(check) for check in checks])
     described = APIRouter(prefix=prefix, responses=responses)
     for route in documented:
         described.add_api_route(
@@ -309,6 +342,5 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _on_crash(request: Request, error: Exception) -> Response:
-    # Starlette logs the traceback; the client gets no internals.
     response = error_response(InternalError())
     return Response(response.body, response.status, dict(response.headers))

@@ -24,10 +24,13 @@ class Submit(Protocol):
 
 
 class BatchObserver(Protocol):
-    """Takes note of runs."""
+    """Takes note of runs and of the queue."""
 
     def batch(self, requests: int, rows: int, waited: Sequence[float], seconds: float) -> None:
         """Record a run of `rows` rows of `requests` requests, which had `waited`, that took `seconds`."""
+
+    def queued(self, images: int) -> None:
+        """State how many rows wait."""
 
 
 @dataclass(eq=False, slots=True)
@@ -88,6 +91,8 @@ class Batcher:
         ]
         for job in jobs:
             self._queue.push(job, key, job.rows, deadline)
+        if self._observer is not None:
+            self._observer.queued(self._queue.rows)
         self._schedule(loop)
         try:
             if self._thread is None:  # so short that `_start` notices late jobs in time, and a timer would cost more
@@ -113,6 +118,8 @@ class Batcher:
         self._is_scheduled = False
         began = loop.time()
         batch = self._queue.pop_batch(self._capacity, lambda job: _is_live(job, began))
+        if self._observer is not None:
+            self._observer.queued(self._queue.rows)
         if not batch:
             return
         parts = [job.tensors for job in batch]

@@ -77,6 +77,8 @@ class BatchQueue(Generic[J]):
         self._groups: dict[Key, list[tuple[float, int, int, J]]] = {}
         """Heaps of (deadline, number of arrival, rows, job)."""
         self._arrivals = 0
+        self.rows = 0
+        """The rows of all jobs that wait."""
 
     def __bool__(self) -> bool:
         """Whether a job waits."""
@@ -86,6 +88,7 @@ class BatchQueue(Generic[J]):
         """Add a job of `rows` rows."""
         heapq.heappush(self._groups.setdefault(key, []), (deadline, self._arrivals, rows, job))
         self._arrivals += 1
+        self.rows += rows
 
     def pop_batch(self, capacity: Callable[[Key], int], is_live: Callable[[J], bool] = lambda job: True) -> list[J]:
         """Remove and return the jobs of the next batch, the earliest deadline first.
@@ -116,6 +119,6 @@ class BatchQueue(Generic[J]):
 
     def _pop(self, key: Key) -> None:
         group = self._groups[key]
-        heapq.heappop(group)
+        self.rows -= heapq.heappop(group)[2]
         if not group:
             del self._groups[key]

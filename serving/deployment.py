@@ -13,10 +13,13 @@ from ray.serve.schema import LoggingConfig
 
 from serving import artifacts
 from serving.admission import Admission
-from serving.asgi import Application, gateway_app, model_app
+from serving.asgi import gateway_app, model_app
 from serving.batcher import Batcher
 from serving.config import DRAIN_SECONDS, GatewaySettings, ModelSettings
 from serving.errors import StartError
+from serving.logs import write_log
+from serving.metrics import ModelMetrics
+from serving.observed import Observed
 from serving.opening import load_checked_engine, measure_profile, useful
 from serving.readiness import Readiness
 from serving.service import ModelService, batching_of
@@ -37,12 +40,15 @@ class ModelReplica:
         engine = load_checked_engine(artifact, settings.device, gpu_fraction=settings.gpu_fraction)
         batching = batching_of(artifact.manifest.interface, settings.batching)
         profile = measure_profile(engine, artifact, batching)
-        batcher = Batcher(engine.run, useful(batching, profile), inline=profile.inline)
+        metrics = ModelMetrics(settings.name, artifact.manifest.version, settings.folder)
+        batcher = Batcher(engine.run, useful(batching, profile), inline=profile.inline, observer=metrics)
         admission = Admission(settings.capacity)
-        self._service = ModelService(artifact.manifest, batcher.submit, settings.limits, admission, profile)
+        self._service = ModelService(artifact.manifest, batcher.submit, settings.limits, admission, profile, metrics)
         self._settings = settings
+        if settings.folder is not None:
+            write_log(settings.folder, settings.name, artifact.manifest.version)
 
-    def __serve_build_asgi_app__(self) -> Application:
+    def __serve_build_asgi_app__(self) -> Observed:
         return model_app(self._service, self._settings)
 
 
@@ -52,9 +58,11 @@ class GatewayReplica:
     def __init__(self, settings: GatewaySettings) -> None:
         _close_inner_server()
         self._settings = settings
+        if settings.folder is not None:
+            write_log(settings.folder)
         self._readiness = Readiness([model.name for model in settings.models], not_running)
 
-    def __serve_build_asgi_app__(self) -> Application:
+    def __serve_build_asgi_app__(self) -> Observed:
         return gateway_app(self._settings, lambda: self._readiness.not_ready)
 
 

@@ -26,14 +26,13 @@ from prometheus_client.utils import floatToGoString
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, float("inf"))
 """The upper bounds of the buckets of every histogram, in seconds."""
 COUNTERS = {
-    "zorse_requests": "Requests answered, by route and HTTP status.",
     "zorse_rejected": "Requests refused before any work was done, by reason.",
     "zorse_rows": "Images made: rows of all batches.",
     "zorse_batches": "Runs of the model, by rows of the batch.",
     "zorse_batch_seconds": "Seconds that runs of the model took, by rows of the batch.",
 }
 HISTOGRAMS = {
-    "zorse_request_seconds": "Seconds from a request's arrival to its answer, by route.",
+    "zorse_request_seconds": "Seconds from a request's arrival to its answer, by route and HTTP status.",
     "zorse_queue_seconds": "Seconds that a request waited to be run.",
     "zorse_decode_seconds": "Seconds to turn a request's body into tensors.",
     "zorse_infer_seconds": "Seconds that the run took in which a request took part.",
@@ -77,10 +76,12 @@ class ModelMetrics:
         weakref.finalize(self, self._files.close)
         names = [name for name in HISTOGRAMS if name != "zorse_request_seconds"]
         self._histograms = {name: _Histogram(self._files.histogram, name, self._labels) for name in names}
-        self._requests: dict[tuple[str, int], tuple[str, _Histogram]] = {}
+        self._requests: dict[tuple[str, int], _Histogram] = {}
         self._rejected: dict[str, str] = {}
         self._batches: dict[int, tuple[str, str]] = {}
         self._set("zorse_replicas", 1)
+        self.in_flight(0)
+        self.queued(0)
 
     def close(self) -> None:
         """Close the files of this process, which remain. No other method may follow but `open`."""
@@ -88,16 +89,13 @@ class ModelMetrics:
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count an answer. `route` is the name of a route, never a text of the client: each is a row of the table."""
-        keys = self._requests.get((route, status))
-        if keys is None:
-            labels = self._labels | {"route": route}
-            counter = _counter_key("zorse_requests", labels | {"status": str(status)})
-            with self._lock:
-                histogram = _Histogram(self._files.histogram, "zorse_request_seconds", labels)
-            keys = self._requests[route, status] = counter, histogram
+        histogram = self._requests.get((route, status))
         with self._lock:
-            self._files.counter.add(keys[0], 1)
-            keys[1].observe(seconds)
+            if histogram is None:
+                labels = self._labels | {"route": route, "status": str(status)}
+                histogram = _Histogram(self._files.histogram, "zorse_request_seconds", labels)
+                self._requests[route, status] = histogram
+            histogram.observe(seconds)
 
     def decode(self, seconds: float) -> None:
         """Record the time that a request's body took to become tensors."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -27,6 +28,7 @@ from serving.config import Batching, Limits
 from serving.engine import cpu_cores
 from serving.errors import TooLargeError
 from serving.feeds import Feeds
+from serving.metrics import ModelMetrics
 from serving.profile import Profile
 from serving.verb import ImageRequest, R, Verb
 
@@ -45,8 +47,8 @@ def batching_of(interface: Interface, batching: Batching) -> Batching:
 class ModelService:
     """One model online. `submit` runs feeds in batches with those of other requests.
 
-    `profile` has the measured times of the model's runs. Work on few pixels is done on the event loop, other work in a
-    few long-lived threads.
+    `profile` has the measured times of the model's runs, and `metrics` counts and times what is done. Work on few
+    pixels is done on the event loop, other work in a few long-lived threads.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class ModelService:
         limits: Limits,
         admission: Admission | None = None,
         profile: Profile | None = None,
+        metrics: ModelMetrics | None = None,
     ) -> None:
         self.manifest = manifest
         self.interface = manifest.interface
@@ -63,6 +66,7 @@ class ModelService:
         self.admission = admission or Admission()
         self._submit = submit
         self._profile = profile
+        self.metrics = metrics or ModelMetrics(manifest.name, manifest.version)
         # A fixed number of threads also limits how many images are decoded at one time, and with it their memory.
         self._threads = ThreadPoolExecutor(cpu_cores(), thread_name_prefix="images")
 
@@ -81,7 +85,8 @@ class ModelService:
         """
         self._check_count(request.count)
         with self._admitted(request.count, 0, deadline):
-            return await self._call(verb, request, deadline)
+            planned = await self.decode(0, verb.plan, self.interface, request)
+            return await self._call(verb, request, planned, deadline)
 
     async def call_with_image(
         self, verb: Verb[Any], keys: ImageRequest, content: bytes, deadline: float | None = None
@@ -93,8 +98,8 @@ class ModelService:
         """
         pixels = keys.check_image(content, self.interface, self.limits)
         with self._admitted(keys.count, pixels, deadline):
-            request = await self.work(pixels, keys.with_image, content, self.interface, self.limits)
-            return await self._call(verb, request, deadline)
+            request, planned = await self.decode(pixels, self._image_plan, verb, keys, content)
+            return await self._call(verb, request, planned, deadline)
 
     async def run(self, inputs: Feeds, deadline: float | None = None) -> Tensors:
         """Return the outputs by name. Source images of any legal size are padded, and the output images cropped.
@@ -111,11 +116,14 @@ class ModelService:
         with self._admitted(n, _pixels(inputs.get(SOURCE)), deadline):
             return await self._run(inputs, deadline)
 
-    async def _call(self, verb: Verb[R], request: R, deadline: float | None) -> File:
-        planned = await self.work(0, verb.plan, self.interface, request)
+    def _image_plan(self, verb: Verb[Any], keys: ImageRequest, content: bytes) -> tuple[ImageRequest, Feeds]:
+        request = keys.with_image(content, self.interface, self.limits)
+        return request, verb.plan(self.interface, request)
+
+    async def _call(self, verb: Verb[R], request: R, planned: Feeds, deadline: float | None) -> File:
         feeds.check(self.interface, planned)
         outputs = await self._run(planned, deadline)
-        return await self.work(_pixels(outputs[IMAGE]), verb.render, outputs, request)
+        return await self.encode(_pixels(outputs[IMAGE]), verb.render, outputs, request)
 
     async def _run(self, inputs: Feeds, deadline: float | None) -> Tensors:
         padded = await self.work(_pixels(inputs.get(SOURCE)), feeds.pad, self.interface, self.manifest.buckets, inputs)
@@ -130,6 +138,20 @@ class ModelService:
     def _check_count(self, n: int) -> None:
         if n > self.limits.images:
             raise TooLargeError(f"the request is for {n} images and the limit is {self.limits.images}")
+
+    async def decode(self, pixels: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `function`, which makes tensors of a request, as `work` does, and record the time that it took."""
+        began = time.perf_counter()
+        result = await self.work(pixels, function, *args, **kwargs)
+        self.metrics.decode(time.perf_counter() - began)
+        return result
+
+    async def encode(self, pixels: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `function`, which makes an answer of tensors, as `work` does, and record the time that it took."""
+        began = time.perf_counter()
+        result = await self.work(pixels, function, *args, **kwargs)
+        self.metrics.encode(time.perf_counter() - began)
+        return result
 
     async def work(self, pixels: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `function`, which works on about `pixels` pixels (or numbers, or bytes of text), here or in a thread."""

@@ -27,7 +27,7 @@ async def infer(service: ModelService, request: HttpRequest) -> HttpResponse:
     """Run the model on explicit tensors."""
     received = asyncio.get_running_loop().time()
     stated = request.headers.get(HEADER_LENGTH)
-    parsed, inputs = await service.work(json_length(request.body, stated), parse_infer, request.body, stated)
+    parsed, inputs = await service.decode(json_length(request.body, stated), parse_infer, request.body, stated)
     requested = parsed.requested_outputs([output.name for output in service.interface.outputs])
     deadline, timeout = request.deadline, parsed.timeout()
     if timeout is not None:
@@ -37,7 +37,7 @@ async def infer(service: ModelService, request: HttpRequest) -> HttpResponse:
     if parsed.id is not None:
         extra["id"] = parsed.id
     numbers = sum(outputs[name].size for name, in_binary in requested.items() if not in_binary)
-    body, headers = await service.work(numbers, pack, "outputs", outputs, requested, extra)
+    body, headers = await service.encode(numbers, pack, "outputs", outputs, requested, extra)
     encoding = response_encoding(request.headers.get("accept-encoding", ""))
     if encoding is not None:
         body = await service.work(len(body), compress, body, encoding)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ from serving.asgi import gateway_app, model_app
 from serving.batcher import Submit
 from serving.config import AccessSettings, GatewaySettings, Limits, ModelSettings, ModelSummary
 from serving.keys import plain_key
+from serving.metrics import ModelMetrics
 from serving.service import ModelService
 from tests.serving.fakes import FakeEngine
 from tests.serving.tiny import generator_manifest, inverter_manifest
@@ -27,17 +29,25 @@ def transport(
     api_key: str | None = None,
     access: AccessSettings | None = None,
     not_ready: tuple[str, ...] = (),
+    folder: Path | None = None,
+    access_log: bool = False,
 ) -> InProcess:
     """Return a server of `manifests` (by default `digits` and `invert`) on fake engines or `submit`."""
     manifests = manifests or [generator_manifest(), inverter_manifest()]
     access = access or AccessSettings(keys=(plain_key(api_key),) if api_key else ())
+    observation: dict[str, Any] = {"folder": folder and str(folder), "access_log": access_log}
     apps: dict[str, ASGIApp] = {}
     for manifest in manifests:
-        settings = ModelSettings(name=manifest.name, artifact="", limits=limits or Limits(), access=access)
-        service = ModelService(manifest, submit or FakeEngine().submit, settings.limits)
+        settings = ModelSettings(
+            name=manifest.name, artifact="", limits=limits or Limits(), access=access, **observation
+        )
+        metrics = ModelMetrics(manifest.name, manifest.version, settings.folder)
+        service = ModelService(manifest, submit or FakeEngine().submit, settings.limits, metrics=metrics)
         apps[f"/v2/models/{manifest.name}"] = model_app(service, settings)
     summaries = [ModelSummary(name=m.name, version=m.version, kind=m.interface.kind) for m in manifests]
-    apps[""] = gateway_app(GatewaySettings(models=tuple(summaries), access=access), lambda: list(not_ready))
+    apps[""] = gateway_app(
+        GatewaySettings(models=tuple(summaries), access=access, **observation), lambda: list(not_ready)
+    )
     return InProcess(apps)
 
 

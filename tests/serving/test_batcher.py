@@ -127,6 +127,7 @@ def test_batcher_merges_and_cuts_large_images_by_their_pixels() -> None:
 
 def test_batcher_reports_rows_waits_and_seconds_of_each_run() -> None:
     reports: list[tuple[int, int]] = []
+    waiting: list[int] = []
 
     class Observer:
         def batch(self, requests: int, rows: int, waited: Sequence[float], seconds: float) -> None:
@@ -135,8 +136,12 @@ def test_batcher_reports_rows_waits_and_seconds_of_each_run() -> None:
             assert seconds >= 0
             reports.append((rows, requests))
 
+        def queued(self, images: int) -> None:
+            waiting.append(images)
+
     async def scene(batcher: Batcher) -> None:
         await asyncio.gather(batcher.submit(ones(2, 1)), batcher.submit(ones(1, 2)), batcher.submit(ones(4, 3)))
 
     play(scene, GatedModel(), observer=Observer(), max_size=4)
     assert reports == [(3, 2), (4, 1)]
+    assert waiting == [2, 3, 7, 4, 0]

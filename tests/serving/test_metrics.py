@@ -23,8 +23,8 @@ def test_metrics_count_requests_by_route_and_status(tmp_path: Path) -> None:
     metrics.request("generate", 200, 0.5)
     metrics.rejected("queue")
     readings = read(tmp_path)
-    assert readings.by("status", "zorse_requests_total", route="infer") == {"200": 2, "400": 1}
-    assert readings.by("route", "zorse_requests_total", **MODEL) == {"infer": 3, "generate": 1}
+    assert readings.by("status", "zorse_request_seconds_count", route="infer") == {"200": 2, "400": 1}
+    assert readings.by("route", "zorse_request_seconds_count", **MODEL) == {"infer": 3, "generate": 1}
     assert readings.total("zorse_request_seconds_sum", route="generate") == 0.5
     assert readings.total("zorse_request_seconds_count") == 4
     assert readings.by("reason", "zorse_rejected_total") == {"queue": 1}
@@ -89,7 +89,7 @@ def test_metrics_of_a_killed_process_keep_counts_and_lose_gauges(tmp_path: Path)
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
     readings = read(tmp_path)
     assert len(list(metrics_folder(tmp_path).glob("counter_*.db"))) == 2
-    assert readings.total("zorse_requests_total") == 1
+    assert readings.total("zorse_request_seconds_count") == 1
     assert readings.total("zorse_last_batch_timestamp_seconds") > 0
     assert (readings.total("zorse_replicas"), readings.total("zorse_in_flight")) == (1, 1)
 
@@ -119,9 +119,9 @@ def test_expose_writes_prometheus_text_that_parse_reads(tmp_path: Path) -> None:
     metrics.request("infer", 200, 0.0015)
     metrics.request("infer", 200, 100.0)
     page = expose(tmp_path).decode()
-    assert "# TYPE zorse_requests counter" in page or "# TYPE zorse_requests_total counter" in page
+    assert "# TYPE zorse_request_seconds histogram" in page
     readings = parse(page)
-    assert readings.total("zorse_requests_total", model='a "quoted" model') == 2
+    assert readings.total("zorse_request_seconds_count", model='a "quoted" model') == 2
     assert readings.by("le", "zorse_request_seconds_bucket")["0.001"] == 0
     assert readings.by("le", "zorse_request_seconds_bucket")["0.002"] == 1
     assert readings.by("le", "zorse_request_seconds_bucket")["+Inf"] == 2
