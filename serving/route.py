@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
+
 from serving.http import HttpRequest, HttpResponse
 from serving.service import ModelService
 
@@ -24,3 +26,21 @@ class ModelRoute:
     tag: str
     media_types: tuple[str, ...]
     openapi: Mapping[str, Any]
+
+
+def openapi_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the JSON schema of `model` without references, which would not resolve inside an OpenAPI document."""
+    schema = model.model_json_schema()
+    definitions = schema.pop("$defs", {})
+
+    def resolved(part: Any) -> Any:
+        if isinstance(part, list):
+            return [resolved(entry) for entry in part]
+        if not isinstance(part, dict):
+            return part
+        if "$ref" in part:
+            return resolved(definitions[part["$ref"].rpartition("/")[2]])
+        return {key: resolved(value) for key, value in part.items()}
+
+    whole: dict[str, Any] = resolved(schema)
+    return whole

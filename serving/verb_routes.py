@@ -11,7 +11,7 @@ from pydantic_core import from_json
 from serving.errors import BadRequestError, InvalidKeyError
 from serving.forms import form_parts
 from serving.http import HttpRequest, HttpResponse
-from serving.route import ModelRoute
+from serving.route import ModelRoute, openapi_schema
 from serving.service import ModelService
 from serving.verb import VERBS, ImageRequest, R, Verb
 
@@ -91,7 +91,7 @@ def _image_bytes(request: HttpRequest) -> bytes:
 
 def _documentation(verb: Verb[Any]) -> dict[str, Any]:
     """Return the OpenAPI description of the query and the body."""
-    schema = verb.request.model_json_schema()
+    schema = openapi_schema(verb.request)
     query = [{"name": key, "in": "query", "schema": field} for key, field in schema["properties"].items()]
     takes_image = issubclass(verb.request, ImageRequest)
     body = _IMAGE_BODY if takes_image else {"application/json": {"schema": schema}}

@@ -6,20 +6,41 @@ import asyncio
 import math
 from typing import Any
 
+from pydantic import BaseModel
+
 from serving.compression import compress, response_encoding
 from serving.http import HttpRequest, HttpResponse
-from serving.open_inference import HEADER_LENGTH, json_length, pack, parse_infer
-from serving.route import ModelRoute
+from serving.open_inference import HEADER_LENGTH, InferRequest, json_length, pack, parse_infer
+from serving.route import ModelRoute, openapi_schema
 from serving.service import ModelService
 
-_BODY: dict[str, Any] = {
+
+class OutputTensor(BaseModel):
+    """One output of an inference: its data as numbers, or `binary_data_size` bytes after the JSON."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: dict[str, int] = {}
+    data: list[float] = []
+
+
+class InferResponse(BaseModel):
+    """The JSON of an answer to an inference request."""
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    outputs: list[OutputTensor]
+
+
+_BINARY: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_OPENAPI: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {
-            "application/json": {"schema": {"type": "object", "required": ["inputs"]}},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-        },
-    }
+        "content": {"application/json": {"schema": openapi_schema(InferRequest)}, **_BINARY},
+    },
+    "responses": {"200": {"content": {"application/json": {"schema": openapi_schema(InferResponse)}, **_BINARY}}},
 }
 
 
@@ -51,5 +72,5 @@ INFER = ModelRoute(
     description="Run the model on explicit tensors (KServe v2; binary ones with `Inference-Header-Content-Length`).",
     tag="inference",
     media_types=("application/json", "application/octet-stream"),
-    openapi=_BODY,
+    openapi=_OPENAPI,
 )
