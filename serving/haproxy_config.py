@@ -24,6 +24,14 @@ _ERRORS = {
     504: ("deadline", "the model did not answer in time"),
 }
 """The code and message of each status that HAProxy answers by itself, except 502 and 503."""
+_ID = "var(txn.request_id)"
+REQUEST_ID = [
+    f"    http-request set-{_ID} req.hdr(x-request-id),bytes(0,128),regsub([^-A-Za-z0-9._:/+=@],?,g)",
+    f"    http-request set-{_ID} uuid unless {{ {_ID} -m len 1:128 }}",
+    f"    http-request set-header x-request-id %[{_ID}]",
+    f"    http-after-response set-header x-request-id %[{_ID}] if {{ {_ID} -m found }}",
+]
+"""Give each request the id that the client stated, as far as it is harmless, or a new one, and each answer the same."""
 _UNUSED_SECTIONS = ("frontend prometheus", "listen stats")
 
 
@@ -53,6 +61,7 @@ def rewrite(text: str, front: Front) -> str:
     - Only this user can use its admin socket.
     - It writes no log: Ray would have it send a line for each request to port 514.
     - Incomplete requests are closed. Requests reach a replica with their bodies, as far as these fit into the buffer.
+    - Requests have an id, and answers repeat it.
     - Ray's own routes `/-/…` answer 404. Clients cannot set Ray's headers, nor the address that replicas see.
     - What HAProxy answers itself is JSON. While there is no application yet, or no longer, it answers 503.
 
@@ -124,6 +133,7 @@ def _changes(front: Front) -> dict[str, dict[str, list[str]]]:
             "    bind ": [
                 # The address :: stands for those of both families.
                 f"    bind {front.host}:{front.port} proto h1{' v4v6' if front.host == '::' else ''}",
+                *REQUEST_ID,
                 # Decoded, as Ray compares it.
                 f"    http-request return status 404 {_returned(not_found)} if {{ path,url_dec -m beg /-/ }}",
                 "    http-request del-header x-request-timeout-seconds",

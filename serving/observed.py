@@ -27,8 +27,8 @@ _Headers = list[tuple[bytes, bytes]]
 class Observed:
     """An ASGI application around another one. `routes` are the names of paths in metrics and logs.
 
-    The id is the client's header `X-Request-Id`, or a new one. Ray Serve gives each request this header and repeats it
-    in the answer. With `access_log` each request is a line of the log.
+    The id is the header `X-Request-Id`. The proxy gives it to requests without one, and repeats it in every answer.
+    With `access_log` each request is a line of the log.
     """
 
     def __init__(

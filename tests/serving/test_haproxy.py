@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 import subprocess
 from pathlib import Path
 
+import httpx
 import pytest
 
 from serving.config import ServerSettings
 from serving.errors import StartError, UnavailableError
 from serving.haproxy import check_config, find_haproxy, rendered_by_ray, threads, wrap_haproxy
-from serving.haproxy_config import RETRY_SECONDS, ConfigError, Front, rewrite, unavailable_answer
+from serving.haproxy_config import REQUEST_ID, RETRY_SECONDS, ConfigError, Front, rewrite, unavailable_answer
 from serving.http import error_response
 
 FRONT = Front("127.0.0.1", 8000, 2.5, "/tmp/unavailable.http")
@@ -48,6 +52,38 @@ def test_rewrite_protects_the_server(rendered: str) -> None:
     # The first rule that matches answers.
     assert closed < min(index for index, line in enumerate(lines) if "if routes" in line or "if healthcheck" in line)
     assert lines[lines.index("backend http-model") + 1] == "option http-buffer-request"
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"X-Request-Id": "abc-1.2:3"}, "abc-1[.]2:3"),
+        ({"X-Request-Id": 'a"b c\\d'}, "a[?]b[?]c[?]d"),
+        ({"X-Request-Id": "y" * 200}, "y{128}"),
+        ({"X-Request-Id": ""}, "[0-9a-f-]{36}"),
+        ({}, "[0-9a-f-]{36}"),
+    ],
+)
+def test_haproxy_gives_requests_and_answers_an_id(
+    headers: dict[str, str], expected: str, haproxy: str, tmp_path: Path
+) -> None:
+    rules = [
+        *REQUEST_ID,
+        '    http-request return status 200 content-type text/plain lf-string "%[req.hdr(x-request-id)]"',
+    ]
+    limits = "    timeout client 9s\n    timeout server 9s\n    timeout connect 9s"
+    front = f"defaults\n    mode http\n{limits}\nfrontend test\n    bind unix@{tmp_path}/s"
+    config, pid = tmp_path / "haproxy.cfg", tmp_path / "pid"
+    config.write_text("\n".join([front, *rules, ""]), encoding="utf-8")
+    # The command ends when HAProxy listens.
+    subprocess.run([haproxy, "-D", "-p", str(pid), "-f", str(config)], check=True)
+    try:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=f"{tmp_path}/s")) as client:
+            response = client.get("http://server/", headers=headers)
+    finally:
+        os.kill(int(pid.read_text()), signal.SIGTERM)
+    assert re.fullmatch(expected, response.text)
+    assert response.headers.get_list("x-request-id") == [response.text]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "0.0.0.0", "::"])
