@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from serving.cli_bench import bench_serve
 from serving.cli_call import call
 from serving.cli_generators import arithmetic, generate, interpolate
 from serving.cli_models import DeviceName, DeviceOption
@@ -26,6 +27,11 @@ def register_latent(group: typer.Typer) -> None:
     """Add `interpolate` and `arithmetic` to `group`, the commands of `zorse latent`."""
     group.command()(interpolate)
     group.command()(arithmetic)
+
+
+def register_bench(group: typer.Typer) -> None:
+    """Add `serve` to `group`, the commands of `zorse bench`."""
+    group.command("serve")(bench_serve)
 
 
 def verify(

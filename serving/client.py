@@ -75,6 +75,10 @@ class Client:
         """Return the name, version and kind of each model."""
         return self._request(httpx.Response.json, "GET", "/v2/models")
 
+    def metadata(self, model: str) -> dict[str, Any]:
+        """Return the kind, versions, inputs and outputs of a model (KServe v2 model metadata)."""
+        return self._request(httpx.Response.json, "GET", f"/v2/models/{quote(model, safe='')}")
+
     def call(self, verb: str, model: str, image: Image | None = None, **keys: Any) -> Any:
         """Call a verb and return its answer as arrays: `call("interpolate", "digits", first=3, last=8, steps=10)`.
 

@@ -174,6 +174,12 @@ class KeyFileError(ServingError):
     code = "keys"
 
 
+class BenchError(ServingError):
+    """A load cannot be sent, or nothing could be measured."""
+
+    code = "bench"
+
+
 class OutputError(ServingError):
     """A result cannot be written to the requested file."""
 

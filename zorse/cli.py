@@ -35,6 +35,9 @@ latent = typer.Typer(
 serving.cli.register_latent(latent)
 trainer.cli_latent.register_latent(latent)
 app.add_typer(latent, name="latent")
+bench = typer.Typer(help="Measure what a running server can do.", no_args_is_help=True)
+serving.cli.register_bench(bench)
+app.add_typer(bench, name="bench")
 
 
 # Declared for the help text only: `run_guarded` removes --debug from any place on the command line.
