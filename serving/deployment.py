@@ -22,6 +22,7 @@ from serving.metrics import ModelMetrics
 from serving.observed import Observed
 from serving.opening import load_checked_engine, measure_profile, useful
 from serving.readiness import Readiness
+from serving.replica_server import ReplicaServer, socket_folder
 from serving.service import ModelService, batching_of
 
 GATEWAY = "_gateway"
@@ -31,7 +32,25 @@ _NO_QUEUE_LIMIT = 100_000
 """So many that Ray never delays a request: the batcher's queue is full, and answers 503, long before."""
 
 
-class ModelReplica:
+class _Replica:
+    """Gives an HTTP application to Ray Serve, and to HAProxy on a Unix socket, if HAProxy is in front."""
+
+    _server: ReplicaServer | None = None
+
+    def _serve(self, app: Observed, folder: str | None) -> Observed:
+        """Serve `app` on a socket in the server's `folder`, and return it. Ray Serve calls this in its event loop."""
+        if folder is not None and (sockets := socket_folder(folder)).is_dir():
+            replica = serve.get_replica_context().replica_id.unique_id
+            self._server = ReplicaServer(app, sockets / replica)
+        return app
+
+    async def close(self) -> None:
+        """Answer the requests in flight and stop. No new ones arrive: Ray Serve has taken the replica from HAProxy."""
+        if self._server is not None:
+            await self._server.close()
+
+
+class ModelReplica(_Replica):
     """One loaded model behind its HTTP application."""
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -49,10 +68,10 @@ class ModelReplica:
             write_log(settings.folder, settings.name, artifact.manifest.version)
 
     def __serve_build_asgi_app__(self) -> Observed:
-        return model_app(self._service, self._settings)
+        return self._serve(model_app(self._service, self._settings), self._settings.folder)
 
 
-class GatewayReplica:
+class GatewayReplica(_Replica):
     """The server-level routes."""
 
     def __init__(self, settings: GatewaySettings) -> None:
@@ -63,7 +82,8 @@ class GatewayReplica:
         self._readiness = Readiness([model.name for model in settings.models], not_running)
 
     def __serve_build_asgi_app__(self) -> Observed:
-        return gateway_app(self._settings, lambda: self._readiness.not_ready)
+        app = gateway_app(self._settings, lambda: self._readiness.not_ready)
+        return self._serve(app, self._settings.folder)
 
 
 def _close_inner_server() -> None:
@@ -86,13 +106,21 @@ def not_running(names: list[str]) -> list[str]:
     return [name for name in names if name not in applications or applications[name].status != "RUNNING"]
 
 
-def run_target(replica: type, name: str, route_prefix: str, options: Mapping[str, Any], *arguments: Any) -> RunTarget:
+async def _close(replica: _Replica) -> None:
+    await replica.close()
+
+
+def run_target(
+    replica: type[_Replica], name: str, route_prefix: str, options: Mapping[str, Any], *arguments: Any
+) -> RunTarget:
     """Return an application of processes `replica(*arguments)` that answer the paths under `route_prefix`.
 
     `options` are those of the deployment: `num_replicas`, and in `ray_actor_options` the resources of each process.
     """
+    # Ray Serve awaits the destructor of a replica that it stops. Elsewhere nothing would await it.
+    closing = type(replica.__name__, (replica,), {"__del__": _close})
     deployment = serve.deployment(
-        serve.ingress()(replica),
+        serve.ingress()(closing),
         name=name,
         max_ongoing_requests=_NO_QUEUE_LIMIT,
         # A graph that fails to load fails again the second time.

@@ -15,6 +15,7 @@ from serving import haproxy_config
 from serving.config import ServerSettings
 from serving.errors import StartError
 from serving.haproxy_config import Front, unavailable_answer
+from serving.replica_server import socket_folder
 
 _CONNECTIONS = 4096
 """The most connections at a time. Further ones wait until others end."""
@@ -42,7 +43,9 @@ def wrap_haproxy(binary: str, settings: ServerSettings, folder: str) -> dict[str
     Returns:
         The environment variables with which Ray Serve starts that program.
     """
-    front = Front(settings.host, settings.port, settings.sender_timeout_s, f"{folder}/unavailable.http")
+    sockets = socket_folder(folder)
+    sockets.mkdir()
+    front = Front(settings.host, settings.port, settings.sender_timeout_s, f"{folder}/unavailable.http", str(sockets))
     Path(front.unavailable).write_text(unavailable_answer(), encoding="utf-8", newline="")
     program = _program(folder)
     # -I -S: neither the environment nor installed packages, so that it starts fast and always alike.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,16 +46,17 @@ class Front(NamedTuple):
     `host` and `port` are the address to listen on. A client must send the headers of a request within `sender_seconds`,
     then its body within that time, and must not pause longer in a body that does not fit into HAProxy's buffer.
     `unavailable` is the path of the file with the answer of a model that has no live replica (see
-    `unavailable_answer`).
+    `unavailable_answer`). `sockets` is the folder of the replicas' Unix sockets.
     """
 
     host: str
     port: int
     sender_seconds: float
     unavailable: str
+    sockets: str
 
 
-def rewrite(text: str, front: Front) -> str:
+def rewrite(text: str, front: Front, replicas: Collection[str] = ()) -> str:
     """Return Ray Serve's configuration of HAProxy `text` with the protection of `front`.
 
     - HAProxy listens on the address of `front` only, for HTTP/1. Its pages with metrics and statistics are left out.
@@ -64,6 +66,8 @@ def rewrite(text: str, front: Front) -> str:
     - Requests have an id, and answers repeat it.
     - Ray's own routes `/-/…` answer 404. Clients cannot set Ray's headers, nor the address that replicas see.
     - What HAProxy answers itself is JSON. While there is no application yet, or no longer, it answers 503.
+    - Requests go to the Unix socket of a replica that has one in `replicas`, the names of the files in the folder
+      `front.sockets`. Its health is still that of its port, where Ray Serve answers.
 
     Raises:
         ConfigError: a line that is to be changed is not there exactly once.
@@ -83,7 +87,8 @@ def rewrite(text: str, front: Front) -> str:
     backends = [name for name in sections if name.startswith("backend ") and name != "backend default_backend"]
     for name in backends:
         # In the backend, because a frontend answers incomplete requests in HTML.
-        sections[name] = [sections[name][0], "    option http-buffer-request", *sections[name][1:]]
+        lines = [_through_socket(line, front.sockets, replicas) for line in sections[name][1:]]
+        sections[name] = [sections[name][0], "    option http-buffer-request", *lines]
     return "".join(f"{line}\n" for lines in sections.values() for line in lines)
 
 
@@ -100,10 +105,12 @@ def main(arguments: list[str]) -> None:
     The arguments are the fields of `Front`, the path of HAProxy, and its own arguments. Ray Serve checks the process id
     and the arguments of the process that it started, and both stay.
     """
-    host, port, sender_seconds, unavailable, binary, *own = arguments
+    host, port, sender_seconds, unavailable, sockets, binary, *own = arguments
     file = Path(own[own.index("-f") + 1])
+    front = Front(host, int(port), float(sender_seconds), unavailable, sockets)
+    replicas = [entry.name for entry in Path(sockets).iterdir()]
     try:
-        text = rewrite(file.read_text(encoding="utf-8"), Front(host, int(port), float(sender_seconds), unavailable))
+        text = rewrite(file.read_text(encoding="utf-8"), front, replicas)
     except ConfigError as error:
         sys.exit(f"the configuration of HAProxy is not the expected one: {error}")
     file.write_text(text, encoding="utf-8")
@@ -147,6 +154,22 @@ def _changes(front: Front) -> dict[str, dict[str, list[str]]]:
             ],
         },
     }
+
+
+def _through_socket(line: str, sockets: str, replicas: Collection[str]) -> str:
+    """Return the line of a backend with its server's Unix socket for its address, if `replicas` has its id.
+
+    Ray's name of a server ends with the replica's id, after a hyphen.
+    """
+    words = line.split()
+    if len(words) < 4 or words[0] != "server" or words[3] != "check":
+        return line
+    _, name, address, check, *options = words
+    replica = name.rpartition("-")[2]
+    if replica not in replicas:
+        return line
+    host, _, port = address.rpartition(":")
+    return " ".join(["    server", name, f"unix@{sockets}/{replica}", check, "addr", host, "port", port, *options])
 
 
 def _sections(text: str) -> dict[str, list[str]]:

@@ -19,13 +19,11 @@ from serving.config import DRAIN_SECONDS
 
 
 def socket_folder(folder: str) -> Path:
-    """Return the folder of the sockets of all replicas, in the server's `folder`."""
+    """Return the folder of the replicas' sockets, in the server's `folder`. It exists if HAProxy is in front.
+
+    A socket's name is the id of its replica. The folder's is short, because HAProxy accepts paths of 97 characters.
+    """
     return Path(folder) / "r"
-
-
-def socket_path(folder: str, replica: str) -> Path:
-    """Return the path of the socket of the replica with the id `replica`. HAProxy accepts 97 characters."""
-    return socket_folder(folder) / replica
 
 
 class _Server(uvicorn.Server):
@@ -39,7 +37,6 @@ class ReplicaServer:
     """Serves an ASGI application on a Unix socket, in the running event loop."""
 
     def __init__(self, app: ASGIApp, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         config = uvicorn.Config(
             app,
             uds=str(path),

@@ -18,7 +18,7 @@ from serving.haproxy import check_config, find_haproxy, rendered_by_ray, threads
 from serving.haproxy_config import REQUEST_ID, RETRY_SECONDS, ConfigError, Front, rewrite, unavailable_answer
 from serving.http import error_response
 
-FRONT = Front("127.0.0.1", 8000, 2.5, "/tmp/unavailable.http")
+FRONT = Front("127.0.0.1", 8000, 2.5, "/tmp/unavailable.http", "/tmp/r")
 SETTINGS = ServerSettings(repository="r", port=8123)
 
 
@@ -100,7 +100,7 @@ def test_program_becomes_haproxy_with_the_arguments_of_ray(tmp_path: Path, rende
     file.write_text(rendered)
     words = [tmp_path / "haproxy", "-db", "-f", file, "-sf", "17"]
     assert subprocess.check_output(words, text=True) == f"-db -f {file} -sf 17\n"
-    front = Front("127.0.0.1", 8123, 10.0, f"{tmp_path}/unavailable.http")
+    front = Front("127.0.0.1", 8123, 10.0, f"{tmp_path}/unavailable.http", f"{tmp_path}/r")
     assert file.read_text() == rewrite(rendered, front)
 
 
@@ -142,3 +142,15 @@ def test_answer_of_haproxy_without_replicas_is_the_one_of_replicas() -> None:
 
 def test_haproxy_gets_few_threads() -> None:
     assert 1 <= threads() <= 4
+
+
+def test_replica_with_a_socket_is_called_there_and_checked_at_its_port(rendered: str) -> None:
+    text = rendered.replace(
+        "    server replica 127.0.0.1:1 check", "    server SERVE_REPLICA_m-m-ab12 127.0.0.1:1 check"
+    )
+    assert text != rendered
+    lines = rewrite(text, FRONT, ["ab12", "cd34"]).splitlines()
+    (line,) = (line.strip() for line in lines if "SERVE_REPLICA" in line)
+    assert line.startswith("server SERVE_REPLICA_m-m-ab12 unix@/tmp/r/ab12 check addr 127.0.0.1 port 1 observe")
+    (line,) = (line.strip() for line in rewrite(text, FRONT, ["cd34"]).splitlines() if "SERVE_REPLICA" in line)
+    assert line.startswith("server SERVE_REPLICA_m-m-ab12 127.0.0.1:1 check")

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 from starlette.types import Receive, Scope, Send
 
-from serving.replica_server import ReplicaServer, socket_path
+from serving.replica_server import ReplicaServer
 
 
 async def answer_when(event: asyncio.Event, scope: Scope, receive: Receive, send: Send) -> None:
@@ -33,7 +33,7 @@ def test_replica_server_answers_and_leaves_signals_alone(tmp_path: Path) -> None
     async def scene() -> None:
         ready = asyncio.Event()
         ready.set()
-        path = socket_path(str(tmp_path), "replica1")
+        path = tmp_path / "replica1"
         server = ReplicaServer(lambda *call: answer_when(ready, *call), path)
         await asyncio.wait_for(appeared(path), 20)
         assert signal.getsignal(signal.SIGTERM) is before
@@ -49,7 +49,7 @@ def test_replica_server_answers_and_leaves_signals_alone(tmp_path: Path) -> None
 def test_replica_server_finishes_requests_in_flight_when_it_closes(tmp_path: Path) -> None:
     async def scene() -> None:
         ready = asyncio.Event()
-        path = socket_path(str(tmp_path), "replica1")
+        path = tmp_path / "replica1"
         server = ReplicaServer(lambda *call: answer_when(ready, *call), path)
         await asyncio.wait_for(appeared(path), 20)
         async with client(path) as http:
