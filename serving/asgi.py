@@ -306,12 +306,19 @@ async def _until_disconnect(work: Awaitable[HttpResponse], receive: Receive) -> 
 
 
 def _bodiless(method: str, send: Send) -> Send:
-    """Return a `send` that drops the body of the answer, and answers OPTIONS with the methods of the route."""
+    """Return a `send` for HEAD, which drops the body of the answer, or for OPTIONS, which has the methods of a route.
+
+    OPTIONS of a route that does not exist is answered with the error as it is.
+    """
+    is_dropped = method == "HEAD"
 
     async def answer(message: Message) -> None:
+        nonlocal is_dropped
         if message["type"] == "http.response.body":
-            message = {**message, "body": b""}
+            if is_dropped:
+                message = {**message, "body": b""}
         elif method == "OPTIONS" and message["status"] == 405:
+            is_dropped = True
             allow = Headers(raw=message["headers"]).get("allow", "")
             message = {**message, "status": 204, "headers": [(b"allow", allow.encode())]}
         await send(message)

@@ -1,4 +1,4 @@
-"""Bad requests by their method, path or version, and those of the protocol's extensions."""
+"""Bad requests by their method, path, version, host or key, and those of the protocol's extensions."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def route(name: str, method: str, path: str, status: int, code: str, word: str, 
 def _routes() -> Iterator[BadRequest]:
     for method in ("GET", "PUT", "DELETE", "PATCH"):
         yield route(f"{method} infer", method, INFER, 405, "method_not_allowed", "takes OPTIONS, POST")
+    yield route("OPTIONS of an unknown route", "OPTIONS", "/nothing", 404, "not_found", "Not Found")
     yield route("POST to metadata", "POST", "/v2/models/digits", 405, "method_not_allowed", "GET")
     yield route("DELETE of a model", "DELETE", "/v2/models/digits", 405, "method_not_allowed", "GET")
     yield route("POST to /v2", "POST", "/v2", 405, "method_not_allowed", "GET")
@@ -60,4 +61,11 @@ def _extensions() -> Iterator[BadRequest]:
         yield BadRequest(name, path, b"{}", 400, "unsupported", word)
 
 
-BAD_ROUTES = (*_routes(), *_extensions())
+def _access() -> Iterator[BadRequest]:
+    for host in ("example.com", "localhost.example.com", "127.0.0.1.example.com", "10.0.0.1", "", "a" * 2000):
+        yield BadRequest(f"host {host[:30]!r}", INFER, b"{}", 403, "forbidden", "localhost", headers={"host": host})
+    for name, key in (("no key", ""), ("wrong key", "guess"), ("key with bytes that are no ASCII", "\xff\xfe")):
+        yield BadRequest(name, INFER, b"{}", 401, "unauthorized", "API key", headers={"x-api-key": key})
+
+
+BAD_ROUTES = (*_routes(), *_extensions(), *_access())

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from serving.config import AccessSettings
+from serving.keys import plain_key
 from tests.serving.bad_inference import BAD_INFERENCE
 from tests.serving.bad_request import BadRequest
 from tests.serving.bad_routes import BAD_ROUTES
@@ -15,18 +17,22 @@ from tests.serving.live import live_server
 from tests.serving.raw_http import exchange
 from tests.serving.tiny import conditional_manifest, generator_manifest, inverter_manifest
 
+KEY = "secret"
 BAD_REQUESTS = (*BAD_INFERENCE, *BAD_VERBS, *BAD_ROUTES)
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with live_server(manifests=[generator_manifest(), inverter_manifest(), conditional_manifest()]) as url:
+    access = AccessSettings(keys=(plain_key(KEY),), is_local=True)
+    with live_server(
+        manifests=[generator_manifest(), inverter_manifest(), conditional_manifest()], access=access
+    ) as url:
         yield url
 
 
 @pytest.mark.parametrize("bad", BAD_REQUESTS, ids=lambda bad: bad.name)
 def test_bad_request_is_refused_with_a_line_that_helps(url: str, bad: BadRequest) -> None:
-    status, headers, content = exchange(url, bad.method, bad.path, bad.headers, bad.body)
+    status, headers, content = exchange(url, bad.method, bad.path, {"x-api-key": KEY, **bad.headers}, bad.body)
     answer = json.loads(content)
     assert (status, answer.get("code"), headers["content-type"]) == (bad.status, bad.code, "application/json"), answer
     assert answer.keys() == {"error", "code"}

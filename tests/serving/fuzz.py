@@ -1,0 +1,124 @@
+"""A fuzzer of the HTTP server: `python -m tests.serving.fuzz URL --seconds 600 --pid PID`.
+
+Good requests are made from the metadata of the server's models, then mutated: bytes and JSON of bodies, image files,
+headers, queries, paths and methods. Everything follows from the seed. An answer is a failure if its status is 5xx, but
+not for a deadline or overload, or if an error is not the server's JSON. With the id of the server's process the memory
+of that process and its children is measured, and must not grow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from random import Random
+
+import psutil
+
+from tests.serving.fuzz_requests import Request, good_requests, mutated
+from tests.serving.raw_http import exchange
+
+_WARM_UP = 0.2
+"""The part of the time after which the memory is measured first."""
+_MAX_FAILURES = 20
+
+
+@dataclass
+class Report:
+    """What the fuzzer saw: the number of answers by status, failures as text, and the memory in MiB at two times."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+
+    @property
+    def growth(self) -> float:
+        """The growth of the memory in MiB, 0 if it was not measured."""
+        return self.memory[-1] - self.memory[0] if self.memory else 0.0
+
+
+def fuzz(url: str, seconds: float, seed: int = 0, threads: int = 4, pid: int | None = None) -> Report:
+    """Send mutated requests for `seconds`, from `threads` threads with seeds of their own."""
+    requests, report = good_requests(url), Report()
+    before = [_answer(url, request) for request in requests]
+    assert all(status == 200 for status, _ in before), [
+        (request.path, answer) for request, answer in zip(requests, before, strict=True) if answer[0] != 200
+    ]
+    start = time.monotonic()
+
+    def work(number: int) -> None:
+        random = Random(seed * 1000 + number)
+        while time.monotonic() < start + seconds and len(report.failures) < _MAX_FAILURES:
+            request = mutated(random.choice(requests), requests, random)
+            reason = _failure(url, request, report)
+            if reason is not None:
+                report.failures.append(f"{reason}: {request}"[:2000])
+            if number == 0 and pid is not None and not report.memory and time.monotonic() > start + seconds * _WARM_UP:
+                report.memory.append(resident_mib(pid))
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(threads)))
+    for request, answer in zip(requests, before, strict=True):
+        if _answer(url, request) != answer:
+            report.failures.append(f"another answer than before: {request}"[:2000])
+    if pid is not None:
+        report.memory.append(resident_mib(pid))
+    return report
+
+
+def resident_mib(pid: int) -> float:
+    """Return the memory of a process and its children that is not shared, in MiB."""
+    process = psutil.Process(pid)
+    total = 0
+    for one in [process, *process.children(recursive=True)]:
+        try:
+            total += one.memory_full_info().uss
+        except psutil.NoSuchProcess:
+            continue
+    return total / 2**20
+
+
+def _answer(url: str, request: Request) -> tuple[int, bytes]:
+    status, _, content = exchange(url, request.method, request.path, request.headers, request.body)
+    return status, content
+
+
+def _failure(url: str, request: Request, report: Report) -> str | None:
+    """Send a request. Return why its answer is a failure, or None."""
+    try:
+        status, headers, content = exchange(url, request.method, request.path, request.headers, request.body)
+    except Exception as error:
+        return f"no answer ({type(error).__name__}: {error})"
+    report.statuses[status] += 1
+    if status < 400 or request.method == "HEAD":
+        return f"status {status}" if status >= 500 else None
+    try:
+        answer = json.loads(content)
+        code = answer["code"]
+        assert answer.keys() == {"error", "code"}
+        assert headers["content-type"].startswith("application/json")
+    except (ValueError, KeyError, TypeError, AssertionError):
+        return f"status {status} without the JSON of an error: {content[:200]!r}"
+    return f"status {status}: {answer}" if status >= 500 and code not in ("deadline", "overloaded") else None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url")
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--pid", type=int)
+    arguments = parser.parse_args()
+    report = fuzz(**vars(arguments))
+    print(json.dumps({"answers": dict(sorted(report.statuses.items())), "memory_mib": report.memory}))  # noqa: T201
+    for failure in report.failures:
+        print(failure)  # noqa: T201
+    return 1 if report.failures else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
