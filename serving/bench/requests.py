@@ -18,7 +18,7 @@ from serving.bench.sender import Target
 from serving.config import Limits
 from serving.errors import BenchError
 from serving.open_inference import DATATYPES, pack
-from zorse_common.images import encode
+from zorse_common.image_writer import encode
 
 INFER = "infer"
 DISTINCT = 16

@@ -17,7 +17,8 @@ from serving.cli import register_bench
 from serving.errors import BenchError
 from serving.open_inference import HEADER_LENGTH, parse_infer
 from tests.serving.timed_server import answer, timed_server
-from zorse_common.images import decode, encode
+from zorse_common.image_writer import encode
+from zorse_common.images import decode
 
 TARGET = Target("127.0.0.1", 8000)
 GENERATOR: dict[str, Any] = {
