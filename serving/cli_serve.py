@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from serving.cli_models import DeviceName, DeviceOption
+from serving.cli_models import DeviceName, DeviceOption, KeyOption
 
 if TYPE_CHECKING:
     from serving.config import ModelSummary
+    from serving.status import ModelStatus
 
 _DEFAULT = "serve"
 """The name of the command that is called where no other is named. It is hidden."""
@@ -118,6 +120,39 @@ def serve(
     address = f"[{host}]" if ":" in host else host
     serve_repository(settings, lambda models: _announce(f"http://{address}:{port}", models))
     typer.echo("stopped")
+
+
+@serve_group.command()
+def status(
+    url: Annotated[str, typer.Option(help="The server's URL.")] = "http://127.0.0.1:8000",
+    api_key: KeyOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what the models of a running server do. The exit code is 1 unless all of them can answer."""
+    from serving.client import Client
+    from serving.status import server_status
+    from zorse_common.tables import print_json, print_table
+
+    with Client(url, api_key, timeout=10) as client:
+        found = server_status(client, url, time.monotonic, lambda: time.sleep(1))
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        titles = "model version kind replicas requests failed req/s p50 p99 queued in-flight memory".split()
+        print_table(titles, [_cells(model) for model in found.models])
+    if not found.ready:
+        typer.echo("not ready: a model cannot answer at this moment", err=True)
+        raise typer.Exit(1)
+
+
+def _cells(model: ModelStatus) -> list[str]:
+    p50, p99 = ("-" if value is None else f"{1000 * value:.3g} ms" for value in (model.p50_seconds, model.p99_seconds))
+    counts = (model.replicas, model.requests, model.failed, model.per_second)
+    memory = f"{model.memory_bytes / 2**20:.0f} MiB"
+    return [
+        *(model.name, model.version, model.kind, *map(str, counts)),
+        *(p50, p99, str(model.queued), str(model.in_flight), memory),
+    ]
 
 
 @serve_group.command()

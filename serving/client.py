@@ -79,6 +79,10 @@ class Client:
         """Return the kind, versions, inputs and outputs of a model (KServe v2 model metadata)."""
         return self._request(httpx.Response.json, "GET", f"/v2/models/{quote(model, safe='')}")
 
+    def metrics(self) -> str:
+        """Return the numbers of all models since the server's start, in Prometheus's text format."""
+        return self._request(lambda response: response.text, "GET", "/metrics")
+
     def call(self, verb: str, model: str, image: Image | None = None, **keys: Any) -> Any:
         """Call a verb and return its answer as arrays: `call("interpolate", "digits", first=3, last=8, steps=10)`.
 

@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +29,10 @@ class Readings:
     """The numbers of a server at one moment."""
 
     samples: tuple[Sample, ...]
+
+    def only(self, label: str, values: Collection[str]) -> Readings:
+        """Return the samples whose `label` has one of `values`."""
+        return Readings(tuple(sample for sample in self.samples if sample.labels.get(label) in values))
 
     def total(self, name: str, **labels: str) -> float:
         """Return the sum of the samples `name` that have these labels, 0 if there is none."""

@@ -42,7 +42,7 @@ class ServerMetadata(BaseModel):
 
     name: str = "zorse"
     version: str
-    extensions: list[str] = ["binary_tensor_data", "model_configuration"]
+    extensions: list[str] = ["binary_tensor_data", "model_configuration", "statistics"]
 
 
 @server_router.get("/v2")

@@ -11,7 +11,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from serving.cli import register
-from serving.errors import ArtifactError
+from serving.errors import ArtifactError, ServerError
 from serving.keys import sha256
 
 
@@ -46,3 +46,9 @@ def test_serve_key_prints_a_key_once_and_its_line_for_the_file() -> None:
     result = invoke("serve", "key", "bob", "--rate", "5/m")
     secret = result.stderr.splitlines()[0].removeprefix("key of bob, shown once: ")
     assert yaml.safe_load(result.stdout) == {"bob": {"sha256": sha256(secret), "rate": "5/m"}}
+
+
+def test_serve_status_of_no_server_is_one_line() -> None:
+    result = invoke("serve", "status", "--url", "http://127.0.0.1:9")
+    assert isinstance(result.exception, ServerError)
+    assert "http://127.0.0.1:9 does not answer" in str(result.exception)
