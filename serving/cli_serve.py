@@ -138,7 +138,8 @@ def status(
     if as_json:
         print_json(found.to_dict())
     else:
-        titles = "model version kind replicas requests failed req/s p50 p99 queued in-flight memory".split()
+        titles = ["model", "version", "kind", "replicas", "requests", "failed", "req/s", "p50", "p99"]
+        titles += ["queued", "in-flight", "memory"]
         print_table(titles, [_cells(model) for model in found.models])
     if not found.ready:
         typer.echo("not ready: a model cannot answer at this moment", err=True)
