@@ -6,149 +6,46 @@ costs less than FastAPI alone. FastAPI answers everything else: documentation, m
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import logging
 import pkgutil
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
 
 from serving import endpoints
 from serving.access import Access
 from serving.admission import Admission
+from serving.application import Application
 from serving.config import GatewaySettings, ModelSettings
 from serving.endpoints.infer import INFER
-from serving.errors import InternalError, MethodNotAllowedError, NotFoundError, ServingError
+from serving.errors import InternalError, NotFoundError, ServingError
 from serving.http import (
-    ClientGoneError,
     ErrorBody,
     Handler,
     HttpRequest,
     HttpResponse,
     allowed,
-    check_length,
     error_response,
-    header_fields,
-    read_body,
-    request_deadline,
-    send_response,
 )
-from serving.metrics import ModelMetrics
-from serving.observed import Observed
 from serving.route import ModelRoute
 from serving.service import ModelService
 from serving.verb import VERBS
 from serving.verb_routes import verb_routes
 from zorse_common.errors import nearest_hint
 
-_REFUSALS = {401, 403, 429, 503}
-"""The statuses of requests that are refused because of the client or the load, and not because of what they are."""
 Level = Literal["model_router", "server_router"]
 _LOGGER = logging.getLogger("serving")
 
 
-class Application:
-    """Checks each request, reads its body, and has it answered by a handler or by the FastAPI application `rest`.
-
-    `routes` are the handlers of POST by path. A HEAD request becomes GET and gets no body, OPTIONS gets the methods of
-    the route, and a slash at the end of the path is ignored. With `watch_clients` a request is cancelled when its
-    client disconnects; short requests are not worth the task that this takes.
-    """
-
-    def __init__(
-        self,
-        rest: FastAPI,
-        routes: Mapping[str, Handler],
-        access: Access,
-        admission: Admission,
-        max_bytes: int,
-        *,
-        metrics: ModelMetrics | None = None,
-        watch_clients: bool = False,
-    ) -> None:
-        self._rest = rest
-        self._routes = routes
-        self._access = access
-        self._admission = admission
-        self._max_bytes = max_bytes
-        self._metrics = metrics
-        self._watch_clients = watch_clients
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] != "http":
-            await self._rest(scope, receive, send)
-            return
-        method, path = scope["method"], scope["path"].rstrip("/") or "/"
-        handler = self._routes.get(path)
-        try:
-            headers = header_fields(scope["headers"])
-            self._access.check(path, headers, asyncio.get_running_loop().time())
-            length = check_length(headers, self._max_bytes)
-            if handler is None:
-                await self._pass_on(scope, method, path, headers, receive, send)
-                return
-            if method != "POST":
-                response = _other_method(method, path)
-            else:
-                deadline = request_deadline(headers, asyncio.get_running_loop().time())
-                with self._admission.request(length):
-                    body = await read_body(headers, receive, self._max_bytes)
-                    work = handler(
-                        HttpRequest(method, path, scope["query_string"].decode("latin-1"), headers, body, deadline)
-                    )
-                    response = await (_until_disconnect(work, receive) if self._watch_clients else work)
-        except ServingError as error:
-            if error.is_internal:
-                _LOGGER.exception("%s %s failed", method, path)
-            if self._metrics is not None and error.status in _REFUSALS:
-                self._metrics.rejected(error.code)
-            response = error_response(error)
-        except ClientGoneError:
-            return
-        except Exception:
-            _LOGGER.exception("%s %s failed", method, path)
-            response = error_response(InternalError())
-        await send_response(response, send, method != "HEAD")
-
-    async def _pass_on(
-        self, scope: Scope, method: str, path: str, headers: dict[str, str], receive: Receive, send: Send
-    ) -> None:
-        """Have FastAPI answer. Its routes see the body whole and decompressed."""
-        messages: list[Message] = []
-        if method in ("POST", "PUT", "PATCH", "DELETE"):
-            body = await read_body(headers, receive, self._max_bytes)
-            messages.append({"type": "http.request", "body": body, "more_body": False})
-        changed = {
-            **scope,
-            "method": "GET" if method == "HEAD" else method,
-            "path": path,
-            # Ray Serve puts the application's prefix into root_path, but the routes here are whole paths.
-            "root_path": "",
-            "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()],
-        }
-
-        async def replay() -> Message:
-            return messages.pop() if messages else await receive()
-
-        try:
-            await self._rest(changed, replay, _bodiless(method, send) if method in ("HEAD", "OPTIONS") else send)
-        except Exception:
-            # FastAPI has answered already, and raises the error for the server's log.
-            _LOGGER.exception("%s %s failed", method, path)
-
-
-def model_app(service: ModelService, settings: ModelSettings) -> Observed:
+def model_app(service: ModelService, settings: ModelSettings) -> Application:
     """Return the HTTP application of one model, with whole paths under `/v2/models/<name>`."""
     prefix, version = f"/v2/models/{settings.name}", service.manifest.version
     routes = [INFER, *verb_routes()]
@@ -161,22 +58,21 @@ def model_app(service: ModelService, settings: ModelSettings) -> Observed:
     rest.state.name = settings.name
     rest.state.service = service
     rest.state.folder = settings.folder
-    access = Access(settings.access, settings.replicas)
-    app = Application(
+    return Application(
         rest,
         handlers,
-        access,
+        _route_names("model_router", prefix) | {path: path.rpartition("/")[2] for path in handlers},
+        Access(settings.access, settings.replicas),
         service.admission,
         # 64 KiB more for a form around the image; the image itself has its own, exact limit.
         settings.limits.bytes + 2**16,
         metrics=service.metrics,
+        access_log=settings.access_log,
         watch_clients=service.is_slow,
     )
-    names = _route_names("model_router", prefix) | {path: path.rpartition("/")[2] for path in handlers}
-    return Observed(app, names, access, service.metrics, access_log=settings.access_log)
 
 
-def gateway_app(settings: GatewaySettings, not_ready: Callable[[], list[str]]) -> Observed:
+def gateway_app(settings: GatewaySettings, not_ready: Callable[[], list[str]]) -> Application:
     """Return the server-level application. `not_ready` returns the names of the models that cannot answer yet."""
     rest = _fastapi("zorse", "", "server_router", ())
     rest.description = "\n".join(
@@ -185,9 +81,15 @@ def gateway_app(settings: GatewaySettings, not_ready: Callable[[], list[str]]) -
     rest.state.models = list(settings.models)
     rest.state.not_ready = not_ready
     rest.state.folder = settings.folder
-    access = Access(settings.access)
-    app = Application(rest, {}, access, Admission(), 2**20)
-    return Observed(app, _route_names("server_router", ""), access, access_log=settings.access_log)
+    return Application(
+        rest,
+        {},
+        _route_names("server_router", ""),
+        Access(settings.access),
+        Admission(),
+        2**20,
+        access_log=settings.access_log,
+    )
 
 
 def _routers(level: Level) -> list[APIRouter]:
@@ -268,62 +170,6 @@ def _fastapi(
 
 def _answered_by_a_handler() -> None:
     """Stand for a route in the OpenAPI document; it is never called."""
-
-
-def _other_method(method: str, path: str) -> HttpResponse:
-    """Return the answer to a method other than POST on a route of a handler."""
-    if method != "OPTIONS":
-        raise MethodNotAllowedError(f"Method Not Allowed: {method} {path} takes {allowed('POST')}", allowed("POST"))
-    return HttpResponse(b"", {"allow": allowed("POST")}, 204)
-
-
-async def _until_disconnect(work: Awaitable[HttpResponse], receive: Receive) -> HttpResponse:
-    """Return the result of `work`, or cancel it when the client disconnects.
-
-    Raises:
-        ClientGoneError: the client disconnected.
-    """
-    task, is_gone = asyncio.current_task(), False
-    assert task is not None
-
-    async def watch() -> None:
-        nonlocal is_gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        is_gone = True
-        task.cancel()
-
-    watcher = asyncio.create_task(watch())
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if not is_gone:
-            raise
-        task.uncancel()
-        raise ClientGoneError from None
-    finally:
-        watcher.cancel()
-
-
-def _bodiless(method: str, send: Send) -> Send:
-    """Return a `send` for HEAD, which drops the body of the answer, or for OPTIONS, which has the methods of a route.
-
-    OPTIONS of a route that does not exist is answered with the error as it is.
-    """
-    is_dropped = method == "HEAD"
-
-    async def answer(message: Message) -> None:
-        nonlocal is_dropped
-        if message["type"] == "http.response.body":
-            if is_dropped:
-                message = {**message, "body": b""}
-        elif method == "OPTIONS" and message["status"] == 405:
-            is_dropped = True
-            allow = Headers(raw=message["headers"]).get("allow", "")
-            message = {**message, "status": 204, "headers": [(b"allow", allow.encode())]}
-        await send(message)
-
-    return answer
 
 
 async def _on_serving_error(request: Request, error: Exception) -> Response:

@@ -13,13 +13,13 @@ from ray.serve.schema import LoggingConfig
 
 from serving import artifacts
 from serving.admission import Admission
+from serving.application import Application
 from serving.asgi import gateway_app, model_app
 from serving.batcher import Batcher
 from serving.config import DRAIN_SECONDS, GatewaySettings, ModelSettings
 from serving.errors import StartError
 from serving.logs import write_log
 from serving.metrics import ModelMetrics
-from serving.observed import Observed
 from serving.opening import load_checked_engine, measure_profile, useful
 from serving.readiness import Readiness
 from serving.replica_server import ReplicaServer, socket_folder
@@ -37,7 +37,7 @@ class _Replica:
 
     _server: ReplicaServer | None = None
 
-    def _serve(self, app: Observed, folder: str | None) -> Observed:
+    def _serve(self, app: Application, folder: str | None) -> Application:
         """Serve `app` on a socket in the server's `folder`, and return it. Ray Serve calls this in its event loop."""
         if folder is not None and (sockets := socket_folder(folder)).is_dir():
             replica = serve.get_replica_context().replica_id.unique_id
@@ -67,7 +67,7 @@ class ModelReplica(_Replica):
         if settings.folder is not None:
             write_log(settings.folder, settings.name, artifact.manifest.version)
 
-    def __serve_build_asgi_app__(self) -> Observed:
+    def __serve_build_asgi_app__(self) -> Application:
         return self._serve(model_app(self._service, self._settings), self._settings.folder)
 
 
@@ -81,7 +81,7 @@ class GatewayReplica(_Replica):
             write_log(settings.folder)
         self._readiness = Readiness([model.name for model in settings.models], not_running)
 
-    def __serve_build_asgi_app__(self) -> Observed:
+    def __serve_build_asgi_app__(self) -> Application:
         app = gateway_app(self._settings, lambda: self._readiness.not_ready)
         return self._serve(app, self._settings.folder)
 

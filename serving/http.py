@@ -7,6 +7,7 @@ import math
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel
@@ -137,10 +138,14 @@ async def read_body(headers: dict[str, str], receive: Receive, max_bytes: int) -
     return b"".join(parts)
 
 
-async def send_response(response: HttpResponse, send: Send, with_body: bool = True) -> None:
-    """Send `response`, or its headers alone."""
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()]
-    headers.append((b"content-length", b"%d" % len(response.body)))
+async def send_response(
+    response: HttpResponse, send: Send, added: Mapping[str, str] = MappingProxyType({}), *, with_body: bool = True
+) -> None:
+    """Send `response` with the headers `added`, with its body or with the headers alone."""
+    fields = {**response.headers, **added, "content-length": str(len(response.body))}
+    if response.status == 204:
+        del fields["content-length"]
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": response.body if with_body else b""})
 

@@ -76,7 +76,7 @@ def test_access_log_has_a_line_for_each_request_and_no_key(log: Path) -> None:
     assert (first["message"], first["route"], first["status"]) == ("POST /v2/models/digits/generate", "generate", 200)
     assert (second["message"], second["route"], second["status"]) == ("GET /v2/models", "models", 401)
     assert first["request_id"] == "a"
-    assert len(second["request_id"]) == 32
+    assert len(second["request_id"]) == 16
     assert 0 < first["seconds"] < 60
     assert "k3y" not in log.read_text()
     assert "wr0ng" not in log.read_text()
@@ -103,3 +103,10 @@ def test_local_server_refuses_other_hosts() -> None:
     response = client.get("/v2/models", headers={"host": "evil.example"})
     assert (response.status_code, response.json()["code"]) == (403, "forbidden")
     assert client.get("/v2/models", headers={"host": "127.0.0.1:8000"}).status_code == 200
+
+
+@pytest.mark.parametrize(("stated", "answered"), [("a-1", "a-1"), ("x" * 500, "x" * 128), ('"><script>', "???script?")])
+def test_answers_have_the_harmless_id_of_their_request(stated: str, answered: str) -> None:
+    for path in ("/v2/health/live", "/v2/models/digits/infer", "/nothing"):
+        assert server().post(path, headers={"x-request-id": stated}).headers["x-request-id"] == answered
+    assert len(server().get("/v2").headers["x-request-id"]) == 16

@@ -11,7 +11,8 @@ import pytest
 from starlette.types import Message
 
 from serving.admission import Admission
-from serving.asgi import Application, model_app
+from serving.application import Application
+from serving.asgi import model_app
 from serving.batching import Tensors
 from serving.config import Capacity, Limits, ModelSettings
 from serving.service import ModelService

@@ -1,0 +1,193 @@
+"""The ASGI application of a model or of the gateway: everything around the routes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+from starlette.types import Message, Receive, Scope, Send
+
+from serving.access import Access
+from serving.admission import Admission
+from serving.errors import InternalError, MethodNotAllowedError, ServingError
+from serving.http import (
+    ClientGoneError,
+    Handler,
+    HttpRequest,
+    HttpResponse,
+    allowed,
+    check_length,
+    error_response,
+    header_fields,
+    read_body,
+    request_deadline,
+    send_response,
+)
+from serving.logs import REQUEST_ID, harmless
+from serving.metrics import ModelMetrics
+
+OTHER_ROUTE = "other"
+"""The name in metrics and logs of all paths that have none, such as those that do not exist."""
+_REFUSALS = {401, 403, 429, 503}
+"""The statuses of requests that are refused because of the client or the load, and not because of what they are."""
+_CLIENT_GONE = 499
+"""The status in metrics and logs of a request whose client left before the answer."""
+_LOGGER = logging.getLogger("serving")
+_ACCESS_LOGGER = logging.getLogger("serving.access")
+
+
+@dataclass(frozen=True)
+class Application:
+    """Checks each request, reads its body, has it answered by a handler or by FastAPI, and counts, times and logs it.
+
+    `handlers` are those of POST by path; all other routes are those of the FastAPI application `rest`. `route_names`
+    are the names of paths in metrics and logs. A HEAD request becomes GET and gets no body, OPTIONS gets the methods of
+    the route, and a slash at the end of the path is ignored. Every answer has the request's id: the client's header
+    `X-Request-Id`, or a new one. With `watch_clients` a request is cancelled when its client disconnects; short
+    requests are not worth the task that this takes. With `access_log` each request is a line of the log.
+    """
+
+    rest: FastAPI
+    handlers: Mapping[str, Handler]
+    route_names: Mapping[str, str]
+    access: Access
+    admission: Admission
+    max_bytes: int
+    metrics: ModelMetrics | None = None
+    access_log: bool = False
+    watch_clients: bool = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self.rest(scope, receive, send)
+            return
+        began = time.perf_counter()
+        method, path = scope["method"], scope["path"].rstrip("/") or "/"
+        headers = header_fields(scope["headers"])
+        request_id = harmless(headers.get("x-request-id") or secrets.token_hex(8))
+        REQUEST_ID.set(request_id)
+        try:
+            response = await self._answer(scope, method, path, headers, receive)
+        except ServingError as error:
+            if error.is_internal:
+                _LOGGER.exception("%s %s failed", method, path)
+            if self.metrics is not None and error.status in _REFUSALS:
+                self.metrics.rejected(error.code)
+            response = error_response(error)
+        except ClientGoneError:
+            self._note(method, path, _CLIENT_GONE, began)
+            return
+        except Exception:
+            _LOGGER.exception("%s %s failed", method, path)
+            response = error_response(InternalError())
+        added = {"x-request-id": request_id}
+        if self.access.has_cors:
+            added.update(self.access.cors(headers))
+        await send_response(response, send, added, with_body=method != "HEAD")
+        self._note(method, path, response.status, began)
+
+    async def _answer(
+        self, scope: Scope, method: str, path: str, headers: dict[str, str], receive: Receive
+    ) -> HttpResponse:
+        """Return the answer to a request. Raises `ServingError` and `ClientGoneError`."""
+        now = asyncio.get_running_loop().time()
+        if self.access.has_cors and (preflight := self.access.preflight(method, headers)) is not None:
+            return HttpResponse(b"", preflight, 204)
+        self.access.check(path, headers, now)
+        length = check_length(headers, self.max_bytes)
+        handler = self.handlers.get(path)
+        if handler is None:
+            return await self._answer_by_fastapi(scope, method, path, headers, receive)
+        if method == "OPTIONS":
+            return HttpResponse(b"", {"allow": allowed("POST")}, 204)
+        if method != "POST":
+            raise MethodNotAllowedError(f"Method Not Allowed: {method} {path} takes {allowed('POST')}", allowed("POST"))
+        deadline = request_deadline(headers, now)
+        with self.admission.request(length):
+            body = await read_body(headers, receive, self.max_bytes)
+            query = scope["query_string"].decode("latin-1")
+            work = handler(HttpRequest(method, path, query, headers, body, deadline))
+            if not self.watch_clients:
+                return await work
+            self._state_in_flight()
+            return await _until_disconnect(work, receive)
+
+    async def _answer_by_fastapi(
+        self, scope: Scope, method: str, path: str, headers: dict[str, str], receive: Receive
+    ) -> HttpResponse:
+        """Return FastAPI's answer. Its routes see the body whole and decompressed."""
+        messages: list[Message] = []
+        if method in ("POST", "PUT", "PATCH", "DELETE"):
+            body = await read_body(headers, receive, self.max_bytes)
+            messages.append({"type": "http.request", "body": body, "more_body": False})
+        changed = {
+            **scope,
+            "method": "GET" if method == "HEAD" else method,
+            "path": path,
+            # Ray Serve puts the application's prefix into root_path, but the routes here are whole paths.
+            "root_path": "",
+            "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()],
+        }
+
+        async def replay() -> Message:
+            return messages.pop() if messages else await receive()
+
+        response = HttpResponse(b"", {})
+
+        async def collect(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                response.status, response.headers = message["status"], header_fields(message["headers"])
+            else:
+                response.body += message.get("body", b"")
+
+        await self.rest(changed, replay, collect)
+        if method == "OPTIONS" and response.status == 405:
+            return HttpResponse(b"", {"allow": response.headers.get("allow", "")}, 204)
+        return response
+
+    def _note(self, method: str, path: str, status: int, began: float) -> None:
+        route, seconds = self.route_names.get(path, OTHER_ROUTE), time.perf_counter() - began
+        if self.metrics is not None:
+            self.metrics.request(route, status, seconds)
+            self._state_in_flight()
+        if self.access_log:
+            fields = {"route": route, "status": status, "seconds": round(seconds, 6)}
+            _ACCESS_LOGGER.info("%s %s", method, path, extra={"fields": fields})
+
+    def _state_in_flight(self) -> None:
+        if self.metrics is not None:
+            self.metrics.in_flight(self.admission.requests)
+
+
+async def _until_disconnect(work: Awaitable[HttpResponse], receive: Receive) -> HttpResponse:
+    """Return the result of `work`, or cancel it when the client disconnects.
+
+    Raises:
+        ClientGoneError: the client disconnected.
+    """
+    task, is_gone = asyncio.current_task(), False
+    assert task is not None
+
+    async def watch() -> None:
+        nonlocal is_gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        is_gone = True
+        task.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if not is_gone:
+            raise
+        task.uncancel()
+        raise ClientGoneError from None
+    finally:
+        watcher.cancel()
