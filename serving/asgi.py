@@ -80,6 +80,7 @@ def gateway_app(settings: GatewaySettings, not_ready: Callable[[], list[str]]) -
     )
     rest.state.models = list(settings.models)
     rest.state.not_ready = not_ready
+    rest.state.access_log = settings.access_log
     rest.state.folder = settings.folder
     return Application(
         rest,

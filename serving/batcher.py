@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -80,7 +81,8 @@ class Batcher:
             ServingError: `run` raised.
         """
         loop = asyncio.get_running_loop()
-        now = loop.time()
+        # The clock of the event loop, which uvloop reads once a turn and in whole milliseconds.
+        now = time.monotonic()
         limit = now + self._settings.timeout_s
         deadline = limit if deadline is None else min(limit, deadline)
         key = group_key(tensors)
@@ -116,7 +118,7 @@ class Batcher:
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._is_scheduled = False
-        began = loop.time()
+        began = time.monotonic()
         batch = self._queue.pop_batch(self._capacity, lambda job: _is_live(job, began))
         if self._observer is not None:
             self._observer.queued(self._queue.rows)
@@ -155,7 +157,7 @@ class Batcher:
                 job.future.set_result(outcome)
         if self._observer is not None:
             waited = [began - job.arrived for job in batch]
-            self._observer.batch(len(batch), sum(job.rows for job in batch), waited, loop.time() - began)
+            self._observer.batch(len(batch), sum(job.rows for job in batch), waited, time.monotonic() - began)
         if self._queue:
             self._schedule(loop)
 

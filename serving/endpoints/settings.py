@@ -20,15 +20,6 @@ TRACE: dict[str, Any] = {
     "trace_file": "",
 }
 """The trace settings in the form of Triton: nothing is traced."""
-LOG: dict[str, Any] = {
-    "log_file": "",
-    "log_info": False,
-    "log_warning": True,
-    "log_error": True,
-    "log_verbose_level": 0,
-    "log_format": "json",
-}
-"""The log settings in the form of Triton: warnings and errors on the standard error, as JSON."""
 _BODY: dict[str, Any] = {"requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}}}
 
 
@@ -47,15 +38,25 @@ async def update_trace_settings(request: Request) -> dict[str, Any]:
 
 
 @server_router.get("/v2/logging")
-async def log_settings() -> dict[str, Any]:
-    """Return the log settings."""
-    return LOG
+async def log_settings(request: Request) -> dict[str, Any]:
+    """Return the log settings in the form of Triton: JSON, on the standard error of `zorse serve`.
+
+    Besides warnings and errors each request is logged where the server was started with `--access-log`.
+    """
+    return {
+        "log_file": "",
+        "log_info": request.app.state.access_log,
+        "log_warning": True,
+        "log_error": True,
+        "log_verbose_level": 0,
+        "log_format": "json",
+    }
 
 
 @server_router.post("/v2/logging", openapi_extra=_BODY)
 async def update_log_settings(request: Request) -> dict[str, Any]:
     """Return the log settings, or refuse a change."""
-    return _unchanged(LOG, json_object(await request.body()))
+    return _unchanged(await log_settings(request), json_object(await request.body()))
 
 
 def _unchanged(settings: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from export.manifest import Manifest
 from serving.asgi import gateway_app, model_app
-from serving.batcher import Submit
-from serving.config import AccessSettings, GatewaySettings, Limits, ModelSettings, ModelSummary
+from serving.batcher import Batcher, Submit
+from serving.config import AccessSettings, Batching, GatewaySettings, Limits, ModelSettings, ModelSummary
 from serving.keys import plain_key
 from serving.metrics import ModelMetrics
 from serving.service import ModelService
@@ -25,6 +25,7 @@ def transport(
     *,
     manifests: Sequence[Manifest] = (),
     submit: Submit | None = None,
+    batched: bool = False,
     limits: Limits | None = None,
     api_key: str | None = None,
     access: AccessSettings | None = None,
@@ -32,7 +33,10 @@ def transport(
     folder: Path | None = None,
     access_log: bool = False,
 ) -> InProcess:
-    """Return a server of `manifests` (by default `digits` and `invert`) on fake engines or `submit`."""
+    """Return a server of `manifests` (by default `digits` and `invert`) on fake engines or `submit`.
+
+    With `batched` the engines are behind batchers, whose runs are counted.
+    """
     manifests = manifests or [generator_manifest(), inverter_manifest()]
     access = access or AccessSettings(keys=(plain_key(api_key),) if api_key else ())
     observation: dict[str, Any] = {"folder": folder and str(folder), "access_log": access_log}
@@ -42,7 +46,10 @@ def transport(
             name=manifest.name, artifact="", limits=limits or Limits(), access=access, **observation
         )
         metrics = ModelMetrics(manifest.name, manifest.version, settings.folder)
-        service = ModelService(manifest, submit or FakeEngine().submit, settings.limits, metrics=metrics)
+        engine = FakeEngine()
+        batcher = Batcher(engine.run, Batching(), inline=True, observer=metrics)
+        run = submit or (batcher.submit if batched else engine.submit)
+        service = ModelService(manifest, run, settings.limits, metrics=metrics)
         apps[f"/v2/models/{manifest.name}"] = model_app(service, settings)
     summaries = [ModelSummary(name=m.name, version=m.version, kind=m.interface.kind) for m in manifests]
     apps[""] = gateway_app(

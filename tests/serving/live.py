@@ -28,7 +28,7 @@ def live_server(**options: Any) -> Iterator[str]:
         await receive()
         await send({"type": "lifespan.shutdown.complete"})
 
-    routes = transport(**options).route
+    routes = transport(**{"batched": True, **options}).route
     server = uvicorn.Server(uvicorn.Config(app, lifespan="on", log_config=None))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))

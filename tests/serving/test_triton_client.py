@@ -15,8 +15,9 @@ from tests.serving.tiny import conditional_manifest, generator_manifest, inverte
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with live_server(manifests=[generator_manifest(), inverter_manifest(), conditional_manifest()]) as url:
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    manifests = [generator_manifest(), inverter_manifest(), conditional_manifest()]
+    with live_server(manifests=manifests, folder=tmp_path_factory.mktemp("server")) as url:
         yield url
 
 
