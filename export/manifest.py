@@ -221,6 +221,12 @@ def model_properties(model: ModelCard, target: str) -> dict[str, str]:
     return {key: str(value) for key, value in known.items() if value is not None}
 
 
+def reversed_directions(direction: str) -> list[str]:
+    """Return what the way back of "AtoB" is called: "BtoA". A domain's own name may have a "to" in it."""
+    ends = [match.span() for match in re.finditer("(?=to)", direction)]
+    return [f"{direction[start + 2 :]}to{direction[:start]}" for start, _ in ends]
+
+
 def golden_key(side: Literal["input", "output"], sample: int, tensor: str) -> str:
     """Return the name in `golden.npz` of one array of the golden sample, such as "input/0/latent"."""
     return f"{side}/{sample}/{tensor}"

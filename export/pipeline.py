@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from export.bundle import describe, write_model
 from export.cycle import cycle_error
 from export.errors import ProofError, RefusedError, UnsupportedGraphError
 from export.feeds import Feeds
-from export.manifest import Manifest
+from export.manifest import Manifest, reversed_directions
 from export.model_under_test import ModelUnderTest, Shape
 from export.options import ExportOptions, Provider, Report
 from export.proof import compare_with_reference, run_reference
@@ -129,19 +128,13 @@ def _with_cycles(staged: list[_Staged]) -> Iterator[_Staged]:
     """Yield `staged` with the cycle error in the proofs of translators that lead back to each other."""
     by_direction = {entry.manifest.direction: entry for entry in staged if entry.model.interface.scale == 1}
     for entry in staged:
-        names = _reversed_directions(entry.manifest.direction or "") if entry.model.interface.scale == 1 else []
+        names = reversed_directions(entry.manifest.direction or "") if entry.model.interface.scale == 1 else []
         other = next((by_direction[name] for name in names if name in by_direction), None)
         if other is not None:
             there, back = ((end.model, end.folder) for end in (entry, other))
             proof = dataclasses.replace(entry.manifest.proof, cycle=cycle_error(there, back, entry.images))
             entry = dataclasses.replace(entry, manifest=dataclasses.replace(entry.manifest, proof=proof))
         yield entry
-
-
-def _reversed_directions(direction: str) -> list[str]:
-    """Return what the way back of "AtoB" is called: "BtoA". A domain's own name may have a "to" in it."""
-    ends = [match.span() for match in re.finditer("(?=to)", direction)]
-    return [f"{direction[start + 2 :]}to{direction[:start]}" for start, _ in ends]
 
 
 def _publish(repository: Repository, staged: list[_Staged]) -> list[str]:

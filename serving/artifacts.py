@@ -34,10 +34,11 @@ class GoldenSample:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A folder with the files that its manifest describes."""
+    """A folder with the files that its manifest describes. `repository` is the URI of the repository that has it."""
 
     path: Path
     manifest: Manifest
+    repository: str | None = None
 
     @property
     def model(self) -> Path:
@@ -105,7 +106,9 @@ def load(place: str | os.PathLike[str]) -> Artifact:
             folder = _version_folder(folder)
         content = folder.read(contract.MANIFEST_FILE)
         manifest = Manifest.from_json(content.decode(errors="replace"), f"{folder.uri}/{contract.MANIFEST_FILE}")
-        return Artifact(fetch(folder, manifest, content), manifest)
+        is_published = (folder.parent.name, folder.name) == (manifest.name, str(manifest.version))
+        repository = folder.parent.parent.uri if is_published else None
+        return Artifact(fetch(folder, manifest, content), manifest, repository)
 
 
 def _version_folder(model: Storage) -> Storage:

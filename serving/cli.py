@@ -8,6 +8,7 @@ import typer
 
 from serving.cli_bench import bench_serve
 from serving.cli_call import call
+from serving.cli_cycle import cycle
 from serving.cli_generators import arithmetic, generate, interpolate
 from serving.cli_models import DeviceName, DeviceOption
 from serving.cli_serve import serve_group
@@ -19,6 +20,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(serve_group, name="serve")
     app.command()(generate)
     app.command()(translate)
+    app.command()(cycle)
     app.command()(call)
     app.command()(verify)
 

@@ -17,7 +17,9 @@ def call(
     keys: Annotated[
         list[str] | None, typer.Argument(help="The verb's keys as key=value; a repeated key is a list.")
     ] = None,
-    image: Annotated[Path | None, typer.Option(help="The image file, for verbs that take one.")] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option(help="An image file, for verbs that take images; repeat it for several.")
+    ] = None,
     device: DeviceOption = DeviceName.AUTO,
     api_key: KeyOption = None,
 ) -> None:
@@ -28,8 +30,8 @@ def call(
         if not equals:
             raise typer.BadParameter(f"{text!r} is not of the form key=value")
         values.setdefault(key, []).append(value)
-    content = None if image is None else image.read_bytes()
+    contents = [path.read_bytes() for path in image] if image else None
     single = {key: entries[0] if len(entries) == 1 else entries for key, entries in values.items()}
-    answer = open_model(model, device, api_key)(verb, content, **single)
+    answer = open_model(model, device, api_key)(verb, contents, **single)
     write_file(out, answer)
     typer.echo(f"{answer.media_type} in {out}")

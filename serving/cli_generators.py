@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,18 +11,34 @@ import typer
 
 from serving.cli_models import DeviceName, DeviceOption, KeyOption, ModelArgument, open_model, write_file
 
-_FORMATS: Mapping[str, str] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
-"""The image format for each ending of a file's name."""
-_ANIMATED = {**_FORMATS, ".gif": "gif"}
+_FORMATS: Mapping[str, dict[str, str]] = {
+    ".png": {"format": "png"},
+    ".jpg": {"format": "jpeg"},
+    ".jpeg": {"format": "jpeg"},
+    ".webp": {"format": "webp"},
+    ".npy": {"format": "npy"},
+    ".zip": {"layout": "zip"},
+}
+"""The keys of a request for each ending of a file's name."""
+_ANIMATED = {**_FORMATS, ".gif": {"format": "gif"}}
 _Label = Annotated[str | None, typer.Option(help="The class of all images of a conditional generator: name or index.")]
 _Seed = Annotated[int, typer.Option(min=0, help="The seed of the latents.")]
 
 
+class Method(StrEnum):
+    """How latents are interpolated."""
+
+    SLERP = "slerp"
+    LERP = "lerp"
+
+
 def generate(
     model: ModelArgument,
-    out: Annotated[Path, typer.Option(help="The image file to write: .png or .jpg.")],
-    n: Annotated[int, typer.Option(min=1, help="How many images, in one grid.")] = 16,
+    out: Annotated[Path, typer.Option(help="The file to write: .png, .jpg, .webp (one grid), .zip, or .npy.")],
+    n: Annotated[int, typer.Option(min=1, help="How many images.")] = 16,
     seed: _Seed = 0,
+    first: Annotated[int, typer.Option(min=0, help="The number of the first image.")] = 0,
+    truncation: Annotated[float, typer.Option(help="Above 0, at most 1: below 1, images vary less.")] = 1.0,
     label: Annotated[
         list[str] | None,
         typer.Option(help="A class of a conditional generator, by name or index: one for all images, or one for each."),
@@ -29,16 +46,16 @@ def generate(
     device: DeviceOption = DeviceName.AUTO,
     api_key: KeyOption = None,
 ) -> None:
-    """Write a grid of generated images."""
-    file_format = _image_format(out)
-    opened = open_model(model, device, api_key)
-    write_file(out, opened("generate", n=n, seed=seed, labels=label or None, format=file_format))
+    """Write generated images, as a grid, an archive or an array."""
+    keys: dict[str, object] = {"n": n, "seed": seed, "first": first, "truncation": truncation, "labels": label or None}
+    keys |= _keys_of_ending(out)
+    write_file(out, open_model(model, device, api_key)("generate", None, **keys))
     typer.echo(f"{n} images of seed {seed} in {out}")
 
 
 def interpolate(
     model: ModelArgument,
-    out: Annotated[Path, typer.Option(help="The file to write: a strip (.png, .jpg) or an animation (.gif).")],
+    out: Annotated[Path, typer.Option(help="The file to write: a strip (.png, .jpg, .webp), .gif, .zip or .npy.")],
     first: Annotated[int, typer.Option(min=0, help="The number of the image to begin with.")] = 0,
     last: Annotated[int, typer.Option(min=0, help="The number of the image to end with.")] = 1,
     number: Annotated[
@@ -46,44 +63,67 @@ def interpolate(
         typer.Option(min=0, help="The number of an image to pass; repeat it. Replaces --first, --last."),
     ] = None,
     steps: Annotated[int, typer.Option(min=2, help="Images from one to the next, both included.")] = 8,
+    method: Annotated[Method, typer.Option(help="On a sphere, or on straight lines.")] = Method.SLERP,
     seed: _Seed = 0,
     label: _Label = None,
     device: DeviceOption = DeviceName.AUTO,
     api_key: KeyOption = None,
 ) -> None:
-    """Write the images on the way between images of a seed, by spherical interpolation of their latents."""
-    stops, file_format = number or [first, last], _image_format(out, _ANIMATED)
-    opened = open_model(model, device, api_key)
-    write_file(out, opened("interpolate", numbers=stops, steps=steps, seed=seed, label=label, format=file_format))
+    """Write the images on the way between images of a seed, by interpolation of their latents."""
+    stops = number or [first, last]
+    keys: dict[str, object] = {"numbers": stops, "steps": steps, "method": method.value, "seed": seed, "label": label}
+    keys |= _keys_of_ending(out, _ANIMATED)
+    write_file(out, open_model(model, device, api_key)("interpolate", None, **keys))
     typer.echo(f"images {', '.join(map(str, stops))} of seed {seed}, {steps} steps from each to the next, in {out}")
 
 
 def arithmetic(
     model: ModelArgument,
-    out: Annotated[Path, typer.Option(help="The image file to write: .png or .jpg.")],
-    a: Annotated[list[int], typer.Option(min=0, help="The number of an image to add; repeat it for a mean.")],
-    b: Annotated[list[int], typer.Option(min=0, help="The number of an image to subtract; repeat it for a mean.")],
-    c: Annotated[list[int], typer.Option(min=0, help="The number of another image to add; repeat it for a mean.")],
+    out: Annotated[Path, typer.Option(help="The file to write: .png, .jpg, .webp, .zip or .npy.")],
+    a: Annotated[list[int] | None, typer.Option(min=0, help="An image to add; repeat it for a mean.")] = None,
+    b: Annotated[list[int] | None, typer.Option(min=0, help="An image to subtract; repeat it for a mean.")] = None,
+    c: Annotated[list[int] | None, typer.Option(min=0, help="Another image to add; repeat it for a mean.")] = None,
+    term: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WEIGHT:NUMBER", help="A weight and an image, as 0.5:7; repeat it. Replaces a, b, c."),
+    ] = None,
     seed: _Seed = 0,
     label: _Label = None,
-    only_result: Annotated[bool, typer.Option("--only-result", help="Leave out the images of a, b and c.")] = False,
+    only_result: Annotated[bool, typer.Option("--only-result", help="Leave out the images of the terms.")] = False,
     device: DeviceOption = DeviceName.AUTO,
     api_key: KeyOption = None,
 ) -> None:
-    """Write the image of the latent a - b + c, after those of a, b and c, each the mean latent of images of a seed."""
-    layout, file_format = "result" if only_result else "strip", _image_format(out)
-    opened = open_model(model, device, api_key)
-    write_file(out, opened("arithmetic", a=a, b=b, c=c, seed=seed, label=label, layout=layout, format=file_format))
-    terms = " ".join(f"{sign}{_mean(numbers)}" for sign, numbers in (("", a), ("- ", b), ("+ ", c)))
-    typer.echo(f"{terms} of seed {seed} in {out}")
+    """Write the image of a sum of latents, a - b + c or a weighted one, after the images of its terms."""
+    keys: dict[str, object] = {"a": a or None, "b": b or None, "c": c or None}
+    text = " ".join(f"{sign}{_mean(numbers or [])}" for sign, numbers in (("", a), ("- ", b), ("+ ", c)))
+    if term:
+        weights, numbers = _terms(term)
+        keys |= {"weights": weights, "numbers": numbers}
+        text = " ".join(f"{weight:+g}·{number}" for weight, number in zip(weights, numbers, strict=True))
+    keys |= {"seed": seed, "label": label, "only_result": only_result, **_keys_of_ending(out)}
+    write_file(out, open_model(model, device, api_key)("arithmetic", None, **keys))
+    typer.echo(f"{text} of seed {seed} in {out}")
+
+
+def _terms(texts: list[str]) -> tuple[list[float], list[int]]:
+    """Return the weights and the numbers of terms such as "0.5:7"."""
+    weights, numbers = [], []
+    for text in texts:
+        weight, _, number = text.partition(":")
+        try:
+            weights.append(float(weight))
+            numbers.append(int(number))
+        except ValueError as error:
+            raise typer.BadParameter(f"{text!r} is not of the form WEIGHT:NUMBER") from error
+    return weights, numbers
 
 
 def _mean(numbers: list[int]) -> str:
     return str(numbers[0]) if len(numbers) == 1 else f"mean({', '.join(map(str, numbers))})"
 
 
-def _image_format(path: Path, formats: Mapping[str, str] = _FORMATS) -> str:
-    """Return the format of the file `path` to write.
+def _keys_of_ending(path: Path, formats: Mapping[str, dict[str, str]] = _FORMATS) -> dict[str, str]:
+    """Return the keys that ask for a file of the ending of `path`.
 
     Raises:
         OutputError: the ending of the name is not in `formats`.

@@ -31,7 +31,7 @@ ModelArgument = Annotated[
 class OpenModel(Protocol):
     """Answers verbs."""
 
-    def __call__(self, verb: str, image: bytes | None = None, **keys: object) -> File:
+    def __call__(self, verb: str, image: bytes | list[bytes] | None = None, **keys: object) -> File:
         """Return the answer of `verb` to the request with `keys`; a key that is None is left out."""
 
 
@@ -46,13 +46,14 @@ def open_model(model: str, device: DeviceName, api_key: str | None) -> OpenModel
         from serving.local_model import LocalModel
 
         return LocalModel.load(model, device.value).fetch
-    from serving.client import Client
+    from serving.client import Client, Image
 
     url, name = split_url(model)
     client = Client(url, api_key)
 
-    def fetch(verb: str, image: bytes | None = None, **keys: object) -> File:
-        return client.fetch(verb, name, image, **keys)
+    def fetch(verb: str, image: bytes | list[bytes] | None = None, **keys: object) -> File:
+        files: list[Image] | bytes | None = list(image) if isinstance(image, list) else image
+        return client.fetch(verb, name, files, **keys)
 
     return fetch
 

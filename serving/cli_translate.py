@@ -22,6 +22,10 @@ def translate(
         tuple[float, float] | None,
         typer.Option(metavar="BLACK WHITE", help="The values of black and white in images of more than 8 bits."),
     ] = None,
+    tile: Annotated[
+        bool, typer.Option("--tile", help="Translate images that are larger than the model takes in tiles.")
+    ] = False,
+    overlap: Annotated[int | None, typer.Option(min=0, help="How many pixels tiles share at least.")] = None,
     device: DeviceOption = DeviceName.AUTO,
     api_key: KeyOption = None,
 ) -> None:
@@ -45,10 +49,11 @@ def translate(
     done, failed, console = len(targets) - len(missing), 0, Console(stderr=True)
     opened = open_model(model, device, api_key) if missing else None
     black, white = value_range or (None, None)
+    keys = {"black": black, "white": white, "tile": tile or None, "overlap": overlap}
     for path, target in track(missing.items(), "translating", console=console, disable=len(missing) < 2):
         assert opened is not None
         try:
-            write_file(target, opened("translate", path.read_bytes(), black=black, white=white))
+            write_file(target, opened("translate", path.read_bytes(), **keys))
         except (ZorseError, OSError) as error:
             failed += 1
             typer.echo(f"error: {printable(path)}: {one_line(error)}", err=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import quote, urlsplit
@@ -22,7 +23,21 @@ from zorse_common.image_writer import encode
 T = TypeVar("T")
 Image = NDArray[np.uint8] | bytes | str | os.PathLike[str]
 """An image: uint8 [h, w, 1, 3 or 4], the bytes of an image file, or its path."""
+Images = Image | list[Image] | tuple[Image, ...]
 _SETTINGS = frozenset({"ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"})
+
+
+@dataclass(frozen=True)
+class CycleAnswer:
+    """An image translated there and back, uint8 [h, w, c] each, and how far it is from the source then.
+
+    `l1` is the mean absolute difference in grey levels, and `psnr` is in dB, infinite if there is no difference.
+    """
+
+    there: NDArray[np.uint8]
+    back: NDArray[np.uint8]
+    l1: float
+    psnr: float
 
 
 class Client:
@@ -83,44 +98,65 @@ class Client:
         """Return the numbers of all models since the server's start, in Prometheus's text format."""
         return self._request(lambda response: response.text, "GET", "/metrics")
 
-    def call(self, verb: str, model: str, image: Image | None = None, **keys: Any) -> Any:
+    def call(self, verb: str, model: str, image: Images | None = None, **keys: Any) -> Any:
         """Call a verb and return its answer as arrays: `call("interpolate", "digits", first=3, last=8, steps=10)`.
 
         `keys` are those of the verb's request, listed in the documentation that the server has of each model; a key
-        that is None is left out. `image` is for verbs that take one: uint8 [h, w, c], the bytes of an image file, or
-        its path. One image is uint8 [h, w, c], several are uint8 [n, h, w, c], and an answer in JSON is its value.
+        that is None is left out. `image` is for verbs that take images: uint8 [h, w, c], the bytes of an image file,
+        its path, or a list of these. The answer is as `File.value` says: one image is uint8 [h, w, c], several are
+        [n, h, w, c], and an answer in JSON is its value.
         """
         return self._call(lambda response: _read_file(response).value(), _path(model, verb), image, keys)
 
-    def fetch(self, verb: str, model: str, image: Image | None = None, **keys: Any) -> File:
+    def fetch(self, verb: str, model: str, image: Images | None = None, **keys: Any) -> File:
         """Call a verb and return its answer as a file. Arguments are those of `call`."""
         return self._call(_read_file, _path(model, verb), image, keys)
 
     def generate(
-        self,
-        model: str,
-        n: int = 1,
-        seed: int = 0,
-        first: int = 0,
-        labels: str | int | Sequence[str | int] | None = None,
-    ) -> NDArray[np.uint8]:
-        """Return the images `first` … `first + n - 1` of `seed`: uint8 [n, h, w, c].
+        self, model: str, n: int | None = None, seed: int | None = None, first: int | None = None, **keys: Any
+    ) -> NDArray[Any]:
+        """Return the images `first` … `first + n - 1` of `seed`: [n, h, w, c] in the model's dtype.
 
-        `labels` is for conditional generators: a class for all images, by name or index, or one for each image.
+        `keys` are `labels`, the class of all images, by name or index, or one for each; `truncation` in (0, 1]; or
+        `latents` [n, dim] in place of n, seed and first.
         """
-        images: NDArray[np.uint8] = self.call(
-            "generate", model, n=n, seed=seed, first=first, labels=labels, layout="zip"
-        )
+        images: NDArray[Any] = self.call("generate", model, n=n, seed=seed, first=first, format="npy", **keys)
         return images
 
-    def translate(self, model: str, image: Image, value_range: tuple[float, float] | None = None) -> NDArray[np.uint8]:
+    def translate(
+        self,
+        model: str,
+        image: Image,
+        value_range: tuple[float, float] | None = None,
+        *,
+        tile: bool = False,
+        overlap: int | None = None,
+    ) -> NDArray[np.uint8]:
         """Translate an image (uint8 [h, w, c], the bytes of an image file, or its path): uint8 [h, w, c].
 
-        `value_range` are the values of black and white in a file of more than 8 bits.
+        `value_range` are the values of black and white in a file of more than 8 bits. With `tile` an image that is
+        larger than the model takes is translated in tiles, which overlap by `overlap` pixels.
         """
         black, white = value_range or (None, None)
-        translated: NDArray[np.uint8] = self.call("translate", model, image, black=black, white=white)
+        keys = {"black": black, "white": white, "tile": tile or None, "overlap": overlap}
+        translated: NDArray[np.uint8] = self.call("translate", model, image, **keys)
         return translated
+
+    def interpolate(self, model: str, **keys: Any) -> NDArray[Any]:
+        """Return the images on the way between latents: [n, h, w, c]. `keys` are those of the verb `interpolate`."""
+        images: NDArray[Any] = self.call("interpolate", model, format="npy", **keys)
+        return images
+
+    def arithmetic(self, model: str, **keys: Any) -> NDArray[Any]:
+        """Return the images of the terms and of the sum of latents: [n, h, w, c]. `keys` are those of `arithmetic`."""
+        images: NDArray[Any] = self.call("arithmetic", model, format="npy", **keys)
+        return images
+
+    def cycle(self, model: str, image: Image, partner: str | None = None) -> CycleAnswer:
+        """Translate an image there and back. Without `partner` the server takes the model that translates back."""
+        file = self.fetch("cycle", model, image, partner=partner, layout="zip")
+        _, there, back = file.value()
+        return CycleAnswer(there, back, float(file.headers["zorse-l1"]), float(file.headers["zorse-psnr"]))
 
     def infer(self, model: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Return the outputs of a model by name for explicit inputs by name (KServe v2, binary tensors)."""
@@ -128,10 +164,17 @@ class Client:
         content, headers = pack("inputs", inputs, dict.fromkeys(inputs, True), extra)
         return self._request(_read_tensors, "POST", _path(model, "infer"), content=content, headers=headers)
 
-    def _call(self, read: Callable[[httpx.Response], T], path: str, image: Image | None, keys: dict[str, Any]) -> T:
-        present = {key: value for key, value in keys.items() if value is not None}
+    def _call(self, read: Callable[[httpx.Response], T], path: str, image: Images | None, keys: dict[str, Any]) -> T:
+        present = {
+            key: value.tolist() if isinstance(value, np.ndarray) else value
+            for key, value in keys.items()
+            if value is not None
+        }
         if image is None:
             return self._request(read, "POST", path, json=present)
+        if isinstance(image, list | tuple):
+            files = [("image", ("image", _image_bytes(entry))) for entry in image]
+            return self._request(read, "POST", path, files=files, params=present)
         headers = {"Content-Type": "application/octet-stream"}
         return self._request(read, "POST", path, content=_image_bytes(image), headers=headers, params=present)
 
@@ -179,7 +222,8 @@ def _read_file(response: httpx.Response) -> File:
     media_type = response.headers.get("content-type", "").partition(";")[0]
     if media_type not in MEDIA_TYPES:
         raise ValueError(f"the answer is of the type {media_type!r}")
-    return File(response.content, media_type)
+    headers = {name: value for name, value in response.headers.items() if name.startswith("zorse-")}
+    return File(response.content, media_type, headers=headers)
 
 
 def _read_tensors(response: httpx.Response) -> dict[str, NDArray[Any]]:

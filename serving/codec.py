@@ -1,4 +1,4 @@
-"""Files and uint8 arrays: images are decoded within limits; images, grids, animations and archives are encoded."""
+"""Files and arrays: images are decoded within limits; images, grids, animations and archives are encoded."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,32 +19,42 @@ from serving.config import Limits
 from serving.errors import ImageError, TooLargeError, UnsupportedError
 from zorse_common import image_writer, images
 from zorse_common.image_writer import FileFormat
-from zorse_common.images import MODES, Pixels
+from zorse_common.images import MODES, Header, Pixels
 
-GIF, ZIP, JSON = "image/gif", "application/zip", "application/json"
-MEDIA_TYPES = (*image_writer.MEDIA_TYPES.values(), GIF, ZIP, JSON)
+GIF, NPY, ZIP, JSON = "image/gif", "application/x-npy", "application/zip", "application/json"
+MEDIA_TYPES = (*image_writer.MEDIA_TYPES.values(), GIF, NPY, ZIP, JSON)
 """The media types of files that a verb may answer with."""
 _FRAME_MS = 80
+_LONGEST_ZIP_COMMENT = 65_535
 
 
 @dataclass(frozen=True)
 class File:
-    """The bytes of a file, and one of `MEDIA_TYPES`."""
+    """The bytes of a file, and one of `MEDIA_TYPES`.
+
+    `facts` say how its content was made, and `headers` are those of the HTTP answer beside the media type.
+    """
 
     content: bytes
     media_type: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def value(self) -> Any:
         """Return the content of the file as an array or a JSON value.
 
-        PNG and JPEG give uint8 [h, w, c], GIF and a ZIP of images give uint8 [n, h, w, c], JSON gives its value. Bytes
-        that are not of the media type make the format's reader raise its own exception.
+        PNG, JPEG and WebP give uint8 [h, w, c], GIF uint8 [n, h, w, c], NPY its array, and JSON its value. A ZIP gives
+        an array [n, h, w, c], or a list if its images have different sizes. Bytes that are not of the media type make
+        the format's reader raise its own exception.
         """
         if self.media_type == JSON:
             return json.loads(self.content)
+        if self.media_type == NPY:
+            return np.load(io.BytesIO(self.content), allow_pickle=False)
         if self.media_type == ZIP:
             with zipfile.ZipFile(io.BytesIO(self.content)) as bundle:
-                return np.stack([_pixels(bundle.read(name)) for name in bundle.namelist()])
+                images = [_member(name, bundle.read(name)) for name in bundle.namelist()]
+            return np.stack(images) if len({image.shape for image in images}) == 1 else images
         if self.media_type == GIF:
             with Pillow.open(io.BytesIO(self.content), formats=["GIF"]) as animation:
                 frames = ImageSequence.Iterator(animation)
@@ -52,8 +62,8 @@ class File:
         return _pixels(self.content)
 
 
-def check_file(data: bytes, limits: Limits) -> int:
-    """Return the number of pixels of an image file, from its header alone.
+def check_file(data: bytes, limits: Limits) -> Header:
+    """Return the header of an image file; nothing is decoded.
 
     Raises:
         TooLargeError: more bytes or pixels than `limits`.
@@ -68,7 +78,7 @@ def check_file(data: bytes, limits: Limits) -> int:
         raise TooLargeError(str(error)) from error
     except images.ImageError as error:
         raise ImageError(str(error)) from error
-    return header.width * header.height
+    return header
 
 
 def decode(
@@ -93,26 +103,34 @@ def decode(
         raise ImageError(str(error)) from error
 
 
-def image_file(image: NDArray[Any], file_format: FileFormat) -> File:
-    """Encode one image, uint8 [h, w, c], as a PNG or JPEG file.
+def encode(image: NDArray[Any], file_format: str, comment: str = "") -> bytes:
+    """Return one image [h, w, c] as a file of a format of `image_writer`, or any array as NPY.
+
+    `comment` is as in `image_writer.encode`; NPY has none.
 
     Raises:
         UnsupportedError: the image is not uint8, or has neither 1, 3 nor 4 channels.
     """
-    return File(encode(image, file_format), image_writer.MEDIA_TYPES[file_format])
-
-
-def encode(image: NDArray[Any], file_format: FileFormat) -> bytes:
-    """Return the bytes of `image_file`. Raises what it raises."""
+    if file_format == "npy":
+        return npy(image)
     if image.dtype != np.uint8:
-        raise UnsupportedError(f"the images of the model are {image.dtype}, which no image file has: use infer")
+        raise UnsupportedError(
+            f"the images of the model are {image.dtype}, which no image file has: use the format npy, or infer"
+        )
     try:
-        return image_writer.encode(image, file_format)
+        return image_writer.encode(image, cast(FileFormat, file_format), comment)
     except images.ImageError as error:
-        raise UnsupportedError(f"{error}: use infer") from error
+        raise UnsupportedError(f"{error}: use the format npy, or infer") from error
 
 
-def animation(frames: NDArray[Any]) -> File:
+def npy(array: NDArray[Any]) -> bytes:
+    """Return an array as a NPY file."""
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
+
+
+def animation(frames: NDArray[Any], comment: str = "") -> bytes:
     """Encode uint8 [n, h, w, 1, 3 or 4] as an endless GIF with 80 ms a frame; alpha is laid over white.
 
     A frame equal to the one before it prolongs that one.
@@ -122,8 +140,8 @@ def animation(frames: NDArray[Any]) -> File:
     """
     first, *others = (images.decode_image(encode(frame, "png"), min(frame.shape[-1], 3)) for frame in frames)
     stream = io.BytesIO()
-    first.save(stream, "GIF", save_all=True, append_images=others, duration=_FRAME_MS, loop=0)
-    return File(stream.getvalue(), GIF)
+    first.save(stream, "GIF", save_all=True, append_images=others, duration=_FRAME_MS, loop=0, comment=comment.encode())
+    return stream.getvalue()
 
 
 def grid(images: NDArray[Any], columns: int | None = None) -> NDArray[Any]:
@@ -140,14 +158,22 @@ def grid(images: NDArray[Any], columns: int | None = None) -> NDArray[Any]:
     return rowwise.reshape(rows * height, columns * width, channels)
 
 
-def archive(files: Sequence[tuple[str, bytes]]) -> File:
-    """Put files of (name, bytes) into a ZIP without compression, since image files do not shrink again."""
+def archive(files: Sequence[tuple[str, bytes]], comment: str = "") -> tuple[bytes, str]:
+    """Return a ZIP of files of (name, bytes), and its media type. Image files do not shrink again: it is uncompressed.
+
+    A comment that is longer than a ZIP allows is left out.
+    """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as bundle:
+        bundle.comment = comment.encode() if len(comment) < _LONGEST_ZIP_COMMENT else b""
         for name, content in files:
             # A fixed date, so that equal images give equal bytes.
             bundle.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), content)
-    return File(buffer.getvalue(), ZIP)
+    return buffer.getvalue(), ZIP
+
+
+def _member(name: str, content: bytes) -> NDArray[Any]:
+    return np.load(io.BytesIO(content), allow_pickle=False) if name.endswith(".npy") else _pixels(content)
 
 
 def _pixels(content: bytes) -> Pixels:

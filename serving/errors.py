@@ -103,6 +103,13 @@ class NotFoundError(ServingError):
     code = "not_found"
 
 
+class NotAcceptableError(ServingError):
+    """The answer has none of the media types that the client accepts."""
+
+    status = 406
+    code = "not_acceptable"
+
+
 class UnsupportedError(ServingError):
     """The model cannot do what is requested: a generator does not translate."""
 

@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.interface import IMAGE, LABEL, LATENT, SOURCE, Interface, TensorSpec
+from export.feeds import Feeds
+from export.interface import IMAGE, LABEL, LATENT, SOURCE, Interface, SizeLimits, TensorSpec
 from serving.batching import Tensors
 from serving.errors import BadRequestError, ImageSizeError, UnsupportedError
 from serving.sizes import padded_size
 from zorse_common.errors import nearest_hint
 from zorse_common.random import normal
-
-Feeds = Tensors
-"""The inputs of one model call by name; all have the same first axis."""
 
 
 def latent_dim(interface: Interface, verb: str) -> int:
@@ -36,6 +34,21 @@ def latents(seed: int, numbers: Iterable[int], dim: int) -> NDArray[np.float32]:
     `seed` and every number are in [0, 2⁶³). Image k of seed s has the same latent in every batch, process and machine.
     """
     return normal(seed, "latent/served", numbers, dim)
+
+
+def codes(vectors: Sequence[Sequence[float]], dim: int) -> NDArray[np.float32]:
+    """Return latents that a request has in full: float32 [n, dim].
+
+    Raises:
+        BadRequestError: one has another length than `dim`, or a number is too large for float32.
+    """
+    for row, vector in enumerate(vectors):
+        if len(vector) != dim:
+            raise BadRequestError(f"latent {row} has {len(vector)} numbers and the model takes {dim}")
+    array = np.array(vectors, dtype=np.float64)
+    if np.abs(array).max() > np.finfo(np.float32).max:
+        raise BadRequestError("a latent has a number that is too large for float32")
+    return array.astype(np.float32)
 
 
 def generator_feeds(
@@ -99,9 +112,19 @@ def source_feeds(interface: Interface, images: NDArray[Any]) -> Feeds:
     Raises:
         UnsupportedError: the model is not a translator.
     """
+    source_size(interface)
+    return {SOURCE: images}
+
+
+def source_size(interface: Interface) -> SizeLimits:
+    """Return the sizes of the source images of a translator.
+
+    Raises:
+        UnsupportedError: the model is not a translator.
+    """
     if interface.size is None:
         raise _wrong_kind(interface, "translate")
-    return {SOURCE: images}
+    return interface.size
 
 
 def source_channels(interface: Interface) -> int:
@@ -110,8 +133,7 @@ def source_channels(interface: Interface) -> int:
     Raises:
         UnsupportedError: the model is not a translator, or its images are not of 8 bits.
     """
-    if interface.size is None:
-        raise _wrong_kind(interface, "translate")
+    source_size(interface)
     source = interface.inputs[0]
     if source.dtype != "uint8":
         raise UnsupportedError(f"the images of the model are {source.dtype}, which no image file has: use infer")
@@ -135,7 +157,8 @@ def check(interface: Interface, feeds: Feeds) -> None:
         _check_tensor(spec, ("batch", *axes), feeds[name])
     if len({array.shape[0] for array in feeds.values()}) != 1:
         raise BadRequestError("the inputs have different batch sizes: give every input the same first axis")
-    _check_size(interface, feeds)
+    if interface.size is not None:
+        check_source_size(interface.size, *feeds[SOURCE].shape[1:3])
 
 
 def _check_tensor(spec: TensorSpec, shape: tuple[int | str, ...], array: NDArray[Any]) -> None:
@@ -148,23 +171,31 @@ def _check_tensor(spec: TensorSpec, shape: tuple[int | str, ...], array: NDArray
         raise BadRequestError(f"{spec.name} must be {spec.dtype} [{expected}] and is {array.dtype} {list(array.shape)}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise BadRequestError(f"{spec.name} holds NaN or infinity")
-    if spec.value_range is not None and array.size:
+    if spec.value_range is not None and not _holds_every_value(spec.value_range, array.dtype):
         low, high = spec.value_range
         if array.min() < low or array.max() > high:
             raise BadRequestError(f"{spec.name} must lie in [{low:g}, {high:g}]")
 
 
-def _check_size(interface: Interface, feeds: Feeds) -> None:
-    if interface.size is None:
+def _holds_every_value(value_range: tuple[float, float], dtype: np.dtype[Any]) -> bool:
+    """Return whether no value of an unsigned `dtype` is outside `value_range`."""
+    return dtype.kind == "u" and value_range[0] <= 0 and value_range[1] >= np.iinfo(dtype).max
+
+
+def check_source_size(size: SizeLimits, height: int, width: int, *, turned: bool = False) -> None:
+    """Compare the size of a source image with the largest one of a translator, or if `turned`, in either orientation.
+
+    Raises:
+        ImageSizeError: the image is larger.
+    """
+    max_height, max_width = size.largest
+    if (height <= max_height and width <= max_width) or (turned and width <= max_height and height <= max_width):
         return
-    height, width = feeds[SOURCE].shape[1:3]
-    max_height, max_width = interface.size.largest
-    if height <= max_height and width <= max_width:
-        return
-    if interface.size.smallest == interface.size.largest:
-        remedy = "scale or cut it to that, or export the network with open axes"
+    remedy = "scale it down, translate it in tiles (tile=true), or export "
+    if size.smallest == size.largest:
+        remedy += "the network with open axes"
     else:
-        remedy = "scale it down, or export the model with a larger --max-size"
+        remedy += "the model with a larger --max-size"
     raise ImageSizeError(
         f"{width}×{height} is larger than the {max_width}×{max_height} pixels that the model takes: {remedy}"
     )

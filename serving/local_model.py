@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Self
 
 from numpy.typing import NDArray
 
+from export.feeds import Feeds
 from export.interface import IMAGE
 from export.manifest import Manifest
 from serving import artifacts, feeds
+from serving.answers import Origin
 from serving.batching import Tensors, capacity, chunks, group_key, merge
 from serving.codec import File
 from serving.config import Batching, DeviceChoice, Limits
 from serving.engine import Engine, resolve_device
 from serving.errors import BadRequestError, TooLargeError
-from serving.feeds import Feeds
 from serving.opening import load_checked_engine
+from serving.partners import no_partner, partner_place
 from serving.service import batching_of
-from serving.verb import VERBS, ImageRequest, VerbRequest
+from serving.verb import VERBS, Verb
 
+ImageFiles = bytes | Sequence[bytes]
+"""The bytes of an image file, or of several."""
+OpenPartner = Callable[[str | None], "LocalModel"]
+"""Opens a model by name, or without one the model that translates back."""
 _LOCAL_BATCHING = Batching()
 MAX_LOCAL_IMAGES = 10_000
 """The most images of one call of a verb in this process, which holds them all."""
+_LIMITS = Limits(images=MAX_LOCAL_IMAGES, pixels=2**28)
+"""The limits of the image files of one call."""
 
 
 class LocalModel:
@@ -32,10 +41,17 @@ class LocalModel:
     Image files have limits, and a verb makes at most `MAX_LOCAL_IMAGES` images; `generate` and `translate` have none.
     """
 
-    def __init__(self, manifest: Manifest, engine: Engine) -> None:
+    def __init__(self, manifest: Manifest, engine: Engine, partner: OpenPartner | None = None) -> None:
+        """Use `engine` for the model of `manifest`. `partner` opens other models, for verbs on two."""
         self.manifest = manifest
         self.interface = manifest.interface
         self._engine = engine
+        self._partner = partner
+
+    @cached_property
+    def origin(self) -> Origin:
+        """The facts of the model in its answers."""
+        return Origin.of(self.manifest)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: DeviceChoice = "auto", threads: int | None = None) -> Self:
@@ -46,22 +62,32 @@ class LocalModel:
             EngineError: the graph does not run on `device`.
         """
         artifact = artifacts.load(path)
-        return cls(artifact.manifest, load_checked_engine(artifact, resolve_device(device), threads))
+
+        def open_partner(name: str | None) -> LocalModel:
+            return cls.load(partner_place(artifact, name), device, threads)
+
+        return cls(artifact.manifest, load_checked_engine(artifact, resolve_device(device), threads), open_partner)
 
     def generate(
-        self, n: int, seed: int = 0, first: int = 0, labels: str | int | Sequence[str | int] | None = None
+        self,
+        n: int = 1,
+        seed: int = 0,
+        first: int = 0,
+        labels: str | int | Sequence[str | int] | None = None,
+        truncation: float = 1.0,
     ) -> NDArray[Any]:
         """Return the images `first` … `first + n - 1` of `seed`: [n, h, w, c] in the model's dtype.
 
-        `labels` is as in the verb `generate`.
+        `labels` and `truncation` are as in the verb `generate`.
 
         Raises:
             UnsupportedError: the model is not a generator, or has no classes and `labels` is given.
             BadRequestError: a number is out of range, or a label is not a class of the model.
         """
         verb = VERBS.find("generate")
-        request = verb.request.parse({"n": n, "seed": seed, "first": first, "labels": labels})
-        return self.run(verb.plan(self.interface, request))[IMAGE]
+        keys = {"n": n, "seed": seed, "first": first, "labels": labels, "truncation": truncation}
+        (inputs,) = verb.plan(self.interface, verb.request.parse(keys))
+        return self.run(inputs)[IMAGE]
 
     def translate(self, images: NDArray[Any]) -> NDArray[Any]:
         """Translate `images` [h, w, c] or [n, h, w, c]: the same with `scale` times the height and width.
@@ -74,26 +100,32 @@ class LocalModel:
         translated = self.run(feeds.source_feeds(self.interface, batch))[IMAGE]
         return translated[0] if images.ndim == 3 else translated
 
-    def call(self, verb: str, image: bytes | None = None, **keys: Any) -> Any:
+    def call(self, verb: str, image: ImageFiles | None = None, **keys: Any) -> Any:
         """Call a verb and return its answer as arrays (see `File.value`). Arguments and errors are those of `fetch`."""
         return self.fetch(verb, image, **keys).value()
 
-    def fetch(self, verb: str, image: bytes | None = None, **keys: Any) -> File:
+    def fetch(self, verb: str, image: ImageFiles | None = None, **keys: Any) -> File:
         """Call a verb with the `keys` of its request and return its answer as a file.
 
-        `image` is the bytes of an image file, for verbs that take one.
+        `image` is the bytes of an image file, or a list of them, for verbs that take images.
 
         Raises:
             NotFoundError: there is no such verb.
             BadRequestError: a key is unknown or missing, or a value is not legal.
             TooLargeError: the request is for more than `MAX_LOCAL_IMAGES` images.
-            ServingError: as the verb's `plan` and `render`, and `run`.
+            ServingError: as the verb's functions, `run`, and `partner_place`.
         """
         entry = VERBS.find(verb)
-        request = self._with_image(entry.request.parse(keys), image)
+        request = self._with_images(entry, entry.request.parse(keys), image)
         if request.count > MAX_LOCAL_IMAGES:
             raise TooLargeError(f"the request is for {request.count} images and the limit is {MAX_LOCAL_IMAGES} a call")
-        return entry.render(self.run(entry.plan(self.interface, request)), request)
+        outputs = [self.run(inputs) for inputs in entry.plan(self.interface, request)]
+        if entry.plan_partner is not None:
+            if self._partner is None:
+                raise no_partner(self.manifest)
+            partner = self._partner(request.partner)
+            outputs += [partner.run(inputs) for inputs in entry.plan_partner(outputs, request)]
+        return entry.answer(self.interface, outputs, request, self.origin)
 
     def run(self, inputs: Feeds) -> Tensors:
         """Return the outputs by name, as `ModelService.run` does.
@@ -108,9 +140,11 @@ class LocalModel:
         outputs = merge([self._engine.run(part) for part in chunks(padded, size)])
         return feeds.crop(self.interface, inputs, outputs)
 
-    def _with_image(self, request: VerbRequest, image: bytes | None) -> VerbRequest:
-        if isinstance(request, ImageRequest) != (image is not None):
+    def _with_images(self, verb: Verb[Any], request: Any, image: ImageFiles | None) -> Any:
+        if verb.takes_images != (image is not None):
             raise BadRequestError("the verb takes no image" if image is not None else "the verb takes an image file")
-        if image is None or not isinstance(request, ImageRequest):
+        if image is None:
             return request
-        return request.with_image(image, self.interface, Limits())
+        contents = [image] if isinstance(image, bytes) else list(image)
+        request.check_images(contents, self.interface, _LIMITS)
+        return request.with_images(contents, self.interface, _LIMITS)

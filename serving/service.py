@@ -7,30 +7,33 @@ differs only in how it runs the feeds.
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from numpy.typing import NDArray
 
+from export.feeds import Feeds
 from export.interface import IMAGE, SOURCE, Interface
 from export.manifest import Manifest
 from serving import feeds
 from serving.admission import Admission
+from serving.answers import Origin
 from serving.batcher import Submit
 from serving.batching import Tensors, rows
 from serving.codec import File
 from serving.config import Batching, Limits
 from serving.engine import cpu_cores
-from serving.errors import TooLargeError
-from serving.feeds import Feeds
+from serving.errors import NotFoundError, TooLargeError
 from serving.metrics import ModelMetrics
+from serving.partners import Partners, no_partner
 from serving.profile import Profile
-from serving.verb import ImageRequest, R, Verb
+from serving.verb import ImagesRequest, PartnerRequest, R, Verb
+from zorse_common.errors import printable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,7 +48,7 @@ def batching_of(interface: Interface, batching: Batching) -> Batching:
 
 
 class ModelService:
-    """One model online. `submit` runs feeds in batches with those of other requests.
+    """One model online. `submit` runs feeds in batches with those of other requests, and `partners` other models.
 
     `profile` has the measured times of the model's runs, and `metrics` counts and times what is done. Work on few
     pixels is done on the event loop, other work in a few long-lived threads.
@@ -59,14 +62,17 @@ class ModelService:
         admission: Admission | None = None,
         profile: Profile | None = None,
         metrics: ModelMetrics | None = None,
+        partners: Partners | None = None,
     ) -> None:
         self.manifest = manifest
+        self.origin = Origin.of(manifest)
         self.interface = manifest.interface
         self.limits = limits
         self.admission = admission or Admission()
         self._submit = submit
         self._profile = profile
         self.metrics = metrics or ModelMetrics(manifest.name, manifest.version)
+        self._partners = partners
         # A fixed number of threads also limits how many images are decoded at one time, and with it their memory.
         self._threads = ThreadPoolExecutor(cpu_cores(), thread_name_prefix="images")
 
@@ -88,17 +94,17 @@ class ModelService:
             planned = await self.decode(0, verb.plan, self.interface, request)
             return await self._call(verb, request, planned, deadline)
 
-    async def call_with_image(
-        self, verb: Verb[Any], keys: ImageRequest, content: bytes, deadline: float | None = None
+    async def call_with_images(
+        self, verb: Verb[Any], keys: ImagesRequest, contents: Sequence[bytes], deadline: float | None = None
     ) -> File:
-        """Return the answer of `verb` to the request `keys` with the image of the file `content`.
+        """Return the answer of `verb` to the request `keys` with the images of the files `contents`.
 
         Raises:
-            ServingError: as `ImageRequest.check_image`, `ImageRequest.with_image` and `call`.
+            ServingError: as `ImagesRequest.check_images`, `ImagesRequest.with_images` and `call`.
         """
-        pixels = keys.check_image(content, self.interface, self.limits)
-        with self._admitted(keys.count, pixels, deadline):
-            request, planned = await self.decode(pixels, self._image_plan, verb, keys, content)
+        pixels = keys.check_images(contents, self.interface, self.limits)
+        with self._admitted(len(contents), pixels, deadline):
+            request, planned = await self.decode(pixels, self._images_plan, verb, keys, contents)
             return await self._call(verb, request, planned, deadline)
 
     async def run(self, inputs: Feeds, deadline: float | None = None) -> Tensors:
@@ -116,14 +122,35 @@ class ModelService:
         with self._admitted(n, _pixels(inputs.get(SOURCE)), deadline):
             return await self._run(inputs, deadline)
 
-    def _image_plan(self, verb: Verb[Any], keys: ImageRequest, content: bytes) -> tuple[ImageRequest, Feeds]:
-        request = keys.with_image(content, self.interface, self.limits)
+    def _images_plan(
+        self, verb: Verb[Any], keys: ImagesRequest, contents: Sequence[bytes]
+    ) -> tuple[ImagesRequest, Sequence[Feeds]]:
+        request = keys.with_images(contents, self.interface, self.limits)
         return request, verb.plan(self.interface, request)
 
-    async def _call(self, verb: Verb[R], request: R, planned: Feeds, deadline: float | None) -> File:
-        feeds.check(self.interface, planned)
-        outputs = await self._run(planned, deadline)
-        return await self.encode(_pixels(outputs[IMAGE]), verb.render, outputs, request)
+    async def _call(self, verb: Verb[R], request: R, planned: Sequence[Feeds], deadline: float | None) -> File:
+        for inputs in planned:
+            feeds.check(self.interface, inputs)
+        self._check_count(sum(map(rows, planned)))
+        outputs = await _all_of(self._run, planned, deadline)
+        if verb.plan_partner is not None:
+            assert isinstance(request, PartnerRequest)
+            outputs += await self._run_partner(request.partner, verb.plan_partner(outputs, request), deadline)
+        pixels = sum(_pixels(output[IMAGE]) for output in outputs)
+        return await self.encode(pixels, verb.answer, self.interface, outputs, request, self.origin)
+
+    async def _run_partner(self, name: str | None, planned: Sequence[Feeds], deadline: float | None) -> list[Tensors]:
+        """Return the outputs of the model `name`, or of the default partner."""
+        partners = self._partners
+        name = name or (partners.default if partners else None)
+        if name is None:
+            raise no_partner(self.manifest)
+        if name == self.manifest.name:
+            return await _all_of(self._run, planned, deadline)
+        if partners is None:
+            raise NotFoundError(f"there is no model {printable(name)}")
+        seconds = None if deadline is None else deadline - asyncio.get_running_loop().time()
+        return await _all_of(partial(partners.run_feeds, name), planned, seconds)
 
     async def _run(self, inputs: Feeds, deadline: float | None) -> Tensors:
         padded = await self.work(_pixels(inputs.get(SOURCE)), feeds.pad, self.interface, self.manifest.buckets, inputs)
@@ -158,7 +185,21 @@ class ModelService:
         if pixels <= _INLINE_PIXELS:
             return function(*args, **kwargs)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, functools.partial(function, *args, **kwargs))
+        return await loop.run_in_executor(self._threads, partial(function, *args, **kwargs))
+
+
+async def _all_of(
+    run: Callable[[Feeds, float | None], Coroutine[Any, Any, Tensors]], planned: Sequence[Feeds], limit: float | None
+) -> list[Tensors]:
+    """Return the outputs of `run` for each of `planned`. All runs wait together; if one fails, the others are ended."""
+    if len(planned) == 1:
+        return [await run(planned[0], limit)]
+    tasks = [asyncio.create_task(run(inputs, limit)) for inputs in planned]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def _pixels(images: NDArray[Any] | None) -> int:

@@ -1,30 +1,32 @@
 """Verbs: what users ask of a model beside plain inference, such as `generate`. Each is one file of `serving/verbs/`.
 
 A verb has a request model, `plan`, which turns a request into the model's inputs, and `render`, which turns the model's
-outputs into a file. Both functions are pure. The HTTP route, its documentation, `Client.call`, `LocalModel.call` and
-the command `zorse call` follow from the registered verb.
+outputs into images or a file. A verb on two models also has `plan_partner`. All these functions are pure. The HTTP
+route, its documentation, `Client.call`, `LocalModel.call` and the command `zorse call` follow from the registered verb.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Self, TypeVar
+from functools import cached_property
+from typing import Annotated, Any, Generic, Self, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from export.feeds import Feeds
 from export.interface import Interface
 from serving import codec
+from serving.answers import FORMATS, Layout, Origin, Pictures, finish
 from serving.batching import Tensors
-from serving.codec import File
+from serving.codec import ZIP, File
 from serving.config import Limits
-from serving.errors import InvalidKeyError, NotFoundError
-from serving.feeds import Feeds, source_channels
+from serving.errors import BadRequestError, InvalidKeyError, NotFoundError, TooLargeError
+from serving.feeds import check_source_size, source_channels
 from zorse_common.errors import nearest_hint, printable
-from zorse_common.image_writer import MEDIA_TYPES
 from zorse_common.images import check_range
 from zorse_common.registry import Registry
 
@@ -34,13 +36,23 @@ Number = Annotated[int, Field(ge=0, lt=2**62)]
 """The number of an image of a seed."""
 
 
-def _unwrapped(value: Any) -> Any:
-    """Return the entry of a list of one, which a query cannot tell from a single value."""
-    return value[0] if isinstance(value, list) and len(value) == 1 else value
+def _as_classes(value: Any) -> Any:
+    """Return the entry of a list of one, which a query cannot tell from a single value.
+
+    Refuse a boolean, which Python counts as the number 0 or 1.
+    """
+    entries = value if isinstance(value, list) else [value]
+    if any(isinstance(entry, bool) for entry in entries):
+        raise PydanticCustomError("boolean", "a class is a name or an index and not true or false", {})
+    return entries[0] if len(entries) == 1 else value
 
 
-Classes = Annotated[str | int | list[str | int], BeforeValidator(_unwrapped)]
-"""One class of a conditional generator for all images, by name or index, or a list with one for each image."""
+Class = Annotated[str | int, BeforeValidator(_as_classes)]
+"""A class of a conditional generator, by name or index."""
+Classes = Annotated[str | int | list[str | int], BeforeValidator(_as_classes)]
+"""One class for all images, or a list with one for each image."""
+Code = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)]
+"""A latent that the request has in full."""
 OR_SINGLE = BeforeValidator(lambda value: [value] if isinstance(value, int | str) else value)
 """Marks a key that is a list, and for which a single number is a list of one."""
 
@@ -86,39 +98,74 @@ class VerbRequest(BaseModel):
         return {key: value for key, value in keys.items() if value is not None}
 
 
-class ImageRequest(VerbRequest):
-    """The keys beside an image file. Over HTTP the file is the body, and the keys are in the query.
+class PictureRequest(VerbRequest):
+    """The keys of a request that is answered with images. The field `format` of a subclass names its formats.
 
-    `black` and `white` are the values of these in a file of more than 8 bits.
+    Without `layout` several images are laid out as is usual for the verb (see `answers.pack`).
+    """
+
+    format: str = "png"
+    layout: Layout | None = None
+
+
+class ImagesRequest(PictureRequest):
+    """The keys beside image files. Over HTTP the files are the body, a form, or base64 in JSON.
+
+    `black` and `white` are the values of these in files of more than 8 bits.
     """
 
     black: float | None = None
     white: float | None = None
-    _image: NDArray[np.uint8] | None = PrivateAttr(default=None)
+    _images: list[NDArray[np.uint8]] = PrivateAttr(default_factory=list)
 
     @property
-    def image(self) -> NDArray[np.uint8]:
-        """The decoded image: uint8 [h, w, c]."""
-        assert self._image is not None, "the image of a request is attached before plan"
-        return self._image
+    def count(self) -> int:
+        """The number of images."""
+        return max(1, len(self._images))
 
-    def check_image(self, content: bytes, interface: Interface, limits: Limits) -> int:
-        """Return the number of pixels of the image file `content`; nothing is decoded.
+    @property
+    def images(self) -> list[NDArray[np.uint8]]:
+        """The decoded images: uint8 [h, w, c]. They are attached before `plan`."""
+        return self._images
+
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether the verb can do with images that are larger than the model takes."""
+        return False
+
+    def check_images(self, contents: Sequence[bytes], interface: Interface, limits: Limits) -> int:
+        """Return how many pixels the image files `contents` have together; nothing is decoded.
 
         Raises:
-            UnsupportedError, TooLargeError, ImageError: as `with_image`.
+            BadRequestError: there is no image.
+            ImageSizeError: an image is larger than the model takes.
+            TooLargeError: there are more images, or more pixels in all, than the limits.
+            UnsupportedError, ImageError: as `with_images`.
         """
         source_channels(interface)
-        return codec.check_file(content, limits)
+        assert interface.size is not None
+        if not contents:
+            raise BadRequestError("there is no image: send it as the body, in a form, or in base64")
+        if len(contents) > limits.images:
+            raise TooLargeError(f"the request has {len(contents)} images and the limit is {limits.images}")
+        headers = [codec.check_file(content, limits) for content in contents]
+        if not self.takes_any_size:
+            for header in headers:
+                check_source_size(interface.size, header.height, header.width, turned=True)
+        pixels = sum(header.width * header.height for header in headers)
+        if pixels > limits.pixels:
+            raise TooLargeError(f"the images have {pixels} pixels in all and the limit is {limits.pixels}: send fewer")
+        return pixels
 
-    def with_image(self, content: bytes, interface: Interface, limits: Limits) -> Self:
-        """Return the request with the image of the file `content`, decoded to the channels that the model takes.
+    def with_images(self, contents: Sequence[bytes], interface: Interface, limits: Limits) -> Self:
+        """Return the request with the images of the files `contents`, decoded to the channels that the model takes.
 
         Raises:
             UnsupportedError, TooLargeError, ImageError: as `source_channels` and `codec.decode`.
         """
+        channels = source_channels(interface)
         request = self.model_copy()
-        request._image = codec.decode(content, source_channels(interface), limits, self.value_range)
+        request._images = [codec.decode(content, channels, limits, self.value_range) for content in contents]
         return request
 
     @property
@@ -137,22 +184,60 @@ class ImageRequest(VerbRequest):
         return self
 
 
+class PartnerRequest(ImagesRequest):
+    """The keys of a request to two models; `partner` is the name of the second one."""
+
+    partner: str | None = None
+
+
 R = TypeVar("R", bound=VerbRequest)
+Outputs = Sequence[Tensors]
+"""The outputs of the model for each of the feeds that `plan` returned."""
 
 
 @dataclass(frozen=True)
 class Verb(Generic[R]):
     """One verb. Its documentation is the docstring of `request`.
 
-    `plan` makes the model's inputs, and raises a `ServingError` for a model that cannot do what is requested. `render`
-    makes the answer of the outputs, whose images no longer have any padding. `media_types` are those of the files that
-    `render` returns.
+    `plan` makes the inputs of one or more calls of the model, and raises a `ServingError` for a model that cannot do
+    what is requested. `render` makes the answer of the outputs, whose images no longer have any padding.
+
+    A verb on two models has a `plan_partner`, which makes the inputs of the partner model of the model's outputs, and
+    its request is a `PartnerRequest`. `render` gets the outputs of both, the partner's last.
+
+    `media_types` are those of the files that `render` returns. A verb whose request is a `PictureRequest` has those of
+    its formats instead.
     """
 
     request: type[R]
-    plan: Callable[[Interface, R], Feeds]
-    render: Callable[[Tensors, R], File]
-    media_types: tuple[str, ...] = tuple(MEDIA_TYPES.values())
+    plan: Callable[[Interface, R], Sequence[Feeds]]
+    render: Callable[[Interface, Outputs, R], Pictures | File]
+    plan_partner: Callable[[Outputs, R], Sequence[Feeds]] | None = None
+    media_types: tuple[str, ...] = ()
+
+    def answer(self, interface: Interface, outputs: Outputs, request: R, origin: Origin) -> File:
+        """Return the rendered and encoded answer of the model `origin`."""
+        rendered = self.render(interface, outputs, request)
+        if isinstance(request, PictureRequest):
+            return finish(rendered, origin, request.format, request.layout)
+        return finish(rendered, origin)
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether the request has image files."""
+        return issubclass(self.request, ImagesRequest)
+
+    @cached_property
+    def formats(self) -> tuple[str, ...]:
+        """The values of the key `format`, the default first; empty for a verb without this key."""
+        if not issubclass(self.request, PictureRequest):
+            return ()
+        return get_args(self.request.model_fields["format"].annotation)
+
+    @property
+    def answer_types(self) -> tuple[str, ...]:
+        """The media types of all answers."""
+        return (*(FORMATS[name] for name in self.formats), ZIP) if self.formats else self.media_types
 
 
 VERBS: Registry[Verb[Any]] = Registry("serving.verbs", "verb", NotFoundError)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+import binascii
+import hashlib
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
 from pydantic_core import from_json
 
+from serving.answers import Origin, negotiated
 from serving.errors import BadRequestError, InvalidKeyError
 from serving.forms import form_parts
 from serving.http import HttpRequest, HttpResponse
 from serving.route import ModelRoute, openapi_schema
 from serving.service import ModelService
-from serving.verb import VERBS, ImageRequest, R, Verb
+from serving.verb import VERBS, Verb, VerbRequest
 
 _FILE = {"type": "string", "format": "binary"}
-_IMAGE_BODY: dict[str, Any] = {
-    "multipart/form-data": {"schema": {"type": "object", "properties": {"image": _FILE}, "required": ["image"]}},
-    "image/*": {"schema": _FILE},
-}
+_FILES = {"type": "array", "items": _FILE, "minItems": 1}
+_BASE64 = {"type": "string", "contentEncoding": "base64"}
+_PLACES = {"multipart/form-data": "form", "application/json": "body"}
+"""Where the keys of a request with images are, for messages, by the type of its body."""
 _MAX_QUERY_KEYS = 1000
-_MAX_FIELDS = 8
+_MAX_FIELDS = 1000
+Answer = Callable[[ModelService, HttpRequest], Coroutine[Any, Any, HttpResponse]]
 
 
 def verb_routes() -> list[ModelRoute]:
@@ -32,39 +36,128 @@ def verb_routes() -> list[ModelRoute]:
 def _route(name: str, verb: Verb[Any]) -> ModelRoute:
     return ModelRoute(
         name=name,
-        answer=_handler(verb),
+        answer=_images_handler(verb) if verb.takes_images else _plain_handler(name, verb),
         description=verb.request.__doc__ or "",
         tag="images",
-        media_types=verb.media_types,
+        media_types=verb.answer_types,
         openapi=_documentation(verb),
     )
 
 
-def _handler(verb: Verb[Any]) -> Callable[[ModelService, HttpRequest], Coroutine[Any, Any, HttpResponse]]:
-    takes_image = issubclass(verb.request, ImageRequest)
+def _plain_handler(name: str, verb: Verb[Any]) -> Answer:
+    """Return the handler of a verb whose answer is a pure function of the model and the keys."""
 
     async def answer(service: ModelService, request: HttpRequest) -> HttpResponse:
-        if takes_image:
-            keys = verb.request.parse(_query(request), "query")
-            file = await service.call_with_image(verb, keys, _image_bytes(request), request.deadline)
-        else:
-            file = await service.call(verb, _plain_request(verb, request), request.deadline)
-        return HttpResponse(file.content, {"content-type": file.media_type})
+        place = "body" if request.body else "query"
+        parsed = verb.request.parse(_accepted(verb, _plain_keys(request), request.headers), place)
+        tag = entity_tag(service.origin, name, parsed)
+        if _matches(request.headers.get("if-none-match"), tag):
+            return HttpResponse(b"", {"etag": tag}, 304)
+        file = await service.call(verb, parsed, request.deadline)
+        return HttpResponse(file.content, {"content-type": file.media_type, "etag": tag, **file.headers})
 
     return answer
 
 
-def _plain_request(verb: Verb[R], request: HttpRequest) -> R:
-    """Parse a request whose keys are in the query or in a JSON body."""
+def _images_handler(verb: Verb[Any]) -> Answer:
+    """Return the handler of a verb on image files."""
+
+    async def answer(service: ModelService, request: HttpRequest) -> HttpResponse:
+        keys, contents = await service.work(len(request.body), _keys_and_images, request)
+        place = _PLACES.get(request.headers.get("content-type", "").partition(";")[0], "query")
+        parsed = verb.request.parse(_accepted(verb, keys, request.headers), place)
+        file = await service.call_with_images(verb, parsed, contents, request.deadline)
+        return HttpResponse(file.content, {"content-type": file.media_type, **file.headers})
+
+    return answer
+
+
+def entity_tag(origin: Origin, verb: str, request: VerbRequest) -> str:
+    """Return the ETag of an answer: equal requests to equal models have equal ones.
+
+    It is weak, because processors with other instructions may round a pixel differently.
+    """
+    text = f"{origin.digest} {verb} {request.model_dump_json()}"
+    return f'W/"{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"'
+
+
+def _matches(header: str | None, tag: str) -> bool:
+    """Return whether If-None-Match has `tag`, compared weakly (RFC 9110, section 13.1.2)."""
+    if header is None:
+        return False
+    return header.strip() == "*" or tag.removeprefix("W/") in (
+        part.strip().removeprefix("W/") for part in header.split(",")
+    )
+
+
+def _accepted(verb: Verb[Any], keys: Any, headers: Mapping[str, str]) -> Any:
+    """Return `keys` with the format that the header Accept prefers.
+
+    Raises:
+        NotAcceptableError: the header allows no media type of the verb.
+    """
+    accept = headers.get("accept", "")
+    if not isinstance(keys, dict) or accept in ("", "*/*"):
+        return keys
+    return negotiated(keys, accept, verb.formats, verb.answer_types)
+
+
+def _plain_keys(request: HttpRequest) -> Any:
+    """Return the keys of a request, which are in the query or in a JSON body."""
     if not request.body:
-        return verb.request.parse(_query(request), "query")
+        return _query(request)
     if request.query:
         raise BadRequestError("the request has keys in its query and in its JSON body: leave one of them out")
+    return _json(request.body)
+
+
+def _keys_and_images(request: HttpRequest) -> tuple[dict[str, Any], list[bytes]]:
+    """Return the keys of a request with images, and the image files.
+
+    The body is one file, a form with files in the fields `image` or `images`, or JSON with base64 in these keys. The
+    other keys are in the query, and those of a form or JSON there too.
+    """
+    content_type, keys = request.headers.get("content-type", ""), _query(request)
+    contents: list[bytes] = []
+    if content_type.startswith("multipart/form-data"):
+        fields: dict[str, Any] = {}
+        for part in form_parts(content_type, request.body, _MAX_FIELDS):
+            if part.name in ("image", "images"):
+                contents.append(part.content)
+            elif part.file_name is None:
+                fields.setdefault(part.name, []).append(part.content.decode(errors="replace"))
+            else:
+                raise BadRequestError(f"the form has a file in the field {part.name[:40]!r}: send it as 'image'")
+        more = {name: values[0] if len(values) == 1 else values for name, values in fields.items()}
+    elif content_type.startswith("application/json"):
+        more = _json(request.body)
+        if not isinstance(more, dict):
+            raise InvalidKeyError("body: expected an object of keys")
+        for name in ("image", "images"):
+            files = more.pop(name, [])
+            contents += [_base64(file, name) for file in (files if isinstance(files, list) else [files])]
+    else:
+        return keys, [request.body]
+    for name in more:
+        if name in keys:
+            raise BadRequestError(f"the key {name[:40]} is in the query and in the body: leave one of them out")
+    return keys | more, contents
+
+
+def _base64(text: Any, key: str) -> bytes:
+    if not isinstance(text, str):
+        raise InvalidKeyError(f"body.{key}: expected the base64 of an image file")
     try:
-        keys = from_json(request.body)
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError as error:  # binascii.Error, or letters that are not ASCII
+        raise InvalidKeyError(f"body.{key}: this is not base64 ({error})") from error
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return from_json(body)
     except ValueError as error:
         raise InvalidKeyError(f"body: this is not JSON ({error})") from error
-    return verb.request.parse(keys, "body")
 
 
 def _query(request: HttpRequest) -> dict[str, Any]:
@@ -78,21 +171,19 @@ def _query(request: HttpRequest) -> dict[str, Any]:
     return {key: values[0] if len(values) == 1 else values for key, values in lists.items()}
 
 
-def _image_bytes(request: HttpRequest) -> bytes:
-    content_type = request.headers.get("content-type", "")
-    if not content_type.startswith("multipart/form-data"):
-        return request.body
-    parts = form_parts(content_type, request.body, _MAX_FIELDS)
-    files = [part.content for part in parts if part.name == "image" and part.file_name is not None]
-    if len(files) != 1:
-        raise BadRequestError(f"the form has {len(files) or 'no'} files in the field 'image': send one")
-    return files[0]
-
-
 def _documentation(verb: Verb[Any]) -> dict[str, Any]:
-    """Return the OpenAPI description of the query and the body."""
+    """Return the OpenAPI description of the query and the body. Keys that are lists of lists are for JSON alone."""
     schema = openapi_schema(verb.request)
-    query = [{"name": key, "in": "query", "schema": field} for key, field in schema["properties"].items()]
-    takes_image = issubclass(verb.request, ImageRequest)
-    body = _IMAGE_BODY if takes_image else {"application/json": {"schema": schema}}
-    return {"parameters": query, "requestBody": {"required": takes_image, "content": body}}
+    properties: dict[str, Any] = schema["properties"]
+    query = [{"name": key, "in": "query", "schema": field} for key, field in properties.items() if key != "latents"]
+    body: dict[str, Any] = {"application/json": {"schema": schema}}
+    if verb.takes_images:
+        files = {"image": _BASE64, "images": {"type": "array", "items": _BASE64}}
+        encoded = {**schema, "properties": {**files, **properties}}
+        form = {**schema, "properties": {"image": _FILES, **properties}, "required": ["image"]}
+        body = {
+            "image/*": {"schema": _FILE},
+            "multipart/form-data": {"schema": form},
+            "application/json": {"schema": encoded},
+        }
+    return {"parameters": query, "requestBody": {"required": verb.takes_images, "content": body}}

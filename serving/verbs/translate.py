@@ -1,35 +1,81 @@
-"""The verb `translate`: an image of one domain becomes an image of the other."""
+"""The verb `translate`: images of one domain become images of the other."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
+from export.feeds import Feeds
 from export.interface import IMAGE, Interface
-from serving import codec
-from serving.batching import Tensors
-from serving.codec import File
-from serving.feeds import Feeds, source_feeds
-from serving.verb import VERBS, ImageRequest, Verb
+from serving.answers import Fact, Pictures
+from serving.errors import BadRequestError
+from serving.feeds import source_feeds, source_size
+from serving.tiling import Tiling, blend, cut, tiling
+from serving.verb import VERBS, ImagesRequest, Outputs, Verb
+
+DEFAULT_OVERLAP = 32
+"""How many pixels neighbouring tiles share at least, if the request does not say."""
 
 
-class TranslateRequest(ImageRequest):
-    """Translate an image file, the raw body or the form's field `image`.
+class TranslateRequest(ImagesRequest):
+    """Translate image files: the raw body, the files of a form, or base64 in JSON (`image` or `images`).
 
-    The answer has the image's size, or that times the model's scale. `black` and `white` are the values of these in a
-    file of more than 8 bits.
+    An answer has the image's size, or that times the model's scale; several are a ZIP, or with `layout` a grid. With
+    `tile` an image that is larger than the model takes is translated in tiles that overlap by at least `overlap`
+    pixels, and blended. `black` and `white` are the values of these in files of more than 8 bits.
     """
 
-    format: Literal["png", "jpeg"] = "png"
+    tile: bool = False
+    overlap: int | None = Field(default=None, ge=0)
+    format: Literal["png", "jpeg", "webp", "npy"] = "png"
+
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether large images are translated in tiles; `overlap` alone says so too."""
+        return self.tile or self.overlap is not None
 
 
-def plan(interface: Interface, request: TranslateRequest) -> Feeds:
-    """Return the image as a batch of one."""
-    return source_feeds(interface, request.image[None])
+def plan(interface: Interface, request: TranslateRequest) -> list[Feeds]:
+    """Return each image as a batch of one, or the tiles of an image as a batch."""
+    all_tiles = _tilings(interface, request)
+    return [
+        source_feeds(interface, image[None] if tiles is None else cut(image, tiles))
+        for image, tiles in zip(request.images, all_tiles, strict=True)
+    ]
 
 
-def render(outputs: Tensors, request: TranslateRequest) -> File:
-    """Encode the translated image."""
-    return codec.image_file(outputs[IMAGE][0], request.format)
+def render(interface: Interface, outputs: Outputs, request: TranslateRequest) -> Pictures:
+    """Return the translated images; tiles are blended."""
+    all_tiles = _tilings(interface, request)
+    images = [
+        output[IMAGE][0] if tiles is None else blend(output[IMAGE], tiles, interface.scale)
+        for output, tiles in zip(outputs, all_tiles, strict=True)
+    ]
+    facts: dict[str, Fact] = {}
+    if any(all_tiles):
+        facts = {"tiles": [tiles.count if tiles else 1 for tiles in all_tiles], "overlap": _overlap(request)}
+    return Pictures(images, [f"{number:06d}" for number in range(len(images))], facts, layout="zip")
+
+
+def _tilings(interface: Interface, request: TranslateRequest) -> list[Tiling | None]:
+    """Return the tiles of each image, or None for one that is translated whole.
+
+    Raises:
+        BadRequestError: the overlap is larger than half a tile.
+    """
+    if not request.takes_any_size:
+        return [None] * len(request.images)
+    limits = source_size(interface)
+    overlap = _overlap(request)
+    if overlap > min(limits.largest) // 2:
+        raise BadRequestError(f"overlap is {overlap} and may be at most half a tile, {min(limits.largest) // 2} pixels")
+    all_tiles = [tiling((image.shape[0], image.shape[1]), limits, overlap) for image in request.images]
+    return [tiles if tiles.count > 1 else None for tiles in all_tiles]
+
+
+def _overlap(request: TranslateRequest) -> int:
+    return DEFAULT_OVERLAP if request.overlap is None else request.overlap
 
 
 VERBS.register("translate", Verb(TranslateRequest, plan, render))

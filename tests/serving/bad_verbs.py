@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import struct
@@ -94,12 +95,75 @@ def _forms() -> Iterator[BadRequest]:
     yield form("form that is none", b"nonsense", "cannot be read")
     yield form("empty form", b"", "before its last boundary")
     yield form("form without its end", part("image", PNG), "before its last boundary")
-    yield form("form with two images", part("image", PNG) + part("image", PNG) + end, "2 files")
-    yield form("form with 9 fields", part("image", PNG) * 9 + end, "more than 8 fields")
+    yield form("form with 1,001 fields", part("image", PNG) * 1001 + end, "more than 1000 fields")
     yield form("form with a boundary of 100 letters", b"", "70 letters", "multipart/form-data; boundary=" + "x" * 100)
     yield form("field without a name", b"--x\r\nContent-Type: image/png\r\n\r\n" + PNG + b"\r\n" + end, "no name")
     yield form("form with another field", part("photo", PNG) + end, "image")
-    yield form("form with text for the image", part("image", b"a", None) + end, "image")
+    text = part("image", b"a", None) + end
+    form_type = {"Content-Type": "multipart/form-data; boundary=x"}
+    yield BadRequest("form with text for the image", TRANSLATE, text, 415, "bad_image", "image", headers=form_type)
+    yield form("form with no field", end, "no image")
+
+
+def _encoded_images() -> Iterator[BadRequest]:
+    def encoded(name: str, word: str, body: object, status: int = 422, code: str = "bad_request") -> BadRequest:
+        headers = {"Content-Type": "application/json"}
+        return BadRequest(name, TRANSLATE, json.dumps(body).encode(), status, code, word, headers=headers)
+
+    picture = base64.b64encode(PNG).decode()
+    yield encoded("JSON without an image", "no image", {}, 400)
+    yield encoded("JSON with an empty list of images", "no image", {"images": []}, 400)
+    yield encoded("JSON with a number for the image", "base64", {"image": 7})
+    yield encoded("JSON with letters that are no base64", "not base64", {"image": "***"})
+    yield encoded("JSON with letters that are not ASCII", "not base64", {"image": "ä"})
+    yield encoded("JSON with a list for its keys", "an object of keys", [picture])
+    yield encoded("JSON with an unknown key", "did you mean overlap", {"image": picture, "overlab": 1})
+    yield encoded("JSON with an empty image", "empty", {"image": ""}, 415, "bad_image")
+    yield encoded("257 files in JSON", "257 images", {"images": [picture] * 257}, 413, "too_large")
+    yield encoded("overlap of more than half a tile", "half a tile", {"image": picture, "overlap": 161}, 400)
+    yield encoded("overlap = -1", "greater than or equal to 0", {"image": picture, "overlap": -1})
+    two = {"images": [picture, picture], "layout": "single"}
+    yield encoded("two images in one PNG", "grid or zip", two, 400)
+
+
+def _latents() -> Iterator[BadRequest]:
+    code = [0.0] * 6
+    for name, body, word in (
+        ("latents beside a seed", {"latents": [code], "seed": 1}, "leave seed out"),
+        ("an empty list of latents", {"latents": []}, "at least 1 item"),
+        ("an empty latent", {"latents": [[]]}, "at least 1 item"),
+        ("truncation = 0", {"truncation": 0}, "greater than 0"),
+        ("truncation = 2", {"truncation": 2}, "less than or equal to 1"),
+        ("latent of text", {"latents": ["a"]}, "list"),
+    ):
+        yield keys(name, word, body)
+    yield keys("latent with NaN", "finite number", b'{"latents": [[NaN, 0, 0, 0, 0, 0]]}')
+    yield keys("latent of 5 numbers", "5 numbers and the model takes 6", {"latents": [code[:5]]}, status=400)
+    yield keys("latent of 1e300", "too large", {"latents": [[1e300] * 6]}, status=400)
+    yield keys("true for a class", "not true or false", {"labels": True}, path=f"{LABELLED}/generate")
+    yield keys("false in a list of classes", "not true or false", {"labels": [False]}, path=f"{LABELLED}/generate")
+    interpolate, arithmetic = "/v2/models/digits/interpolate", "/v2/models/digits/arithmetic"
+    yield keys("numbers beside first", "leave first out", {"numbers": [1, 2], "first": 1}, path=interpolate)
+    yield keys(
+        "latents beside numbers", "leave numbers out", {"latents": [code] * 2, "numbers": [1, 2]}, path=interpolate
+    )
+    yield keys("unknown method", "slerp", {"method": "squad"}, path=interpolate)
+    yield keys("a without b", "b is missing", {"a": 1}, path=arithmetic)
+    yield keys("a beside numbers", "leave a out", {"a": 1, "numbers": [1, 2, 3]}, path=arithmetic)
+    yield keys("weights beside a, b, c", "leave weights out", {"a": 1, "b": 2, "c": 3, "weights": [1]}, path=arithmetic)
+    yield keys("two numbers without weights", "as many weights", {"numbers": [1, 2]}, path=arithmetic)
+    cancelled = {"numbers": [7, 7], "weights": [1, -1]}
+    yield keys("weights that cancel", "the weights cancel", cancelled, path=arithmetic, status=400)
+    yield keys("gif in a ZIP", "frames", {"format": "gif", "layout": "zip"}, path=interpolate, status=400)
+    accept = {"Accept": "text/html, audio/*"}
+    yield BadRequest("Accept of text", GENERATE, b"", 406, "not_acceptable", "image/webp", headers=accept)
+
+
+def _cycles() -> Iterator[BadRequest]:
+    path = "/v2/models/invert/cycle"
+    yield BadRequest("cycle without a partner", path, PNG, 400, "bad_request", "partner")
+    yield BadRequest("cycle with an unknown partner", f"{path}?partner=zebra", PNG, 404, "not_found", "zebra")
+    yield BadRequest("cycle of a generator", "/v2/models/digits/cycle", PNG, 400, "unsupported", "generator")
 
 
 def _verbs() -> Iterator[BadRequest]:
@@ -145,4 +209,6 @@ def _verbs() -> Iterator[BadRequest]:
     )
 
 
-BAD_VERBS = tuple(request for group in (_images, _forms, _verbs) for request in group())
+BAD_VERBS = tuple(
+    request for group in (_images, _forms, _encoded_images, _verbs, _latents, _cycles) for request in group()
+)

@@ -150,7 +150,8 @@ def test_grid_is_as_square_as_possible(n: int, rows: int, columns: int) -> None:
 
 def test_archive_contains_the_files_and_is_reproducible() -> None:
     files = [("a.png", b"one"), ("b.png", b"two")]
-    data = codec.archive(files).content
-    assert data == codec.archive(files).content
+    data, media_type = codec.archive(files, "made by hand")
+    assert (data, media_type) == codec.archive(files, "made by hand")
     with zipfile.ZipFile(io.BytesIO(data)) as bundle:
         assert [(name, bundle.read(name)) for name in bundle.namelist()] == files
+        assert bundle.comment == b"made by hand"

@@ -20,6 +20,7 @@ from tests.serving.apps import server
 RNG = np.random.default_rng(0)
 SOURCE = RNG.integers(14, 256, (2, 18, 21, 3), dtype=np.uint8)
 PHOTO = codec.encode(SOURCE[0], "png")
+GENERATE_KEYS = "format, layout, n, seed, first, latents, truncation, labels"
 
 
 def read(data: bytes) -> np.ndarray:
@@ -99,7 +100,7 @@ def test_documentation_has_every_route() -> None:
     routes = {f"/{name}" for name in ("ready", "config", "trace/setting", "infer", *VERBS.names())} | {""}
     assert {f"/v2/models/invert{route}" for route in routes} <= set(document["paths"])
     translate = document["paths"]["/v2/models/invert/translate"]["post"]
-    assert set(translate["requestBody"]["content"]) == {"multipart/form-data", "image/*"}
+    assert set(translate["requestBody"]["content"]) == {"multipart/form-data", "image/*", "application/json"}
     for path in ("/docs", "/v2/models/digits/docs"):
         assert "swagger" in client.get(path).text
 
@@ -135,7 +136,7 @@ def test_generate_jpeg() -> None:
 def test_generate_takes_a_query_as_well_as_json() -> None:
     client = server()
     wanted = {"n": 5, "seed": 7, "first": 2, "format": "jpeg", "layout": "zip"}
-    keys = ["n", "seed", "first", "labels", "format", "layout"]
+    keys = ["format", "layout", "n", "seed", "first", "truncation", "labels"]
     by_json = client.post("/v2/models/digits/generate", json=wanted)
     by_query = client.post("/v2/models/digits/generate?n=5&seed=7&first=2&format=jpeg&layout=zip")
     assert by_query.headers["content-type"] == "application/zip"
@@ -152,7 +153,10 @@ def test_generate_takes_a_query_as_well_as_json() -> None:
     ("path", "error"),
     [
         ("digits/generate?sede=7", "query: unknown key sede (did you mean seed?)"),
-        ("digits/generate?q=7", "query: unknown key q (known: n, seed, first, labels, format, layout)"),
+        (
+            "digits/generate?q=7",
+            f"query: unknown key q (known: {GENERATE_KEYS})",
+        ),
         ("invert/translate?fromat=jpeg", "query: unknown key fromat (did you mean format?)"),
         ("digits/generate?n=many", "query.n: Input should be a valid integer, unable to parse string as an integer"),
         ("digits/generate?n=0", "query.n: Input should be greater than or equal to 1"),

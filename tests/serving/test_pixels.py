@@ -138,7 +138,8 @@ def test_image_files_are_refused_in_one_line(every: dict[str, Models], pixels: P
     ]
     for model, verb, options in requests:
         response = client.post(f"/v2/models/{model}/{verb}", **options)
-        error = f"the images of the model are {pixels.dtype}, which no image file has: use infer"
+        remedy = "use infer" if model == "invert" else "use the format npy, or infer"
+        error = f"the images of the model are {pixels.dtype}, which no image file has: {remedy}"
         assert (response.status_code, response.json()) == (400, {"error": error, "code": "unsupported"})
 
 

@@ -12,16 +12,16 @@ import pytest
 from PIL import Image
 from pydantic import Field
 
+from export.feeds import Feeds
 from export.interface import Interface
 from serving import codec
-from serving.batching import Tensors
 from serving.client import Client
 from serving.codec import JSON, File
 from serving.config import Limits
 from serving.errors import BadRequestError, ServerError, UnsupportedError
-from serving.feeds import Feeds, latent_dim, latents
+from serving.feeds import latent_dim, latents
 from serving.local_model import LocalModel
-from serving.verb import VERBS, Seed, Verb, VerbRequest
+from serving.verb import VERBS, Outputs, Seed, Verb, VerbRequest
 from serving.verbs.arithmetic import combine
 from serving.verbs.interpolate import slerp
 from tests.serving.apps import server, transport
@@ -35,7 +35,8 @@ RNG = np.random.default_rng(0)
 
 def plan(verb: str, interface: Interface = GENERATOR.interface, **keys: Any) -> Feeds:
     entry = VERBS.find(verb)
-    return entry.plan(interface, entry.request.parse(keys))
+    (feeds,) = entry.plan(interface, entry.request.parse(keys))
+    return feeds
 
 
 def http(**options: Any) -> httpx.Client:
@@ -118,7 +119,7 @@ def test_arithmetic_equals_numpy() -> None:
     codes = plan("arithmetic", a=[1, 2, 3], b=4, c=[5, 6])["latent"]
     assert codes.dtype == np.float32
     np.testing.assert_allclose(codes, expected, rtol=1e-5, atol=1e-6)
-    only = plan("arithmetic", a=[1, 2, 3], b=4, c=[5, 6], layout="result")["latent"]
+    only = plan("arithmetic", a=[1, 2, 3], b=4, c=[5, 6], only_result=True)["latent"]
     np.testing.assert_array_equal(only, codes[3:])
 
 
@@ -128,14 +129,16 @@ def test_arithmetic_cancels_images_that_are_added_and_subtracted() -> None:
 
 
 def test_arithmetic_results_have_the_norm_of_a_latent() -> None:
-    results = np.stack([combine({3 * k: 1.0, 3 * k + 1: -1.0, 3 * k + 2: 1.0}, 0, 256) for k in range(200)])
+    results = np.stack(
+        [combine({0: 1.0, 1: -1.0, 2: 1.0}, latents(0, range(3 * k, 3 * k + 3), 256)) for k in range(200)]
+    )
     assert abs(results.std() - 1) < 0.01
     assert abs(np.linalg.norm(results, axis=1).mean() / 16 - 1) < 0.01
 
 
 def test_arithmetic_keeps_one_class() -> None:
     assert plan("arithmetic", CONDITIONAL.interface, a=[5, 1], b=2, c=3)["label"].tolist() == [2] * 4
-    assert plan("arithmetic", CONDITIONAL.interface, a=5, b=2, c=3, label=0, layout="result")["label"].tolist() == [0]
+    assert plan("arithmetic", CONDITIONAL.interface, a=5, b=2, c=3, label=0, only_result=True)["label"].tolist() == [0]
 
 
 @pytest.mark.parametrize(
@@ -154,12 +157,12 @@ def test_plans_refuse_translators_and_labels_of_models_without_classes(verb: str
     [
         ("interpolate", {"steps": 1}, "steps: Input should be greater than or equal to 2"),
         ("interpolate", {"numbers": [3]}, "numbers: List should have at least 2 items"),
-        ("interpolate", {"format": "webp"}, "format: Input should be 'png', 'jpeg' or 'gif'"),
+        ("interpolate", {"format": "tiff"}, "format: Input should be 'png', 'jpeg', 'webp', 'npy' or 'gif'"),
         ("interpolate", {"stepps": 3}, r"unknown key stepps \(did you mean steps\?\)"),
         ("arithmetic", {"a": [], "b": 1, "c": 1}, "a: List should have at least 1 item"),
         ("arithmetic", {"a": list(range(65)), "b": 1, "c": 1}, "a: List should have at most 64 items"),
         ("arithmetic", {"a": -1, "b": 1, "c": 1}, "a.0: Input should be greater than or equal to 0"),
-        ("arithmetic", {"a": 1, "b": 1}, "c: Field required"),
+        ("arithmetic", {"a": 1, "b": 1}, "c is missing: give a, b and c"),
         ("generate", {"n": 0}, "n: Input should be greater than or equal to 1"),
     ],
 )
@@ -198,7 +201,7 @@ def test_arithmetic_is_a_strip_or_the_result() -> None:
     by_json = http().post(path, json={"a": [1, 2], "b": 3, "c": [4]})
     assert by_query.content == by_json.content
     strip = client().call("arithmetic", "digits", a=[1, 2], b=3, c=4)
-    result = client().call("arithmetic", "digits", a=[1, 2], b=3, c=4, layout="result")
+    result = client().call("arithmetic", "digits", a=[1, 2], b=3, c=4, only_result=True)
     assert (strip.shape, result.shape) == ((8, 32, 3), (8, 8, 3))
     np.testing.assert_array_equal(strip[:, 24:], result)
     np.testing.assert_array_equal(strip[:, 8:16], client().generate("digits", 1, first=3)[0])
@@ -266,15 +269,15 @@ class NormsRequest(VerbRequest):
         return self.n
 
 
-def plan_norms(interface: Interface, request: NormsRequest) -> Feeds:
-    return {"latent": latents(request.seed, range(request.n), latent_dim(interface, "state norms"))}
+def plan_norms(interface: Interface, request: NormsRequest) -> list[Feeds]:
+    return [{"latent": latents(request.seed, range(request.n), latent_dim(interface, "state norms"))}]
 
 
-def render_norms(outputs: Tensors, request: NormsRequest) -> File:
-    return File(json.dumps(outputs["image"].mean(axis=(1, 2, 3)).tolist()).encode(), JSON)
+def render_norms(interface: Interface, outputs: Outputs, request: NormsRequest) -> File:
+    return File(json.dumps(outputs[0]["image"].mean(axis=(1, 2, 3)).tolist()).encode(), JSON)
 
 
-VERBS.register("norms", Verb(NormsRequest, plan_norms, render_norms, (JSON,)))
+VERBS.register("norms", Verb(NormsRequest, plan_norms, render_norms, media_types=(JSON,)))
 
 
 def test_registered_verb_is_served_called_and_documented() -> None:
