@@ -20,6 +20,7 @@ from export.manifest import read_manifest
 from export.pipeline import export
 from export.state_dicts.foreign import read_state_dict
 from export.targets.onnx_fp16 import decomposed_norms
+from serving.batching import Tensors
 from serving.local_model import LocalModel
 from serving.selftest import verify_artifact
 from tests.serving.apps import server
@@ -61,7 +62,7 @@ def test_foreign_super_resolution_is_proved_verified_and_served(tmp_path: Path, 
     expected = source.repeat(scale, 0).repeat(scale, 1)
     np.testing.assert_array_equal(model.translate(source), expected)
 
-    async def submit(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    async def submit(feeds: Tensors, deadline: float | None = None) -> dict[str, np.ndarray]:
         return model._engine.run(feeds)
 
     with server(manifests=[manifest], submit=submit) as client:

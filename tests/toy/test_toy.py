@@ -115,7 +115,7 @@ def test_toy_snapshot_is_exported_verified_and_served(folder: Path) -> None:
         assert verify_artifact(place, "cpu").max_grey_diff <= 1
     local = {name: zorse.load(place) for name, place in places.items()}
 
-    async def submit(feeds: Any) -> Any:
+    async def submit(feeds: Any, deadline: float | None = None) -> Any:
         return local["toy" if "latent" in feeds else "toy-AtoB"].run(feeds)
 
     with Client("http://toy", transport=transport(manifests=list(manifests.values()), submit=submit)) as client:
