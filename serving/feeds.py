@@ -206,13 +206,29 @@ def pad(interface: Interface, buckets: Sequence[tuple[int, ...]], feeds: Feeds) 
     if interface.size is None:
         return feeds
     images = feeds[SOURCE]
-    height, width = images.shape[1:3]
-    padded_height, padded_width = padded_size(interface, buckets, height, width)
-    bottom, right = padded_height - height, padded_width - width
-    if not bottom and not right:
+    count, height, width, channels = images.shape
+    size = padded_size(interface, buckets, height, width)
+    if size == (height, width):
         return feeds
-    padded = np.pad(images, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="reflect")
+    padded = np.empty_like(images, order="C", shape=(count, *size, channels))
+    padded[:, :height, :width] = images
+    _reflect(padded[:, :height].swapaxes(1, 2), width)
+    _reflect(padded, height)
     return {**feeds, SOURCE: padded}
+
+
+def _reflect(images: NDArray[Any], filled: int) -> None:
+    """Fill the second axis of `images` from index `filled` on, by reflection about the last filled index.
+
+    The result is that of `np.pad`, which takes two to three times as long.
+    """
+    if filled == 1:
+        images[:, 1:] = images[:, :1]
+        return
+    while missing := images.shape[1] - filled:
+        step = min(missing, filled - 1)
+        images[:, filled : filled + step] = images[:, filled - 1 - step : filled - 1][:, ::-1]
+        filled += step
 
 
 def crop(interface: Interface, feeds: Feeds, outputs: Tensors) -> Tensors:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from export.interface import SizeLimits
 from serving.errors import BadRequestError, ImageSizeError, UnsupportedError
@@ -47,6 +49,21 @@ def test_pad_reflects() -> None:
 def test_pad_goes_up_to_the_smallest_bucket() -> None:
     images = noise(2, 30, 17, 3)
     assert pad(INVERTER, [(1, 64, 32, 3), (8, 32, 32, 3)], {"source": images})["source"].shape == (2, 32, 32, 3)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 100), st.integers(0, 100))
+def test_pad_reflects_as_numpy_does(height: int, width: int, bottom: int, right: int) -> None:
+    images, bucket = noise(2, height, width, 3), (1, height + bottom, width + right, 3)
+    expected = np.pad(images, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="reflect")
+    np.testing.assert_array_equal(pad(INVERTER, [bucket], {"source": images})["source"], expected)
+
+
+def test_pad_takes_images_that_are_not_contiguous() -> None:
+    images = noise(2, 3, 18, 34).transpose(0, 2, 3, 1)
+    source = pad(INVERTER, [], {"source": images})["source"]
+    np.testing.assert_array_equal(source, np.pad(images, ((0, 0), (0, 2), (0, 2), (0, 0)), mode="reflect"))
+    assert source.flags.c_contiguous
 
 
 def test_pad_never_exceeds_the_maximum() -> None:
