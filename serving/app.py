@@ -9,9 +9,9 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from serving import artifacts
+from serving.artifacts import Artifact
 from serving.config import (
     AccessSettings,
     Device,
@@ -27,6 +27,7 @@ from serving.haproxy import check_config
 from serving.logs import copied_log
 from serving.memory import check_memory
 from serving.network import check_address, chosen_proxy, is_loopback, serve_environment, serve_host
+from serving.partners import partner_name
 from serving.stopping import stop_applications
 from zorse_common.private_ray import ray_environment, ray_folder
 from zorse_common.signals import stop_requested
@@ -58,8 +59,7 @@ def running_server(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(ray_folder())
         stack.enter_context(copied_log(folder))
-        paths = {name: artifact.path for name, artifact in models.items()}
-        settings_of_models = _model_settings(settings, paths, folder)
+        settings_of_models = _model_settings(settings, models, folder)
         replicas = settings.replicas * len(settings_of_models) + 1
         variables = stack.enter_context(serve_environment(settings, proxy, folder, replicas))
         stack.enter_context(ray_environment(variables))
@@ -108,11 +108,14 @@ def _access(settings: ServerSettings) -> AccessSettings:
     return settings.access.model_copy(update={"is_local": is_loopback(settings.host)})
 
 
-def _model_settings(settings: ServerSettings, paths: dict[str, Path], folder: str) -> list[ModelSettings]:
+def _model_settings(settings: ServerSettings, models: dict[str, Artifact], folder: str) -> list[ModelSettings]:
+    manifests = [artifact.manifest for artifact in models.values()]
     return [
         ModelSettings(
             name=name,
-            artifact=str(path.resolve()),
+            artifact=str(artifact.path.resolve()),
+            models=tuple(models),
+            partner=partner_name(artifact.manifest, manifests),
             device=resolve_device(settings.device),
             batching=settings.batching,
             access=_access(settings),
@@ -120,7 +123,7 @@ def _model_settings(settings: ServerSettings, paths: dict[str, Path], folder: st
             folder=folder,
             access_log=settings.access_log,
         )
-        for name, path in paths.items()
+        for name, artifact in models.items()
     ]
 
 

@@ -110,12 +110,15 @@ class ModelSummary(BaseModel):
 class ModelSettings(Settings):
     """One model's application, in `replicas` processes.
 
-    Each process may use `gpu_fraction` of its GPU's memory. `folder` is the server's, for metrics and logs; without it
+    Each process may use `gpu_fraction` of its GPU's memory. `models` are the names of all models of the server, and
+    `partner` the one that translates back, if it is known. `folder` is the server's, for metrics and logs; without it
     there are none.
     """
 
     name: str
     artifact: str
+    models: tuple[str, ...] = ()
+    partner: str | None = None
     device: Device = "cpu"
     gpu_fraction: float = Field(default=1.0, gt=0, le=1)
     batching: Batching = Batching()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,21 @@ from ray.serve import RunTarget
 from ray.serve._private import replica as inner
 from ray.serve.schema import LoggingConfig
 
+from export.feeds import Feeds
 from serving import artifacts
 from serving.admission import Admission
 from serving.application import Application
 from serving.asgi import gateway_app, model_app
 from serving.batcher import Batcher
+from serving.batching import Tensors
 from serving.config import DRAIN_SECONDS, GatewaySettings, ModelSettings
-from serving.errors import StartError
+from serving.errors import ServingError, StartError
 from serving.logs import write_log
 from serving.metrics import ModelMetrics
 from serving.opening import load_checked_engine, measure_profile, useful
 from serving.readiness import Readiness
 from serving.replica_server import ReplicaServer, socket_folder
+from serving.served_partners import ServedPartners
 from serving.service import ModelService, batching_of
 
 GATEWAY = "_gateway"
@@ -62,13 +66,23 @@ class ModelReplica(_Replica):
         metrics = ModelMetrics(settings.name, artifact.manifest.version, settings.folder)
         batcher = Batcher(engine.run, useful(batching, profile), inline=profile.inline, observer=metrics)
         admission = Admission(settings.capacity)
-        self._service = ModelService(artifact.manifest, batcher.submit, settings.limits, admission, profile, metrics)
+        partners = ServedPartners(settings.models, settings.partner)
+        self._service = ModelService(
+            artifact.manifest, batcher.submit, settings.limits, admission, profile, metrics, partners
+        )
         self._settings = settings
         if settings.folder is not None:
             write_log(settings.folder, settings.name, artifact.manifest.version)
 
     def __serve_build_asgi_app__(self) -> Application:
         return self._serve(model_app(self._service, self._settings), self._settings.folder)
+
+    async def run_feeds(self, feeds: Feeds, seconds: float) -> Tensors | ServingError:
+        """Run `feeds` for another replica, within `seconds`; return the error if that fails."""
+        try:
+            return await self._service.run(feeds, asyncio.get_running_loop().time() + seconds)
+        except ServingError as error:
+            return error
 
 
 class GatewayReplica(_Replica):

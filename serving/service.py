@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from numpy.typing import NDArray
 
@@ -39,6 +39,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 _INLINE_PIXELS = 128 * 128
 """Decoding or encoding so many pixels takes about as long as a change of threads: it is done on the event loop."""
+
+
+class _Prepared(NamedTuple):
+    """The inputs of one run as requested, and padded for the model."""
+
+    inputs: Feeds
+    padded: Feeds
 
 
 def batching_of(interface: Interface, batching: Batching) -> Batching:
@@ -91,8 +98,8 @@ class ModelService:
         """
         self._check_count(request.count)
         with self._admitted(request.count, 0, deadline):
-            planned = await self.decode(0, verb.plan, self.interface, request)
-            return await self._call(verb, request, planned, deadline)
+            prepared = await self.decode(0, self._plan, verb, request)
+            return await self._call(verb, request, prepared, deadline)
 
     async def call_with_images(
         self, verb: Verb[Any], keys: ImagesRequest, contents: Sequence[bytes], deadline: float | None = None
@@ -104,8 +111,8 @@ class ModelService:
         """
         pixels = keys.check_images(contents, self.interface, self.limits)
         with self._admitted(len(contents), pixels, deadline):
-            request, planned = await self.decode(pixels, self._images_plan, verb, keys, contents)
-            return await self._call(verb, request, planned, deadline)
+            request, prepared = await self.decode(pixels, self._plan_with_images, verb, keys, contents)
+            return await self._call(verb, request, prepared, deadline)
 
     async def run(self, inputs: Feeds, deadline: float | None = None) -> Tensors:
         """Return the outputs by name. Source images of any legal size are padded, and the output images cropped.
@@ -117,22 +124,29 @@ class ModelService:
             DeadlineError, ServingError: as `Submit`.
         """
         feeds.check(self.interface, inputs)
-        n = rows(inputs)
+        n, pixels = rows(inputs), _pixels(inputs.get(SOURCE))
         self._check_count(n)
-        with self._admitted(n, _pixels(inputs.get(SOURCE)), deadline):
-            return await self._run(inputs, deadline)
+        with self._admitted(n, pixels, deadline):
+            return await self._run(await self.work(pixels, self._pad, inputs), deadline)
 
-    def _images_plan(
-        self, verb: Verb[Any], keys: ImagesRequest, contents: Sequence[bytes]
-    ) -> tuple[ImagesRequest, Sequence[Feeds]]:
-        request = keys.with_images(contents, self.interface, self.limits)
-        return request, verb.plan(self.interface, request)
-
-    async def _call(self, verb: Verb[R], request: R, planned: Sequence[Feeds], deadline: float | None) -> File:
+    def _plan(self, verb: Verb[R], request: R) -> list[_Prepared]:
+        planned = verb.plan(self.interface, request)
         for inputs in planned:
             feeds.check(self.interface, inputs)
         self._check_count(sum(map(rows, planned)))
-        outputs = await _all_of(self._run, planned, deadline)
+        return [self._pad(inputs) for inputs in planned]
+
+    def _plan_with_images(
+        self, verb: Verb[Any], keys: ImagesRequest, contents: Sequence[bytes]
+    ) -> tuple[ImagesRequest, list[_Prepared]]:
+        request = keys.with_images(contents, self.interface, self.limits)
+        return request, self._plan(verb, request)
+
+    def _pad(self, inputs: Feeds) -> _Prepared:
+        return _Prepared(inputs, feeds.pad(self.interface, self.manifest.buckets, inputs))
+
+    async def _call(self, verb: Verb[R], request: R, prepared: Sequence[_Prepared], deadline: float | None) -> File:
+        outputs = await _all_of(self._run, prepared, deadline)
         if verb.plan_partner is not None:
             assert isinstance(request, PartnerRequest)
             outputs += await self._run_partner(request.partner, verb.plan_partner(outputs, request), deadline)
@@ -146,15 +160,15 @@ class ModelService:
         if name is None:
             raise no_partner(self.manifest)
         if name == self.manifest.name:
-            return await _all_of(self._run, planned, deadline)
+            return await _all_of(self.run, planned, deadline)
         if partners is None:
             raise NotFoundError(f"there is no model {printable(name)}")
         seconds = None if deadline is None else deadline - asyncio.get_running_loop().time()
         return await _all_of(partial(partners.run_feeds, name), planned, seconds)
 
-    async def _run(self, inputs: Feeds, deadline: float | None) -> Tensors:
-        padded = await self.work(_pixels(inputs.get(SOURCE)), feeds.pad, self.interface, self.manifest.buckets, inputs)
-        return feeds.crop(self.interface, inputs, await self._submit(padded, deadline))
+    async def _run(self, prepared: _Prepared, deadline: float | None) -> Tensors:
+        outputs = await self._submit(prepared.padded, deadline)
+        return feeds.crop(self.interface, prepared.inputs, outputs)
 
     def _admitted(self, images: int, pixels: int, deadline: float | None) -> AbstractContextManager[None]:
         """Return the context in which the work of `images` images, of `pixels` source pixels together, is counted."""
@@ -189,12 +203,12 @@ class ModelService:
 
 
 async def _all_of(
-    run: Callable[[Feeds, float | None], Coroutine[Any, Any, Tensors]], planned: Sequence[Feeds], limit: float | None
+    run: Callable[[T, float | None], Coroutine[Any, Any, Tensors]], calls: Sequence[T], limit: float | None
 ) -> list[Tensors]:
-    """Return the outputs of `run` for each of `planned`. All runs wait together; if one fails, the others are ended."""
-    if len(planned) == 1:
-        return [await run(planned[0], limit)]
-    tasks = [asyncio.create_task(run(inputs, limit)) for inputs in planned]
+    """Return the outputs of `run` for each of `calls`. All runs wait together; if one fails, the others are ended."""
+    if len(calls) == 1:
+        return [await run(calls[0], limit)]
+    tasks = [asyncio.create_task(run(call, limit)) for call in calls]
     try:
         return await asyncio.gather(*tasks)
     finally:
