@@ -8,14 +8,14 @@ PNG, the EXIF tag UserComment of a JPEG or WebP, and the comment of a ZIP.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import to_json
 
 from export.manifest import Manifest, fields_digest
 from serving import codec
@@ -29,7 +29,7 @@ Layout = Literal["grid", "zip", "single"]
 """How several images are put into an answer; see `pack`."""
 FORMATS: dict[str, str] = {"npy": NPY, "gif": GIF, "json": JSON} | dict(image_writer.MEDIA_TYPES.items())
 """The media type of each format."""
-Fact = str | int | float | Sequence[float | str]
+Fact = str | int | float | list[int] | list[float] | list[float | str]
 Images = Sequence[NDArray[Any]] | NDArray[Any]
 """Images [h, w, c] of any sizes, or one array [n, h, w, c]."""
 
@@ -44,7 +44,7 @@ class Pictures:
 
     images: Images
     names: Sequence[str]
-    facts: Mapping[str, Fact] = field(default_factory=dict)
+    facts: dict[str, Fact] = field(default_factory=dict)
     columns: int | None = None
     layout: Literal["grid", "zip"] = "grid"
 
@@ -62,15 +62,24 @@ class Origin:
         """Return the origin of the answers of the model of `manifest`."""
         return cls(manifest.name, manifest.version, fields_digest(dataclasses.asdict(manifest)))
 
+    @cached_property
+    def facts(self) -> dict[str, Fact]:
+        """The facts of the model."""
+        return {"model": self.model, "version": self.version, "digest": self.digest}
+
+    @cached_property
+    def headers(self) -> dict[str, str]:
+        """The facts as headers."""
+        return _headers(self.facts)
+
 
 def finish(answer: Pictures | File, origin: Origin, file_format: str = "png", layout: Layout | None = None) -> File:
     """Return `answer` as a file with the facts of `origin` and its own. The arguments are those of `pack`."""
-    facts: dict[str, Fact] = {"model": origin.model, "version": origin.version, "digest": origin.digest}
-    facts.update(answer.facts)
-    headers = {f"zorse-{name}": _header(fact) for name, fact in facts.items()}
+    headers = origin.headers | _headers(answer.facts)
     if isinstance(answer, File):
         return File(answer.content, answer.media_type, answer.facts, headers)
-    content, media_type = pack(answer, file_format, layout, json.dumps(facts))
+    comment = to_json(origin.facts | answer.facts, ensure_ascii=True).decode()
+    content, media_type = pack(answer, file_format, layout, comment)
     return File(content, media_type, answer.facts, headers)
 
 
@@ -175,7 +184,8 @@ def _quality(text: str) -> float:
         return 0.0
 
 
-def _header(fact: Fact) -> str:
-    if isinstance(fact, str | int | float):
-        return str(fact)
-    return ", ".join(map(str, fact))
+def _headers(facts: Mapping[str, Fact]) -> dict[str, str]:
+    return {
+        f"zorse-{name}": ", ".join(map(str, fact)) if isinstance(fact, list | tuple) else str(fact)
+        for name, fact in facts.items()
+    }

@@ -37,7 +37,7 @@ class File:
 
     content: bytes
     media_type: str
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def value(self) -> Any:

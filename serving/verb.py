@@ -74,28 +74,24 @@ class VerbRequest(BaseModel):
         Raises:
             InvalidKeyError: a key is unknown or missing, or a value is not legal.
         """
-        try:
-            return cls.model_validate(keys)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, (*place, *first["loc"])))
-            message = "expected an object of keys" if first["type"] == "model_type" else first["msg"]
-            raise InvalidKeyError(f"{where}: {message}" if where else message) from error
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_keys(cls, keys: Any) -> Any:
-        """Refuse an unknown key with the nearest known one, and leave out what is None."""
         if not isinstance(keys, dict):
-            return keys
-        known = list(cls.model_fields)
-        for key in keys:
-            if key not in known:
-                hint = nearest_hint(key, known) or f" (known: {', '.join(known)})"
-                raise PydanticCustomError(
-                    "unknown_key", "unknown key {key}{hint}", {"key": printable(key), "hint": hint}
-                )
-        return {key: value for key, value in keys.items() if value is not None}
+            raise InvalidKeyError(": ".join((*place, "expected an object of keys")))
+        try:
+            return cls.model_validate({key: value for key, value in keys.items() if value is not None})
+        except ValidationError as error:
+            raise InvalidKeyError(cls._complaint(error, place)) from error
+
+    @classmethod
+    def _complaint(cls, error: ValidationError, place: tuple[str, ...]) -> str:
+        """Return one line about the first unknown key, with the nearest known one, or else about the first value."""
+        complaints = error.errors()
+        unknown = [entry["loc"][0] for entry in complaints if entry["type"] == "extra_forbidden"]
+        if unknown:
+            key, known = str(unknown[0]), list(cls.model_fields)
+            hint = nearest_hint(key, known) or f" (known: {', '.join(known)})"
+            return ": ".join((*place, f"unknown key {printable(key)}{hint}"))
+        where = ".".join(map(str, (*place, *complaints[0]["loc"])))
+        return ": ".join(filter(None, (where, complaints[0]["msg"])))
 
 
 class PictureRequest(VerbRequest):

@@ -6,7 +6,7 @@ import binascii
 import hashlib
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import unquote_plus
 
 from pydantic_core import from_json
 
@@ -164,11 +164,22 @@ def _query(request: HttpRequest) -> dict[str, Any]:
     """Return the keys of the query; the value of a key that is repeated is a list."""
     if not request.query:
         return {}
-    try:
-        lists = parse_qs(request.query, keep_blank_values=True, max_num_fields=_MAX_QUERY_KEYS)
-    except ValueError as error:
-        raise BadRequestError(f"the query has more than {_MAX_QUERY_KEYS} keys") from error
-    return {key: values[0] if len(values) == 1 else values for key, values in lists.items()}
+    if request.query.count("&") >= _MAX_QUERY_KEYS:
+        raise BadRequestError(f"the query has more than {_MAX_QUERY_KEYS} keys")
+    keys: dict[str, Any] = {}
+    for part in request.query.split("&"):
+        if not part:
+            continue
+        key, _, value = part.partition("=")
+        if "%" in part or "+" in part:
+            key, value = unquote_plus(key), unquote_plus(value)
+        if key not in keys:
+            keys[key] = value
+        elif isinstance(keys[key], list):
+            keys[key].append(value)
+        else:
+            keys[key] = [keys[key], value]
+    return keys
 
 
 def _documentation(verb: Verb[Any]) -> dict[str, Any]:

@@ -8,8 +8,10 @@ one seed are independent. The generator is Philox (Salmon et al., "Parallel rand
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +26,38 @@ def counter_rng(seed: int, stream: str, number: int) -> np.random.Generator:
 
 def normal(seed: int, stream: str, numbers: Iterable[int], dim: int) -> NDArray[np.float32]:
     """Return one row of independent standard normal values for each of `numbers`: float32 [n, dim]."""
-    rows = [counter_rng(seed, stream, int(number)).standard_normal(dim, dtype=np.float32) for number in numbers]
-    return np.stack(rows) if rows else np.empty((0, dim), dtype=np.float32)
+    places, word = list(numbers), _stream_word(stream)
+    rows = np.empty((len(places), dim), dtype=np.float32)
+    for row, number in zip(rows, places, strict=True):
+        _THREAD.generator_at(seed, word, int(number)).standard_normal(dtype=np.float32, out=row)
+    return rows
 
 
 def integers(seed: int, stream: str, numbers: Iterable[int], high: int) -> NDArray[np.int64]:
     """Return one integer in [0, high), each equally likely, for each of `numbers`: int64 [n]."""
     draws = [counter_rng(seed, stream, int(number)).integers(high) for number in numbers]
     return np.array(draws, dtype=np.int64)
+
+
+class _ReusedGenerator(threading.local):
+    """A generator of this thread, which is set to the start of an item. Making one takes ten times as long."""
+
+    def __init__(self) -> None:
+        self._philox = np.random.Philox(key=0, counter=0)
+        self._generator = np.random.Generator(self._philox)
+        self._start: Any = self._philox.state
+        """The state before the first draw."""
+
+    def generator_at(self, seed: int, word: int, number: int) -> np.random.Generator:
+        """Return what `counter_rng` returns, to be used before the next call in this thread."""
+        self._start["state"]["key"][:] = seed & _WORD, seed >> 64
+        self._start["state"]["counter"][2:] = number, word
+        self._philox.state = self._start
+        return self._generator
+
+
+_WORD = 2**64 - 1
+_THREAD = _ReusedGenerator()
 
 
 @lru_cache(maxsize=256)
