@@ -1,0 +1,56 @@
+"""Loads a server with wrk, which posts one request again and again over `concurrency` connections."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.servers import Post, ServerFailedError
+
+TIMEOUT_SECONDS = 120
+_SCRIPT = """
+local file = io.open({body}, "rb")
+wrk.method, wrk.body, wrk.headers = "POST", file:read("*a"), {headers}
+function done(summary, latency)
+  local e = summary.errors
+  io.write(string.format('\\nFIGURES {{"requests": %d, "seconds": %f, "p50_ms": %f, "p99_ms": %f, "errors": %d}}\\n',
+    summary.requests, summary.duration / 1e6, latency:percentile(50) / 1000, latency:percentile(99) / 1000,
+    e.connect + e.read + e.write + e.status + e.timeout))
+end
+"""
+
+
+def run_wrk(url: str, post: Post, concurrency: int, seconds: float) -> dict[str, Any]:
+    """Return requests per second, p50 and p99 in milliseconds, and the number of errors: other statuses included.
+
+    Raises:
+        ServerFailedError: wrk is missing or fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        body, script = Path(folder) / "body", Path(folder) / "script.lua"
+        body.write_bytes(post.body)
+        headers = ", ".join(f"[{json.dumps(name)}] = {json.dumps(value)}" for name, value in post.headers.items())
+        script.write_text(_SCRIPT.format(body=json.dumps(str(body)), headers=f"{{{headers}}}"), encoding="utf-8")
+        command = [
+            "wrk",
+            "-t1",
+            f"-c{concurrency}",
+            f"-d{seconds:g}s",
+            f"--timeout={TIMEOUT_SECONDS}s",
+            "-s",
+            str(script),
+        ]
+        try:
+            output = subprocess.run([*command, url + post.path], capture_output=True, text=True, check=True).stdout
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise ServerFailedError(f"wrk failed: {error}") from error
+    figures = json.loads(output.partition("FIGURES ")[2])
+    return {
+        "requests_per_second": (figures["requests"] - figures["errors"]) / figures["seconds"],
+        "p50_ms": figures["p50_ms"],
+        "p99_ms": figures["p99_ms"],
+        "errors": figures["errors"],
+    }
