@@ -26,8 +26,8 @@ from benchmarks.report import write_report
 CONCURRENCIES = (1, 8, 64)
 BARE = "onnxruntime"
 SLOW_FACTORS = {1: 2, 8: 2, 64: 6}
-"""How many times as long the slow model is measured. At 64 a request takes seconds, and wrk drops those that it cuts."""
-WARM_UP_SECONDS = 0.5
+"""How many times as long the slow model is measured. At 64 a request takes seconds, and wrk drops what it cuts."""
+WARM_UP_SECONDS = 1
 Cell = tuple[str, str, int]
 """Server, work and concurrency."""
 
@@ -57,7 +57,7 @@ def main() -> None:
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compare zorse serve with other servers.")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3.0, help="seconds of a cell of the fast model")
+    parser.add_argument("--seconds", type=int, default=3, help="seconds of a cell of the fast model")
     parser.add_argument("--servers", default=",".join([*(server.name for server in SERVERS), BARE]))
     parser.add_argument("--works", default=",".join(WORKS))
     parser.add_argument("--name", default="serve_peers", help="the name of the result")
@@ -80,7 +80,7 @@ def _measure_server(
                 print(server.name, work, concurrency, shown, flush=True)  # noqa: T201
 
 
-def _measure_bare(works: Sequence[str], seconds: float, cells: dict[Cell, list[dict[str, Any]]]) -> None:
+def _measure_bare(works: Sequence[str], seconds: int, cells: dict[Cell, list[dict[str, Any]]]) -> None:
     """Measure the loop with every number of threads; the best is the row. It stands for the model's both works."""
     python = environment("fastapi") / "python"
     for work in works:

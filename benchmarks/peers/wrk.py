@@ -23,7 +23,7 @@ end
 """
 
 
-def run_wrk(url: str, post: Post, concurrency: int, seconds: float) -> dict[str, Any]:
+def run_wrk(url: str, post: Post, concurrency: int, seconds: int) -> dict[str, Any]:
     """Return requests per second, p50 and p99 in milliseconds, and the number of errors: other statuses included.
 
     Raises:
@@ -38,7 +38,7 @@ def run_wrk(url: str, post: Post, concurrency: int, seconds: float) -> dict[str,
             "wrk",
             "-t1",
             f"-c{concurrency}",
-            f"-d{seconds:g}s",
+            f"-d{seconds}s",
             f"--timeout={TIMEOUT_SECONDS}s",
             "-s",
             str(script),
