@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import pkgutil
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, compile_path
 
 from serving import endpoints
 from serving.access import Access
@@ -100,11 +101,24 @@ def _routers(level: Level) -> list[APIRouter]:
     return [router for router in routers if router is not None]
 
 
+def _routes(level: Level) -> list[Route]:
+    """Return the routes of the routers of this level, without the prefix of the application."""
+    return [route for router in _routers(level) for route in router.routes if isinstance(route, Route)]
+
+
 def _route_names(level: Level, prefix: str) -> dict[str, str]:
     """Return the names of the paths that FastAPI answers, for metrics and logs. Paths with parameters have none."""
-    routes = [route.path for router in _routers(level) for route in router.routes if isinstance(route, Route)]
-    paths = [prefix + route for route in ("/docs", "/openapi.json", *routes) if "{" not in route]
+    routes = ("/docs", "/openapi.json", *(route.path for route in _routes(level)))
+    paths = [prefix + route for route in routes if "{" not in route]
     return {path: path.rpartition("/")[2] for path in paths}
+
+
+def _path_methods(level: Level, prefix: str) -> list[tuple[re.Pattern[str], set[str]]]:
+    """Return a pattern for each path of the level's routes, and the methods of all routes with that path."""
+    methods: dict[str, set[str]] = {}
+    for route in _routes(level):
+        methods.setdefault(prefix + route.path, set()).update(route.methods or ())
+    return [(compile_path(path)[0], names) for path, names in methods.items()]
 
 
 def _bound(route: ModelRoute, service: ModelService) -> Handler:
@@ -144,6 +158,7 @@ def _fastapi(
     )
     for router in _routers(level):
         app.include_router(router, prefix=prefix, dependencies=[Depends(check) for check in checks])
+    app.state.path_methods = _path_methods(level, prefix)
     described = APIRouter(prefix=prefix, responses=responses)
     for route in documented:
         described.add_api_route(
@@ -184,12 +199,15 @@ async def _on_serving_error(request: Request, error: Exception) -> Response:
 async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     codes = {404: "not_found", 405: "method_not_allowed"}
-    text = f"{error.detail}: {request.method} {request.url.path}"
+    text = f"{error.detail}: {request.method} {request.url.path[:200]}"
     if error.status_code == 404 and request.method == "POST":
         text += nearest_hint(request.url.path.rpartition("/")[2], VERBS.names())
     headers = dict(error.headers or {})
     if error.status_code == 405:
-        headers["Allow"] = allowed(headers.get("Allow", ""))
+        # Starlette names the methods of the first route with this path, and there may be one for each method.
+        path = request.scope["path"]
+        methods = next((names for pattern, names in request.app.state.path_methods if pattern.match(path)), None)
+        headers["Allow"] = allowed(", ".join(methods) if methods else headers.get("Allow", ""))
         text += f" takes {headers['Allow']}"
     body = ErrorBody(error=text, code=codes.get(error.status_code, "bad_request"))
     return JSONResponse(body.model_dump(), status_code=error.status_code, headers=headers)

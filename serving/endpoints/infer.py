@@ -34,6 +34,10 @@ class InferResponse(BaseModel):
     outputs: list[OutputTensor]
 
 
+_DESCRIPTION = """Run the model on explicit tensors (KServe v2; binary ones with `Inference-Header-Content-Length`).
+
+The parameter `timeout` is in microseconds. `priority` and parameters of other names have no effect. The answer is
+compressed if `Accept-Encoding` names gzip or deflate alone."""
 _BINARY: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _OPENAPI: dict[str, Any] = {
     "requestBody": {
@@ -69,7 +73,7 @@ async def infer(service: ModelService, request: HttpRequest) -> HttpResponse:
 INFER = ModelRoute(
     name="infer",
     answer=infer,
-    description="Run the model on explicit tensors (KServe v2; binary ones with `Inference-Header-Content-Length`).",
+    description=_DESCRIPTION,
     tag="inference",
     media_types=("application/json", "application/octet-stream"),
     openapi=_OPENAPI,

@@ -72,7 +72,9 @@ class InProcess(httpx.BaseTransport):
             content = _pieces(body) if "transfer-encoding" in request.headers else body
             whole = httpx.Request(request.method, request.url, headers=request.headers, content=content)
             response = await transport.handle_async_request(whole)
-            return httpx.Response(response.status_code, headers=response.headers, content=await response.aread())
+            # The client that receives this answer decompresses it.
+            content = b"".join([part async for part in response.aiter_raw()])
+            return httpx.Response(response.status_code, headers=response.headers, content=content)
 
         return asyncio.run(call())
 
