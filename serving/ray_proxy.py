@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 from urllib.parse import unquote
 
 from starlette.middleware import Middleware
@@ -15,11 +16,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import NotFoundError, ServingError, UnavailableError
 from serving.http import error_response, send_response
+from serving.logs import harmless
 
 WAIT_SECONDS = 10.0
 """How long a request may take that HAProxy passes on because the model has no live replica."""
 _KEPT_BYTES = 64 * 2**10
 """The largest body that is kept for a second attempt."""
+_ID = b"x-request-id"
 _TIMEOUT = b"x-request-timeout-seconds"
 """A header with which a client could set or end Ray's own time limit."""
 
@@ -42,8 +45,10 @@ def proxy_middlewares() -> list[Middleware]:
 class ProxyAnswers:
     """Answers in place of Ray Serve's proxy `app` where that would answer a text, or not at all.
 
+    Requests have an id, and answers repeat it once, which Ray Serve's own do twice.
+
     With `wait_seconds`, a request that is not answered within that time gets 503; and Ray's route `/-/healthz` stays,
-    because HAProxy needs it.
+    because HAProxy needs it. HAProxy has given the request its id then.
     """
 
     def __init__(self, app: ASGIApp, wait_seconds: float | None = None) -> None:
@@ -55,6 +60,8 @@ class ProxyAnswers:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if self._wait_seconds is None:
+            send = _with_id(scope, send)
         try:
             if unquote(scope["path"]).startswith("/-/"):
                 if self._wait_seconds is None:
@@ -126,6 +133,21 @@ class _Attempt:
                 return
         if not self._replaces:
             await self._send(message)
+
+
+def _with_id(scope: Scope, send: Send) -> Send:
+    """Give the request the id that its client stated, as far as it is harmless, or a new one, and repeat it once."""
+    stated = [value.decode("latin-1") for name, value in scope["headers"] if name == _ID]
+    field = (_ID, (harmless(stated[-1]) if stated and stated[-1] else secrets.token_hex(16)).encode())
+    scope["headers"] = [*(other for other in scope["headers"] if other[0] != _ID), field]
+
+    async def answer(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            others = [other for other in message.get("headers", ()) if other[0].lower() != _ID]
+            message = {**message, "headers": [*others, field]}
+        await send(message)
+
+    return answer
 
 
 def _is_text_of_ray(start: Message) -> bool:

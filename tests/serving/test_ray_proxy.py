@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import httpx
@@ -80,3 +81,21 @@ def test_proxy_behind_haproxy_keeps_the_health_check_and_limits_waiting() -> Non
 
     assert _post(ProxyAnswers(FailingProxy(0), 60.0), "/-/healthz", b"x").json() == "x"
     assert _post(ProxyAnswers(waits, 0.01)).json()["code"] == "unavailable"
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"), [("a-1", "a-1"), ("a b;c", "a?b?c"), ("y" * 200, "y{128}"), ("", "[0-9a-f]{32}")]
+)
+def test_proxy_gives_requests_an_id_that_answers_repeat_once(stated: str, expected: str) -> None:
+    seen: list[bytes] = []
+
+    async def ray(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.extend(value for name, value in scope["headers"] if name == b"x-request-id")
+        twice = [(b"X-Request-ID", b"one"), (b"x-request-id", b"two")]
+        await send({"type": "http.response.start", "status": 200, "headers": twice})
+        await send({"type": "http.response.body", "body": b""})
+
+    (answered,) = _post(ProxyAnswers(ray), **{"X-Request-Id": stated}).headers.get_list("x-request-id")
+    assert re.fullmatch(expected.replace("?", "[?]"), answered)
+    assert seen == [answered.encode()]
+    assert len(_post(ProxyAnswers(ray), "/-/routes").headers.get_list("x-request-id")) == 1
