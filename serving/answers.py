@@ -39,7 +39,7 @@ class Pictures:
     """The images of an answer before they are encoded, each [h, w, c].
 
     `names` are the names of their files in a ZIP, without an ending. `facts` say how the images were made. Several
-    images are a grid of `columns` by default, or a ZIP if `layout` is "zip".
+    images are a grid of `columns` by default, or a ZIP if `layout` is "zip" or they have different sizes.
     """
 
     images: Images
@@ -96,7 +96,10 @@ def pack(pictures: Pictures, file_format: str, layout: Layout | None, comment: s
     """
     images = pictures.images
     if layout is None:
-        layout = "single" if file_format in ("npy", "gif") or len(images) == 1 else pictures.layout
+        if file_format in ("npy", "gif") or len(images) == 1:
+            layout = "single"
+        else:
+            layout = pictures.layout if _are_of_one_size(images) else "zip"
     if layout == "zip":
         if file_format == "gif":
             raise BadRequestError("a gif holds all images as its frames: leave the layout out")
@@ -128,10 +131,14 @@ def stack(images: Images) -> NDArray[Any]:
         return images
     if len(images) == 1:
         return images[0][None]
-    if len({image.shape[:2] for image in images}) != 1:
+    if not _are_of_one_size(images):
         raise BadRequestError("the images have different sizes, which do not fit into a grid or array: use layout=zip")
     channels = max(image.shape[2] for image in images)
     return np.stack([image.repeat(channels, axis=2) if image.shape[2] == 1 else image for image in images])
+
+
+def _are_of_one_size(images: Images) -> bool:
+    return isinstance(images, np.ndarray) or len({image.shape[:2] for image in images}) == 1
 
 
 def negotiated(

@@ -1,0 +1,242 @@
+"""The verbs on image files: several images, forms and base64, tiles, and cycles through a partner."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from export.feeds import Feeds
+from serving.batching import Tensors
+from serving.client import Client
+from serving.codec import File, encode
+from serving.config import Limits
+from serving.errors import BadRequestError, NotFoundError, ServerError, TooLargeError, UnsupportedError
+from serving.local_model import LocalModel
+from serving.service import ModelService
+from serving.verb import VERBS
+from serving.verbs.cycle import error_of
+from tests.serving.apps import server, transport
+from tests.serving.fakes import FakeEngine
+from tests.serving.tiny import inverter_manifest, upscaler_manifest
+
+INVERTER = inverter_manifest()
+RNG = np.random.default_rng(0)
+TRANSLATE = "/v2/models/invert/translate"
+
+
+def noise(*size: int) -> np.ndarray:
+    return RNG.integers(14, 256, (*size, 3), dtype=np.uint8)
+
+
+SIZES = [(18, 21), (33, 40), (16, 16), (18, 21)]
+PHOTOS = [noise(*size) for size in SIZES]
+FILES = [encode(photo, "png") for photo in PHOTOS]
+WIDE = noise(40, 700)
+
+
+def value(response: httpx.Response) -> Any:
+    assert response.status_code == 200, response.text
+    return File(response.content, response.headers["content-type"]).value()
+
+
+def test_translate_takes_several_images_of_several_sizes_in_every_form() -> None:
+    encoded = [base64.b64encode(content).decode() for content in FILES]
+    ways: list[dict[str, Any]] = [
+        {"files": [("image", ("a.png", content)) for content in FILES]},
+        {"files": [("images", ("a.png", content)) for content in FILES]},
+        {"json": {"images": encoded}},
+        {"json": {"image": encoded[0], "images": encoded[1:]}},
+    ]
+    for way in ways:
+        response = server().post(TRANSLATE, **way)
+        assert response.headers["content-type"] == "application/zip"
+        for translated, photo in zip(value(response), PHOTOS, strict=True):
+            np.testing.assert_array_equal(translated, 255 - photo)
+
+
+def test_translate_takes_one_image_in_every_form() -> None:
+    encoded = base64.b64encode(FILES[0]).decode()
+    ways: list[dict[str, Any]] = [
+        {"content": FILES[0]},
+        {"files": {"image": ("a.png", FILES[0])}},
+        {"json": {"image": encoded}},
+        {"json": {"images": [encoded]}},
+    ]
+    contents = [server().post(TRANSLATE, **way).content for way in ways]
+    assert len(set(contents)) == 1
+    np.testing.assert_array_equal(File(contents[0], "image/png").value(), 255 - PHOTOS[0])
+
+
+def test_translate_takes_keys_of_the_query_the_form_and_json() -> None:
+    by_query = server().post(f"{TRANSLATE}?format=webp", content=FILES[0])
+    by_form = server().post(TRANSLATE, files={"image": ("a.png", FILES[0])}, data={"format": "webp"})
+    by_json = server().post(TRANSLATE, json={"image": base64.b64encode(FILES[0]).decode(), "format": "webp"})
+    by_accept = server().post(TRANSLATE, content=FILES[0], headers={"Accept": "image/webp"})
+    assert by_query.content == by_form.content == by_json.content == by_accept.content
+    twice = server().post(f"{TRANSLATE}?format=png", files={"image": ("a.png", FILES[0])}, data={"format": "webp"})
+    assert (twice.status_code, twice.json()["error"]) == (
+        400,
+        "the key format is in the query and in the body: leave one of them out",
+    )
+
+
+def test_translate_makes_grids_and_arrays_of_images_of_one_size() -> None:
+    pair = [FILES[0], FILES[3]]
+    client = Client("http://server", transport=transport())
+    grid = client.call("translate", "invert", pair, layout="grid")
+    array = client.call("translate", "invert", pair, format="npy")
+    np.testing.assert_array_equal(grid, np.concatenate(list(array), axis=1))
+    np.testing.assert_array_equal(array, 255 - np.stack([PHOTOS[0], PHOTOS[3]]))
+    with pytest.raises(ServerError, match="the images have different sizes"):
+        client.call("translate", "invert", FILES, layout="grid")
+
+
+def test_images_of_a_request_are_limited_in_number_and_pixels_before_they_are_decoded() -> None:
+    half = [content[: len(content) // 2] for content in FILES]
+    for limits, error in (
+        (Limits(images=3), "the request has 4 images and the limit is 3"),
+        (Limits(pixels=2000), "the images have 2332 pixels in all and the limit is 2000: send fewer"),
+    ):
+        response = server(limits=limits).post(TRANSLATE, files=[("image", ("a.png", content)) for content in half])
+        assert (response.status_code, response.json()["error"]) == (413, error)
+
+
+def test_one_bad_image_of_several_fails_the_request() -> None:
+    files = [("image", ("a.png", content)) for content in (FILES[0], b"no image", FILES[1])]
+    response = server().post(TRANSLATE, files=files)
+    assert (response.status_code, response.json()["code"]) == (415, "bad_image")
+
+
+# Tiles
+
+
+@pytest.mark.parametrize("key", ["tile=true", "overlap=32", "tile=true&overlap=0"])
+def test_translate_tiles_what_is_larger_than_the_model_takes_and_says_so(key: str) -> None:
+    engine = FakeEngine()
+    client = server(submit=engine.submit)
+    response = client.post(f"{TRANSLATE}?{key}", content=encode(WIDE, "png"))
+    np.testing.assert_array_equal(value(response), 255 - WIDE)
+    assert response.headers["zorse-tiles"] == "3"
+    assert response.headers["zorse-overlap"] == ("0" if "overlap=0" in key else "32")
+    assert engine.shapes == [(3, 40, 320, 3)]
+    whole = client.post(f"{TRANSLATE}?{key}", content=FILES[0])
+    assert "zorse-tiles" not in whole.headers
+
+
+def test_translate_refuses_large_images_without_tiles_before_they_are_decoded() -> None:
+    half = encode(WIDE, "png")[:100]
+    response = server().post(TRANSLATE, content=half)
+    assert (response.status_code, response.json()["code"]) == (422, "image_size")
+    assert "translate it in tiles (tile=true)" in response.json()["error"]
+
+
+def test_translate_blends_scaled_tiles() -> None:
+    model = LocalModel(upscaler_manifest(), FakeEngine(scale=2))
+    translated = model.call("translate", encode(WIDE, "png"), overlap=16)
+    np.testing.assert_array_equal(translated, (255 - WIDE).repeat(2, axis=0).repeat(2, axis=1))
+
+
+def test_tiles_count_as_images() -> None:
+    response = server(limits=Limits(images=2)).post(f"{TRANSLATE}?tile=true", content=encode(WIDE, "png"))
+    assert (response.status_code, response.json()["error"]) == (413, "the request is for 3 images and the limit is 2")
+
+
+# Cycles
+
+
+class FakePartners:
+    """A model `darker` that subtracts from 250; it records how long its calls may take."""
+
+    default = "darker"
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, tuple[int, ...], float | None]] = []
+
+    async def run_feeds(self, model: str, feeds: Feeds, seconds: float | None) -> Tensors:
+        if model != "darker":
+            raise NotFoundError(f"there is no model {model}")
+        self.calls.append((model, feeds["source"].shape, seconds))
+        return {"image": (250 - feeds["source"].astype(int)).clip(0).astype(np.uint8)}
+
+
+def cycle(contents: Sequence[bytes], partners: FakePartners | None = None, **keys: Any) -> File:
+    async def call() -> File:
+        service = ModelService(INVERTER, FakeEngine().submit, Limits(), partners=partners)
+        verb = VERBS.find("cycle")
+        return await service.call_with_images(verb, verb.request.parse(keys), contents)
+
+    return asyncio.run(call())
+
+
+def test_cycle_runs_the_partner_on_the_translated_images_and_measures() -> None:
+    partners = FakePartners()
+    file = cycle(FILES[:2], partners)
+    assert file.media_type == "application/zip"  # the two have different sizes
+    assert [(model, shape[1:3]) for model, shape, _ in partners.calls] == [("darker", size) for size in SIZES[:2]]
+    back = [(250 - (255 - photo.astype(int))).clip(0) for photo in PHOTOS[:2]]
+    errors = [np.abs(photo - image).mean() for photo, image in zip(PHOTOS[:2], back, strict=True)]
+    assert [float(text) for text in file.headers["zorse-l1"].split(", ")] == pytest.approx(errors, abs=1e-3)
+    images = cycle(FILES[:1], partners, layout="zip").value()
+    np.testing.assert_array_equal(images, np.stack([PHOTOS[0], 255 - PHOTOS[0], back[0]]))
+    row = cycle(FILES[:1], partners).value()
+    np.testing.assert_array_equal(row, np.concatenate(list(images), axis=1))
+
+
+def test_cycle_in_json_is_the_error_alone() -> None:
+    file = cycle(FILES[:1], FakePartners(), format="json")
+    (error,) = json.loads(file.content)["errors"]
+    assert error == {"l1": pytest.approx(5, abs=0.1), "psnr": pytest.approx(34.15, abs=0.1)}
+    assert file.headers["zorse-psnr"] == str(error["psnr"])
+    accepted = server().post(
+        "/v2/models/invert/cycle?partner=invert", content=FILES[0], headers={"Accept": "application/json"}
+    )
+    assert accepted.json() == {"errors": [{"l1": 0, "psnr": "inf"}]}
+
+
+def test_cycle_names_what_is_missing() -> None:
+    with pytest.raises(BadRequestError, match="no model is known that translates back what invert does: name it with"):
+        cycle(FILES[:1])
+    for partners in (None, FakePartners()):
+        with pytest.raises(NotFoundError, match="there is no model zebra"):
+            cycle(FILES[:1], partners, partner="zebra")
+    with pytest.raises(BadRequestError, match="no model is known that translates back"):
+        LocalModel(INVERTER, FakeEngine()).call("cycle", FILES[0])
+    with pytest.raises(UnsupportedError, match="2 times as large, which do not cycle"):
+        LocalModel(upscaler_manifest(), FakeEngine()).call("cycle", FILES[0])
+
+
+def test_cycle_of_the_client_has_the_images_and_the_error() -> None:
+    answer = Client("http://server", transport=transport()).cycle("invert", PHOTOS[0], "invert")
+    np.testing.assert_array_equal(answer.there, 255 - PHOTOS[0])
+    np.testing.assert_array_equal(answer.back, PHOTOS[0])
+    assert (answer.l1, answer.psnr) == (0, float("inf"))
+
+
+def test_error_of_equals_its_formulas() -> None:
+    source, back = noise(9, 7), noise(9, 7)
+    l1, psnr = error_of(source, back)
+    difference = source.astype(float) - back
+    assert l1 == pytest.approx(np.abs(difference).mean())
+    assert psnr == pytest.approx(10 * np.log10(255**2 / (difference**2).mean()))
+    with pytest.raises(UnsupportedError, match="9×7×3 and 9×7×1, cannot be compared"):
+        error_of(source, back[:, :, :1])
+
+
+# In this process
+
+
+def test_local_model_takes_several_files_and_limits_them() -> None:
+    model = LocalModel(INVERTER, FakeEngine())
+    for translated, photo in zip(model.call("translate", FILES), PHOTOS, strict=True):
+        np.testing.assert_array_equal(translated, 255 - photo)
+    with pytest.raises(TooLargeError, match="the request has 10001 images and the limit is 10000"):
+        model.call("translate", FILES[:1] * 10_001)
+    with pytest.raises(BadRequestError, match="there is no image"):
+        model.call("translate", [])
