@@ -150,6 +150,8 @@ def _headers() -> Iterator[BadRequest]:
         yield raw_infer(
             f"X-Request-Timeout {timeout!r}", "positive number of seconds", b"{}", x_request_timeout=timeout
         )
+    stated = {"content-length": "100000000000"}
+    yield BadRequest("stated length of 100 GB", INFER, b"", 413, "too_large", "the server takes", headers=stated)
     good = gzip.compress(b"{}" * 99, mtime=0)
     yield encoded("brotli", "br", b"{}", "deflate, gzip", 415, "unsupported_media")
     yield encoded("two encodings", "gzip, deflate", b"{}", "send it uncompressed", 415, "unsupported_media")

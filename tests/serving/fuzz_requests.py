@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import gzip
 import io
@@ -64,12 +65,13 @@ def good_requests(url: str) -> list[Request]:
             made += [
                 Request("POST", f"{prefix}/generate", {}, b'{"n": 3, "seed": 7, "layout": "zip"}'),
                 Request("POST", f"{prefix}/generate?n=2&seed=5&format=jpeg"),
+                Request("POST", f"{prefix}/generate", {"accept": "image/webp"}, b'{"n": 2, "truncation": 0.5}'),
                 Request("POST", f"{prefix}/interpolate", {}, b'{"numbers": [1, 2], "steps": 3}'),
                 Request("POST", f"{prefix}/arithmetic", {}, b'{"a": [1], "b": [2], "c": [3]}'),
             ]
         else:
             made += [Request("POST", f"{prefix}/translate", {}, _picture(file_format)) for file_format in FORMATS]
-            made += [_form(prefix)]
+            made += [_form(prefix), _encoded(prefix)]
     return made
 
 
@@ -106,6 +108,12 @@ def _form(prefix: str) -> Request:
     head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
     body = head + _picture("PNG") + b"\r\n--x--\r\n"
     return Request("POST", f"{prefix}/translate", {"content-type": "multipart/form-data; boundary=x"}, body)
+
+
+def _encoded(prefix: str) -> Request:
+    images = [base64.b64encode(_picture(file_format)).decode() for file_format in ("PNG", "JPEG")]
+    body = json.dumps({"images": images, "layout": "zip", "tile": True}).encode()
+    return Request("POST", f"{prefix}/translate", {"content-type": "application/json"}, body)
 
 
 def _with_body(request: Request, body: bytes) -> Request:
@@ -191,7 +199,21 @@ def _compress(request: Request, others: Sequence[Request], random: Random) -> Re
 
 
 def _change_query(request: Request, others: Sequence[Request], random: Random) -> Request:
-    keys = ("n", "seed", "first", "labels", "format", "layout", "black", "white", "tile", "a", "")
+    keys = (
+        "n",
+        "seed",
+        "first",
+        "labels",
+        "format",
+        "layout",
+        "black",
+        "white",
+        "tile",
+        "overlap",
+        "truncation",
+        "a",
+        "",
+    )
     value = random.choice(("", "1", "0", "-1", "x", "png", "true", "1e9", "%ff", "%00", "9" * 400, "a" * 2000, "[1]"))
     return dataclasses.replace(
         request, path=f"{request.path}{'&' if '?' in request.path else '?'}{random.choice(keys)}={value}"

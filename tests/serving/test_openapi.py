@@ -43,7 +43,7 @@ def test_answers_to_any_request_of_the_document_conform_to_it(url: str, document
     assert operations
     for operation in operations:
 
-        @settings(max_examples=30, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=20, suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy())
         def answers(case: schemathesis.Case) -> None:
             case.call_and_validate(checks=CHECKS)
