@@ -22,7 +22,10 @@ class DeviceName(StrEnum):
 
 
 DeviceOption = Annotated[DeviceName, typer.Option(help="auto takes CUDA where there is a CUDA device.")]
-KeyOption = Annotated[str | None, typer.Option(envvar="ZORSE_API_KEY", help="The key that requests must carry.")]
+KeyOption = Annotated[
+    str | None,
+    typer.Option(envvar="ZORSE_API_KEY", help="The server's key. Other users see arguments: prefer the variable."),
+]
 ModelArgument = Annotated[
     str, typer.Argument(help="An artifact or model folder, MODEL@ALIAS, or a served model's URL (…/v2/models/NAME).")
 ]

@@ -114,7 +114,7 @@ def _requests(readings: Readings, labels: dict[str, str]) -> dict[str, Duration]
         counts = readings.by("status", "zorse_request_seconds_count", route=route, **labels)
         seconds = readings.by("status", "zorse_request_seconds_sum", route=route, **labels)
         for status, count in counts.items():
-            if status == "200":
+            if int(status) < 400:
                 success = success[0] + count, success[1] + seconds[status]
             else:
                 fail = fail[0] + count, fail[1] + seconds[status]
