@@ -33,6 +33,7 @@ class Access:
         self._is_local = settings.is_local
         self._origin = settings.cors
         self.has_cors = settings.cors is not None
+        """Whether answers have headers for browsers, which `preflight` and `cors` return."""
 
     def check(self, path: str, headers: Mapping[str, str], now: float) -> None:
         """Refuse a request that may not be answered. `headers` have lower-case names; `now` is a clock in seconds.
@@ -40,15 +41,12 @@ class Access:
         Health routes need no key. A preflight request needs none either, as browsers send it without.
 
         Raises:
-            ForbiddenError: the server is local and the request names another host.
+            ForbiddenError: the server is local, and the request names another host or is of a page of another origin.
             UnauthorizedError: the key is missing or wrong.
             RateLimitError: the key has used up its rate.
         """
-        if self._is_local and "host" in headers and not _LOCAL_HOST.fullmatch(headers["host"]):
-            raise ForbiddenError(
-                f"this server answers to localhost, 127.x.x.x and [::1] only, and the request is for "
-                f"{headers['host'][:60]!r}: a page of another site may have sent it"
-            )
+        if self._is_local and "host" in headers:
+            self._check_local(headers["host"], headers)
         if not self._buckets or path.startswith("/v2/health/"):
             return
         key = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
@@ -57,23 +55,37 @@ class Access:
             raise UnauthorizedError("this server requires its API key, as 'Authorization: Bearer …' or 'X-API-Key: …'")
         bucket.take(now)
 
+    def _check_local(self, host: str, headers: Mapping[str, str]) -> None:
+        if not _LOCAL_HOST.fullmatch(host):
+            raise ForbiddenError(
+                f"this server answers to localhost, 127.x.x.x and [::1] only, and the request is for {host[:60]!r}: "
+                "a page of another site may have sent it"
+            )
+        if "origin" in headers and not self._is_allowed(headers):
+            origin = headers["origin"]
+            if origin.rpartition("//")[2] != host:
+                raise ForbiddenError(f"a page of {origin[:60]!r} sent the request: start the server with --cors for it")
+
     def preflight(self, method: str, headers: Mapping[str, str]) -> Mapping[str, str] | None:
         """Return the headers that answer a browser's question whether a page may send a request, or None if it is none.
 
         A server without CORS does not answer such questions.
         """
         is_preflight = method == "OPTIONS" and "access-control-request-method" in headers
-        return _PREFLIGHT if is_preflight and self.cors(headers) else None
+        return _PREFLIGHT if is_preflight and self._is_allowed(headers) else None
 
-    def cors(self, headers: Mapping[str, str]) -> Mapping[str, str]:
-        """Return the headers that let a page of the allowed origin read the answer to its request."""
-        if self._origin is None or self._origin not in ("*", headers.get("origin")):
-            return {}
-        return {
-            "access-control-allow-origin": self._origin,
-            "access-control-expose-headers": "*",
-            "vary": "Origin",
-        }
+    def cors(self, headers: Mapping[str, str], vary: str | None = None) -> Mapping[str, str]:
+        """Return the headers that let a page of the allowed origin read the answer to its request.
+
+        `vary` is the header of this name that the answer has already.
+        """
+        allowed = {"vary": f"{vary}, Origin" if vary else "Origin"}
+        if self._origin is not None and self._is_allowed(headers):
+            allowed |= {"access-control-allow-origin": self._origin, "access-control-expose-headers": "*"}
+        return allowed
+
+    def _is_allowed(self, headers: Mapping[str, str]) -> bool:
+        return self._origin is not None and self._origin in ("*", headers.get("origin"))
 
 
 class _Bucket:

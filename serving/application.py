@@ -88,7 +88,7 @@ class Application:
             response = error_response(InternalError())
         added = {"x-request-id": request_id}
         if self.access.has_cors:
-            added.update(self.access.cors(headers))
+            added.update(self.access.cors(headers, response.headers.get("vary")))
         await send_response(response, send, added, with_body=method != "HEAD")
         self._note(method, path, response.status, began)
 

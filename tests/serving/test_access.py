@@ -86,12 +86,27 @@ def test_local_access_refuses_other_names(host: str) -> None:
     Access(AccessSettings()).check(PATH, {"host": host}, 0)
 
 
+def test_local_access_refuses_pages_of_other_origins() -> None:
+    # Browsers send simple requests without a question first, and the server would do the work.
+    host = {"host": "127.0.0.1:8000"}
+    for origin in ("https://evil.example", "http://127.0.0.1:9000", "null", "http://127.0.0.1:8000.evil.example"):
+        with pytest.raises(ForbiddenError, match="start the server with --cors"):
+            Access(AccessSettings(is_local=True)).check(PATH, host | {"origin": origin}, 0)
+        Access(AccessSettings(is_local=True, cors=origin if "//" in origin else "*")).check(
+            PATH, host | {"origin": origin}, 0
+        )
+        Access(AccessSettings()).check(PATH, host | {"origin": origin}, 0)
+    Access(AccessSettings(is_local=True)).check(PATH, host | {"origin": "http://127.0.0.1:8000"}, 0)
+
+
 def test_access_sends_cors_headers_to_the_one_origin() -> None:
     page, other = {"origin": "https://a.example"}, {"origin": "https://b.example"}
     asked = {"access-control-request-method": "POST"}
     guard = Access(AccessSettings(cors="https://a.example"))
     assert guard.cors(page)["access-control-allow-origin"] == "https://a.example"
-    assert (guard.cors(other), guard.cors({}), Access(AccessSettings()).cors(page)) == ({}, {}, {})
+    assert guard.cors(other) == guard.cors({}) == {"vary": "Origin"}
+    assert guard.cors(page, "accept-encoding")["vary"] == "accept-encoding, Origin"
+    assert (guard.has_cors, Access(AccessSettings()).has_cors) == (True, False)
     assert Access(AccessSettings(cors="*")).cors(other)["access-control-allow-origin"] == "*"
     assert guard.preflight("OPTIONS", page | asked) is not None
     for method, headers in (("OPTIONS", page), ("POST", page | asked), ("OPTIONS", other | asked)):
