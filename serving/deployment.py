@@ -48,6 +48,11 @@ class _Replica:
             self._server = ReplicaServer(app, sockets / replica)
         return app
 
+    def check_health(self) -> None:
+        """Raise RuntimeError if the server on the socket has ended. Ray Serve then replaces the replica."""
+        if self._server is not None and self._server.has_ended:
+            raise RuntimeError("the server of the replica has ended")
+
     async def close(self) -> None:
         """Answer the requests in flight and stop. No new ones arrive: Ray Serve has taken the replica from HAProxy."""
         if self._server is not None:

@@ -60,6 +60,11 @@ class ReplicaServer:
         self._server = _Server(config)
         self._task = asyncio.get_running_loop().create_task(self._server.serve())
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the server no longer answers."""
+        return self._task.done()
+
     async def close(self) -> None:
         """Stop taking connections, finish the requests in flight, and remove the socket."""
         self._server.should_exit = True

@@ -40,7 +40,9 @@ def test_replica_server_answers_and_leaves_signals_alone(tmp_path: Path) -> None
         async with client(path) as http:
             response = await http.get("/")
         assert (response.text, "server" in response.headers) == ("ok", False)
+        assert not server.has_ended
         await server.close()
+        assert server.has_ended
         assert not path.exists()
 
     asyncio.run(scene())
