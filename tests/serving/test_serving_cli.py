@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from serving.cli import register, register_latent
 from serving.cli_models import split_url
-from serving.errors import ImageError, OutputError, ServingError, TooLargeError, UnsupportedError
+from serving.codec import File
+from serving.errors import BadRequestError, ImageError, OutputError, ServingError, TooLargeError, UnsupportedError
 from serving.local_model import LocalModel
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (18, 21, 3), dtype=np.uint8)
@@ -140,6 +141,15 @@ def test_generate_writes_the_format_of_the_ending(repository: Path, tmp_path: Pa
         assert (image.format, image.size) == (kind, (16, 16))
 
 
+def test_generate_writes_arrays_and_archives(repository: Path, tmp_path: Path) -> None:
+    command = ("generate", repository / "digits", "--n", 3, "--first", 2, "--truncation", 0.5, "--device", "cpu")
+    run(*command, "--out", tmp_path / "a.npy")
+    run(*command, "--out", tmp_path / "a.zip")
+    expected = LocalModel.load(repository / "digits", "cpu").generate(3, first=2, truncation=0.5)
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), expected)
+    np.testing.assert_array_equal(File((tmp_path / "a.zip").read_bytes(), "application/zip").value(), expected)
+
+
 def test_generate_refuses_a_format_that_it_does_not_write(repository: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"a\.tif cannot be written: .* \.png, \.jpg, \.jpeg, \.webp, \.npy, \.zip$"):
         run("generate", repository / "digits", "--out", tmp_path / "a.tif")
@@ -174,6 +184,45 @@ def test_latent_arithmetic_writes_a_strip_and_the_result_alone(repository: Path,
     strip, result = (np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "b.png"))
     assert (strip.shape, result.shape) == ((8, 32, 3), (8, 8, 3))
     np.testing.assert_array_equal(strip[:, 24:], result)
+
+
+def test_latent_arithmetic_takes_weighted_terms(repository: Path, tmp_path: Path) -> None:
+    command = ("latent", "arithmetic", repository / "digits", "--out", tmp_path / "a.npy", "--device", "cpu")
+    output = run(*command, "--term", "2:4", "--term", "-0.5:9")
+    assert output == f"+2·4 -0.5·9 of seed 0 in {tmp_path / 'a.npy'}\n"
+    expected = LocalModel.load(repository / "digits", "cpu").call(
+        "arithmetic", numbers=[4, 9], weights=[2, -0.5], format="npy"
+    )
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), expected)
+    assert invoke(*command, "--term", "2").exit_code == 2
+    with pytest.raises(BadRequestError, match="b is missing: give a, b and c"):
+        run(*command, "--a", 1)
+
+
+def test_latent_interpolate_takes_straight_lines(repository: Path, tmp_path: Path) -> None:
+    command = ("latent", "interpolate", repository / "digits", "--out", tmp_path / "a.npy", "--device", "cpu")
+    run(*command, "--method", "lerp")
+    expected = LocalModel.load(repository / "digits", "cpu").call("interpolate", method="lerp", format="npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), expected)
+
+
+def test_translate_takes_large_images_in_tiles(repository: Path, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (20, 700, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    command = ("translate", repository / "invert", tmp_path / "wide.png", "--out", tmp_path / "out", "--device", "cpu")
+    assert "translate it in tiles (tile=true)" in invoke(*command).stderr
+    run(*command, "--tile", "--overlap", 8)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "wide.png")), 255 - pixels)
+
+
+def test_cycle_prints_the_error_and_writes_the_row(repository: Path, horse: Path, tmp_path: Path) -> None:
+    command = ("cycle", repository / "invert", horse, "--out", tmp_path / "row.png", "--device", "cpu")
+    output = run(*command, "--partner", "invert")
+    assert output == f"there and back in {tmp_path / 'row.png'}: 0.0 grey levels of mean difference, PSNR inf dB\n"
+    row = np.asarray(Image.open(tmp_path / "row.png"))
+    np.testing.assert_array_equal(row, np.concatenate([PIXELS, 255 - PIXELS, PIXELS], axis=1))
+    with pytest.raises(BadRequestError, match="name it with partner"):
+        run(*command)
 
 
 def test_call_answers_any_verb_with_its_keys(repository: Path, horse: Path, tmp_path: Path) -> None:
