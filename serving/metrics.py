@@ -46,6 +46,9 @@ GAUGES = {
 LAST_BATCH = {"zorse_last_batch_timestamp_seconds": "When the model ran last, in seconds since 1970."}
 """A gauge that remains when a replica dies; of several replicas the greatest counts."""
 
+_FILE_BYTES = 2**18
+"""The size of a new file, enough for about 60 pairs of route and status."""
+
 
 def metrics_folder(folder: str | Path) -> Path:
     """Return the folder of the files in the server's `folder`."""
@@ -170,7 +173,11 @@ class _File:
 
     def __init__(self, path: Path | None) -> None:
         self._values: defaultdict[str, float] = defaultdict(float)
-        self._file = None if path is None else MmapedDict(str(path))
+        self._file: MmapedDict | None = None
+        if path is not None:
+            # On a full disk this fails at the start, while a write to a mapped hole would kill the process.
+            path.write_bytes(bytes(_FILE_BYTES))
+            self._file = MmapedDict(str(path))
 
     def add(self, key: str, amount: float) -> None:
         self.put(key, self._values[key] + amount)

@@ -105,8 +105,9 @@ def _families(folder: Path) -> list[Metric]:
     for file in living:
         process = file.name.split("_")[2].partition("-")[0]
         nbytes = _resident_bytes(process)
-        if nbytes is not None:
-            labels = json.loads(next(MmapedDict.read_all_values_from_file(str(file)))[0])[2]
+        first = next(MmapedDict.read_all_values_from_file(str(file)), None)
+        if nbytes is not None and first is not None:
+            labels = json.loads(first[0])[2]
             memory.add_metric([labels["model"], labels["version"], process], nbytes)
     return [*families, memory]
 

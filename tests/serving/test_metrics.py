@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -127,11 +128,24 @@ def test_expose_writes_prometheus_text_that_parse_reads(tmp_path: Path) -> None:
     assert readings.by("le", "zorse_request_seconds_bucket")["+Inf"] == 2
 
 
+def test_metrics_files_have_their_space_from_the_start(tmp_path: Path) -> None:
+    metrics = ModelMetrics("digits", 3, tmp_path)
+    for number in range(40):
+        metrics.request(f"route{number}", 200, 0.1)
+    files = list(metrics_folder(tmp_path).iterdir())
+    assert len(files) == 4
+    assert {file.stat().st_size for file in files} == {2**18}
+    assert read(tmp_path).total("zorse_request_seconds_count") == 40
+
+
 def test_read_skips_a_file_that_is_just_being_made(tmp_path: Path) -> None:
     metrics_folder(tmp_path).mkdir()
-    for name in ("counter_1-a.db", "gauge_livesum_1-a.db"):
-        (metrics_folder(tmp_path) / name).touch()
-    assert read(tmp_path).samples == ()
+    for content in (b"", bytes(2**16)):
+        for name in ("counter_1-a.db", "gauge_livesum_1-a.db", f"gauge_livesum_{os.getpid()}-b.db"):
+            (metrics_folder(tmp_path) / name).write_bytes(content)
+        with (metrics_folder(tmp_path) / f"gauge_livesum_{os.getpid()}-b.db").open() as locked:
+            fcntl.flock(locked, fcntl.LOCK_EX)
+            assert read(tmp_path).samples == ()
 
 
 def test_quantile_interpolates_in_a_bucket() -> None:
