@@ -53,25 +53,31 @@ def cut(image: NDArray[Any], tiles: Tiling) -> NDArray[Any]:
 def blend(translated: NDArray[Any], tiles: Tiling, scale: int = 1) -> NDArray[Any]:
     """Join translated tiles [n, scale · tile height, scale · tile width, c] to one image.
 
-    Where tiles overlap, the weight of each falls linearly to its own border: the transition has no step.
+    Where tiles overlap, the weight of each falls linearly to its own border: the transition has no step. Sums are kept
+    for the height of one row of tiles at a time.
     """
     height, width = tiles.size[0] * scale, tiles.size[1] * scale
-    rows = _weights(tiles.rows, tiles.tile[0], tiles.size[0], scale)
-    columns = _weights(tiles.columns, tiles.tile[1], tiles.size[1], scale)
-    total = np.zeros((height, width, translated.shape[-1]), dtype=np.float32)
-    images = iter(translated)
-    for y, row_weights in zip(tiles.rows, rows, strict=True):
-        for x, column_weights in zip(tiles.columns, columns, strict=True):
-            weights = row_weights[:, None, None] * column_weights[:, None]
-            place = (
-                slice(y * scale, (y + tiles.tile[0]) * scale),
-                slice(x * scale, (x + tiles.tile[1]) * scale),
-            )
-            total[place] += weights * next(images)
-    if translated.dtype.kind == "f":
-        return total.astype(translated.dtype)
-    # The weights of a pixel sum to 1 but for rounding, so that no value leaves the range of the dtype.
-    return np.rint(total, out=total).astype(translated.dtype)
+    row_weights = _weights(tiles.rows, tiles.tile[0], tiles.size[0], scale)
+    column_weights = _weights(tiles.columns, tiles.tile[1], tiles.size[1], scale)
+    image = np.empty((height, width, translated.shape[-1]), dtype=translated.dtype)
+    sums = np.zeros((tiles.tile[0] * scale, width, translated.shape[-1]), dtype=np.float32)
+    remaining = iter(translated)
+    top = 0
+    for y, weights in zip(tiles.rows, row_weights, strict=True):
+        done = y * scale - top
+        image[top : top + done] = _rounded(sums[:done], image.dtype)
+        sums = np.concatenate([sums[done:], np.zeros_like(sums[:done])])
+        top += done
+        for x, own in zip(tiles.columns, column_weights, strict=True):
+            tile = next(remaining)
+            sums[:, x * scale : x * scale + tile.shape[1]] += weights[:, None, None] * own[:, None] * tile
+    image[top:] = _rounded(sums, image.dtype)
+    return image
+
+
+def _rounded(sums: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return sums as values of `dtype`. Weights sum to 1 but for rounding, so that no value leaves its range."""
+    return (sums if dtype.kind == "f" else np.rint(sums)).astype(dtype)
 
 
 def _starts(length: int, tile: int, overlap: int) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ MEDIA_TYPES: dict[FileFormat, str] = {name: f"image/{name}" for name in get_args
 _JPEG_QUALITY = 92
 _LONGEST = {"jpeg": 65_500, "webp": 16_383}
 """The most pixels that a side of an image of a format may have."""
+_LONGEST_COMMENT = 65_000
 _COMMENT = "Comment"
 """The keyword of a comment in a PNG file (ISO/IEC 15948, section 11.3.4.2)."""
 
@@ -25,7 +26,8 @@ def encode(image: Pixels, file_format: FileFormat = "png", comment: str = "") ->
     """Encode an image, uint8 [height, width, 1, 3 or 4], as a file: equal pixels give equal bytes.
 
     PNG and WebP keep every pixel. JPEG has no alpha channel: the image is composited on white. `comment`, in ASCII,
-    becomes the text `Comment` of a PNG, and the tag UserComment in the EXIF block of a JPEG or WebP.
+    becomes the text `Comment` of a PNG, and the tag UserComment in the EXIF block of a JPEG or WebP. One that is longer
+    than the EXIF block of a JPEG may be is left out.
 
     Raises:
         ImageError: the array has another shape, or a side is longer than the format allows.
@@ -35,6 +37,8 @@ def encode(image: Pixels, file_format: FileFormat = "png", comment: str = "") ->
         raise ImageError(f"a {file_format.upper()} has at most {longest} pixels a side: write a PNG, or fewer images")
     if image.ndim != 3 or image.shape[2] not in MODES:
         raise ImageError(f"an array of shape {list(image.shape)} cannot be written as {file_format}")
+    if len(comment) > _LONGEST_COMMENT:
+        comment = ""
     if file_format == "png":
         return encode_png(image, {_COMMENT: comment} if comment else {})
     picture = Pillow.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)

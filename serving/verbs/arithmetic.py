@@ -20,7 +20,7 @@ from serving.verb import OR_SINGLE, VERBS, Class, Code, Number, Outputs, Picture
 
 Term = Annotated[list[Number], Field(min_length=1, max_length=64), OR_SINGLE]
 """The numbers of the images whose latents are averaged."""
-Weight = Annotated[float, Field(allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=-1000, le=1000)]
 _MOST_TERMS = 64
 
 

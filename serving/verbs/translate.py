@@ -9,13 +9,16 @@ from pydantic import Field
 from export.feeds import Feeds
 from export.interface import IMAGE, Interface
 from serving.answers import Fact, Pictures
-from serving.errors import BadRequestError
+from serving.errors import BadRequestError, TooLargeError
 from serving.feeds import source_feeds, source_size
 from serving.tiling import Tiling, blend, cut, tiling
 from serving.verb import VERBS, ImagesRequest, Outputs, Verb
 
 DEFAULT_OVERLAP = 32
 """How many pixels neighbouring tiles share at least, if the request does not say."""
+
+_MOST_PIXELS = 2**26
+"""The most pixels of an image that is blended of tiles."""
 
 
 class TranslateRequest(ImagesRequest):
@@ -63,6 +66,7 @@ def _tilings(interface: Interface, request: TranslateRequest) -> list[Tiling | N
 
     Raises:
         BadRequestError: the overlap is larger than half a tile.
+        TooLargeError: a translated image would have more pixels than `_MOST_PIXELS`.
     """
     if not request.takes_any_size:
         return [None] * len(request.images)
@@ -70,6 +74,11 @@ def _tilings(interface: Interface, request: TranslateRequest) -> list[Tiling | N
     overlap = _overlap(request)
     if overlap > min(limits.largest) // 2:
         raise BadRequestError(f"overlap is {overlap} and may be at most half a tile, {min(limits.largest) // 2} pixels")
+    largest = max(image.shape[0] * image.shape[1] for image in request.images) * interface.scale**2
+    if largest > _MOST_PIXELS:
+        raise TooLargeError(
+            f"the translated image would have {largest} pixels and may have {_MOST_PIXELS}: scale it down"
+        )
     all_tiles = [tiling((image.shape[0], image.shape[1]), limits, overlap) for image in request.images]
     return [tiles if tiles.count > 1 else None for tiles in all_tiles]
 

@@ -60,6 +60,7 @@ def test_comments_are_read_by_pillow() -> None:
         exif = Image.open(io.BytesIO(content)).getexif().get_ifd(0x8769)
         assert exif == {0x9286: b"ASCII\0\0\0" + COMMENT.encode()}
         np.testing.assert_array_equal(decode(content), decode(encode(image, file_format)))
+        assert encode(image, file_format, "x" * 65_001) == encode(image, file_format)
     assert not Image.open(io.BytesIO(encode(image, "jpeg"))).getexif()
 
 

@@ -143,6 +143,12 @@ def test_translate_blends_scaled_tiles() -> None:
     np.testing.assert_array_equal(translated, (255 - WIDE).repeat(2, axis=0).repeat(2, axis=1))
 
 
+def test_translate_limits_the_pixels_of_a_blended_image() -> None:
+    model = LocalModel(upscaler_manifest(scale=16), FakeEngine(scale=16))
+    with pytest.raises(TooLargeError, match="the translated image would have 71680000 pixels and may have 67108864"):
+        model.call("translate", encode(np.zeros((400, 700, 3), np.uint8), "png"), tile=True)
+
+
 def test_tiles_count_as_images() -> None:
     response = server(limits=Limits(images=2)).post(f"{TRANSLATE}?tile=true", content=encode(WIDE, "png"))
     assert (response.status_code, response.json()["error"]) == (413, "the request is for 3 images and the limit is 2")
