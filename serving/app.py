@@ -65,7 +65,7 @@ def running_server(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
         stack.enter_context(ray_environment(variables))
         if proxy == "haproxy":
             check_config(folder)
-        stack.callback(stop_applications)
+        stack.callback(stop_applications, folder)
         _start_ray(folder)
         _start_proxy(serve_host(settings, proxy), settings.port)
         gateway = GatewaySettings(
@@ -131,7 +131,6 @@ def _start_ray(folder: str) -> None:
     """Start Ray on this machine with its files in `folder`."""
     import ray
 
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         ray.init(
@@ -158,6 +157,7 @@ def _start_proxy(host: str, port: int) -> None:
 
     from serving.deployment import LOGGING
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=host, port=port), logging_config=LOGGING)
 
 

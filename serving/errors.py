@@ -110,6 +110,14 @@ class NotAcceptableError(ServingError):
     code = "not_acceptable"
 
 
+class SlowRequestError(ServingError):
+    """The body of the request arrived too slowly."""
+
+    status = 408
+    code = "slow_request"
+    headers = MappingProxyType({"Connection": "close"})
+
+
 class UnsupportedError(ServingError):
     """The model cannot do what is requested: a generator does not translate."""
 

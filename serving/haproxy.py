@@ -61,7 +61,6 @@ def wrap_haproxy(binary: str, settings: ServerSettings, folder: str) -> dict[str
         # A replica that has died answers nothing. All routes may be called twice.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_RETRIES": "2",
-        "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "2",
     }
 
 

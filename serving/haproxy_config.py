@@ -130,6 +130,8 @@ def _changes(front: Front) -> dict[str, dict[str, list[str]]]:
                 f"    timeout http-request {milliseconds}",
                 *(f"    http-error status {s} {_returned(_error(*error))}" for s, error in _ERRORS.items()),
             ],
+            # HAProxy waits for as long before it tries again.
+            "    timeout connect ": ["    timeout connect 200ms"],
             # No limit for a replica's answer, which HAProxy wants to be said: the batcher has one.
             "    timeout client ": [f"    timeout client {milliseconds}", "    timeout server 0"],
             "    errorfile 502 ": [f"    errorfile 502 {_quoted(front.unavailable)}"],
@@ -150,7 +152,9 @@ def _changes(front: Front) -> dict[str, dict[str, list[str]]]:
         },
         "backend default_backend": {
             "    http-request return status 404 ": [
-                f"    http-request return status 503 {_returned(unavailable)} hdr retry-after {RETRY_SECONDS}"
+                # A connection that is closed while the client still sends loses the answer.
+                "    http-request wait-for-body time 1s",
+                f"    http-request return status 503 {_returned(unavailable)} hdr retry-after {RETRY_SECONDS}",
             ],
         },
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import zlib
@@ -11,9 +12,16 @@ from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel
-from starlette.types import Receive, Send
+from starlette.types import Message, Receive, Send
 
-from serving.errors import BadRequestError, InternalError, ServingError, TooLargeError, UnsupportedMediaError
+from serving.errors import (
+    BadRequestError,
+    InternalError,
+    ServingError,
+    SlowRequestError,
+    TooLargeError,
+    UnsupportedMediaError,
+)
 from serving.open_inference import body_length
 from zorse_common.errors import printable
 
@@ -99,13 +107,20 @@ def check_length(headers: Mapping[str, str], max_bytes: int) -> int:
     return length
 
 
-async def read_body(headers: dict[str, str], receive: Receive, max_bytes: int) -> bytes:
+_BODY_SECONDS, _BODY_RATE = 10.0, 64 * 2**10
+"""The seconds that a body may take, and the bytes whose arrival gives it another second."""
+
+
+async def read_body(headers: dict[str, str], receive: Receive, max_bytes: int, seconds: float = _BODY_SECONDS) -> bytes:
     """Return the decompressed body, and remove the headers that describe a compressed one.
+
+    It may take `seconds`, and more in proportion to what has arrived.
 
     Raises:
         TooLargeError: the body is larger than `max_bytes`, compressed or not.
         BadRequestError, UnsupportedMediaError: the body is not in the encoding that the headers state.
         ClientGoneError: the client left before its body was complete.
+        SlowRequestError: the body arrived too slowly.
     """
     encoding = headers.get("content-encoding", "identity").strip().lower()
     message = await receive()
@@ -120,7 +135,8 @@ async def read_body(headers: dict[str, str], receive: Receive, max_bytes: int) -
         headers.pop("content-encoding")
         headers.pop("content-length", None)
     parts: list[bytes] = []
-    size = 0
+    size, received = 0, len(part)
+    start = asyncio.get_running_loop().time()
     while True:
         if decoder is not None:
             part = _decompressed(decoder, encoding, part, max_bytes + 1 - size)
@@ -129,10 +145,9 @@ async def read_body(headers: dict[str, str], receive: Receive, max_bytes: int) -
         parts.append(part)
         if not message.get("more_body", False):
             break
-        message = await receive()
-        if message["type"] != "http.request":
-            raise ClientGoneError
+        message = await _next_part(receive, start, seconds, received)
         part = message.get("body", b"")
+        received += len(part)
     if decoder is not None and not decoder.eof:
         raise BadRequestError(f"the body ends in the middle of its {encoding} encoding")
     return b"".join(parts)
@@ -167,6 +182,27 @@ def allowed(methods: str) -> str:
     """Return the value of the header Allow for a route with these methods."""
     names = {name.strip() for name in methods.split(",")} | {"OPTIONS"}
     return ", ".join(sorted(names | ({"HEAD"} if "GET" in names else set())))
+
+
+async def _next_part(receive: Receive, start: float, seconds: float, received: int) -> Message:
+    """Return the next part of a body of which `received` bytes have arrived since `start`, a time of the loop's clock.
+
+    It must arrive within `seconds`, and the whole body as `read_body` says.
+
+    Raises:
+        ClientGoneError, SlowRequestError: as `read_body`.
+    """
+    pause = asyncio.get_running_loop().time() + seconds
+    try:
+        async with asyncio.timeout_at(min(pause, start + seconds + received / _BODY_RATE)):
+            message = await receive()
+    except TimeoutError:
+        raise SlowRequestError(
+            f"{received} bytes of the body arrived in time: send it faster than {_BODY_RATE // 1024} KiB/s"
+        ) from None
+    if message["type"] != "http.request":
+        raise ClientGoneError
+    return message
 
 
 def _check_size(size: int, max_bytes: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
 import json
@@ -10,10 +11,12 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.types import Message
 
 from serving.client import Client, is_loopback
 from serving.config import Limits
-from serving.errors import ServerError
+from serving.errors import ServerError, SlowRequestError
+from serving.http import read_body
 from serving.open_inference import HEADER_LENGTH, pack
 from tests.serving.apps import server, transport
 from zorse_common.image_writer import encode
@@ -160,3 +163,22 @@ def test_translate_reads_a_deep_image_in_the_stated_value_range() -> None:
     assert half.status_code == 422
     with Client("http://server", transport=transport()) as client:
         np.testing.assert_array_equal(client.translate("invert", stream.getvalue(), (0, 4095))[..., 0], expected)
+
+
+@pytest.mark.parametrize(("first", "is_in_time"), [(b"abc", False), (bytes(10**6), True)])
+def test_body_must_arrive_with_a_minimum_rate(first: bytes, is_in_time: bool) -> None:
+    async def read() -> bytes:
+        arrived, sent = asyncio.Event(), [first, b"last"]
+
+        async def receive() -> Message:
+            if len(sent) == 1 and not is_in_time:
+                await arrived.wait()
+            return {"type": "http.request", "body": sent.pop(0), "more_body": bool(sent)}
+
+        return await read_body({}, receive, 10**7, seconds=0)
+
+    if is_in_time:
+        assert asyncio.run(read()) == first + b"last"
+        return
+    with pytest.raises(SlowRequestError, match="3 bytes of the body arrived in time: send it faster than 64 KiB/s"):
+        asyncio.run(read())

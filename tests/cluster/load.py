@@ -1,0 +1,102 @@
+"""Clients that send requests to a server without pause, and what they were answered."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one request got: times of a monotonic clock in seconds, and the status, or None without an answer.
+
+    `code` is that of a JSON error. A refused request never reached the server. `is_reused` says that the connection
+    had served a request before.
+    """
+
+    sent: float
+    ended: float
+    status: int | None
+    code: str = ""
+    error: str = ""
+    is_reused: bool = False
+    retry_after: str | None = None
+
+    @property
+    def is_refused(self) -> bool:
+        return self.error == "ConnectionRefusedError"
+
+
+@dataclass
+class Load:
+    """`clients` that send the same request again and again, every second one on a new connection each time."""
+
+    port: int
+    path: str
+    body: bytes
+    content_type: str = "application/json"
+    clients: int = 8
+    answers: list[Answer] = field(default_factory=list)
+    _ended: threading.Event = field(default_factory=threading.Event)
+
+    @contextmanager
+    def running(self) -> Iterator[Load]:
+        """Send requests while the block runs, and wait for the last answers at its end."""
+        threads = [threading.Thread(target=self._send, args=(bool(number % 2),)) for number in range(self.clients)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield self
+        finally:
+            self._ended.set()
+            for thread in threads:
+                thread.join()
+
+    def wait_for(self, count: int) -> None:
+        """Wait until `count` more requests have been answered."""
+        target = len(self.answers) + count
+        while len(self.answers) < target:
+            time.sleep(0.01)
+
+    def summary(self) -> str:
+        """Return the numbers of answers by what they are."""
+        kinds = Counter(str(a.status or a.error) + (f" {a.code}" if a.code else "") for a in self.answers)
+        return ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common())
+
+    def _send(self, keep: bool) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        while not self._ended.is_set():
+            answer = self._ask(connection)
+            self.answers.append(answer)
+            if answer.is_refused:
+                self._ended.wait(0.05)
+            if not keep or answer.status is None:
+                connection.close()
+        connection.close()
+
+    def _ask(self, connection: http.client.HTTPConnection) -> Answer:
+        is_reused, sent = connection.sock is not None, time.monotonic()
+        try:
+            connection.request("POST", self.path, self.body, {"Content-Type": self.content_type})
+            response = connection.getresponse()
+            content = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            return Answer(sent, time.monotonic(), None, error=type(error).__name__, is_reused=is_reused)
+        code = "" if response.status < 400 else _code(content)
+        retry_after = response.headers["Retry-After"]
+        return Answer(sent, time.monotonic(), response.status, code, is_reused=is_reused, retry_after=retry_after)
+
+
+def _code(content: bytes) -> str:
+    """Return the code of a JSON error, or "not JSON"."""
+    try:
+        body = json.loads(content)
+        return str(body["code"]) if set(body) == {"error", "code"} else "not JSON"
+    except (ValueError, KeyError, TypeError):
+        return "not JSON"
