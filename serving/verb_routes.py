@@ -63,8 +63,10 @@ def _images_handler(verb: Verb[Any]) -> Answer:
     """Return the handler of a verb on image files."""
 
     async def answer(service: ModelService, request: HttpRequest) -> HttpResponse:
-        keys, contents = await service.work(len(request.body), _keys_and_images, request)
         place = _PLACES.get(request.headers.get("content-type", "").partition(";")[0], "query")
+        # A body that is one file needs no work.
+        size = 0 if place == "query" else len(request.body)
+        keys, contents = await service.work(size, _keys_and_images, request, place)
         parsed = verb.request.parse(_accepted(verb, keys, request.headers), place)
         file = await service.call_with_images(verb, parsed, contents, request.deadline)
         return HttpResponse(file.content, {"content-type": file.media_type, **file.headers})
@@ -111,17 +113,17 @@ def _plain_keys(request: HttpRequest) -> Any:
     return _json(request.body)
 
 
-def _keys_and_images(request: HttpRequest) -> tuple[dict[str, Any], list[bytes]]:
+def _keys_and_images(request: HttpRequest, place: str) -> tuple[dict[str, Any], list[bytes]]:
     """Return the keys of a request with images, and the image files.
 
-    The body is one file, a form with files in the fields `image` or `images`, or JSON with base64 in these keys. The
+    `place` is where its keys are. The body is one file, a form with files in the fields `image` or `images`, or JSON with base64 in these keys. The
     other keys are in the query, and those of a form or JSON there too.
     """
-    content_type, keys = request.headers.get("content-type", ""), _query(request)
+    keys = _query(request)
     contents: list[bytes] = []
-    if content_type.startswith("multipart/form-data"):
+    if place == "form":
         fields: dict[str, Any] = {}
-        for part in form_parts(content_type, request.body, _MAX_FIELDS):
+        for part in form_parts(request.headers["content-type"], request.body, _MAX_FIELDS):
             if part.name in ("image", "images"):
                 contents.append(part.content)
             elif part.file_name is None:
@@ -129,7 +131,7 @@ def _keys_and_images(request: HttpRequest) -> tuple[dict[str, Any], list[bytes]]
             else:
                 raise BadRequestError(f"the form has a file in the field {part.name[:40]!r}: send it as 'image'")
         more = {name: values[0] if len(values) == 1 else values for name, values in fields.items()}
-    elif content_type.startswith("application/json"):
+    elif place == "body":
         more = _json(request.body)
         if not isinstance(more, dict):
             raise InvalidKeyError("body: expected an object of keys")
@@ -197,4 +199,7 @@ def _documentation(verb: Verb[Any]) -> dict[str, Any]:
             "multipart/form-data": {"schema": form},
             "application/json": {"schema": encoded},
         }
-    return {"parameters": query, "requestBody": {"required": verb.takes_images, "content": body}}
+    document: dict[str, Any] = {"parameters": query, "requestBody": {"required": verb.takes_images, "content": body}}
+    if not verb.takes_images:
+        document["responses"] = {"304": {"description": "The client has the answer with this ETag (If-None-Match)."}}
+    return document
