@@ -116,8 +116,8 @@ def _plain_keys(request: HttpRequest) -> Any:
 def _keys_and_images(request: HttpRequest, place: str) -> tuple[dict[str, Any], list[bytes]]:
     """Return the keys of a request with images, and the image files.
 
-    `place` is where its keys are. The body is one file, a form with files in the fields `image` or `images`, or JSON with base64 in these keys. The
-    other keys are in the query, and those of a form or JSON there too.
+    `place` says what the body is: one file, a form with files in the fields `image` or `images`, or JSON with base64 in
+    these keys. The other keys are in the query, and those of a form or JSON there too.
     """
     keys = _query(request)
     contents: list[bytes] = []
