@@ -53,6 +53,9 @@ bench: install
 	$(BIN)/python -m benchmarks.loader $(HORSE2ZEBRA)
 	test -d $(DIGITS) || $(BIN)/zorse train digits run.dir=$(DIGITS)
 	$(BIN)/python -m benchmarks.projection $(DIGITS)
+	$(BIN)/python -m benchmarks.serve_peers
+	$(BIN)/python -m benchmarks.serve_profile
+	$(BIN)/python -m benchmarks.serve_load
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -74,10 +74,13 @@ def _measure_server(
             for concurrency in CONCURRENCIES:
                 factor = 1 if WORKS[work][0] == DCGAN else SLOW_FACTORS[concurrency]
                 run_wrk(url, post, concurrency, WARM_UP_SECONDS)
+                # Most servers still work on what wrk cut off when it ended; queues are first in, first out.
+                check_answer(url, post, work)
                 figures = run_wrk(url, post, concurrency, arguments.seconds * factor)
                 cells.setdefault((server.name, work, concurrency), []).append(figures)
                 shown = {key: round(value, 2) for key, value in figures.items()}
                 print(server.name, work, concurrency, shown, flush=True)  # noqa: T201
+                check_answer(url, post, work)
 
 
 def _measure_bare(works: Sequence[str], seconds: int, cells: dict[Cell, list[dict[str, Any]]]) -> None:

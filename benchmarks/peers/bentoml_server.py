@@ -25,12 +25,12 @@ class Small:
     def __init__(self) -> None:
         self.model = Model(DCGAN)
 
-    @bentoml.api(route="/verb")  # type: ignore[untyped-decorator]
+    @bentoml.api(route="/verb")
     async def verb(self, body: Octets, /) -> Octets:
         """Answer a PNG."""
         return self.model.verb(body)
 
-    @bentoml.api(route="/infer")  # type: ignore[untyped-decorator]
+    @bentoml.api(route="/infer")
     async def infer(self, body: Octets, /) -> Octets:
         """Answer binary tensors."""
         return _infer(self.model, body)
@@ -43,12 +43,12 @@ class Large:
     def __init__(self) -> None:
         self.model = Model(RESNET)
 
-    @bentoml.api(route="/verb")  # type: ignore[untyped-decorator]
+    @bentoml.api(route="/verb")
     def verb(self, body: Octets, /) -> Octets:
         """Answer a PNG."""
         return self.model.verb(body)
 
-    @bentoml.api(route="/infer")  # type: ignore[untyped-decorator]
+    @bentoml.api(route="/infer")
     def infer(self, body: Octets, /) -> Octets:
         """Answer binary tensors."""
         return _infer(self.model, body)

@@ -12,7 +12,7 @@ from fastapi import Body, Response
 from work import OCTETS, Model
 
 
-class Api(litserve.LitAPI):  # type: ignore[misc]
+class Api(litserve.LitAPI):
     """Answers raw bytes with raw bytes."""
 
     def setup(self, device: str) -> None:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from work import Model
 
 
-class Runtime(MLModel):  # type: ignore[misc]
+class Runtime(MLModel):
     """Serves the model of its name in MLServer's process."""
 
     async def load(self) -> bool:
@@ -23,7 +23,7 @@ class Runtime(MLModel):  # type: ignore[misc]
         output = NumpyCodec.encode_output("image", images)
         return InferenceResponse(model_name=self.name, outputs=[output])
 
-    @custom_handler(rest_path="/verb")  # type: ignore[untyped-decorator]
+    @custom_handler(rest_path="/verb")
     async def verb(self, request: Request) -> Response:
         """Answer a PNG."""
         return Response(self.model.verb(await request.body()), media_type="image/png")

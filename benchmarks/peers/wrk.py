@@ -27,7 +27,7 @@ def run_wrk(url: str, post: Post, concurrency: int, seconds: int) -> dict[str, A
     """Return requests per second, p50 and p99 in milliseconds, and the number of errors: other statuses included.
 
     Raises:
-        ServerFailedError: wrk is missing or fails.
+        ServerFailedError: wrk is missing or fails, or there was no answer.
     """
     with tempfile.TemporaryDirectory() as folder:
         body, script = Path(folder) / "body", Path(folder) / "script.lua"
@@ -48,6 +48,8 @@ def run_wrk(url: str, post: Post, concurrency: int, seconds: int) -> dict[str, A
         except (OSError, subprocess.CalledProcessError) as error:
             raise ServerFailedError(f"wrk failed: {error}") from error
     figures = json.loads(output.partition("FIGURES ")[2])
+    if figures["requests"] == 0:
+        raise ServerFailedError(f"{post.path} answered no request within {seconds} s at concurrency {concurrency}")
     return {
         "requests_per_second": (figures["requests"] - figures["errors"]) / figures["seconds"],
         "p50_ms": figures["p50_ms"],

@@ -1,0 +1,1 @@
+"""The checks of `benchmarks.serve_load`, and what they share."""

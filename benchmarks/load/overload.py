@@ -1,0 +1,59 @@
+"""Three times as many requests as the server can answer, in an open loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.load.client import closed, opened, requests_of
+from benchmarks.peers.models import DCGAN, RESNET, SIZE
+from serving.bench.load import Open
+from serving.bench.requests import Work
+from serving.bench.samples import Samples, describe
+
+FACTOR, IN_FLIGHT = 3, 800
+PEAK_CONCURRENCY = 64
+WORKS = {
+    # 64 images: a request costs the server much more than the client, which has the same cores.
+    "dcgan32 generate n=64": (DCGAN, Work("generate", {"n": ["64"], "seed": [str(seed) for seed in range(32)]})),
+    "resnet9 translate": (RESNET, Work("translate", sizes=((SIZE, SIZE),))),
+}
+
+
+def measure_overload(url: str, full: bool) -> list[dict[str, Any]]:
+    """Measure the goodput at three times the peak rate against the peak, the time of refusals, and the recovery."""
+    seconds = 20.0 if full else 4.0
+    return [_measure(url, work, seconds) for work in WORKS]
+
+
+def _measure(url: str, name: str, seconds: float) -> dict[str, Any]:
+    model, work = WORKS[name]
+    requests = requests_of(url, model, work)
+    peak = closed(url, requests, PEAK_CONCURRENCY, seconds).rate()
+    overload = opened(url, requests, Open(FACTOR * peak, in_flight=IN_FLIGHT), seconds, warm_up=seconds / 4)
+    after = opened(url, requests, Open(peak / 2, in_flight=IN_FLIGHT), seconds / 2, warm_up=0)
+    again = closed(url, requests, PEAK_CONCURRENCY, seconds).rate()
+    goodput = overload.rate()
+    return {
+        "work": name,
+        "peak_per_second": round(peak, 2),
+        "peak_after_per_second": round(again, 2),
+        "offered_per_second": round(FACTOR * peak, 2),
+        "in_flight_limit": IN_FLIGHT,
+        "goodput_per_second": round(goodput, 2),
+        "goodput_over_peak": round(2 * goodput / (peak + again), 3),
+        "succeeded_ms": describe(overload.latency[overload.ok]),
+        "refused_ms": describe(overload.latency[overload.status == 503]),
+        **_counts(overload),
+        "recovery_at_half_the_peak": {"share_succeeded": _share(after), "first_second": _share(after, 1.0)},
+    }
+
+
+def _counts(samples: Samples) -> dict[str, Any]:
+    summary = samples.summary()
+    return {key: summary[key] for key in ("requests", "not_sent", "statuses", "send_lag_ms")}
+
+
+def _share(samples: Samples, last: float = float("inf")) -> float | None:
+    """Return the share of successes of the requests that started before `last` seconds, or None without requests."""
+    started = samples.start < last
+    return round(float(samples.ok[started].mean()), 4) if started.any() else None

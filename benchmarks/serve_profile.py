@@ -1,0 +1,158 @@
+"""Says where the time of a request goes: CPU microseconds by process, and of the model's replica by area of code.
+
+    python -m benchmarks.serve_profile [--seconds 8] [--concurrency 8] [--works "dcgan32 infer"]
+
+zorse is started as by default and loaded with wrk. The CPU time of every process of the server is read before and
+after; during the load py-spy samples the replica's Python stacks. The area of a sample is that of its innermost Python
+function, which includes the compiled code that the function calls. Writes `benchmarks/results/serve_profile.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.load.client import server_processes
+from benchmarks.peers.environments import ENVIRONMENTS, EnvironmentFailedError, environment
+from benchmarks.peers.models import export_models
+from benchmarks.peers.servers import SERVERS, WORKS, ServerFailedError, running
+from benchmarks.peers.wrk import run_wrk
+from benchmarks.report import write_report
+
+SAMPLES_PER_SECOND = 200
+AREAS = (
+    (r"onnxruntime/", "onnxruntime"),
+    (r"(uvicorn|httptools|h11)/", "uvicorn"),
+    (r"(asyncio|uvloop)/|^(selectors|threading|queue|concurrent)\b", "event loop and threads"),
+    (r"(fastapi|starlette|pydantic|anyio)[/_]", "FastAPI"),
+    (r"PIL/", "Pillow"),
+    (r"numpy/", "numpy"),
+    (r"ray/", "Ray"),
+)
+"""Patterns of file names and the areas of their functions. Modules of this project are areas of their own."""
+OWN = re.compile(r"\b(serving|zorse_common|export)/([\w/]+)\.py")
+FRAME = re.compile(r"^(?P<function>.+) \((?P<file>.+?)(:\d+)?\)$")
+PROCESSES = (
+    ("ServeReplica:{model}", "replica of the model"),
+    ("ServeReplica", "other replicas and the gateway"),
+    ("haproxy", "HAProxy"),
+    ("ServeController", "Ray Serve's controller"),
+    ("raylet", "raylet"),
+    ("gcs_server", "Ray's global control store"),
+)
+
+
+def main() -> None:
+    """Profile every work and write the result."""
+    parser = argparse.ArgumentParser(description="Profile zorse serve under load.")
+    parser.add_argument("--seconds", type=int, default=8)
+    parser.add_argument("--concurrency", type=int, default=8)
+    parser.add_argument("--works", default=",".join(WORKS))
+    arguments = parser.parse_args()
+    repository = export_models(ENVIRONMENTS / "repository")
+    works = arguments.works.split(",")
+    results: list[dict[str, Any]] = []
+    try:
+        with running(SERVERS[0], repository, works[0]) as url:
+            for work in works:
+                results.append(_profile(url, work, arguments.concurrency, arguments.seconds))  # noqa: PERF401
+    except (EnvironmentFailedError, ServerFailedError) as error:
+        results.append({"failed": str(error)})
+    write_report("serve_profile", {"concurrency": arguments.concurrency, "works": results})
+
+
+def _profile(url: str, work: str, concurrency: int, seconds: int) -> dict[str, Any]:
+    """Return the figures of one work: first without py-spy, which slows the replica, then with it."""
+    model, _ = WORKS[work]
+    post = SERVERS[0].post(work)
+    run_wrk(url, post, concurrency, 1)
+    processes = _named_processes(url, model)
+    before = {process: _cpu_seconds(process) for process in processes}
+    figures = run_wrk(url, post, concurrency, seconds)
+    requests = figures["requests_per_second"] * seconds
+    by_process: Counter[str] = Counter()
+    for process, name in processes.items():
+        by_process[name] += 1e6 * (_cpu_seconds(process) - before[process]) / requests
+    replica = next(process.pid for process, name in processes.items() if name == PROCESSES[0][1])
+    with ThreadPoolExecutor(1) as pool:
+        load = pool.submit(run_wrk, url, post, concurrency, seconds)
+        stacks = _sample(replica, max(seconds - 1, 1))
+        load.result()
+    shares = area_shares(stacks)
+    total = by_process[PROCESSES[0][1]]
+    return {
+        "work": work,
+        "requests_per_second": round(figures["requests_per_second"], 1),
+        "cpu_us_per_request": {name: round(value, 1) for name, value in by_process.most_common()},
+        "replica": [
+            {"area": area, "share": round(share, 4), "us_per_request": round(share * total, 1)}
+            for area, share in shares.items()
+        ],
+        "samples": sum(stacks.values()),
+    }
+
+
+def _named_processes(url: str, model: str) -> dict[psutil.Process, str]:
+    """Return the server's processes and what each is.
+
+    Raises:
+        ServerFailedError: there is no replica of the model.
+    """
+    named: dict[psutil.Process, str] = {}
+    for process in server_processes(url):
+        line = " ".join(process.cmdline())
+        known = (name for pattern, name in PROCESSES if pattern.format(model=model) in line)
+        named[process] = next(known, "other processes of the server")
+    if PROCESSES[0][1] not in named.values():
+        raise ServerFailedError(f"there is no replica of {model}")
+    return named
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _sample(pid: int, seconds: int) -> dict[str, int]:
+    """Return how often each Python stack of the process was seen, outermost function first."""
+    program = environment("py-spy") / "py-spy"
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "stacks"
+        options = ["--format", "raw", "--rate", str(SAMPLES_PER_SECOND), "--duration", str(seconds), "--threads"]
+        command = [str(program), "record", "--pid", str(pid), "--output", str(output), *options]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            raise ServerFailedError(f"py-spy failed: {result.stderr.strip()[-300:]}")
+        lines = output.read_text(encoding="utf-8").splitlines()
+    return {stack: int(count) for stack, _, count in (line.rpartition(" ") for line in lines)}
+
+
+def area_shares(stacks: Mapping[str, int]) -> dict[str, float]:
+    """Return the share of each area of the samples, the largest first."""
+    counts: Counter[str] = Counter()
+    for stack, count in stacks.items():
+        counts[_area(stack.rpartition(";")[2])] += count
+    total = sum(counts.values())
+    return {area: count / total for area, count in counts.most_common()}
+
+
+def _area(frame: str) -> str:
+    """Return the area of a frame, written "function (file:line)"."""
+    match = FRAME.match(frame)
+    file = match["file"] if match else frame
+    if own := OWN.search(file):
+        return f"{own[1]}.{own[2].replace('/', '.')}"
+    return next((area for pattern, area in AREAS if re.search(pattern, file)), f"Python: {file}")
+
+
+if __name__ == "__main__":
+    main()
