@@ -3,8 +3,8 @@
     python -m benchmarks.serve_profile [--seconds 8] [--concurrency 8] [--works "dcgan32 infer"]
 
 zorse is started as by default and loaded with wrk. The CPU time of every process of the server is read before and
-after; during the load py-spy samples the replica's Python stacks. The area of a sample is that of its innermost Python
-function, which includes the compiled code that the function calls. Writes `benchmarks/results/serve_profile.json`.
+after; during the load py-spy samples the replica's stacks, compiled functions included. The area of a sample is that of
+its innermost function whose file belongs to one. Writes `benchmarks/results/serve_profile.json`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,16 +29,23 @@ from benchmarks.peers.wrk import run_wrk
 from benchmarks.report import write_report
 
 SAMPLES_PER_SECOND = 200
-AREAS = (
-    (r"onnxruntime/", "onnxruntime"),
-    (r"(uvicorn|httptools|h11)/", "uvicorn"),
-    (r"(asyncio|uvloop)/|^(selectors|threading|queue|concurrent)\b", "event loop and threads"),
-    (r"(fastapi|starlette|pydantic|anyio)[/_]", "FastAPI"),
-    (r"PIL/", "Pillow"),
-    (r"numpy/", "numpy"),
-    (r"ray/", "Ray"),
+WAITING = re.compile(
+    r"^(epoll_p?wait|poll|select|nanosleep|pthread_cond_\w+|_raylet_check_signals|PyThread_acquire_lock\w*)$"
 )
-"""Patterns of file names and the areas of their functions. Modules of this project are areas of their own."""
+"""Functions in which a thread waits. Stacks with one of them in their `WAITING_DEPTH` innermost frames do not count."""
+WAITING_DEPTH = 3
+AREAS = (
+    (r"^onnxruntime/", "onnxruntime"),
+    (r"^(uvicorn|httptools|h11)/|^(parser|llhttp|api|http)\.c$", "uvicorn and httptools"),
+    (r"^uvloop/|^(loop|stream|core|linux|handle|tcp|pipe|async|timer)\.c$", "uvloop and its system calls"),
+    (r"^(asyncio/|_asynciomodule\.c)", "asyncio"),
+    (r"^(fastapi|starlette|pydantic|pydantic_core|anyio)/", "FastAPI and pydantic"),
+    (r"^PIL/", "Pillow"),
+    (r"^numpy/", "numpy"),
+    (r"^prometheus_client/", "prometheus_client"),
+    (r"^(ray|grpc)/", "Ray"),
+)
+"""Patterns of file names, and the areas of their functions. Modules of this project are areas of their own."""
 OWN = re.compile(r"\b(serving|zorse_common|export)/([\w/]+)\.py")
 FRAME = re.compile(r"^(?P<function>.+) \((?P<file>.+?)(:\d+)?\)$")
 PROCESSES = (
@@ -83,9 +90,10 @@ def _profile(url: str, work: str, concurrency: int, seconds: int) -> dict[str, A
     for process, name in processes.items():
         by_process[name] += 1e6 * (_cpu_seconds(process) - before[process]) / requests
     replica = next(process.pid for process, name in processes.items() if name == PROCESSES[0][1])
+    environment("py-spy")  # made before the load starts
     with ThreadPoolExecutor(1) as pool:
         load = pool.submit(run_wrk, url, post, concurrency, seconds)
-        stacks = _sample(replica, max(seconds - 1, 1))
+        stacks = _sample(replica, max(seconds - 2, 1))
         load.result()
     shares = area_shares(stacks)
     total = by_process[PROCESSES[0][1]]
@@ -127,7 +135,7 @@ def _sample(pid: int, seconds: int) -> dict[str, int]:
     program = environment("py-spy") / "py-spy"
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "stacks"
-        options = ["--format", "raw", "--rate", str(SAMPLES_PER_SECOND), "--duration", str(seconds), "--threads"]
+        options = ["--format", "raw", "--rate", str(SAMPLES_PER_SECOND), "--duration", str(seconds), "--native"]
         command = [str(program), "record", "--pid", str(pid), "--output", str(output), *options]
         result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
@@ -137,21 +145,29 @@ def _sample(pid: int, seconds: int) -> dict[str, int]:
 
 
 def area_shares(stacks: Mapping[str, int]) -> dict[str, float]:
-    """Return the share of each area of the samples, the largest first."""
+    """Return the share of each area of the samples in which a thread worked, the largest first."""
     counts: Counter[str] = Counter()
     for stack, count in stacks.items():
-        counts[_area(stack.rpartition(";")[2])] += count
+        frames = [FRAME.match(frame) for frame in stack.split(";")]
+        known = [(frame["function"], frame["file"]) for frame in frames if frame]
+        if not any(WAITING.match(function) for function, _ in known[-WAITING_DEPTH:]):
+            counts[_area([file for _, file in known])] += count
     total = sum(counts.values())
     return {area: count / total for area, count in counts.most_common()}
 
 
-def _area(frame: str) -> str:
-    """Return the area of a frame, written "function (file:line)"."""
-    match = FRAME.match(frame)
-    file = match["file"] if match else frame
-    if own := OWN.search(file):
-        return f"{own[1]}.{own[2].replace('/', '.')}"
-    return next((area for pattern, area in AREAS if re.search(pattern, file)), f"Python: {file}")
+def _area(files: Sequence[str]) -> str:
+    """Return the area of the innermost frame that has one; `files` are those of the frames, the outermost first.
+
+    So the compiled code of libraries counts for the area from which it was called.
+    """
+    for file in reversed(files):
+        if own := OWN.search(file):
+            return f"{own[1]}.{own[2].replace('/', '.')}"
+        for pattern, area in AREAS:
+            if re.search(pattern, file):
+                return area
+    return "the interpreter"
 
 
 if __name__ == "__main__":

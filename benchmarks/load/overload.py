@@ -11,7 +11,7 @@ from serving.bench.requests import Work
 from serving.bench.samples import Samples, describe
 
 FACTOR, IN_FLIGHT = 3, 800
-PEAK_CONCURRENCY = 64
+PEAK_CONCURRENCY = 8
 WORKS = {
     # 64 images: a request costs the server much more than the client, which has the same cores.
     "dcgan32 generate n=64": (DCGAN, Work("generate", {"n": ["64"], "seed": [str(seed) for seed in range(32)]})),
@@ -21,17 +21,18 @@ WORKS = {
 
 def measure_overload(url: str, full: bool) -> list[dict[str, Any]]:
     """Measure the goodput at three times the peak rate against the peak, the time of refusals, and the recovery."""
-    seconds = 20.0 if full else 4.0
-    return [_measure(url, work, seconds) for work in WORKS]
+    return [_measure(url, work, 30.0 if full else 5.0) for work in WORKS]
 
 
 def _measure(url: str, name: str, seconds: float) -> dict[str, Any]:
     model, work = WORKS[name]
     requests = requests_of(url, model, work)
-    peak = closed(url, requests, PEAK_CONCURRENCY, seconds).rate()
-    overload = opened(url, requests, Open(FACTOR * peak, in_flight=IN_FLIGHT), seconds, warm_up=seconds / 4)
+    peak = closed(url, requests, PEAK_CONCURRENCY, seconds, warm_up=seconds / 5).rate()
+    if not peak:
+        return {"work": name, "failed": f"no answer within {seconds:g} s"}
+    overload = opened(url, requests, Open(FACTOR * peak, in_flight=IN_FLIGHT), seconds, warm_up=seconds / 2)
     after = opened(url, requests, Open(peak / 2, in_flight=IN_FLIGHT), seconds / 2, warm_up=0)
-    again = closed(url, requests, PEAK_CONCURRENCY, seconds).rate()
+    again = closed(url, requests, PEAK_CONCURRENCY, seconds, warm_up=seconds / 5).rate()
     goodput = overload.rate()
     return {
         "work": name,

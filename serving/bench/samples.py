@@ -26,6 +26,8 @@ class Samples:
         lag: float64 [n], seconds from the intended start until the request was sent. A lag beyond about 1 ms shows
             that the client is too slow for this load.
         status: int64 [n], HTTP statuses; `NO_ANSWER` where there was no answer.
+        early_ends: float64 [k], when the successful answers to requests of the warm-up were complete, in seconds after
+            the start of the measurement. They count in the rate: the server worked on them while it was measured.
         seconds: the length of the measurement.
         not_sent: the number of requests that were not sent because too many were in flight.
         failures: for each status that is no success, up to `FAILURE_TEXTS` different bodies or reasons.
@@ -35,6 +37,7 @@ class Samples:
     latency: NDArray[np.float64]
     lag: NDArray[np.float64]
     status: NDArray[np.int64]
+    early_ends: NDArray[np.float64]
     seconds: float
     not_sent: int
     failures: Mapping[int, tuple[str, ...]]
@@ -52,7 +55,7 @@ class Samples:
     def rate(self, first: float = 0.0, last: float | None = None) -> float:
         """Return the successful answers per second of those that ended between `first` and `last` (seconds)."""
         end = self.seconds if last is None else last
-        ends = self.ends[self.ok]
+        ends = np.concatenate([self.early_ends, self.ends[self.ok]])
         return float(np.count_nonzero((ends >= first) & (ends <= end)) / (end - first))
 
     def summary(self) -> dict[str, Any]:
@@ -99,6 +102,7 @@ def merge(parts: Sequence[Samples]) -> Samples:
         latency=np.concatenate([part.latency for part in parts])[order],
         lag=np.concatenate([part.lag for part in parts])[order],
         status=np.concatenate([part.status for part in parts])[order],
+        early_ends=np.concatenate([part.early_ends for part in parts]),
         seconds=max(part.seconds for part in parts),
         not_sent=sum(part.not_sent for part in parts),
         failures=failures,

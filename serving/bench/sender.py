@@ -56,6 +56,7 @@ class _Log:
     latency: array[float] = field(default_factory=lambda: array("d"))
     lag: array[float] = field(default_factory=lambda: array("d"))
     status: array[int] = field(default_factory=lambda: array("q"))
+    early_ends: array[float] = field(default_factory=lambda: array("d"))
     failures: dict[int, list[str]] = field(default_factory=dict)
     started: int = 0
     not_sent: int = 0
@@ -73,9 +74,11 @@ class _Log:
 
     def samples(self, seconds: float) -> Samples:
         """Return the requests as arrays."""
-        start, latency, lag = (np.array(values, np.float64) for values in (self.start, self.latency, self.lag))
+        times = (self.start, self.latency, self.lag, self.early_ends)
+        start, latency, lag, early_ends = (np.array(values, np.float64) for values in times)
         failures = {status: tuple(texts) for status, texts in self.failures.items()}
-        return Samples(start, latency, lag, np.array(self.status, np.int64), seconds, self.not_sent, failures)
+        status = np.array(self.status, np.int64)
+        return Samples(start, latency, lag, status, early_ends, seconds, self.not_sent, failures)
 
 
 class _Sender:
@@ -204,6 +207,8 @@ class _Sender:
         if due >= self._measured:
             self._log.add(due - self._measured, time - due, sent - due, answer)
             self._last_answer = time
+        elif time >= self._measured and 200 <= answer.status < 300:
+            self._log.early_ends.append(time - self._measured)
         after(answer)
 
     def _give_up(self) -> None:

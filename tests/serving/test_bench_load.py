@@ -181,10 +181,22 @@ def test_more_processes_than_connections_are_refused() -> None:
 def test_merge_orders_by_the_end_and_adds_counts() -> None:
     def part(start: float, text: str) -> Samples:
         values = np.array([start, start + 2.0])
-        return Samples(values, np.full(2, 0.5), np.zeros(2), np.array([200, 503]), 4.0, 1, {503: (text,)})
+        return Samples(
+            values, np.full(2, 0.5), np.zeros(2), np.array([200, 503]), np.array([1.0]), 4.0, 1, {503: (text,)}
+        )
 
     merged = merge([part(0.0, "a"), part(1.0, "b")])
     assert merged.start.tolist() == [0.0, 1.0, 2.0, 3.0]
     assert merged.not_sent == 2
     assert merged.failures == {503: ("a", "b")}
-    assert merged.rate() == 2 / 4
+    assert merged.rate() == (2 + 2) / 4
+
+
+def test_rate_counts_answers_to_requests_of_the_warm_up() -> None:
+    async def respond(number: int, body: bytes) -> bytes:
+        await asyncio.sleep(0.4)
+        return answer()
+
+    samples = send(respond, Load(Open(100, "uniform"), duration=0.5, warm_up=0.5))
+    assert samples.rate() == pytest.approx(100, rel=0.1)
+    assert len(samples.status) == pytest.approx(50, abs=1)
