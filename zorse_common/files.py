@@ -14,6 +14,7 @@ from typing import TypeVar
 from PIL import Image as Pillow
 
 from zorse_common.errors import FetchError, ZorseError, one_line, printable
+from zorse_common.globs import parse_glob
 from zorse_common.image_formats import SNIFFED_BYTES, SUFFIXES, image_format
 from zorse_common.image_writer import encode
 from zorse_common.images import (
@@ -47,26 +48,32 @@ class FilesError(ZorseError):
 
 
 class FileSet:
-    """The files below a folder or inside a zip, on a local disk or at any URI.
+    """The files below a folder or inside a zip, on a local disk or at any URI; with a `Glob`, those that match it.
 
-    A file's name is its path from there, with `/`. `sizes` maps each name to the file's bytes, sorted by name.
-    `skipped` maps the name of each file or link that was left out to the reason.
+    A file's name is its path from there, or from the pattern's folder, with `/`. `sizes` maps each name to the file's
+    bytes, sorted by name. `skipped` maps the name of each file or link that was left out to the reason.
     """
 
     def __init__(self, root: str) -> None:
         """List the files.
 
         Raises:
-            FilesError: `root` is missing or damaged, or is a file but not a zip.
+            FilesError: `root` is missing or damaged, is a file but not a zip, or is a pattern that no file matches.
         """
         self.root = root
-        self._storage = Storage(root)
         self._local = threading.local()
         self._members: dict[str, str] = {}
         try:
-            tree = self._list()
+            # What exists is no pattern, although its name may have brackets.
+            glob = None if "://" not in root and Path(root).exists() else parse_glob(root)
+            self._storage = Storage(glob.folder if glob else root)
+            tree = self._list(glob.depth if glob else None)
         except UNREADABLE as error:
             raise FilesError(f"{root} cannot be opened ({one_line(error)})") from error
+        if glob is not None:
+            tree.sizes = {name: size for name, size in tree.sizes.items() if glob.matches(name)}
+            if not tree.sizes:
+                raise FilesError(f"{root} matches no file: give a path, a URI or another pattern")
         self.sizes = dict(sorted(tree.sizes.items()))
         self.skipped = tree.skipped
 
@@ -92,10 +99,11 @@ class FileSet:
                 raise FetchError(f"{self.root}: {printable(name)} cannot be fetched ({one_line(error)})") from error
             raise
 
-    def _list(self) -> Tree:
+    def _list(self, depth: int | None) -> Tree:
+        """List all files; in a folder only those whose paths have at most `depth` parts."""
         kind = self._storage.kind()
         if kind == "folder":
-            return self._storage.tree()
+            return self._storage.tree(depth)
         if kind == "nothing":
             raise FilesError(f"{self.root} does not exist: give the path or URI of a folder or zip")
         with self._storage.open_file() as file:

@@ -161,14 +161,15 @@ class Storage:
         stream: BinaryIO = self._remote.open_input_file(self._path)
         return stream
 
-    def tree(self) -> Tree:
+    def tree(self, depth: int | None = None) -> Tree:
         """List the files inside and below. A link to a folder is followed once, and never back into the tree.
 
-        On a local disk `skipped` has broken links, links to folders that are listed anyway, and unreadable folders.
+        `depth` is the most parts that the path of a listed file may have; an object store heeds 1 only. On a local
+        disk `skipped` has broken links, links to folders that are listed anyway, and unreadable folders.
         """
         if self.local is not None:
-            return _local_tree(self.local)
-        infos = self._remote.get_file_info(fs.FileSelector(self._path, recursive=True))
+            return _local_tree(self.local, depth)
+        infos = self._remote.get_file_info(fs.FileSelector(self._path, recursive=depth != 1))
         start = len(self._path.rstrip("/")) + 1
         return Tree({info.path[start:]: info.size or 0 for info in infos if info.type == fs.FileType.File})
 
@@ -229,7 +230,7 @@ def _local_entries(root: Path, prefix: str = "") -> Iterator[tuple[str, float]]:
                 yield from _local_entries(Path(entry.path), f"{prefix}{entry.name}/")
 
 
-def _local_tree(root: Path) -> Tree:
+def _local_tree(root: Path, depth: int | None) -> Tree:
     tree, top, linked = Tree(), root.resolve(), set[Path]()
 
     def is_listed_anyway(target: Path, walked: tuple[Path, ...]) -> bool:
@@ -257,6 +258,8 @@ def _local_tree(root: Path) -> Tree:
             return
         for entry in entries:
             name = f"{prefix}{entry.name}"
+            if depth is not None and name.count("/") + 1 >= depth and entry.is_dir():
+                continue
             if entry.is_symlink() and not Path(entry.path).exists():
                 tree.skipped[name] = "a link to a missing file"
             elif entry.is_symlink() and entry.is_dir():
