@@ -19,7 +19,7 @@ from serving.config import Limits
 from serving.errors import ImageError, TooLargeError, UnsupportedError
 from zorse_common import image_writer, images
 from zorse_common.image_writer import FileFormat
-from zorse_common.images import MODES, Header, Pixels
+from zorse_common.images import MODES, Pixels
 
 GIF, NPY, ZIP, JSON = "image/gif", "application/x-npy", "application/zip", "application/json"
 MEDIA_TYPES = (*image_writer.MEDIA_TYPES.values(), GIF, NPY, ZIP, JSON)
@@ -62,8 +62,8 @@ class File:
         return _pixels(self.content)
 
 
-def check_file(data: bytes, limits: Limits) -> Header:
-    """Return the header of an image file; nothing is decoded.
+def check_file(data: bytes, limits: Limits) -> tuple[int, int]:
+    """Return the width and height of an image file; nothing is decoded.
 
     Raises:
         TooLargeError: more bytes or pixels than `limits`.
@@ -72,13 +72,13 @@ def check_file(data: bytes, limits: Limits) -> Header:
     if len(data) > limits.bytes:
         raise TooLargeError(f"the image has {len(data)} bytes and the limit is {limits.bytes}")
     try:
-        header = images.read_header(data)
-        images.check_pixels(header.width, header.height, limits.pixels)
+        width, height = images.read_size(data)
+        images.check_pixels(width, height, limits.pixels)
     except images.ImageTooLargeError as error:
         raise TooLargeError(str(error)) from error
     except images.ImageError as error:
         raise ImageError(str(error)) from error
-    return header
+    return width, height
 
 
 def decode(

@@ -144,25 +144,24 @@ class ImagesRequest(PictureRequest):
             raise BadRequestError("there is no image: send it as the body, in a form, or in base64")
         if len(contents) > limits.images:
             raise TooLargeError(f"the request has {len(contents)} images and the limit is {limits.images}")
-        headers = [codec.check_file(content, limits) for content in contents]
+        sizes = [codec.check_file(content, limits) for content in contents]
         if not self.takes_any_size:
-            for header in headers:
-                check_source_size(interface.size, header.height, header.width, turned=True)
-        pixels = sum(header.width * header.height for header in headers)
+            for width, height in sizes:
+                check_source_size(interface.size, height, width, turned=True)
+        pixels = sum(width * height for width, height in sizes)
         if pixels > limits.pixels:
             raise TooLargeError(f"the images have {pixels} pixels in all and the limit is {limits.pixels}: send fewer")
         return pixels
 
     def with_images(self, contents: Sequence[bytes], interface: Interface, limits: Limits) -> Self:
-        """Return the request with the images of the files `contents`, decoded to the channels that the model takes.
+        """Decode the image files `contents` to the channels that the model takes, and keep them; return the request.
 
         Raises:
             UnsupportedError, TooLargeError, ImageError: as `source_channels` and `codec.decode`.
         """
         channels = source_channels(interface)
-        request = self.model_copy()
-        request._images = [codec.decode(content, channels, limits, self.value_range) for content in contents]
-        return request
+        self._images = [codec.decode(content, channels, limits, self.value_range) for content in contents]
+        return self
 
     @property
     def value_range(self) -> tuple[float, float] | None:

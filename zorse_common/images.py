@@ -76,6 +76,18 @@ def read_header(content: bytes) -> Header:
         return Header(str(image.format), *image.size, _bits(image), 3 if image.mode in ("P", "PA") else channels)
 
 
+def read_size(content: bytes) -> tuple[int, int]:
+    """Return the width and height that an image file states. The rest of a PNG's header is not looked at.
+
+    Raises:
+        ImageError: as `read_header`.
+    """
+    if content[:8] == b"\x89PNG\r\n\x1a\n" and content[12:16] == b"IHDR" and len(content) >= 24:
+        return int.from_bytes(content[16:20]), int.from_bytes(content[20:24])
+    with _open(content) as image:
+        return image.size
+
+
 def check_pixels(width: int, height: int, max_pixels: int) -> None:
     """Refuse an image by its size.
 

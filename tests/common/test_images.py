@@ -19,6 +19,7 @@ from zorse_common.images import (
     decode,
     decode_image,
     read_header,
+    read_size,
 )
 
 
@@ -94,6 +95,7 @@ def test_header_is_read_without_pixels() -> None:
     whole = _file(np.zeros((7, 5), np.uint16))
     header = read_header(whole[:60])
     assert (header.format, header.width, header.height, header.bits, header.channels) == ("PNG", 5, 7, 16, 1)
+    assert read_size(whole[:60]) == (5, 7)
     with pytest.raises(ImageTooLargeError, match="5×7 pixels and the limit is 34"):
         decode(whole[:60], max_pixels=34)
 
@@ -185,3 +187,15 @@ def test_jpeg_decoded_at_a_fraction_is_upright_in_every_mode(mode: str, orientat
 def test_pixel_limit_is_that_of_the_whole_file_whatever_is_decoded() -> None:
     with pytest.raises(ImageTooLargeError, match="512×512 pixels and the limit is 10000"):
         decode_image(_photo(512, 512), 3, max_pixels=10_000, least_side=64)
+
+
+@pytest.mark.parametrize("name", good())
+def test_size_is_that_of_the_header(name: str) -> None:
+    header = read_header(good()[name])
+    assert read_size(good()[name]) == (header.width, header.height)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0"])
+def test_size_of_what_is_no_image_is_refused(content: bytes) -> None:
+    with pytest.raises(ImageError):
+        read_size(content)
