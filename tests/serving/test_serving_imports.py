@@ -34,4 +34,4 @@ def test_serving_needs_neither_torch_nor_the_trainer() -> None:
 
 
 def test_client_and_local_model_need_no_ray() -> None:
-    assert imported({"ray", "torch", "onnx"}, {"serving.deployment"}) >= 18
+    assert imported({"ray", "torch", "onnx"}, {"serving.deployment", "serving.served_partners"}) >= 18
