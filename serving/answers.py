@@ -23,8 +23,6 @@ from serving.codec import GIF, JSON, NPY, ZIP, File
 from serving.errors import BadRequestError, NotAcceptableError
 from zorse_common import image_writer
 
-PictureFormat = Literal["png", "jpeg", "webp", "npy"]
-"""The formats that every verb with images answers in."""
 Layout = Literal["grid", "zip", "single"]
 """How several images are put into an answer; see `pack`."""
 FORMATS: dict[str, str] = {"npy": NPY, "gif": GIF, "json": JSON} | dict(image_writer.MEDIA_TYPES.items())
@@ -94,21 +92,14 @@ def pack(pictures: Pictures, file_format: str, layout: Layout | None, comment: s
         BadRequestError: the layout does not fit the format or the images.
         UnsupportedError: the format has no such images.
     """
-    images = pictures.images
-    if layout is None:
-        if file_format in ("npy", "gif") or len(images) == 1:
-            layout = "single"
-        else:
-            layout = pictures.layout if _are_of_one_size(images) else "zip"
+    images, layout = pictures.images, layout or _usual_layout(pictures, file_format)
+    if file_format == "gif" and layout != "single":
+        raise BadRequestError("a gif holds all images as its frames: leave the layout out")
     if layout == "zip":
-        if file_format == "gif":
-            raise BadRequestError("a gif holds all images as its frames: leave the layout out")
         encoded = ((f"{name}.{file_format}", image) for name, image in zip(pictures.names, images, strict=True))
         return codec.archive([(name, codec.encode(image, file_format, comment)) for name, image in encoded], comment)
     media_type = FORMATS[file_format]
     if layout == "grid":
-        if file_format == "gif":
-            raise BadRequestError("a gif holds all images as its frames: leave the layout out")
         return codec.encode(codec.grid(stack(images), pictures.columns), file_format, comment), media_type
     if file_format == "npy":
         return codec.npy(stack(images)), media_type
@@ -119,6 +110,12 @@ def pack(pictures: Pictures, file_format: str, layout: Layout | None, comment: s
             f"a {file_format} holds one image and there are {len(images)}: use the layout grid or zip"
         )
     return codec.encode(images[0], file_format, comment), media_type
+
+
+def _usual_layout(pictures: Pictures, file_format: str) -> Layout:
+    if file_format in ("npy", "gif") or len(pictures.images) == 1:
+        return "single"
+    return pictures.layout if _are_of_one_size(pictures.images) else "zip"
 
 
 def stack(images: Images) -> NDArray[Any]:

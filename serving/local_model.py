@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Self
 
 from numpy.typing import NDArray
@@ -63,6 +63,7 @@ class LocalModel:
         """
         artifact = artifacts.load(path)
 
+        @cache
         def open_partner(name: str | None) -> LocalModel:
             return cls.load(partner_place(artifact, name), device, threads)
 
@@ -119,11 +120,10 @@ class LocalModel:
         request = self._with_images(entry, entry.request.parse(keys), image)
         if request.count > MAX_LOCAL_IMAGES:
             raise TooLargeError(f"the request is for {request.count} images and the limit is {MAX_LOCAL_IMAGES} a call")
-        outputs = [self.run(inputs) for inputs in entry.plan(self.interface, request)]
-        if entry.plan_partner is not None:
-            if self._partner is None:
-                raise no_partner(self.manifest)
-            partner = self._partner(request.partner)
+        planned = entry.plan(self.interface, request)
+        partner = self._open_partner(request.partner) if entry.plan_partner is not None else None
+        outputs = [self.run(inputs) for inputs in planned]
+        if partner is not None and entry.plan_partner is not None:
             outputs += [partner.run(inputs) for inputs in entry.plan_partner(outputs, request)]
         return entry.answer(self.interface, outputs, request, self.origin)
 
@@ -139,6 +139,11 @@ class LocalModel:
         size = capacity(group_key(padded), batching_of(self.interface, _LOCAL_BATCHING))
         outputs = merge([self._engine.run(part) for part in chunks(padded, size)])
         return feeds.crop(self.interface, inputs, outputs)
+
+    def _open_partner(self, name: str | None) -> LocalModel:
+        if self._partner is None:
+            raise no_partner(self.manifest)
+        return self._partner(name)
 
     def _with_images(self, verb: Verb[Any], request: Any, image: ImageFiles | None) -> Any:
         if verb.takes_images != (image is not None):

@@ -146,25 +146,34 @@ class ModelService:
         return _Prepared(inputs, feeds.pad(self.interface, self.manifest.buckets, inputs))
 
     async def _call(self, verb: Verb[R], request: R, prepared: Sequence[_Prepared], deadline: float | None) -> File:
+        run_partner = self._partner(request.partner) if isinstance(request, PartnerRequest) else None
         outputs = await _all_of(self._run, prepared, deadline)
-        if verb.plan_partner is not None:
-            assert isinstance(request, PartnerRequest)
-            outputs += await self._run_partner(request.partner, verb.plan_partner(outputs, request), deadline)
+        if run_partner is not None and verb.plan_partner is not None:
+            outputs += await _all_of(run_partner, verb.plan_partner(outputs, request), deadline)
         pixels = sum(_pixels(output[IMAGE]) for output in outputs)
         return await self.encode(pixels, verb.answer, self.interface, outputs, request, self.origin)
 
-    async def _run_partner(self, name: str | None, planned: Sequence[Feeds], deadline: float | None) -> list[Tensors]:
-        """Return the outputs of the model `name`, or of the default partner."""
+    def _partner(self, name: str | None) -> Callable[[Feeds, float | None], Coroutine[Any, Any, Tensors]]:
+        """Return what runs feeds on the model `name`, or on the default partner.
+
+        Raises:
+            BadRequestError: `name` is None and there is no default.
+            NotFoundError: there are no other models.
+        """
         partners = self._partners
-        name = name or (partners.default if partners else None)
-        if name is None:
+        model = name or (partners.default if partners else None)
+        if model is None:
             raise no_partner(self.manifest)
-        if name == self.manifest.name:
-            return await _all_of(self.run, planned, deadline)
+        if model == self.manifest.name:
+            return self.run
         if partners is None:
-            raise NotFoundError(f"there is no model {printable(name)}")
-        seconds = None if deadline is None else deadline - asyncio.get_running_loop().time()
-        return await _all_of(partial(partners.run_feeds, name), planned, seconds)
+            raise NotFoundError(f"there is no model {printable(model)}")
+
+        async def run(inputs: Feeds, deadline: float | None) -> Tensors:
+            seconds = None if deadline is None else deadline - asyncio.get_running_loop().time()
+            return await partners.run_feeds(model, inputs, seconds)
+
+        return run
 
     async def _run(self, prepared: _Prepared, deadline: float | None) -> Tensors:
         outputs = await self._submit(prepared.padded, deadline)

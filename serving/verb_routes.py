@@ -63,7 +63,8 @@ def _images_handler(verb: Verb[Any]) -> Answer:
     """Return the handler of a verb on image files."""
 
     async def answer(service: ModelService, request: HttpRequest) -> HttpResponse:
-        place = _PLACES.get(request.headers.get("content-type", "").partition(";")[0], "query")
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        place = _PLACES.get(media_type, "query")
         # A body that is one file needs no work.
         size = 0 if place == "query" else len(request.body)
         keys, contents = await service.work(size, _keys_and_images, request, place)
