@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from benchmarks.load.client import closed, opened, requests_of
@@ -30,8 +32,15 @@ def _measure(url: str, name: str, seconds: float) -> dict[str, Any]:
     peak = closed(url, requests, PEAK_CONCURRENCY, seconds, warm_up=seconds / 5).rate()
     if not peak:
         return {"work": name, "failed": f"no answer within {seconds:g} s"}
-    overload = opened(url, requests, Open(FACTOR * peak, in_flight=IN_FLIGHT), seconds, warm_up=seconds / 2)
-    after = opened(url, requests, Open(peak / 2, in_flight=IN_FLIGHT), seconds / 2, warm_up=0)
+    with ThreadPoolExecutor(1) as pool:
+        begin = time.monotonic()
+        overloading = pool.submit(
+            opened, url, requests, Open(FACTOR * peak, in_flight=IN_FLIGHT), seconds, warm_up=seconds / 2
+        )
+        # The rate falls at once to half the peak, while the server still works on what it accepted.
+        time.sleep(begin + 1.5 * seconds - time.monotonic())
+        after = opened(url, requests, Open(peak / 2, in_flight=IN_FLIGHT), seconds / 2, warm_up=0)
+        overload = overloading.result()
     again = closed(url, requests, PEAK_CONCURRENCY, seconds, warm_up=seconds / 5).rate()
     goodput = overload.rate()
     return {
@@ -45,16 +54,13 @@ def _measure(url: str, name: str, seconds: float) -> dict[str, Any]:
         "succeeded_ms": describe(overload.latency[overload.ok]),
         "refused_ms": describe(overload.latency[overload.status == 503]),
         **_counts(overload),
-        "recovery_at_half_the_peak": {"share_succeeded": _share(after), "first_second": _share(after, 1.0)},
+        "half_the_peak_at_once_afterwards": {
+            "share_succeeded": round(float(after.ok.mean()), 4),
+            "seconds_until_last_refusal": round(float(after.start[~after.ok].max(initial=0.0)), 2),
+        },
     }
 
 
 def _counts(samples: Samples) -> dict[str, Any]:
     summary = samples.summary()
     return {key: summary[key] for key in ("requests", "not_sent", "statuses", "send_lag_ms")}
-
-
-def _share(samples: Samples, last: float = float("inf")) -> float | None:
-    """Return the share of successes of the requests that started before `last` seconds, or None without requests."""
-    started = samples.start < last
-    return round(float(samples.ok[started].mean()), 4) if started.any() else None
