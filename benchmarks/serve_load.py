@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.load import memory, overload, photographs, slow_senders, vanishing
 from benchmarks.peers.environments import ENVIRONMENTS
 from benchmarks.peers.models import export_models
-from benchmarks.peers.servers import SERVERS, running
+from benchmarks.peers.servers import SERVERS, running, stop_servers_on_sigterm
 from benchmarks.report import write_report
 
 Check = Callable[[str, bool], list[dict[str, Any]]]
@@ -32,6 +32,7 @@ CHECKS: dict[str, Check] = {
 
 def main() -> None:
     """Run the checks and write their rows."""
+    stop_servers_on_sigterm()
     parser = argparse.ArgumentParser(description="Measure zorse serve under difficult loads.")
     parser.add_argument("checks", nargs="*", metavar="CHECK", help=", ".join(CHECKS))
     parser.add_argument("--size", choices=["small", "full"], default="full")

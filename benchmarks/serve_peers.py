@@ -19,7 +19,16 @@ from typing import Any
 
 from benchmarks.peers.environments import ENVIRONMENTS, PINS, EnvironmentFailedError, environment, versions
 from benchmarks.peers.models import DCGAN, export_models
-from benchmarks.peers.servers import HERE, SERVERS, WORKS, Server, ServerFailedError, check_answer, running
+from benchmarks.peers.servers import (
+    HERE,
+    SERVERS,
+    WORKS,
+    Server,
+    ServerFailedError,
+    check_answer,
+    running,
+    stop_servers_on_sigterm,
+)
 from benchmarks.peers.wrk import run_wrk
 from benchmarks.report import write_report
 
@@ -34,6 +43,7 @@ Cell = tuple[str, str, int]
 
 def main() -> None:
     """Measure every cell in every round and write the result."""
+    stop_servers_on_sigterm()
     arguments = _parse_arguments()
     names, works = arguments.servers.split(","), arguments.works.split(",")
     servers = [server for server in SERVERS if server.name in names]

@@ -24,7 +24,7 @@ import psutil
 from benchmarks.load.client import server_processes
 from benchmarks.peers.environments import ENVIRONMENTS, EnvironmentFailedError, environment
 from benchmarks.peers.models import export_models
-from benchmarks.peers.servers import SERVERS, WORKS, ServerFailedError, running
+from benchmarks.peers.servers import SERVERS, WORKS, ServerFailedError, running, stop_servers_on_sigterm
 from benchmarks.peers.wrk import run_wrk
 from benchmarks.report import write_report
 
@@ -60,6 +60,7 @@ PROCESSES = (
 
 def main() -> None:
     """Profile every work and write the result."""
+    stop_servers_on_sigterm()
     parser = argparse.ArgumentParser(description="Profile zorse serve under load.")
     parser.add_argument("--seconds", type=int, default=8)
     parser.add_argument("--concurrency", type=int, default=8)

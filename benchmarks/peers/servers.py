@@ -178,6 +178,11 @@ SERVERS = (
 )
 
 
+def stop_servers_on_sigterm() -> None:
+    """Make SIGTERM raise SystemExit, so that the server that runs is stopped."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
 def free_port() -> int:
     """Return a port of the loopback interface that no process uses now."""
     with socket.socket() as unused:

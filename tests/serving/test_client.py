@@ -33,6 +33,12 @@ def test_models_lists_name_version_and_kind() -> None:
     ]
 
 
+def test_metadata_has_the_kind_and_the_inputs_of_a_model() -> None:
+    metadata = client().metadata("invert")
+    assert metadata["kind"] == "translator"
+    assert [entry["name"] for entry in metadata["inputs"]] == ["source"]
+
+
 def test_infer_returns_the_outputs_by_name() -> None:
     outputs = client().infer("invert", {"source": SOURCE})
     assert outputs.keys() == {"image"}
