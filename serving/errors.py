@@ -195,6 +195,12 @@ class BenchError(ServingError):
     code = "bench"
 
 
+class BatchError(ServingError):
+    """A batch job cannot run with these arguments, or was interrupted."""
+
+    code = "batch"
+
+
 class OutputError(ServingError):
     """A result cannot be written to the requested file."""
 

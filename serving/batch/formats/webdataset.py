@@ -1,0 +1,51 @@
+"""The format `webdataset`: a tar for each shard, whose members are grouped to samples by their names.
+
+A sample's key is the name of its members up to the first dot. Beside the image `<key>.<ending>` a sample has the number
+of its class in `<key>.cls`, if the job has classes, and the columns that are text in `<key>.json`, if there are any.
+Members have no time and no owner, and are in the order of the images, so that equal images give equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+
+from serving.batch.formats.base import FORMATS, LABEL_COLUMN, Columns, Item
+
+_MODE = 0o644
+_END = bytes(tarfile.BLOCKSIZE * 2)
+
+
+def write(shard: str, items: Sequence[Item], columns: Columns) -> dict[str, bytes]:
+    """Return the file `<shard>.tar`."""
+    texts = [name for name, kind in columns.items() if kind is str]
+    parts = [part for item in items for name, content in _members(item, texts) for part in _member(name, content)]
+    archive = b"".join([*parts, _END])
+    return {f"{shard}.tar": archive + bytes(-len(archive) % tarfile.RECORDSIZE)}
+
+
+def _members(item: Item, texts: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    key = sample_key(item.name)
+    yield f"{key}.{item.suffix}", item.content
+    if LABEL_COLUMN in item.fields:
+        yield f"{key}.cls", str(item.fields[LABEL_COLUMN]).encode()
+    if texts:
+        yield f"{key}.json", json.dumps({name: item.fields[name] for name in texts}).encode()
+
+
+def sample_key(name: str) -> str:
+    """Return `name` with the dots of its last part escaped, as %2E: a key ends at the first dot."""
+    path = PurePosixPath(name)
+    return str(path.with_name(path.name.replace("%", "%25").replace(".", "%2E")))
+
+
+def _member(name: str, content: bytes) -> tuple[bytes, bytes, bytes]:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = len(content), _MODE
+    header = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+    return header, content, bytes(-len(content) % tarfile.BLOCKSIZE)
+
+
+FORMATS.register("webdataset", write)

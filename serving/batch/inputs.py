@@ -1,0 +1,152 @@
+"""Lists the input images of a batch job, in a fixed order and with names that are safe and unique."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import PurePosixPath
+
+from serving.batch.output import SHARDS
+from serving.batch.sources.base import SOURCES, Entry, Listing, ReadEntry, source_of
+from serving.errors import BatchError
+from zorse_common.errors import FetchError, one_line, printable
+from zorse_common.files import is_hidden
+from zorse_common.image_formats import SUFFIXES
+from zorse_common.storage import Storage
+
+_WILDCARDS = "*?"
+_OPEN_PLACES = 16
+"""How many folders and archives a process holds open."""
+
+
+def list_inputs(uri: str) -> Listing:
+    """List the images at `uri`: a folder, a file or archive, or a pattern of these with * and **.
+
+    The archives in a folder count as the images in them. Of the output of a batch job the shards are listed. The names
+    are relative paths without `..`, without control characters, and without the folder `uri`.
+
+    Raises:
+        BatchError: there are no images.
+        ZorseError: a place is missing or damaged.
+    """
+    places = _matches(uri) if any(character in uri for character in _WILDCARDS) else [uri]
+    listings = [_list(place) for place in places]
+    left_out = {name: reason for listing in listings for name, reason in listing.left_out.items()}
+    # An image has the same name wherever its folder lies; one in several archives has the archive's name first.
+    entries = sorted(entry._replace(name=safe_name(entry.name)) for listing in listings for entry in listing.entries)
+    if not entries:
+        raise BatchError(
+            f"there are no images at {uri}: give a folder, an archive, or a pattern such as 'photos/*.jpg'"
+        )
+    return Listing(entries, left_out)
+
+
+def inputs_digest(entries: Iterable[Entry]) -> str:
+    """Return the digest of the names and sizes of the inputs, in order."""
+    digest = hashlib.sha256()
+    for entry in entries:
+        digest.update(json.dumps([entry.name, entry.size, entry.member, entry.at]).encode())
+    return digest.hexdigest()
+
+
+def result_names(entries: Sequence[Entry]) -> list[str]:
+    """Return the name of the result of each entry, without an ending and unique.
+
+    It is that of the entry without its ending. Entries that differ in the ending alone keep it, and of entries with
+    equal names each has its position appended.
+    """
+    stems = [str(PurePosixPath(entry.name).with_suffix("")) for entry in entries]
+    for names in ([entry.name for entry in entries], [f"{e.name}-{i:06d}" for i, e in enumerate(entries)]):
+        count = Counter(stems)
+        stems = [stem if count[stem] == 1 else name for stem, name in zip(stems, names, strict=True)]
+    return stems
+
+
+def safe_name(name: str) -> str:
+    """Return `name` as a printable relative path that leads to no other folder."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    return printable("/".join(parts)).replace("\\", "_") or "image"
+
+
+@lru_cache(maxsize=_OPEN_PLACES)
+def open_place(kind: str, place: str) -> ReadEntry:
+    """Return the reader of a folder or archive, which stays open."""
+    return SOURCES.find(kind).reader(place)
+
+
+def read_entry(entry: Entry) -> bytes:
+    """Return the bytes of an image file.
+
+    Raises:
+        FetchError: an object store failed.
+        OSError, … (`UNREADABLE`): the file is truncated, encrypted or gone.
+    """
+    try:
+        return open_place(entry.kind, entry.place)(entry)
+    except OSError as error:
+        if "://" in entry.place:
+            where = f"{entry.place}: {printable(entry.member)}"
+            raise FetchError(f"{where} cannot be fetched ({one_line(error)})") from error
+        raise
+
+
+def _list(place: str) -> Listing:
+    storage = Storage(place)
+    kind = storage.kind()
+    if kind == "nothing":
+        raise BatchError(f"there is nothing at {place}: give a folder, an archive or an image file")
+    if kind == "folder":
+        return _list_folder(_shards_of_job(storage))
+    archive = source_of(storage.name)
+    if archive is not None:
+        return SOURCES.find(archive).entries(storage.uri)
+    size = storage.parent.tree().sizes[storage.name] if storage.local is None else storage.local.stat().st_size
+    return Listing([Entry(storage.name, size, "folder", storage.parent.uri, storage.name)])
+
+
+def _list_folder(folder: Storage) -> Listing:
+    listing = SOURCES.find("folder").entries(folder.uri)
+    archives = {name: kind for name in listing.left_out if not is_hidden(name) and (kind := source_of(name))}
+    for name, kind in sorted(archives.items()):
+        inside = SOURCES.find(kind).entries(f"{folder.uri.rstrip('/')}/{name}")
+        prefix = f"{PurePosixPath(name).with_suffix('')}/" if len(archives) > 1 else ""
+        listing.entries.extend(entry._replace(name=f"{prefix}{entry.name}") for entry in inside.entries)
+        listing.left_out.update(inside.left_out)
+        del listing.left_out[name]
+    return listing
+
+
+def _shards_of_job(folder: Storage) -> Storage:
+    """Return the folder of the shards if `folder` is the output of a batch job, else `folder`."""
+    has_plan = any(name.startswith("plan-") and name.endswith(".json") for name in folder.files())
+    return folder / SHARDS if has_plan and SHARDS in folder.folders() else folder
+
+
+def _matches(pattern: str) -> list[str]:
+    """Return the files that match a pattern, sorted.
+
+    Raises:
+        BatchError: nothing matches.
+    """
+    parts = pattern.split("/")
+    fixed = next(i for i, part in enumerate(parts) if any(character in part for character in _WILDCARDS))
+    root = Storage("/".join(parts[:fixed]) or ("/" if fixed else "."))
+    if root.kind() != "folder":
+        raise BatchError(f"there is no folder {root.uri}: check the pattern {pattern}")
+    rest = _regex("/".join(parts[fixed:]))
+    found = (f"{root.uri.rstrip('/')}/{name}" for name in root.tree().sizes if rest.fullmatch(name))
+    names = sorted(n for n in found if source_of(n) or PurePosixPath(n).suffix.lower() in SUFFIXES)
+    if not names:
+        raise BatchError(f"no image file or archive matches {pattern}: put the pattern in quotes, and check it")
+    return names
+
+
+def _regex(pattern: str) -> re.Pattern[str]:
+    """Return a regular expression for a pattern: `**/` is any folders, `*` and `?` match inside a name."""
+    meanings = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
+    return re.compile("".join(meanings.get(part, re.escape(part)) for part in parts))

@@ -1,0 +1,231 @@
+"""The output of a batch job: a folder on a disk or an object store, and the order in which files appear in it.
+
+    plan-<digest>.json      the plan, written first
+    shards/<shard>…         the files of a shard
+    records/<shard>.json    the shard's record: its files are whole; written after them
+    errors.jsonl, …         the summary, written when all shards have records
+    manifest.json           the commit, written last
+
+Every file appears whole or not at all. On a disk it is written under another name in `.temporary`, forced to the disk,
+and renamed; on an object store it is written by one request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from serving.batch.plan import Plan
+from serving.errors import BatchError
+from zorse_common.errors import one_line
+from zorse_common.storage import Storage
+
+MANIFEST, SHARDS, RECORDS, TEMPORARY = "manifest.json", "shards", "records", ".temporary"
+_PLAN = re.compile(r"plan-[0-9a-f]{16}\.json")
+_READERS = 16
+
+
+@dataclass(frozen=True)
+class BadItem:
+    """An input that became no image, and why. `number` is its position among the inputs."""
+
+    number: int
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a finished shard holds: `count` images in `files` files of `nbytes` bytes together, and the bad inputs.
+
+    `sha256` is the digest of the shard's file; of several files it is that of the text that `sha256sum` prints for them
+    in the order of their names. `plan` is the digest of the plan.
+    """
+
+    shard: int
+    plan: str
+    count: int
+    files: int
+    nbytes: int
+    sha256: str
+    errors: tuple[BadItem, ...] = ()
+
+    def to_json(self) -> str:
+        """Return the record as JSON with sorted keys."""
+        return json.dumps(asdict(self), sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Record:
+        """Parse a record. Raises ValueError, TypeError or KeyError if it is not one."""
+        fields = json.loads(text)
+        errors = tuple(BadItem(**error) for error in fields.pop("errors"))
+        return cls(**fields, errors=errors)
+
+
+def shard_name(shard: int) -> str:
+    """Return the name of a shard, such as "000012"."""
+    return f"{shard:06d}"
+
+
+def files_digest(files: Mapping[str, bytes]) -> str:
+    """Return the digest of a shard's files, see `Record.sha256`."""
+    digests = {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)}
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    return hashlib.sha256("".join(f"{value}  {name}\n" for name, value in digests.items()).encode()).hexdigest()
+
+
+class Output:
+    """The output in the folder `storage`."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+
+    def claim(self, plan: Plan) -> Plan:
+        """Write `plan`, unless an equal one is there, and return the one that is there.
+
+        The name of a plan's file is its digest. Several jobs may write different plans at once. Each writes its own
+        first and lists the folder then, so that at least one of them sees the other's. One that does, withdraws.
+
+        Raises:
+            BatchError: the output belongs to a different plan, or a different job started at the same moment.
+        """
+        own = f"plan-{plan.digest()[:16]}.json"
+        is_there = own in self._plans()
+        if not is_there:
+            self.publish(own, plan.to_json().encode())
+        others = [name for name in self._plans() if name != own]
+        if not others:
+            return self._read_plan(own)
+        if not is_there:
+            self.storage.remove(own)
+        differences = "; ".join(plan.differences(self._read_plan(others[0])))
+        raise BatchError(
+            f"{self.storage.uri} belongs to another job ({differences}): repeat its command, choose another output, or "
+            "remove the folder"
+        )
+
+    def plan(self) -> Plan | None:
+        """Return the plan that was written first, or None if there is no job in the folder."""
+        names = self._plans()
+        return self._read_plan(names[0]) if names else None
+
+    def manifest(self) -> dict[str, Any] | None:
+        """Return the job's manifest, or None if the job is not finished."""
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            found: dict[str, Any] = json.loads(self.storage.read(MANIFEST))
+            return found
+        return None
+
+    def finished(self) -> list[int]:
+        """Return the numbers of the shards with a record, in order. No record is read."""
+        names = (name.removesuffix(".json") for name in (self.storage / RECORDS).files())
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def record(self, shard: int, plan: str) -> Record | None:
+        """Return the record of a shard, or None if it has none of the plan with the digest `plan`."""
+        with contextlib.suppress(FileNotFoundError, ValueError, TypeError, KeyError):
+            record = Record.from_json(self.storage.read(f"{RECORDS}/{shard_name(shard)}.json"))
+            if (record.shard, record.plan) == (shard, plan):
+                return record
+        return None
+
+    def records(self, shards: list[int], plan: str) -> dict[int, Record]:
+        """Return the records of `shards`, read by several threads; those without one are left out."""
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = pool.map(lambda shard: self.record(shard, plan), shards)
+            return {record.shard: record for record in found if record is not None}
+
+    def publish_shard(self, files: Mapping[str, bytes], record: Record) -> None:
+        """Write the files of a shard, and then its record.
+
+        Raises:
+            OSError: the storage fails. The shard has no record then.
+        """
+        for name, content in files.items():
+            self.publish(f"{SHARDS}/{name}", content, is_flushed=len(files) == 1)
+        if self.storage.local is not None and len(files) > 1:
+            os.sync()  # one call is faster than one for each of thousands of small files
+        self.publish(f"{RECORDS}/{shard_name(record.shard)}.json", record.to_json().encode())
+
+    def is_whole(self, record: Record) -> bool:
+        """Return whether the files of a shard are those of its record; all are read."""
+        name = shard_name(record.shard)
+        folder = self.storage / SHARDS
+        if self.storage.exists(f"{SHARDS}/{name}"):
+            names = [f"{name}/{path}" for path in (folder / name).tree().sizes]
+        else:
+            names = [path for path in folder.files() if path.startswith(f"{name}.")]
+        return files_digest({path: folder.read(path) for path in names}) == record.sha256
+
+    def publish(self, name: str, content: bytes, *, is_flushed: bool = True) -> None:
+        """Write the file `name`, whole or not at all, also if several processes write it at once.
+
+        `is_flushed` says whether it is on the disk, and survives a loss of power, when the function returns.
+
+        Raises:
+            OSError: the storage fails.
+        """
+        folder = self.storage.local
+        if folder is None:
+            self.storage.write(name, content)
+            return
+        temporary = folder / TEMPORARY / uuid.uuid4().hex
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                if is_flushed:
+                    os.fsync(file.fileno())
+            temporary.replace(folder / name)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+    def sweep(self) -> None:
+        """Remove the temporary files that killed processes left."""
+        with contextlib.suppress(OSError):
+            self.storage.remove(TEMPORARY)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Lock the output against other jobs on this machine. The lock ends with the process, however it ends.
+
+        Raises:
+            BatchError: another job has the lock.
+            OSError: the folder cannot be made.
+        """
+        if self.storage.local is None:
+            yield
+            return
+        self.storage.local.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.storage.local, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BatchError(f"another job writes to {self.storage.uri}: wait until it has ended") from error
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _plans(self) -> list[str]:
+        return [name for name in self.storage.files() if _PLAN.fullmatch(name)]
+
+    def _read_plan(self, name: str) -> Plan:
+        try:
+            return Plan.from_json(self.storage.read(name), f"{self.storage.uri}/{name}")
+        except OSError as error:
+            raise BatchError(f"{self.storage.uri}/{name} cannot be read: {one_line(error)}") from error

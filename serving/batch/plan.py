@@ -1,0 +1,196 @@
+"""The plan of a batch job: everything that decides the bytes of its output. It is written before any of them.
+
+The same command makes an equal plan on every machine. Two jobs with equal plans write the same files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import zlib
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from PIL import features
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from export.interface import IMAGE
+from export.manifest import PROVED_BATCH, Manifest, fields_digest
+from serving.batch.formats.base import FORMATS, Item
+from serving.codec import encode
+from serving.config import Device
+from serving.errors import BatchError
+
+Positive = Annotated[int, Field(ge=1)]
+BatchVerb = Literal["generate", "translate"]
+TARGET_SECONDS = 10.0
+"""How long one core should work on a shard."""
+_FLOPS, _SECONDS_PER_VALUE, _SECONDS_PER_IMAGE = 1e11, 3e-8, 5e-5
+"""A core's floating-point operations a second, and its time to encode one value, and to handle one image: a model of
+the work that is the same on every machine, and not a measurement of this one."""
+_REUSE = 16
+"""Convolutions use a weight once for each of about height · width / `_REUSE` pixels: most weights lie where images are
+small."""
+_NOMINAL_SIDE = 256
+_MOST_IMAGES = 8192
+_MOST_BYTES = 2**28
+"""The most bytes of decoded images in a shard, which a process holds in memory as image files."""
+_SHARDS_OF_SMALL_JOBS = 16
+_INFORMATIVE = ("uri", "source", "environment")
+
+
+class Plan(BaseModel):
+    """The plan. `uri`, `source` and `environment` only inform: plans that differ in these alone are equal.
+
+    `uri` is the place of the model and `model_digest` that of its manifest. `keys` are those of the verb's request.
+    `count` is the number of images, and `inputs` the digest of the names and sizes of the input files, in order, which
+    lie at `source`. Shard k has the images `shard_length` · k to `shard_length` · (k + 1) - 1. Up to `batch` images run
+    together. `environment` has the versions and processor flags on which bytes may depend.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    verb: BatchVerb
+    model: str
+    version: int
+    model_digest: str
+    keys: dict[str, Any]
+    count: Annotated[int, Field(ge=0)]
+    inputs: str | None
+    format: str
+    image_format: str
+    shard_length: Positive
+    batch: Positive
+    device: Device
+    uri: str
+    source: str | None
+    environment: dict[str, str]
+
+    @property
+    def shards(self) -> int:
+        """The number of shards."""
+        return -(-self.count // self.shard_length)
+
+    def numbers(self, shard: int) -> range:
+        """Return the numbers of the images of a shard, or the positions of its input files."""
+        return range(shard * self.shard_length, min((shard + 1) * self.shard_length, self.count))
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields in which equal plans agree."""
+        return self.model_dump(mode="json", exclude=set(_INFORMATIVE))
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the identity, in hex."""
+        return fields_digest(self.identity())
+
+    def to_json(self) -> str:
+        """Return the plan as indented JSON with sorted keys."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str) -> Plan:
+        """Parse a plan; `where` names its file in messages.
+
+        Raises:
+            BatchError: it is not a plan.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise BatchError(f"{where} is not a plan of a batch job: choose another output") from error
+
+    def differences(self, other: Plan) -> list[str]:
+        """Return one text for each field of the identity in which this plan differs from `other`."""
+        mine, others = self.identity(), other.identity()
+        mine |= mine.pop("keys")
+        others |= others.pop("keys")
+        return [
+            f"{key} {json.dumps(mine.get(key))} instead of {json.dumps(others.get(key))}"
+            for key in sorted(mine.keys() | others.keys())
+            if mine.get(key) != others.get(key)
+        ]
+
+    def changed_environment(self, other: Plan) -> list[str]:
+        """Return one text for each entry of the environment in which this plan differs from `other`."""
+        mine, others = self.environment, other.environment
+        return [
+            f"{key} {mine.get(key, 'none')} instead of {others.get(key, 'none')}"
+            for key in sorted(mine.keys() | others.keys())
+            if mine.get(key) != others.get(key)
+        ]
+
+
+def shard_length(manifest: Manifest, count: int) -> int:
+    """Return how many images a shard has: about `TARGET_SECONDS` of work, as a pure function of model and count.
+
+    The work of an image is estimated from the size of the model's files, taken as float32 weights, and from the size of
+    its images, which for a translator of open sizes is taken as 256 × 256 pixels. A small job has 16 shards, so that
+    several processes can share it.
+    """
+    shape = next(spec.shape for spec in manifest.interface.outputs if spec.name == IMAGE)
+    height, width, channels = (
+        size if isinstance(size, int) else nominal
+        for size, nominal in zip(shape[1:], (*[_NOMINAL_SIDE * manifest.interface.scale] * 2, 3), strict=True)
+    )
+    values = height * width * channels
+    weights = manifest.nbytes / np.dtype(np.float32).itemsize
+    seconds = 2 * weights * (height * width / _REUSE) / _FLOPS + values * _SECONDS_PER_VALUE + _SECONDS_PER_IMAGE
+    length = min(int(TARGET_SECONDS / seconds), _MOST_BYTES // values, _MOST_IMAGES, -(-count // _SHARDS_OF_SMALL_JOBS))
+    return max(1, length)
+
+
+def rows_per_run(manifest: Manifest) -> int:
+    """Return how many images run together at most: as many as the proof of the model tried."""
+    batch = manifest.interface.inputs[0].shape[0]
+    return batch if isinstance(batch, int) else PROVED_BATCH
+
+
+def environment(format_name: str, image_format: str) -> dict[str, str]:
+    """Return the versions and the processor's flags on which bytes may depend, and the digest of a written probe.
+
+    Raises:
+        BatchError: there is no such format.
+    """
+    versions = {name: metadata.version(name) for name in ("numpy", "pillow", "pyarrow", "zorse")}
+    runtime = next(
+        (f"{name} {metadata.version(name)}" for name in ("onnxruntime-gpu", "onnxruntime") if _is_installed(name)), ""
+    )
+    return versions | {
+        "onnxruntime": runtime,
+        "zlib": zlib.ZLIB_RUNTIME_VERSION,
+        **{f"pillow's {name}": str(features.version(name)) for name in ("zlib", "libjpeg_turbo", "webp")},
+        "processor": " ".join([platform.machine(), *_processor_flags()]),
+        "probe": _probe(format_name, image_format),
+    }
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _processor_flags() -> list[str]:
+    """Return the vector instructions of the processor, by which libraries choose their kernels."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return sorted(flag for flag in flags if flag.startswith(("avx", "amx", "fma")))
+
+
+def _probe(format_name: str, image_format: str) -> str:
+    """Return the digest of a shard of two fixed images: it changes with every library that changes written bytes."""
+    pixels = np.arange(3 * 48 * 48, dtype=np.uint32).reshape(48, 48, 3)
+    images = [(pixels * factor >> 7).astype(np.uint8) for factor in (5, 2654435761 % 2**16)]
+    items = [
+        Item(f"probe{i}", encode(image, image_format, "probe"), image_format, {}) for i, image in enumerate(images)
+    ]
+    files = FORMATS.find(format_name)("probe", items, {})
+    return hashlib.sha256(b"".join(files.values())).hexdigest()[:16]

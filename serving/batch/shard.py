@@ -1,0 +1,92 @@
+"""Computes one shard of a batch job, and publishes it. Doing it again, or twice at once, writes the same bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from serving.batch import work
+from serving.batch.formats.base import FORMATS, Item
+from serving.batch.output import BadItem, Output, Record, files_digest, shard_name
+from serving.batch.pipeline import Stopwatch
+from serving.batch.plan import Plan
+from serving.batch.runner import Runner
+from serving.batch.sources.base import Entry
+from serving.batch.work import Input
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker is sent: the number of a shard, and of a translation its input files."""
+
+    shard: int
+    inputs: Sequence[Input] = ()
+
+    def to_json(self) -> str:
+        """Return the task as JSON."""
+        return json.dumps([self.shard, [[one.number, one.name, one.entry] for one in self.inputs]])
+
+    @classmethod
+    def from_json(cls, text: str) -> Task:
+        """Parse what `to_json` returned."""
+        shard, inputs = json.loads(text)
+        entries = (Entry._make([*rest, tuple(at)]) for _, _, (*rest, at) in inputs)
+        return cls(
+            shard, [Input(number, name, entry) for (number, name, _), entry in zip(inputs, entries, strict=True)]
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a worker returns: the record of a shard, whether it was made now, and the seconds spent in each stage."""
+
+    record: Record
+    is_new: bool
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class ShardMaker:
+    """Makes shards of one job with one model, whose runs, decoding and encoding overlap."""
+
+    def __init__(self, runner: Runner, plan: Plan, output: Output, threads: int = 1, *, verify: bool = False) -> None:
+        """Decode and encode in `threads` threads. With `verify` the files of existing shards are read and compared."""
+        self._runner, self._plan, self._output, self._verify = runner, plan, output, verify
+        self._digest = plan.digest()
+        self._pool = ThreadPoolExecutor(threads, "zorse-batch")
+        self._columns = work.columns(plan, runner.interface.labels is not None)
+        self._write = FORMATS.find(plan.format)
+
+    def make(self, task: Task) -> Outcome:
+        """Return the record of a shard. A shard that is whole is not made again.
+
+        Raises:
+            FetchError, OSError: a storage failed.
+            EngineError: the graph failed.
+        """
+        record = self._output.record(task.shard, self._digest)
+        if record is not None and not (self._verify and not self._output.is_whole(record)):
+            return Outcome(record, is_new=False)
+        stopwatch = Stopwatch()
+        results = list(self._results(task, stopwatch))
+        items = [one for one in results if isinstance(one, Item)]
+        bad = tuple(one for one in results if isinstance(one, BadItem))
+        with stopwatch.measured("pack"):
+            files = self._write(shard_name(task.shard), items, self._columns)
+            nbytes = sum(map(len, files.values()))
+            digest = files_digest(files)
+        record = Record(task.shard, self._digest, len(items), len(files), nbytes, digest, bad)
+        with stopwatch.measured("write"):
+            self._output.publish_shard(files, record)
+        return Outcome(record, is_new=True, seconds=stopwatch.seconds)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _results(self, task: Task, stopwatch: Stopwatch) -> Iterator[work.Result]:
+        if self._plan.verb == "translate":
+            return work.translate(self._runner, self._plan, task.inputs, self._pool, stopwatch)
+        numbers = self._plan.numbers(task.shard)
+        return work.generate(self._runner, self._plan, numbers, self._pool, stopwatch)

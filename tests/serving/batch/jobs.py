@@ -1,0 +1,54 @@
+"""Batch jobs in one process, with tiny models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from export.manifest import Manifest
+from serving.batch.inputs import inputs_digest, list_inputs, result_names
+from serving.batch.output import Output
+from serving.batch.plan import Plan
+from serving.batch.runner import Runner
+from serving.batch.shard import Outcome, ShardMaker, Task
+from serving.batch.work import Input
+from zorse_common.storage import Storage
+
+
+def plan_of(manifest: Manifest, **fields: Any) -> Plan:
+    """Return a plan of 20 images in shards of 8."""
+    known: dict[str, Any] = {
+        "verb": "generate" if manifest.interface.kind == "generator" else "translate",
+        "model": manifest.name,
+        "version": manifest.version,
+        "model_digest": "feed",
+        "keys": {"seed": 7} if manifest.interface.kind == "generator" else {},
+        "count": 20,
+        "inputs": None,
+        "format": "webdataset",
+        "image_format": "png",
+        "shard_length": 8,
+        "batch": 4,
+        "device": "cpu",
+        "uri": "repository/model",
+        "source": None,
+        "environment": {"numpy": "2"},
+    }
+    return Plan(**(known | fields))
+
+
+def make_all(model: Path, plan: Plan, folder: Path, inputs: str | None = None, **options: Any) -> list[Outcome]:
+    """Make every shard of a job in this process, without Ray."""
+    entries = list_inputs(inputs).entries if inputs is not None else []
+    plan = plan.model_copy(update={"inputs": inputs_digest(entries), "count": len(entries)}) if inputs else plan
+    maker = ShardMaker(Runner.load(str(model), "cpu", plan.batch, 1), plan, Output(Storage(folder)), **options)
+    every = [Input(i, name, e) for i, (name, e) in enumerate(zip(result_names(entries), entries, strict=True))]
+    try:
+        return [maker.make(Task(k, [every[i] for i in plan.numbers(k)] if every else [])) for k in range(plan.shards)]
+    finally:
+        maker.close()
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Return the content of all files below a folder by their relative paths."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -1,0 +1,165 @@
+"""The inputs of a batch job: folders, archives and patterns of them, with safe and unique names."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from serving.batch.formats.base import FORMATS, Item
+from serving.batch.inputs import inputs_digest, list_inputs, read_entry, result_names, safe_name
+from serving.batch.sources.base import SOURCES, Entry
+from serving.errors import BatchError
+from zorse_common.image_writer import encode
+
+CONTENTS = {
+    f"{name}.png": encode(np.full((4, 5, 3), level, np.uint8)) for name, level in (("b/two", 9), ("a", 1), ("b/x", 4))
+}
+
+
+def _folder(root: Path) -> Path:
+    for name, content in CONTENTS.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def _zip(path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in CONTENTS.items():
+            archive.writestr(name, content)
+    return path
+
+
+def _tar(path: Path) -> Path:
+    _folder(path.parent / "unpacked")
+    with tarfile.open(path, "w") as archive:
+        for name in CONTENTS:
+            archive.add(path.parent / "unpacked" / name, name)
+    return path
+
+
+def _parquet(path: Path) -> Path:
+    rows = [{"bytes": content, "path": name} for name, content in CONTENTS.items()]
+    parquet.write_table(pyarrow.table({"image": rows, "caption": ["text"] * 3}), path, row_group_size=2)
+    return path
+
+
+def _read(uri: Path | str) -> dict[str, bytes]:
+    return {entry.name: read_entry(entry) for entry in list_inputs(str(uri)).entries}
+
+
+MAKERS = {"folder": _folder, "zip": _zip, "tar": _tar, "parquet": _parquet}
+
+
+def test_every_source_has_a_test() -> None:
+    assert sorted(MAKERS) == SOURCES.names()
+
+
+@pytest.mark.parametrize("kind", sorted(MAKERS))
+def test_source_lists_and_reads_its_images_in_order(kind: str, tmp_path: Path) -> None:
+    place = MAKERS[kind](tmp_path / f"images.{kind}")
+    found = _read(place)
+    assert found == CONTENTS
+    assert list(found) == sorted(CONTENTS)
+
+
+@pytest.mark.parametrize("kind", sorted(FORMATS.names()))
+def test_format_is_an_input_again(kind: str, tmp_path: Path) -> None:
+    items = [Item(name.removesuffix(".png"), content, "png", {"number": 0}) for name, content in CONTENTS.items()]
+    for name, content in FORMATS.find(kind)("000000", items, {"number": int}).items():
+        (tmp_path / "shards" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "shards" / name).write_bytes(content)
+    (tmp_path / "plan-0123456789abcdef.json").write_text("{}")
+    (tmp_path / "contact-sheet.png").write_bytes(CONTENTS["a.png"])
+    prefix = "000000/" if kind == "images" else ""
+    assert _read(tmp_path) == {f"{prefix}{name}": content for name, content in CONTENTS.items()}
+
+
+def test_folder_of_archives_counts_as_the_images_in_them(tmp_path: Path) -> None:
+    _zip(tmp_path / "one.zip")
+    _parquet(tmp_path / "two.parquet")
+    (tmp_path / "notes.txt").write_text("no image")
+    listing = list_inputs(str(tmp_path))
+    expected = {f"{archive}/{name}" for archive in ("one", "two") for name in CONTENTS}
+    assert {entry.name for entry in listing.entries} == expected
+    assert listing.left_out == {"notes.txt": "no image"}
+
+
+def test_pattern_takes_images_and_archives(tmp_path: Path) -> None:
+    _folder(tmp_path / "photos")
+    _zip(tmp_path / "photos/more.zip")
+    assert [entry.name for entry in list_inputs(f"{tmp_path}/photos/b/*").entries] == ["two.png", "x.png"]
+    assert len(list_inputs(f"{tmp_path}/**/*").entries) == 6
+    with pytest.raises(BatchError, match="no image file or archive matches"):
+        list_inputs(f"{tmp_path}/photos/*.gif")
+
+
+def test_single_image_is_an_input(tmp_path: Path) -> None:
+    assert _read(_folder(tmp_path) / "a.png") == {"a.png": CONTENTS["a.png"]}
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: None, "there is nothing at"),
+        (lambda path: path.mkdir(), "there are no images at"),
+        (lambda path: path.write_bytes(b"damaged"), "cannot be read as an uncompressed tar"),
+    ],
+)
+def test_place_without_images_is_refused(write, message: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    write(tmp_path / "images.tar")
+    with pytest.raises(BatchError, match=message):
+        list_inputs(str(tmp_path / "images.tar"))
+
+
+def test_parquet_without_or_with_several_image_columns_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pyarrow.table({"caption": ["a"]}), path)
+    with pytest.raises(BatchError, match="needs one column with the bytes of image files and has none"):
+        list_inputs(str(path))
+    parquet.write_table(pyarrow.table({"a": [b"x"], "b": [b"x"]}), path)
+    with pytest.raises(BatchError, match="has a, b"):
+        list_inputs(str(path))
+
+
+def test_result_names_are_unique(tmp_path: Path) -> None:
+    def entry(name: str) -> Entry:
+        return Entry(name, 1, "folder", "", name)
+
+    names = ["a.jpg", "a.png", "b.png", "c/a.png", "d.png", "d.png"]
+    assert result_names([entry(name) for name in names]) == [
+        "a.jpg",
+        "a.png",
+        "b",
+        "c/a",
+        "d.png-000004",
+        "d.png-000005",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("a/b.png", "a/b.png"),
+        ("../../etc/passwd", "etc/passwd"),
+        ("/absolute/x.png", "absolute/x.png"),
+        ("a\\..\\b.png", "a/b.png"),
+        ("a\nb.png", "a_nb.png"),
+        ("..", "image"),
+    ],
+)
+def test_safe_name_stays_in_the_folder(name: str, safe: str) -> None:
+    assert safe_name(name) == safe
+
+
+def test_inputs_digest_depends_on_names_and_sizes() -> None:
+    entry = Entry("a", 1, "folder", "/x", "a")
+    assert inputs_digest([entry]) == inputs_digest([entry._replace(place="/y")])
+    assert inputs_digest([entry]) != inputs_digest([entry._replace(size=2)])
+    assert inputs_digest([entry]) != inputs_digest([entry, entry])

@@ -1,0 +1,119 @@
+"""The output of a batch job: its plan, its lock, its records, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from serving.batch.output import BadItem, Output, Record, files_digest
+from serving.errors import BatchError
+from tests.serving.batch.jobs import files_of, plan_of
+from tests.serving.tiny import generator_manifest
+from zorse_common.storage import Storage
+
+PLAN = plan_of(generator_manifest())
+
+
+class _FailingStore(Storage):
+    """An object store that fails in the middle of every upload; what was sent until then becomes visible."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.local = None
+        self._folder = folder
+
+    def write(self, name: str, content: bytes) -> None:
+        (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (self._folder / name).write_bytes(content[: len(content) // 2])
+        raise OSError(28, "No space left on device")
+
+    def read(self, name: str, most: int | None = None) -> bytes:
+        return (self._folder / name).read_bytes()
+
+
+def _output(folder: Path) -> Output:
+    return Output(Storage(folder))
+
+
+def test_claim_keeps_the_plan_that_was_first(tmp_path: Path) -> None:
+    output = _output(tmp_path / "out")
+    assert output.plan() is None
+    assert output.claim(PLAN) == PLAN
+    later = PLAN.model_copy(update={"environment": {"numpy": "3"}})
+    assert output.claim(later) == PLAN
+    assert output.plan() == PLAN
+
+
+def test_claim_by_another_plan_is_refused_with_the_differences(tmp_path: Path) -> None:
+    output = _output(tmp_path / "out")
+    output.claim(PLAN)
+    before = files_of(tmp_path)
+    with pytest.raises(BatchError, match=r"belongs to another job \(count 21 instead of 20\)"):
+        output.claim(PLAN.model_copy(update={"count": 21}))
+    assert files_of(tmp_path) == before
+
+
+def test_lock_refuses_a_second_job_until_the_first_has_ended(tmp_path: Path) -> None:
+    first, second = _output(tmp_path / "out"), _output(tmp_path / "out")
+    with first.locked(), pytest.raises(BatchError, match="another job writes to"), second.locked():
+        pytest.fail("two jobs have the lock")
+    with second.locked():
+        pass
+
+
+def test_record_is_found_after_its_shard_is_published(tmp_path: Path) -> None:
+    output = _output(tmp_path / "out")
+    files = {"000002.tar": b"content"}
+    record = Record(2, PLAN.digest(), 1, 1, 7, files_digest(files), (BadItem(3, "a.jpg", "damaged"),))
+    assert output.record(2, PLAN.digest()) is None
+    output.publish_shard(files, record)
+    assert output.record(2, PLAN.digest()) == record
+    assert output.finished() == [2]
+    assert output.records([1, 2], PLAN.digest()) == {2: record}
+    assert output.is_whole(record)
+    assert sorted(files_of(tmp_path / "out")) == ["records/000002.json", "shards/000002.tar"]
+
+
+def test_record_of_another_plan_or_torn_is_none(tmp_path: Path) -> None:
+    output = _output(tmp_path / "out")
+    output.publish_shard({"000000.tar": b""}, Record(0, "other", 0, 1, 0, "", ()))
+    assert output.record(0, PLAN.digest()) is None
+    output.publish("records/000001.json", Record(1, PLAN.digest(), 0, 1, 0, "", ()).to_json().encode()[:-9])
+    assert output.record(1, PLAN.digest()) is None
+
+
+def test_shard_of_several_files_is_damaged_by_each_change(tmp_path: Path) -> None:
+    output = _output(tmp_path / "out")
+    files = {"000000/a.png": b"a", "000000/b/c.png": b"c"}
+    record = Record(0, PLAN.digest(), 2, 2, 2, files_digest(files), ())
+    output.publish_shard(files, record)
+    assert output.is_whole(record)
+    (tmp_path / "out/shards/000000/more.png").write_bytes(b"")
+    assert not output.is_whole(record)
+
+
+@pytest.mark.parametrize("files", [{"000000.tar": b"content"}, {}])
+def test_failed_upload_leaves_no_record(files: dict[str, bytes], tmp_path: Path) -> None:
+    output = Output(_FailingStore(tmp_path))
+    with pytest.raises(OSError, match="No space"):
+        output.publish_shard(files, Record(0, PLAN.digest(), 1, 1, 7, "", ()))
+    assert output.record(0, PLAN.digest()) is None
+
+
+def test_failed_write_to_a_disk_leaves_nothing(tmp_path: Path) -> None:
+    output = _output(tmp_path / "out")
+    (tmp_path / "out/shards/000000.tar/in-the-way").mkdir(parents=True)
+    with pytest.raises(OSError, match="directory"):
+        output.publish("shards/000000.tar", b"content")
+    output.sweep()
+    assert files_of(tmp_path / "out") == {}
+
+
+def test_sweep_removes_the_files_of_killed_processes(tmp_path: Path) -> None:
+    output = _output(tmp_path / "out")
+    output.publish("shards/a", b"")
+    (tmp_path / "out/.temporary/left").write_bytes(b"half")
+    output.sweep()
+    output.sweep()
+    assert sorted(files_of(tmp_path / "out")) == ["shards/a"]
