@@ -154,6 +154,11 @@ class ImageFiles:
         """The size of each image file in bytes, by name, sorted by name."""
 
     @property
+    def kind(self) -> str:
+        """What the files are in: "zip" or "folder"."""
+        return "zip" if self._files.is_zip else "folder"
+
+    @property
     def names(self) -> list[str]:
         """The names of the image files, sorted."""
         return list(self.sizes)
@@ -164,9 +169,9 @@ class ImageFiles:
         # The copy is atomic, while decoder threads may add files.
         return [f"skipped {printable(name)}: {reason}" for name, reason in self.unreadable.copy().items()]
 
-    def read(self, name: str) -> bytes:
-        """Return the bytes of an image file. Raises as `FileSet.read`."""
-        return self._files.read(name)
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """Return the bytes of an image file, or its first `most` bytes. Raises as `FileSet.read`."""
+        return self._files.read(name, most)
 
     def open(self, name: str, channels: int | None = None, *, least_side: int | None = None) -> Pillow.Image | None:
         """Decode one image as `decode_image` does. Returns None if it cannot be read; `unreadable` then says why.

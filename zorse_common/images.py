@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,13 +58,18 @@ class ImageTooLargeError(ImageError):
 
 @dataclass(frozen=True)
 class Header:
-    """The facts in an image file's header. Sizes are in pixels; `bits` is the depth of one channel: 8, 16 or 32."""
+    """The facts in an image file's header.
+
+    Sizes are in pixels. `bits` is the depth of one channel: 8, 16 or 32. `mode` is Pillow's name of the kind of pixels,
+    such as "RGB", "P" (palette), "CMYK", "I;16" (integers) or "F" (floating point).
+    """
 
     format: str
     width: int
     height: int
     bits: int
     channels: int
+    mode: str
 
 
 def read_header(content: bytes) -> Header:
@@ -71,9 +78,10 @@ def read_header(content: bytes) -> Header:
     Raises:
         ImageError: the file is in none of `FORMATS`, or its header is broken.
     """
-    with _open(content) as image:
+    with open_image(content) as image:
         channels = 1 if image.mode in ("1", "L", "F") or image.mode.startswith("I") else len(image.getbands())
-        return Header(str(image.format), *image.size, _bits(image), 3 if image.mode in ("P", "PA") else channels)
+        channels = 3 if image.mode in ("P", "PA") else channels
+        return Header(str(image.format), *image.size, _bits(image), channels, image.mode)
 
 
 def read_size(content: bytes) -> tuple[int, int]:
@@ -84,7 +92,7 @@ def read_size(content: bytes) -> tuple[int, int]:
     """
     if content[:8] == b"\x89PNG\r\n\x1a\n" and content[12:16] == b"IHDR" and len(content) >= 24:
         return int.from_bytes(content[16:20]), int.from_bytes(content[20:24])
-    with _open(content) as image:
+    with open_image(content) as image:
         return image.size
 
 
@@ -137,10 +145,12 @@ def decode_image(
         ImageTooLargeError: the image has more than `max_pixels` pixels; nothing was decoded.
         ImageError: the file is damaged or in none of `FORMATS`, or has floating-point values without a `value_range`.
     """
-    with _open(content) as image:
+    with open_image(content) as image:
         check_pixels(image.width, image.height, max_pixels)
-        try:
-            value_range = _in_decoded_values(image, value_range)
+        with image_errors():
+            if value_range is not None:
+                scale = file_scale(image)
+                value_range = value_range[0] / scale, value_range[1] / scale
             _scale_transparency(image)
             if least_side is not None and min(image.size) >= 2 * least_side:
                 image.draft(None, (least_side, least_side))
@@ -148,12 +158,6 @@ def decode_image(
             upright = _upright(image, _to_8_bits(image, value_range))
             grey = upright.mode in ("1", "L", "LA", "La")
             return to_mode(upright, MODES[channels or (1 if grey else 3)])
-        except ImageError:
-            raise
-        except MemoryError:
-            raise
-        except Exception as error:  # Pillow's errors for broken bytes have no common base class
-            raise ImageError(f"the image cannot be read ({one_line(error)}): make or copy the file again") from error
 
 
 def check_range(value_range: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -174,7 +178,18 @@ def to_array(image: Pillow.Image) -> Pixels:
     return array[:, :, None] if array.ndim == 2 else array
 
 
-def _open(content: bytes) -> Pillow.Image:
+@contextmanager
+def image_errors() -> Iterator[None]:
+    """Raise the errors of Pillow for broken bytes, which have no common base class, as `ImageError`."""
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:
+        raise ImageError(f"the image cannot be read ({one_line(error)}): make or copy the file again") from error
+
+
+def open_image(content: bytes) -> Pillow.Image:
     """Parse the header and return the image without decoded pixels.
 
     Raises:
@@ -214,13 +229,12 @@ def _rawmode(image: Pillow.Image) -> str:
     return str((arguments[0] if isinstance(arguments, tuple) else arguments) or "")
 
 
-def _in_decoded_values(image: Pillow.Image, value_range: tuple[float, float] | None) -> tuple[float, float] | None:
-    """Convert a value range from the file's values to those that Pillow decodes: it maps a deep PGM to 0..65535."""
-    if value_range is None or image.format != "PPM" or image.mode != "I":
-        return value_range
+def file_scale(image: Pillow.Image) -> float:
+    """Return the factor from decoded values to those of the file: Pillow maps a deep PGM to 0..65535."""
     arguments = _tile_arguments(image)
-    maximum = arguments[-1] if isinstance(arguments, tuple) and isinstance(arguments[-1], int) else 65535
-    return value_range[0] * 65535 / maximum, value_range[1] * 65535 / maximum
+    if image.format != "PPM" or image.mode != "I" or not isinstance(arguments, tuple):
+        return 1.0
+    return float(arguments[-1]) / 65535 if isinstance(arguments[-1], int) else 1.0
 
 
 def _scale_transparency(image: Pillow.Image) -> None:
@@ -244,10 +258,8 @@ def _to_8_bits(image: Pillow.Image, value_range: tuple[float, float] | None) -> 
     """Map integers of more than 8 bits and floating-point values to 8-bit grey. Return other images unchanged."""
     if not image.mode.startswith(("I", "F")):
         return image
-    values = np.asarray(image)
-    if image.mode == "I" and image.format == "TIFF" and _tag(image, _SAMPLE_FORMAT, 1) == 1:
-        values = values.view(np.uint32)
-    low, high = value_range or _stated_range(image)
+    values = deep_values(image)
+    low, high = value_range or stated_range(image)
     if _tag(image, _PHOTOMETRIC, 1) == 0:  # zero is white; Pillow applies this to 8-bit files only
         low, high = high, low
     levels = (values.astype(np.float64) - low) * (255 / (high - low))
@@ -260,7 +272,15 @@ def _to_8_bits(image: Pillow.Image, value_range: tuple[float, float] | None) -> 
     return grey
 
 
-def _stated_range(image: Pillow.Image) -> tuple[float, float]:
+def deep_values(image: Pillow.Image) -> NDArray[Any]:
+    """Return the decoded integers or floating-point values: [height, width]."""
+    values = np.asarray(image)
+    if image.mode == "I" and image.format == "TIFF" and _tag(image, _SAMPLE_FORMAT, 1) == 1:
+        return values.view(np.uint32)
+    return values
+
+
+def stated_range(image: Pillow.Image) -> tuple[float, float]:
     """Return the values of black and white that the file states, or else the limits of its integers."""
     if image.mode == "F":
         raise ImageError(
@@ -276,12 +296,16 @@ def _stated_range(image: Pillow.Image) -> tuple[float, float]:
 
 def _upright(file: Pillow.Image, image: Pillow.Image) -> Pillow.Image:
     """Apply the EXIF orientation of `file` to `image`. Pillow itself applies that of TIFF files and removes it."""
-    try:
-        orientation = file.getexif().get(_ORIENTATION, 1)
-    except Exception:  # noqa: BLE001  (a broken EXIF block leaves the pixels readable)
-        orientation = 1
-    method = _TRANSPOSITIONS.get(orientation)
+    method = _TRANSPOSITIONS.get(orientation(file))
     return image if method is None else image.transpose(method)
+
+
+def orientation(image: Pillow.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; 1 is upright."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001  (a broken EXIF block leaves the pixels readable)
+        return 1
 
 
 def to_mode(image: Pillow.Image, mode: str) -> Pillow.Image:

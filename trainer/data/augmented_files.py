@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from trainer.data.resized_files import ResizedFiles
 from trainer.data.sampler import sample_index
 from trainer.errors import DataError
 from zorse_common.errors import printable
-from zorse_common.files import evenly_spaced, some_of
+from zorse_common.files import ImageFiles, evenly_spaced, some_of
+from zorse_common.image_facts import collection_facts, unused_facts
 from zorse_common.images import check_range
 from zorse_common.random import counter_rng
 
@@ -30,6 +32,27 @@ Augment = Callable[[Image, np.random.Generator], Image]
 def _absolute(root: str) -> str:
     # The working directory of a worker differs from that of the command.
     return root if "://" in root else str(Path(root).absolute())
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The files that a dataset uses: the names in each collection, such as "trainA", and why it uses no others."""
+
+    collections: dict[str, list[str]]
+    reason: str
+
+    def facts(self, files: ImageFiles) -> list[str]:
+        """Return one line or two for each collection, and one for the files that are not used.
+
+        Raises:
+            FilesError: greys of more than 8 bits use so little of their value range that it must be wrong.
+        """
+        facts: list[str] = []
+        used: list[str] = []
+        for collection, names in self.collections.items():
+            facts += collection_facts(files, names, collection, RANGE_KEY)
+            used += names
+        return facts + unused_facts(files, used, self.reason)
 
 
 class ImageFilesConfig(DataConfig):
@@ -47,6 +70,14 @@ class ImageFilesConfig(DataConfig):
     value_range: Annotated[tuple[float, float] | None, AfterValidator(check_range)] = None
     max_unreadable: Annotated[int, Field(ge=0), Resume.MAY_CHANGE] = 10
     cache_mib: Annotated[int, Field(ge=0), Resume.MAY_CHANGE] = 1024
+
+    @abstractmethod
+    def select(self, names: Sequence[str]) -> Selection:
+        """Return which of the image files `names`, all those below `root`, the dataset uses. No file is read.
+
+        Raises:
+            DataError, FilesError: a domain has no images, or the folders can be understood in two ways.
+        """
 
 
 @dataclass(frozen=True)

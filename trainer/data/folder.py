@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
-from trainer.data.augmented_files import RANGE_KEY, AugmentedFiles, DomainFiles, ImageFilesConfig, mirror_half
+from trainer.data.augmented_files import AugmentedFiles, DomainFiles, ImageFilesConfig, Selection, mirror_half
 from trainer.data.base import DataSpec, Example, Image, ImageSpec
 from trainer.data.resized_files import ResizedFiles, crop_centre
 from trainer.errors import DataError
 from trainer.registry import register
 from zorse_common.files import ImageFiles, some_of
-from zorse_common.image_facts import collection_facts, digest_of, unused_facts
+from zorse_common.image_facts import digest_of
 from zorse_common.splits import split_folders, top_folders
 
 _TRAIN, _HELD_OUT = "train", ("test", "val")
@@ -35,18 +36,44 @@ class Folder:
             """Return one domain, "image"."""
             return DataSpec({"image": ImageSpec(self.size, self.channels)})
 
+        def select(self, names: Sequence[str]) -> Selection:
+            """Return the images to train on and those to hold out.
+
+            Raises:
+                DataError: there are no images, or a folder `train` beside images of other folders.
+            """
+            if not names:
+                raise DataError(f"data.root {self.root} holds no images")
+            training, held_out = self._split(names)
+            return Selection({"training": training, "held out": held_out}, "in no split that is used")
+
+        def _split(self, names: Sequence[str]) -> tuple[list[str], list[str]]:
+            if self.splits == "none":
+                return list(names), []
+            folders = split_folders(self.root, names, (_TRAIN, *_HELD_OUT))
+            train = folders[_TRAIN]
+            if not train:
+                return list(names), []
+            others = set(names).difference(*folders.values())
+            if others:
+                raise DataError(
+                    f"data.root {self.root} has {len(train)} images in {_TRAIN}/ and {len(others)} elsewhere "
+                    f"({some_of(top_folders(others))}), and it is not clear whether {_TRAIN}/ is a split: set "
+                    "data.splits=none to train on all of them, or data.root to the folder "
+                    f"{_TRAIN} for its images alone"
+                )
+            return train, next((folders[folder] for folder in _HELD_OUT if folders[folder]), [])
+
     def __init__(self, config: Config, *, seed: int) -> None:
         """List the files.
 
         Raises:
             FilesError: `root` is missing or damaged.
-            DataError: `root` holds no images, or a folder `train` beside images of other folders.
+            DataError: as `Config.select`.
         """
         self.spec, self._config = config.spec(), config
         self._files = ImageFiles(config.root, value_range=config.value_range)
-        if not self._files.names:
-            raise DataError(f"data.root {config.root} holds no images")
-        self._train_names, self._held_out_names = self._split(config)
+        self._selection = config.select(self._files.names)
         resized = ResizedFiles(self._files, crop_centre, config.size, cache_bytes=config.cache_mib * 2**20)
         self._training, self._held_out = (
             AugmentedFiles(
@@ -56,36 +83,14 @@ class Folder:
                 stream="image",
                 max_unreadable=config.max_unreadable,
             )
-            for names in (self._train_names, self._held_out_names)
+            for names in self._selection.collections.values()
         )
-        self.digest = digest_of(self._files, self._train_names)
-
-    def _split(self, config: Config) -> tuple[list[str], list[str]]:
-        """Return the names of the training images and those of the held-out images."""
-        names = self._files.names
-        if config.splits == "none":
-            return names, []
-        folders = split_folders(config.root, names, (_TRAIN, *_HELD_OUT))
-        train = folders[_TRAIN]
-        if not train:
-            return names, []
-        others = set(names).difference(*folders.values())
-        if others:
-            raise DataError(
-                f"data.root {config.root} has {len(train)} images in {_TRAIN}/ and {len(others)} elsewhere "
-                f"({some_of(top_folders(others))}), and it is not clear whether {_TRAIN}/ is a split: set "
-                f"data.splits=none to train on all of them, or data.root to the folder {_TRAIN} for its images alone"
-            )
-        return train, next((folders[folder] for folder in _HELD_OUT if folders[folder]), [])
+        self.digest = digest_of(self._files, self._selection.collections["training"])
 
     @property
     def facts(self) -> list[str]:
         """One line for each collection, and one for the files that are not used."""
-        return [
-            *collection_facts(self._files, self._train_names, "training", RANGE_KEY),
-            *collection_facts(self._files, self._held_out_names, "held out", RANGE_KEY),
-            *unused_facts(self._files, [*self._train_names, *self._held_out_names], "in no split that is used"),
-        ]
+        return self._selection.facts(self._files)
 
     @property
     def skipped(self) -> list[str]:

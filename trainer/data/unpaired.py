@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from trainer.data.augmented_files import RANGE_KEY, AugmentedFiles, DomainFiles, ImageFilesConfig, mirror_half
+from trainer.data.augmented_files import AugmentedFiles, DomainFiles, ImageFilesConfig, Selection, mirror_half
 from trainer.data.base import DataSpec, Example, Image, ImageSpec
 from trainer.data.resized_files import ResizedFiles, squash
 from trainer.errors import DataError
 from trainer.registry import register
 from zorse_common.files import ImageFiles
-from zorse_common.image_facts import collection_facts, digest_of, unused_facts
+from zorse_common.image_facts import digest_of
 from zorse_common.splits import split_folders
 
 _DOMAINS = ("A", "B")
@@ -42,24 +43,35 @@ class Unpaired:
             """Return two unpaired domains, "A" and "B"."""
             return DataSpec({domain: ImageSpec(self.size, self.channels) for domain in _DOMAINS})
 
+        def select(self, names: Sequence[str]) -> Selection:
+            """Return the images in `trainA`, `trainB`, `testA` and `testB`.
+
+            Raises:
+                DataError: `trainA` or `trainB` holds no images.
+                FilesError: there is more than one data set.
+            """
+            folders = tuple(f"{split}{domain}" for split in ("train", "test") for domain in _DOMAINS)
+            collections = split_folders(self.root, names, folders)
+            for domain in _DOMAINS:
+                if not collections[f"train{domain}"]:
+                    raise DataError(
+                        f"data.root {self.root} has no images in train{domain}/: it needs trainA/ and trainB/, at its "
+                        "root or below one wrapping folder"
+                    )
+            return Selection(collections, f"not in {', '.join(folders)}")
+
     def __init__(self, config: Config, *, seed: int) -> None:
         """List the files.
 
         Raises:
             FilesError: `root` is missing or damaged.
-            DataError: `trainA` or `trainB` holds no images.
+            DataError: as `Config.select`.
         """
         self.spec, self._config, self._seed = config.spec(), config, seed
         self._load_size = config.load_size or round(config.size * 286 / 256)
         self._files = ImageFiles(config.root, value_range=config.value_range)
-        folders = tuple(f"{split}{domain}" for split in ("train", "test") for domain in _DOMAINS)
-        self._names = names = split_folders(config.root, self._files.names, folders)
-        for domain in _DOMAINS:
-            if not names[f"train{domain}"]:
-                raise DataError(
-                    f"data.root {config.root} has no images in train{domain}/: it needs trainA/ and trainB/, at its "
-                    "root or below one wrapping folder"
-                )
+        self._selection = config.select(self._files.names)
+        names = self._selection.collections
         to_crop = ResizedFiles(self._files, squash, self._load_size, cache_bytes=config.cache_mib * 2**20)
         whole = ResizedFiles(self._files, squash, config.size)
         self._training = {domain: self._collection(to_crop, domain, names[f"train{domain}"]) for domain in _DOMAINS}
@@ -77,12 +89,7 @@ class Unpaired:
     @property
     def facts(self) -> list[str]:
         """One line for each collection, and one for the files that are not used."""
-        facts: list[str] = []
-        used: list[str] = []
-        for folder, names in self._names.items():
-            facts += collection_facts(self._files, names, folder, RANGE_KEY)
-            used += names
-        return facts + unused_facts(self._files, used, f"not in {', '.join(self._names)}")
+        return self._selection.facts(self._files)
 
     @property
     def skipped(self) -> list[str]:
