@@ -45,13 +45,20 @@ class ServerMetadata(BaseModel):
     extensions: list[str] = ["binary_tensor_data", "model_configuration", "statistics"]
 
 
+def _version() -> str:
+    try:
+        return version("zorse")
+    except PackageNotFoundError:  # run from a checkout
+        return "0"
+
+
+_SERVER = ServerMetadata(version=_version())
+
+
 @server_router.get("/v2")
 async def server() -> ServerMetadata:
     """Return KServe v2 server metadata."""
-    try:
-        return ServerMetadata(version=version("zorse"))
-    except PackageNotFoundError:  # run from a checkout
-        return ServerMetadata(version="0")
+    return _SERVER
 
 
 @server_router.get("/v2/models")
