@@ -18,6 +18,7 @@ from serving.config import (
     GatewaySettings,
     ModelSettings,
     ModelSummary,
+    Proxy,
     ServerSettings,
 )
 from serving.cuda import gpu_fraction
@@ -67,7 +68,7 @@ def running_server(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
             check_config(folder)
         stack.callback(stop_applications, folder)
         _start_ray(folder)
-        _start_proxy(serve_host(settings, proxy), settings.port)
+        _start_proxy(settings, proxy)
         gateway = GatewaySettings(
             models=tuple(summaries), access=_access(settings), folder=folder, access_log=settings.access_log
         )
@@ -150,15 +151,25 @@ def _start_ray(folder: str) -> None:
             signal.signal(number, handler)
 
 
-def _start_proxy(host: str, port: int) -> None:
-    """Start Ray Serve with its proxy on the given address."""
+def _start_proxy(settings: ServerSettings, proxy: Proxy) -> None:
+    """Start Ray Serve with its proxy.
+
+    Raises:
+        StartError: the proxy cannot listen on the address of the settings, or does not start.
+    """
     from ray import serve
     from ray.serve.config import HTTPOptions
 
     from serving.deployment import LOGGING
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=host, port=port), logging_config=LOGGING)
+    options = HTTPOptions(host=serve_host(settings, proxy), port=settings.port)
+    try:
+        serve.start(proxy_location="HeadOnly", http_options=options, logging_config=LOGGING)
+    except Exception as error:
+        # Another program may have taken the port after the first check.
+        check_address(settings)
+        raise StartError(f"the proxy does not start ({_reason(str(error))})") from error
 
 
 def _start_applications(replicas: int, settings_of_models: list[ModelSettings], gateway: GatewaySettings) -> None:

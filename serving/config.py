@@ -16,6 +16,8 @@ DeviceChoice = Literal["auto", "cpu", "cuda"]
 Proxy = Literal["haproxy", "ray"]
 ProxyChoice = Literal["auto", "haproxy", "ray"]
 """The program in front of the replicas, or "auto" for HAProxy where it is installed."""
+SENDER_SECONDS = 10
+"""How long a client may take for the headers of a request, and for its body, and how long it may pause in a body."""
 DRAIN_SECONDS = 20
 """How long a model that is being stopped may take to answer the requests that it has accepted."""
 
@@ -140,11 +142,7 @@ class GatewaySettings(Settings):
 
 
 class ServerSettings(Settings):
-    """The settings of `zorse serve`.
-
-    `alias` names the versions to serve instead of the newest. With HAProxy a client has `sender_timeout_s` for the
-    headers and the body of a request.
-    """
+    """The settings of `zorse serve`. `alias` names the versions to serve instead of the newest."""
 
     repository: str
     alias: str | None = None
@@ -157,4 +155,3 @@ class ServerSettings(Settings):
     access_log: bool = False
     insecure: bool = False
     proxy: ProxyChoice = "auto"
-    sender_timeout_s: float = Field(default=10.0, gt=0)

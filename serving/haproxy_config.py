@@ -44,14 +44,15 @@ class Front(NamedTuple):
     """The public side of a server.
 
     `host` and `port` are the address to listen on. A client must send the headers of a request within `sender_seconds`,
-    then its body within that time, and must not pause longer in a body that does not fit into HAProxy's buffer.
+    and then its body within that time, as far as it fits into HAProxy's buffer. The replica limits the time of larger
+    ones; HAProxy closes connections that pause twice as long.
     `unavailable` is the path of the file with the answer of a model that has no live replica (see
     `unavailable_answer`). `sockets` is the folder of the replicas' Unix sockets.
     """
 
     host: str
     port: int
-    sender_seconds: float
+    sender_seconds: int
     unavailable: str
     sockets: str
 
@@ -107,7 +108,7 @@ def main(arguments: list[str]) -> None:
     """
     host, port, sender_seconds, unavailable, sockets, binary, *own = arguments
     file = Path(own[own.index("-f") + 1])
-    front = Front(host, int(port), float(sender_seconds), unavailable, sockets)
+    front = Front(host, int(port), int(sender_seconds), unavailable, sockets)
     replicas = [entry.name for entry in Path(sockets).iterdir()]
     try:
         text = rewrite(file.read_text(encoding="utf-8"), front, replicas)
@@ -119,7 +120,6 @@ def main(arguments: list[str]) -> None:
 
 def _changes(front: Front) -> dict[str, dict[str, list[str]]]:
     """Return for each section the starts of lines, and the lines that take their places."""
-    milliseconds = f"{round(front.sender_seconds * 1000)}ms"
     not_found = _error("not_found", "there is no such route: GET /v2 describes the server")
     unavailable = _error("unavailable", UNAVAILABLE)
     return {
@@ -127,13 +127,13 @@ def _changes(front: Front) -> dict[str, dict[str, list[str]]]:
         "defaults": {
             "    mode http": [
                 "    mode http",
-                f"    timeout http-request {milliseconds}",
+                f"    timeout http-request {front.sender_seconds}s",
                 *(f"    http-error status {s} {_returned(_error(*error))}" for s, error in _ERRORS.items()),
             ],
             # HAProxy waits for as long before it tries again.
             "    timeout connect ": ["    timeout connect 200ms"],
             # No limit for a replica's answer, which HAProxy wants to be said: the batcher has one.
-            "    timeout client ": [f"    timeout client {milliseconds}", "    timeout server 0"],
+            "    timeout client ": [f"    timeout client {2 * front.sender_seconds}s", "    timeout server 0"],
             "    errorfile 502 ": [f"    errorfile 502 {_quoted(front.unavailable)}"],
             "    errorfile 503 ": [f"    errorfile 503 {_quoted(front.unavailable)}"],
             "    errorfile 504 ": [],

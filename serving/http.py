@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 from starlette.types import Message, Receive, Send
 
+from serving.config import SENDER_SECONDS
 from serving.errors import (
     BadRequestError,
     InternalError,
@@ -107,11 +108,13 @@ def check_length(headers: Mapping[str, str], max_bytes: int) -> int:
     return length
 
 
-_BODY_SECONDS, _BODY_RATE = 10.0, 64 * 2**10
-"""The seconds that a body may take, and the bytes whose arrival gives it another second."""
+_BODY_RATE = 64 * 2**10
+"""The bytes of a body whose arrival gives it another second."""
 
 
-async def read_body(headers: dict[str, str], receive: Receive, max_bytes: int, seconds: float = _BODY_SECONDS) -> bytes:
+async def read_body(
+    headers: dict[str, str], receive: Receive, max_bytes: int, seconds: float = SENDER_SECONDS
+) -> bytes:
     """Return the decompressed body, and remove the headers that describe a compressed one.
 
     It may take `seconds`, and more in proportion to what has arrived.

@@ -78,8 +78,12 @@ def serve_environment(settings: ServerSettings, proxy: Proxy, folder: str, repli
         # Ray's metrics would be on a port that needs no key.
         "RAY_enable_metrics_collection": "0",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # Two servers that start on one port at the same time would share its requests.
+        "SERVE_SOCKET_REUSE_PORT_ENABLED": "0",
         # Calls between Ray's processes go through Ray, which checks the token (see serving.deployment).
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "0",
+        # By default Ray Serve gives a proxy on a busy machine up too soon.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "45",
         "RAY_SERVE_ENABLE_HA_PROXY": flag,
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": flag,
         # HAProxy needs a moment to route new requests elsewhere. By default a stop takes half a minute.

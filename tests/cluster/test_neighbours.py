@@ -20,7 +20,9 @@ from tests.cluster.commands import Started, started
 from tests.cluster.toys import toy
 from tests.serving.tiny import generator_graph, generator_manifest, write
 
-pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+POLLS = 200
+"""How often each server is asked while it starts."""
 
 OTHER = """
 import ray
@@ -47,6 +49,7 @@ def _others(home: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
             other.wait()
 
 
+@pytest.mark.soak
 def test_runs_do_not_disturb_each_other_or_other_rays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # None of them finds a token there, and all make one.
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -65,7 +68,13 @@ def test_runs_do_not_disturb_each_other_or_other_rays(tmp_path: Path, monkeypatc
     assert states == ["finished", "finished"]
 
 
-@pytest.mark.parametrize("options", [(), ("--proxy", "ray")], ids=["default", "ray"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param((), marks=pytest.mark.slow, id="default"),
+        pytest.param(("--proxy", "ray"), marks=pytest.mark.soak, id="ray"),
+    ],
+)
 def test_servers_answer_only_with_their_models(options: tuple[str, ...], tmp_path: Path) -> None:
     names = ("one", "two")
     with ExitStack() as stack:
@@ -77,21 +86,27 @@ def test_servers_answer_only_with_their_models(options: tuple[str, ...], tmp_pat
                 port = free.getsockname()[1]
             words = ("serve", str(tmp_path / f"repository-{name}"), "--port", str(port), *options)
             servers[name] = stack.enter_context(started(tmp_path / name, *words)), port
-        seen: dict[tuple[str, str], set[int | None]] = {}
+        seen: dict[tuple[str, str], list[int | None]] = {}
 
         def ask() -> None:
             for name, (_, port) in servers.items():
                 for model in names:
-                    seen.setdefault((name, model), set()).add(_status(port, model))
+                    seen.setdefault((name, model), []).append(_status(port, model))
 
-        for name, (server, _) in servers.items():
-            server.wait_until(lambda name=name: ask() or 200 in seen.get((name, name), ()))
+        def have_started() -> bool:
+            ask()
+            return len(seen["one", "one"]) >= POLLS and all(200 in seen[name, name] for name in names)
+
+        while not have_started():
+            assert all(server.process.poll() is None for server, _ in servers.values())
         one, two = servers["one"], servers["two"]
         one[0].send(signal.SIGTERM, "group")
         one[0].wait_until(lambda: ask() or one[0].process.poll() is not None, running=False)
         assert one[0].process.returncode == 0
         assert _status(two[1], "two") == 200
-        assert 200 not in seen["one", "two"] | seen["two", "one"]
+        assert 200 not in seen["one", "two"] + seen["two", "one"]
+        # Until a server has a model it is unavailable, and then it knows that it has no other.
+        assert {*seen["one", "two"], *seen["two", "one"]} <= {None, 503, 404}
 
 
 def _status(port: int, model: str) -> int | None:

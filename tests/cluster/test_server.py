@@ -1,0 +1,158 @@
+"""A server as a command starts it: where it listens, and what clients get while a replica dies and while it stops."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.cluster.commands import Started, started
+from tests.cluster.load import Answer, Load
+from tests.cluster.sockets import is_loopback, listening
+from tests.serving.tiny import write_repository
+from zorse_common.private_ray import RAY_FOLDERS, ray_folder_prefix
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
+
+PROXIES = ("haproxy", "ray")
+PATH = "/v2/models/digits/generate"
+BODY = json.dumps({"n": 1}).encode()
+HEAD = f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n".encode()
+INCOMPLETE = (
+    (HEAD,),
+    (HEAD, b"Content-Length: 100\r\n\r\n{"),
+    (HEAD, b"Content-Length: 1000000\r\n\r\n" + bytes(200_000)),
+)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server of two replicas for each model."""
+
+    command: Started
+    port: int
+
+    def get(self, path: str) -> httpx.Response | None:
+        """Return the answer to GET, or None while nobody listens."""
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=5)
+        except httpx.TransportError:
+            return None
+
+    def is_ready(self) -> bool:
+        answer = self.get("/v2/health/ready")
+        return answer is not None and answer.is_success
+
+    def load(self) -> Load:
+        return Load(self.port, PATH, BODY)
+
+    def replicas(self) -> list[psutil.Process]:
+        """Return the processes of the model `digits`."""
+        children = psutil.Process(self.command.process.pid).children(recursive=True)
+        return [child for child in children if "ServeReplica:digits" in " ".join(child.cmdline())]
+
+    def listening(self, host: str) -> dict[tuple[str, int], str]:
+        """Return where the server listens. While HAProxy reloads, the process that listens on its port changes."""
+        while (host, self.port) not in (ports := listening(self.command.process.pid)):
+            pass
+        return ports
+
+    def half_sent(self, *parts: bytes) -> socket.socket:
+        """Return a connection on which a part of a request was sent."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        for part in parts:
+            connection.sendall(part)
+        return connection
+
+
+@contextmanager
+def _server(folder: Path, *options: str) -> Iterator[Server]:
+    write_repository(folder / "repository")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ("serve", str(folder / "repository"), "--port", str(port), "--replicas", "2", *options)
+    with started(folder / "command", *words) as command:
+        running = Server(command, port)
+        command.wait_until(running.is_ready)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server as it is started by default."""
+    with _server(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+def test_server_listens_on_loopback_alone(server: Server) -> None:
+    ports = server.listening("127.0.0.1")
+    assert {place: name for place, name in ports.items() if not is_loopback(place[0])} == {}
+
+
+def test_server_hides_the_routes_of_ray(server: Server) -> None:
+    for path in ("/-/routes", "/-/healthz", "/%2D/routes"):
+        answer = server.get(path)
+        assert answer is not None
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+def test_admin_socket_of_haproxy_is_for_its_user_only(server: Server) -> None:
+    workers = [child.pid for child in psutil.Process(server.command.process.pid).children()]
+    sockets = [path for pid in workers for path in RAY_FOLDERS.glob(f"{ray_folder_prefix(pid)}*/*/s")]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in sockets] == [0o600]
+
+
+def test_replica_that_is_killed_loses_no_request(server: Server) -> None:
+    load, before = server.load(), server.replicas()
+    with load.running():
+        load.wait_for(300)
+        before[0].kill()
+        load.wait_for(1000)
+        server.command.wait_until(lambda: len({process.pid for process in server.replicas()}) == len(before))
+        load.wait_for(300)
+    assert {answer.status for answer in load.answers} == {200}, load.summary()
+
+
+@pytest.mark.parametrize("sent", INCOMPLETE)
+def test_incomplete_request_is_answered_408(server: Server, sent: tuple[bytes, ...]) -> None:
+    with server.half_sent(*sent) as connection:
+        answer = connection.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    # HAProxy's answer to incomplete headers cannot be changed.
+    assert sent == (HEAD,) or b"content-type: application/json" in answer
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+def test_server_of_all_interfaces_stops_without_cutting_a_request(proxy: str, tmp_path: Path) -> None:
+    with _server(tmp_path, "--proxy", proxy, "--host", "0.0.0.0", "--insecure") as server:
+        outside = {place for place in server.listening("0.0.0.0") if not is_loopback(place[0])}
+        assert outside == {("0.0.0.0", server.port)}
+        load = server.load()
+        with load.running(), server.half_sent(HEAD, b"Content-Length: 100\r\n\r\n{"):
+            load.wait_for(200)
+            sent = time.monotonic()
+            server.command.send(signal.SIGTERM, "process")
+            server.command.wait_until(lambda: server.command.process.poll() is not None, running=False)
+            seconds = time.monotonic() - sent
+    assert server.command.process.returncode == 0, server.command.log
+    assert seconds < 20
+    assert _is_orderly_stop(load.answers, sent), load.summary()
+
+
+def _is_orderly_stop(answers: list[Answer], stopped: float) -> bool:
+    """Return whether requests before the signal got 200, and later ones that or 503, until the port was closed."""
+    if any(answer.status != 200 for answer in answers if answer.sent < stopped):
+        return False
+    later = [answer for answer in answers if answer.status not in (200, None)]
+    return all((answer.status, answer.code, answer.retry_after) == (503, "unavailable", "5") for answer in later)
