@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import socket
 from collections.abc import Iterator
 
 import httpx
+import numpy as np
 import pytest
 
+from serving.client import Client
+from serving.errors import ServerError
 from tests.cluster.commands import Started, started
 from tests.serving import triton_http
 from tests.serving.fuzz import fuzz
@@ -28,10 +32,14 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Started]]:
-    """Serve a generator, a translator and a conditional generator; yield the URL and the command."""
+    """Serve a generator, two translators and a conditional generator; yield the URL and the command."""
     folder = tmp_path_factory.mktemp("protocol")
     write(folder / "repository", generator_graph(), generator_manifest())
     write(folder / "repository", inverter_graph(), inverter_manifest())
+    # Of another run, so that no model has a default partner.
+    back = inverter_manifest("revert")
+    back = dataclasses.replace(back, provenance=dataclasses.replace(back.provenance, digest="beef"))
+    write(folder / "repository", inverter_graph(), back)
     write(folder / "repository", generator_graph(classes=3), conditional_manifest())
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -57,6 +65,17 @@ def test_bad_requests_are_refused_in_json_by_whatever_answers(server: tuple[str,
         if not 400 <= status < 500 or keys != {"error", "code"}:
             wrong.append((bad.name, status, content[:100]))
     assert not wrong
+
+
+def test_cycle_runs_the_partner_in_its_own_replica(server: tuple[str, Started]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 52, 3), dtype=np.uint8)
+    with Client(server[0]) as client:
+        answer = client.cycle("invert", image, partner="revert")
+        np.testing.assert_array_equal(answer.there, 255 - image)
+        np.testing.assert_array_equal(answer.back, image)
+        assert answer.l1 == 0
+        with pytest.raises(ServerError, match="there is no model nobody: the server has classes"):
+            client.cycle("invert", image, partner="nobody")
 
 
 @pytest.mark.soak
