@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -51,9 +52,8 @@ def info(
     """Say what a set of images holds: counts, sizes, depths, duplicates, what is left out, and what training takes."""
     from trainer.dataset_view import dataset_views
     from zorse_common.data_report import examine
-    from zorse_common.files import ImageFiles
 
-    files = ImageFiles(path, value_range=value_range)
+    files = _open(path, value_range)
     with _progress(len(files.names)) as advance:
         report = examine(files, decode=decode, progress=advance)
     views = list(dataset_views(files))
@@ -73,9 +73,9 @@ def preview(
     """Draw a contact sheet of a set of images, each as it is decoded for training."""
     from zorse_common.contact_sheet import contact_sheet, tile_of
     from zorse_common.errors import printable
-    from zorse_common.files import FilesError, ImageFiles, evenly_spaced, write_image
+    from zorse_common.files import FilesError, evenly_spaced, write_image
 
-    files = ImageFiles(path, value_range=value_range)
+    files = _open(path, value_range)
     names = evenly_spaced(files.names, count)
     if not names:
         raise FilesError(f"{path} holds no images")
@@ -92,6 +92,14 @@ def preview(
     for line in files.skipped:
         typer.echo(line, err=True)
     typer.echo(f"{output}: {len(names)} of {len(files.names)} images")
+
+
+def _open(path: str, value_range: tuple[float, float] | None) -> ImageFiles:
+    from zorse_common.files import ImageFiles
+
+    # The shell leaves ~ in a quoted pattern as it is.
+    place = path if "://" in path else os.path.expanduser(path)  # noqa: PTH111  (pathlib would drop a trailing slash)
+    return ImageFiles(place, value_range=value_range)
 
 
 @contextmanager

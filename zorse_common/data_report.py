@@ -28,6 +28,8 @@ _HEADER_BYTES = 2**16
 """How many bytes of a file are read for its header. Where they do not suffice, the whole file is read."""
 _DIGEST_BYTES = 16
 _THREADS = 8
+_ZIP_THREADS = 2
+"""Each thread has the directory of a zip in memory once more."""
 NARROW = 1 / 16
 """If images of more than 8 bits use a smaller share of their range, the range is probably another one."""
 SHARES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}
@@ -161,7 +163,7 @@ def examine(files: ImageFiles, *, decode: bool = False, progress: Callable[[], N
     def read(name: str) -> _Facts:
         return _read(files, name, is_hashed=counts[files.sizes[name]] > 1, decode=decode)
 
-    for facts in _in_order(read, files.names):
+    for facts in _in_order(read, files.names, _threads(files)):
         progress()
         if facts.digest is not None:
             known = first.setdefault(facts.digest, facts.name)
@@ -238,7 +240,7 @@ def _deep_greys(files: ImageFiles, names: Sequence[str], count: int) -> DeepGrey
         except (ImageError, *UNREADABLE):
             return None  # reported as unreadable if it was decoded
 
-    for values in _in_order(read, evenly_spaced(names, count)):
+    for values in _in_order(read, evenly_spaced(names, count), _threads(files)):
         if values is not None:
             greys.add(values)
     return greys
@@ -254,14 +256,18 @@ def _folders(files: ImageFiles) -> dict[str, tuple[int, int]]:
     return dict(sorted(folders.items()))
 
 
-def _in_order(function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
-    """Yield the results of `function` in the order of `items`, computed by threads that run only a little ahead."""
+def _threads(files: ImageFiles) -> int:
+    return _ZIP_THREADS if files.kind == "zip" else _THREADS
+
+
+def _in_order(function: Callable[[S], T], items: Iterable[S], count: int) -> Iterator[T]:
+    """Yield the results of `function` in the order of `items`, computed by `count` threads, a little ahead."""
     waiting: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(_THREADS) as threads:
+    with ThreadPoolExecutor(count) as threads:
         try:
             for item in items:
                 waiting.append(threads.submit(function, item))
-                if len(waiting) > 2 * _THREADS:
+                if len(waiting) > 2 * count:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

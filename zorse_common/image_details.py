@@ -6,17 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zorse_common.images import (
-    MAX_PIXELS,
-    ImageError,
-    check_pixels,
-    deep_values,
-    file_scale,
-    image_errors,
-    open_image,
-    orientation,
-    stated_range,
-)
+from zorse_common.image_depths import deep_values, file_scale, stated_range
+from zorse_common.images import MAX_PIXELS, ImageError, check_pixels, image_errors, open_image, orientation
 
 
 @dataclass(frozen=True)
@@ -62,5 +53,6 @@ def grey_values(content: bytes, max_pixels: int = MAX_PIXELS) -> GreyValues | No
             values = values[np.isfinite(values)]
             if not values.size:
                 raise ImageError("the image has no finite value: write it again")
-            black, white = (None, None) if image.mode == "F" else (scale * end for end in stated_range(image))
-            return GreyValues(float(values.min()) * scale, float(values.max()) * scale, black, white)
+            stated = stated_range(image)
+            black, white = (None, None) if stated is None else (scale * value for value in stated)
+            return GreyValues(scale * float(values.min()), scale * float(values.max()), black, white)

@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
 from zorse_common.errors import ZorseError, one_line
+from zorse_common.image_depths import bits_of, deep_values, file_scale, rawmode, stated_range, zero_is_white
 from zorse_common.image_formats import FORMATS, SNIFFED_BYTES, image_format
 
 Pixels = NDArray[np.uint8]
@@ -38,9 +38,6 @@ _TRANSPOSITIONS = {
     7: Pillow.Transpose.TRANSVERSE,
     8: Pillow.Transpose.ROTATE_90,
 }
-# Tags of TIFF 6.0, sections 8 and 19: PhotometricInterpretation, BitsPerSample, SampleFormat, MinSampleValue and
-# MaxSampleValue.
-_PHOTOMETRIC, _BITS, _SAMPLE_FORMAT, _LEAST, _MOST = 262, 258, 339, 280, 281
 
 # `decode_image` checks its own limit of pixels. Both settings hold for the whole process, because the alternative,
 # `warnings.catch_warnings`, is not thread-safe.
@@ -81,7 +78,7 @@ def read_header(content: bytes) -> Header:
     with open_image(content) as image:
         channels = 1 if image.mode in ("1", "L", "F") or image.mode.startswith("I") else len(image.getbands())
         channels = 3 if image.mode in ("P", "PA") else channels
-        return Header(str(image.format), *image.size, _bits(image), channels, image.mode)
+        return Header(str(image.format), *image.size, bits_of(image), channels, image.mode)
 
 
 def read_size(content: bytes) -> tuple[int, int]:
@@ -209,59 +206,27 @@ def open_image(content: bytes) -> Pillow.Image:
         raise ImageError(f"the {file_format} image cannot be read ({reason}): make or copy the file again") from error
 
 
-def _bits(image: Pillow.Image) -> int:
-    """Return the bits of one channel in the file. Pillow's mode does not give them for 16-bit colours."""
-    if image.mode in ("I", "F"):
-        return 16 if image.format == "PPM" or _tag(image, _BITS, 32) == 16 else 32
-    # BGR;16 has 16 bits for all three channels.
-    rawmode = _rawmode(image)
-    return 16 if image.mode.startswith("I;") or ("16" in rawmode and rawmode != "BGR;16") else 8
-
-
-def _tile_arguments(image: Pillow.Image) -> Any:
-    """Return the arguments that Pillow will pass to the decoder of an image that is not loaded yet, or None."""
-    return next((tile[3] for tile in getattr(image, "tile", [])), None)
-
-
-def _rawmode(image: Pillow.Image) -> str:
-    """Return Pillow's name of the layout of the file's pixels, such as "RGB;16B", or "" if there is none."""
-    arguments = _tile_arguments(image)
-    return str((arguments[0] if isinstance(arguments, tuple) else arguments) or "")
-
-
-def file_scale(image: Pillow.Image) -> float:
-    """Return the factor from decoded values to those of the file: Pillow maps a deep PGM to 0..65535."""
-    arguments = _tile_arguments(image)
-    if image.format != "PPM" or image.mode != "I" or not isinstance(arguments, tuple):
-        return 1.0
-    return float(arguments[-1]) / 65535 if isinstance(arguments[-1], int) else 1.0
-
-
 def _scale_transparency(image: Pillow.Image) -> None:
     """Convert the transparent value of a PNG from the depth of the file to the 8 bits of the decoded pixels."""
-    value, rawmode = image.info.get("transparency"), _rawmode(image)
+    value, layout = image.info.get("transparency"), rawmode(image)
     if image.format != "PNG" or value is None:
         return
-    if isinstance(value, tuple) and rawmode == "RGB;16B":
+    if isinstance(value, tuple) and layout == "RGB;16B":
         image.info["transparency"] = tuple(sample >> 8 for sample in value)
-    elif isinstance(value, int) and rawmode in ("L;2", "L;4"):
-        image.info["transparency"] = value * 255 // (2 ** int(rawmode[-1]) - 1)
-
-
-def _tag(image: Pillow.Image, number: int, default: int) -> int:
-    """Return the first value of a TIFF tag, or `default` if the file lacks it or is no TIFF."""
-    value = getattr(image, "tag_v2", {}).get(number, default)
-    return int(value[0] if isinstance(value, tuple) else value)
+    elif isinstance(value, int) and layout in ("L;2", "L;4"):
+        image.info["transparency"] = value * 255 // (2 ** int(layout[-1]) - 1)
 
 
 def _to_8_bits(image: Pillow.Image, value_range: tuple[float, float] | None) -> Pillow.Image:
     """Map integers of more than 8 bits and floating-point values to 8-bit grey. Return other images unchanged."""
     if not image.mode.startswith(("I", "F")):
         return image
-    values = deep_values(image)
-    low, high = value_range or stated_range(image)
-    if _tag(image, _PHOTOMETRIC, 1) == 0:  # zero is white; Pillow applies this to 8-bit files only
-        low, high = high, low
+    values, used_range = deep_values(image), value_range or stated_range(image)
+    if used_range is None:
+        raise ImageError(
+            "the image has floating-point values, whose black and white the file does not say: state its value range"
+        )
+    low, high = reversed(used_range) if zero_is_white(image) else used_range
     levels = (values.astype(np.float64) - low) * (255 / (high - low))
     if not np.isfinite(levels).all():
         raise ImageError("the image has values that are not finite: write it again without them")
@@ -270,28 +235,6 @@ def _to_8_bits(image: Pillow.Image, value_range: tuple[float, float] | None) -> 
     if isinstance(transparent, int):
         grey.putalpha(Pillow.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
     return grey
-
-
-def deep_values(image: Pillow.Image) -> NDArray[Any]:
-    """Return the decoded integers or floating-point values: [height, width]."""
-    values = np.asarray(image)
-    if image.mode == "I" and image.format == "TIFF" and _tag(image, _SAMPLE_FORMAT, 1) == 1:
-        return values.view(np.uint32)
-    return values
-
-
-def stated_range(image: Pillow.Image) -> tuple[float, float]:
-    """Return the values of black and white that the file states, or else the limits of its integers."""
-    if image.mode == "F":
-        raise ImageError(
-            "the image has floating-point values, whose black and white the file does not say: state its value range"
-        )
-    if image.format != "TIFF":
-        return 0, 65535
-    bits, signed = _tag(image, _BITS, 16), _tag(image, _SAMPLE_FORMAT, 1) == 2
-    high = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
-    least, most = _tag(image, _LEAST, 0), _tag(image, _MOST, high)
-    return (least, most) if least < most <= high else (0, high)
 
 
 def _upright(file: Pillow.Image, image: Pillow.Image) -> Pillow.Image:
