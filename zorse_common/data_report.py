@@ -103,6 +103,7 @@ class DataReport:
         unreadable: the reason for each image that cannot be used, by name, sorted.
         formats, modes, bits: how many images have each format, mode (Pillow's name) and depth of a channel.
         widths, heights: how many images have each number of pixels, after the EXIF orientation.
+        file_sizes: how many files that count as images have each number of bytes.
         turned: how many images the EXIF orientation turns by 90 degrees.
         deep_greys: greys of more than 8 bits, by their kind, such as "16-bit PNG".
         deep_colours: how many images have colours, or greys with alpha, of more than 8 bits.
