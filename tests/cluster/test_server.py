@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -61,6 +62,11 @@ class Server:
         children = psutil.Process(self.command.process.pid).children(recursive=True)
         return [child for child in children if "ServeReplica:digits" in " ".join(child.cmdline())]
 
+    def has_replaced(self, before: set[int]) -> bool:
+        """Return whether as many processes as `before` run the model, and at least one is new."""
+        now = {process.pid for process in self.replicas()}
+        return len(now) == len(before) and now != before
+
     def listening(self, host: str) -> dict[tuple[str, int], str]:
         """Return where the server listens. While HAProxy reloads, the process that listens on its port changes."""
         while (host, self.port) not in (ports := listening(self.command.process.pid)):
@@ -118,9 +124,8 @@ def test_replica_that_is_killed_loses_no_request(server: Server) -> None:
     with load.running():
         load.wait_for(300)
         before[0].kill()
+        server.command.wait_until(lambda: server.has_replaced({process.pid for process in before}))
         load.wait_for(1000)
-        server.command.wait_until(lambda: len({process.pid for process in server.replicas()}) == len(before))
-        load.wait_for(300)
     assert {answer.status for answer in load.answers} == {200}, load.summary()
 
 
@@ -148,6 +153,26 @@ def test_server_of_all_interfaces_stops_without_cutting_a_request(proxy: str, tm
     assert server.command.process.returncode == 0, server.command.log
     assert seconds < 20
     assert _is_orderly_stop(load.answers, sent), load.summary()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("proxy", PROXIES)
+def test_replicas_that_are_killed_again_and_again_fail_hardly_a_request(proxy: str, tmp_path: Path) -> None:
+    with _server(tmp_path, "--proxy", proxy) as server, contextlib.ExitStack() as slow:
+        for _ in range(50):
+            slow.enter_context(server.half_sent(HEAD, b"Content-Length: 100\r\n\r\n{"))
+        load = server.load()
+        with load.running():
+            for _ in range(5):
+                load.wait_for(500)
+                before = {process.pid for process in server.replicas()}
+                server.replicas()[0].kill()
+                server.command.wait_until(lambda before=before: server.has_replaced(before))
+            load.wait_for(500)
+    failed = [answer for answer in load.answers if answer.status != 200]
+    assert len(failed) < len(load.answers) / 1000, load.summary()
+    assert {answer.code for answer in failed} <= {"unavailable"}, load.summary()
 
 
 def _is_orderly_stop(answers: list[Answer], stopped: float) -> bool:
