@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from serving.cli_batch import batch_group
 from serving.cli_bench import bench_serve
 from serving.cli_call import call
 from serving.cli_cycle import cycle
@@ -23,6 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command()(cycle)
     app.command()(call)
     app.command()(verify)
+    app.add_typer(batch_group, name="batch")
 
 
 def register_latent(group: typer.Typer) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from serving import cli_batch
 from serving.cli_models import DeviceName, DeviceOption, KeyOption, ModelArgument, open_model, write_file
 
 _FORMATS: Mapping[str, dict[str, str]] = {
@@ -34,8 +35,10 @@ class Method(StrEnum):
 
 def generate(
     model: ModelArgument,
-    out: Annotated[Path, typer.Option(help="The file to write: .png, .jpg, .webp (one grid), .zip, or .npy.")],
-    n: Annotated[int, typer.Option(min=1, help="How many images.")] = 16,
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write: .png, .jpg, .webp (one grid), .zip, or .npy.")
+    ] = None,
+    n: Annotated[int, typer.Option("--n", "--count", min=1, help="How many images.")] = 16,
     seed: _Seed = 0,
     first: Annotated[int, typer.Option(min=0, help="The number of the first image.")] = 0,
     truncation: Annotated[float, typer.Option(help="Above 0, at most 1: below 1, images vary less.")] = 1.0,
@@ -45,12 +48,32 @@ def generate(
     ] = None,
     device: DeviceOption = DeviceName.AUTO,
     api_key: KeyOption = None,
+    output: cli_batch.OutputOption = None,
+    shard_format: cli_batch.FormatOption = None,
+    image_format: cli_batch.ImageFormatOption = None,
+    shard_size: cli_batch.ShardSizeOption = None,
+    workers: cli_batch.WorkersOption = None,
+    address: cli_batch.AddressOption = None,
+    max_errors: cli_batch.MaxErrorsOption = None,
+    verify: cli_batch.VerifyOption = None,
 ) -> None:
-    """Write generated images, as a grid, an archive or an array."""
-    keys: dict[str, object] = {"n": n, "seed": seed, "first": first, "truncation": truncation, "labels": label or None}
-    keys |= _keys_of_ending(out)
-    write_file(out, open_model(model, device, api_key)("generate", None, **keys))
-    typer.echo(f"{n} images of seed {seed} in {out}")
+    """Write generated images: as a grid, an archive or an array with --out, any number of them with --output."""
+    keys: dict[str, object] = {"seed": seed, "first": first, "truncation": truncation, "labels": label or None}
+    options = {"format": shard_format, "image_format": image_format, "shard_size": shard_size, "workers": workers}
+    options |= {"address": address, "verify": verify}
+    if output is None:
+        cli_batch.check_only_with_output(options | {"max_errors": max_errors})
+        if out is None:
+            raise typer.BadParameter("give --out FILE, or --output FOLDER for a batch job")
+        write_file(out, open_model(model, device, api_key)("generate", None, n=n, **keys, **_keys_of_ending(out)))
+        typer.echo(f"{n} images of seed {seed} in {out}")
+        return
+    if out is not None:
+        raise typer.BadParameter("give --out or --output, not both")
+    from serving.batch import job
+
+    job_options = cli_batch.job_options(device, options)
+    cli_batch.finish(job.generate(model, output, n, job_options, cli_batch.echo, **keys), max_errors)
 
 
 def interpolate(

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import typer
 
-from serving.cli_models import DeviceName, DeviceOption, KeyOption, ModelArgument, open_model, write_file
+from serving import cli_batch
+from serving.cli_models import DeviceName, DeviceOption, KeyOption, ModelArgument, OpenModel, open_model, write_file
 from zorse_common.errors import one_line, printable
 
 
 def translate(
     model: ModelArgument,
-    images: Annotated[list[Path], typer.Argument(help="The image files, and folders of them, to translate.")],
-    out: Annotated[Path, typer.Option(help="The folder to write into; no file is replaced.")],
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="The image files, and folders of them, to translate.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder to write into; no file is replaced.")] = None,
     value_range: Annotated[
         tuple[float, float] | None,
         typer.Option(metavar="BLACK WHITE", help="The values of black and white in images of more than 8 bits."),
@@ -28,28 +31,61 @@ def translate(
     overlap: Annotated[int | None, typer.Option(min=0, help="How many pixels tiles share at least.")] = None,
     device: DeviceOption = DeviceName.AUTO,
     api_key: KeyOption = None,
+    inputs: cli_batch.InputOption = None,
+    output: cli_batch.OutputOption = None,
+    shard_format: cli_batch.FormatOption = None,
+    image_format: cli_batch.ImageFormatOption = None,
+    shard_size: cli_batch.ShardSizeOption = None,
+    workers: cli_batch.WorkersOption = None,
+    address: cli_batch.AddressOption = None,
+    max_errors: cli_batch.MaxErrorsOption = None,
+    verify: cli_batch.VerifyOption = None,
 ) -> None:
     """Translate image files, and those in folders. Each result has the name of its image, with the ending .png.
 
     Results that exist are kept, so that the same command continues after an interruption. An image that cannot be
-    translated is reported and left out, and the exit code is 1.
+    translated is reported and left out, and the exit code is 1. With --input and --output any number of images is
+    translated by several processes or a cluster.
     """
-    from rich.console import Console
-    from rich.progress import track
+    black, white = value_range or (None, None)
+    keys: dict[str, object] = {"black": black, "white": white, "tile": tile or None, "overlap": overlap}
+    options = {"format": shard_format, "image_format": image_format, "shard_size": shard_size, "workers": workers}
+    options |= {"address": address, "verify": verify}
+    _check_range(value_range)
+    if output is None:
+        cli_batch.check_only_with_output(options | {"input": inputs, "max_errors": max_errors})
+        if not images or out is None:
+            raise typer.BadParameter("give IMAGES and --out FOLDER, or --input and --output for a batch job")
+        _translate_files(images, out, lambda: open_model(model, device, api_key), keys)
+        return
+    if inputs is None or images or out is not None:
+        raise typer.BadParameter("a batch job has --input and --output, and neither IMAGES nor --out")
+    from serving.batch import job
 
-    from zorse_common.errors import ZorseError
+    job_options = cli_batch.job_options(device, options)
+    cli_batch.finish(job.translate(model, inputs, output, job_options, cli_batch.echo, **keys), max_errors)
+
+
+def _check_range(value_range: tuple[float, float] | None) -> None:
     from zorse_common.images import check_range
 
     try:
         check_range(value_range)
     except ValueError as error:
         raise typer.BadParameter(f"--value-range: {error}") from error
+
+
+def _translate_files(images: list[Path], out: Path, opener: Callable[[], OpenModel], keys: dict[str, object]) -> None:
+    """Translate the image files that have no result yet. Exits with 1 if one fails."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from zorse_common.errors import ZorseError
+
     targets = _targets(images, out)
     missing = {path: target for path, target in targets.items() if not target.exists()}
     done, failed, console = len(targets) - len(missing), 0, Console(stderr=True)
-    opened = open_model(model, device, api_key) if missing else None
-    black, white = value_range or (None, None)
-    keys = {"black": black, "white": white, "tile": tile or None, "overlap": overlap}
+    opened = opener() if missing else None
     for path, target in track(missing.items(), "translating", console=console, disable=len(missing) < 2):
         assert opened is not None
         try:

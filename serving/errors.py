@@ -201,6 +201,12 @@ class BatchError(ServingError):
     code = "batch"
 
 
+class BatchStoppedError(BatchError):
+    """A batch job was stopped by a signal; the same command continues it."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h, as for a training run that was stopped
+
+
 class OutputError(ServingError):
     """A result cannot be written to the requested file."""
 

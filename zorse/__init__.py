@@ -1,4 +1,4 @@
-"""The Python interface: `train`, `export`, `load` and `Client`. Each is imported when it is first used."""
+"""The Python interface: `train`, `export`, `load`, `Client` and `batch`. Each is imported when it is first used."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from serving.client import Client
     from serving.local_model import LocalModel
     from trainer.run import train
+    from zorse import batch
 
 _MODULES = {"train": "trainer.run", "export": "export.pipeline", "Client": "serving.client"}
 """The module of each name that is imported on first use."""
-__all__ = ["Client", "export", "load", "train"]
+__all__ = ["Client", "batch", "export", "load", "train"]
 
 
 def load(artifact: str | os.PathLike[str]) -> LocalModel:
@@ -30,6 +31,8 @@ def load(artifact: str | os.PathLike[str]) -> LocalModel:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "batch":
+        return importlib.import_module("zorse.batch")
     if name not in _MODULES:
         raise AttributeError(f"module 'zorse' has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name]), name)

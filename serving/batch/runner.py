@@ -25,15 +25,17 @@ class Runner:
         self._engine, self._batching = engine, Batching(max_size=batch)
 
     @classmethod
-    def load(cls, uri: str, device: Device, batch: int, threads: int) -> Runner:
-        """Open the model at `uri` with `threads` CPU threads.
+    def load(cls, uri: str, device: Device, batch: int, gpu_fraction: float = 1.0) -> Runner:
+        """Open the model at `uri`. A run uses one CPU thread: several processes are faster than several threads.
+
+        `gpu_fraction` is the part of the GPU's memory that the process may use.
 
         Raises:
             ArtifactError: there is no sound artifact.
             EngineError: the graph does not run on `device`.
         """
         artifact = artifacts.load(uri)
-        return cls(artifact.manifest, load_checked_engine(artifact, device, threads), batch)
+        return cls(artifact.manifest, load_checked_engine(artifact, device, 1, gpu_fraction), batch)
 
     @property
     def interface(self) -> Interface:

@@ -41,7 +41,7 @@ def make_all(model: Path, plan: Plan, folder: Path, inputs: str | None = None, *
     """Make every shard of a job in this process, without Ray."""
     entries = list_inputs(inputs).entries if inputs is not None else []
     plan = plan.model_copy(update={"inputs": inputs_digest(entries), "count": len(entries)}) if inputs else plan
-    maker = ShardMaker(Runner.load(str(model), "cpu", plan.batch, 1), plan, Output(Storage(folder)), **options)
+    maker = ShardMaker(Runner.load(str(model), "cpu", plan.batch), plan, Output(Storage(folder)), **options)
     every = [Input(i, name, e) for i, (name, e) in enumerate(zip(result_names(entries), entries, strict=True))]
     try:
         return [maker.make(Task(k, [every[i] for i in plan.numbers(k)] if every else [])) for k in range(plan.shards)]

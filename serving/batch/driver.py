@@ -1,0 +1,131 @@
+"""Runs the tasks of a batch job on Ray Data: one row is one shard, and an actor holds the model."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from serving.batch.plan import Plan
+from serving.batch.ray_cluster import answers, connected
+from serving.batch.shard import Outcome, Task
+from serving.batch.worker import OUTCOME, TASK, ShardWorker, WorkerSettings, parse_outcome
+from serving.config import Device
+from serving.cuda import gpu_fraction
+from serving.errors import BatchError, BatchStoppedError
+from zorse_common.errors import first_sentence
+
+_POLL_SECONDS = 0.2
+_SILENCE_SECONDS = 15.0
+"""How long the cluster's control service (GCS) may be unreachable. Ray itself would wait for a minute."""
+_CHECK_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Resources:
+    """The pool of a job: the number of its actors, and what Ray reserves for each."""
+
+    workers: int
+    num_cpus: float
+    num_gpus: float = 0.0
+
+
+def pool_of(device: Device, workers: int | None, cpus: float, gpus: float, tasks: int) -> Resources:
+    """Return the pool for a cluster with `cpus` and `gpus`: by default an actor for each CPU, or for each GPU.
+
+    Several `workers` share a GPU by fractions. There are never more actors than tasks.
+
+    Raises:
+        BatchError: `device` is CUDA and the cluster has no GPU.
+    """
+    if device == "cpu":
+        return Resources(max(1, min(workers or int(cpus), tasks)), 1.0)
+    if gpus < 1:
+        raise BatchError("CUDA was requested and the cluster has no GPU: use --device cpu, or add a node with one")
+    count = max(1, min(workers or int(gpus), tasks))
+    return Resources(count, min(1.0, cpus / count), gpu_fraction(count, int(gpus)))
+
+
+def run_tasks(
+    plan: Plan,
+    tasks: Sequence[Task],
+    settings: WorkerSettings,
+    workers: int | None,
+    address: str | None,
+    stop: threading.Event,
+) -> Iterator[Outcome]:
+    """Yield the outcome of each task, in any order.
+
+    Raises:
+        BatchStoppedError: `stop` was set.
+        BatchError: a worker failed, Ray does not start, or the cluster no longer answers.
+    """
+    with connected(address):
+        total = ray.cluster_resources()
+        pool = pool_of(plan.device, workers, total.get("CPU", 1), total.get("GPU", 0), len(tasks))
+        threads = max(1, int(pool.num_cpus))
+        settings = replace(settings, threads=threads, gpu_fraction=pool.num_gpus or 1.0)
+        outcomes: queue.Queue[Any] = queue.Queue()
+        dataset = _dataset(tasks, settings, pool)
+        threading.Thread(target=_consume, args=(dataset, outcomes), daemon=True, name="zorse-batch-rows").start()
+        yield from _received(outcomes, stop, str(ray.get_runtime_context().gcs_address))
+
+
+def _dataset(tasks: Sequence[Task], settings: WorkerSettings, pool: Resources) -> Any:
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = -1
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # A list has no read tasks, which would take the CPUs of the actors and wait for ever. One block for each row
+    # makes each shard a task of its own.
+    rows = ray.data.from_items([{TASK: task.to_json()} for task in tasks], override_num_blocks=len(tasks))
+    return rows.map_batches(
+        ShardWorker,
+        batch_size=1,
+        batch_format="numpy",
+        fn_constructor_args=(settings,),
+        compute=ActorPoolStrategy(min_size=1, max_size=pool.workers, initial_size=pool.workers),
+        num_cpus=pool.num_cpus,
+        num_gpus=pool.num_gpus or None,
+    )
+
+
+def _consume(dataset: Any, outcomes: queue.Queue[Any]) -> None:
+    """Put each outcome into the queue, and at last None, or the exception that ended the execution."""
+    try:
+        for row in dataset.iter_rows():
+            outcomes.put(row[OUTCOME])
+        outcomes.put(None)
+    except BaseException as error:  # noqa: BLE001  (the other thread raises it)
+        outcomes.put(error)
+
+
+def _received(outcomes: queue.Queue[Any], stop: threading.Event, gcs: str) -> Iterator[Outcome]:
+    checked = heard = time.monotonic()
+    while True:
+        if stop.is_set():
+            raise BatchStoppedError("the job was stopped: the same command continues it")
+        now = time.monotonic()
+        if now - checked > _CHECK_SECONDS:
+            checked = now
+            heard = now if answers(gcs) else heard
+            if now - heard > _SILENCE_SECONDS:
+                raise BatchError("the Ray cluster no longer answers: the same command continues the job")
+        try:
+            received = outcomes.get(timeout=_POLL_SECONDS)
+        except queue.Empty:
+            continue
+        if received is None:
+            return
+        if isinstance(received, BaseException):
+            reason = first_sentence(getattr(received, "cause", None) or received)
+            raise BatchError(f"the job failed ({reason}): the same command continues it") from received
+        yield parse_outcome(received)

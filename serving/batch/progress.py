@@ -1,0 +1,104 @@
+"""Shows how far a batch job is: a bar on a terminal, a line now and then elsewhere, as in the log of a Ray job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from serving.batch.shard import Outcome
+
+_LINE_SECONDS = 5.0
+
+
+class Tally:
+    """Counts the images, the bad inputs and the work of the outcomes so far."""
+
+    def __init__(self, images: int, ready: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Count up to `images`, of which `ready` belong to shards that exist already."""
+        self.total, self.done, self.errors, self.new = images, ready, 0, 0
+        self.stages: dict[str, float] = {}
+        self._clock, self._start = clock, clock()
+        self._first: tuple[float, int] | None = None
+
+    def add(self, outcome: Outcome) -> None:
+        """Count the images of one more shard."""
+        record = outcome.record
+        number = record.count + len(record.errors)
+        self.done += number
+        self.errors += len(record.errors)
+        if outcome.is_new:
+            self.new += number
+            self._first = self._first or (self.seconds, self.new)
+        for stage, seconds in outcome.seconds.items():
+            self.stages[stage] = self.stages.get(stage, 0.0) + seconds
+
+    @property
+    def seconds(self) -> float:
+        """The seconds since the start."""
+        return self._clock() - self._start
+
+    @property
+    def images_per_second(self) -> float:
+        """The images made in a second, without the start of the workers: counted from the first shard on.
+
+        As long as there is only one shard it is counted from the start on.
+        """
+        since, before = self._first or (0.0, 0)
+        if self.new == before:
+            since, before = 0.0, 0
+        return (self.new - before) / max(self.seconds - since, 1e-9)
+
+    def text(self) -> str:
+        """Return the state as one line."""
+        parts = [f"{self.done:,} of {self.total:,} images"]
+        if self.new:
+            rest = timedelta(seconds=round((self.total - self.done) / self.images_per_second))
+            parts += [f"{self.images_per_second:,.4g} images/s", f"{rest} to go"]
+        else:
+            parts.append("waiting for workers")
+        if self.errors:
+            parts.append(f"{self.errors:,} bad inputs")
+        busy = sum(self.stages.values())
+        if busy > 0:
+            shares = sorted(self.stages.items(), key=lambda entry: -entry[1])
+            parts.append(", ".join(f"{stage} {100 * seconds / busy:.0f} %" for stage, seconds in shares))
+        return " · ".join(parts)
+
+
+class ProgressDisplay:
+    """Shows a tally on `console`, or prints lines with `echo` where it is not a terminal."""
+
+    def __init__(self, tally: Tally, console: Console, echo: Callable[[str], Any]) -> None:
+        self._tally, self._echo = tally, echo
+        self._is_terminal, self._next_line = console.is_terminal, 0.0
+        self._bar = Progress(
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(tally.text(), total=tally.total, completed=tally.done)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self) -> None:
+        """Show the present state. Lines are at least five seconds apart."""
+        if self._is_terminal:
+            self._bar.update(self._task, completed=self._tally.done, description=self._tally.text())
+        elif self._tally.seconds >= self._next_line:
+            self._next_line = self._tally.seconds + _LINE_SECONDS
+            self._echo(self._tally.text())

@@ -1,0 +1,105 @@
+"""The Ray of a batch job: connects to a cluster or starts a private Ray, and ends the connection in bounded time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+
+import serving
+from serving.engine import cpu_cores
+from serving.errors import BatchError
+from zorse_common.errors import first_sentence
+from zorse_common.private_ray import ray_environment, ray_folder
+
+_ALONE = {
+    # A private Ray has no dashboard. Without an address Ray would look for that of any other Ray on the machine.
+    "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:1",
+    # Ray would print its own complaints about every stop and failure between our lines.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
+"""Environment variables for a private Ray."""
+_PACKAGES = ("serving", "export", "zorse_common")
+_SHUTDOWN_SECONDS = 10.0
+_OBJECT_STORE_BYTES = 128 * 2**20
+"""Workers return records alone, which are small."""
+
+
+@contextlib.contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Provide Ray in the block: the one connected, the one at `address` or RAY_ADDRESS, or a private one.
+
+    Raises:
+        BatchError: no cluster answers at the address.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    with contextlib.ExitStack() as stack:
+        folder = None
+        if address is None:
+            stack.enter_context(ray_environment(_ALONE))
+            folder = stack.enter_context(ray_folder())
+        stack.callback(_shut_down)
+        _connect(address, folder)
+        yield
+
+
+def answers(address: str, seconds: float = 2.0) -> bool:
+    """Return whether something listens at `address`, host:port, within `seconds`."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
+    except OSError:
+        return False
+    return True
+
+
+def _connect(address: str | None, folder: str | None) -> None:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        if address is not None:
+            if ":" in address and not answers(address, 5.0):
+                raise BatchError("nothing listens there")
+            # The cluster's nodes must have zorse's dependencies installed; zorse itself is sent to them.
+            root = Path(serving.__file__).parents[1]
+            packages = [str(root / package) for package in _PACKAGES]
+            ray.init(address, runtime_env={"py_modules": packages}, **options)
+        else:
+            ray.init(
+                "local",
+                num_cpus=cpu_cores(),
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _temp_dir=folder,
+                **options,
+            )
+    except Exception as error:
+        what = f"no Ray cluster answers at {address}" if address else "Ray does not start here"
+        raise BatchError(f"{what} ({first_sentence(error)}): check --address, RAY_ADDRESS and zorse doctor") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            # Ray replaces the handlers by its own, which end the process at once.
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
+def _shut_down() -> None:
+    """End the connection, and a private Ray. It has a time limit: without a GCS it would wait for a minute."""
+
+    def attempt() -> None:
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(_SHUTDOWN_SECONDS)

@@ -1,0 +1,96 @@
+"""The files that are written when every shard has a record; the last one commits the job."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from PIL import Image as Pillow
+
+from serving import codec
+from serving.batch.inputs import list_inputs, read_entry
+from serving.batch.output import MANIFEST, SHARDS, Output, Record, shard_name
+from serving.batch.plan import Plan
+from serving.errors import BatchError
+from zorse_common.files import evenly_spaced
+from zorse_common.image_writer import encode
+from zorse_common.images import decode_image
+
+ERRORS, CONTACT_SHEET, REPORT = "errors.jsonl", "contact-sheet.png", "report.json"
+_SHEET_SHARDS, _SHEET_IMAGES_PER_SHARD, _LARGEST_THUMBNAIL = 8, 8, 128
+
+
+def commit(output: Output, plan: Plan, records: Sequence[Record], report: Mapping[str, Any]) -> None:
+    """Write the table of bad inputs, the contact sheet and the report, and then the manifest.
+
+    `records` are those of all shards, in order. All files but the report are the same whenever the job runs.
+    """
+    rows = [json.dumps({"shard": record.shard, **asdict(error)}) for record in records for error in record.errors]
+    output.publish(ERRORS, "".join(f"{row}\n" for row in rows).encode())
+    sheet = contact_sheet(output, plan, records)
+    if sheet is not None:
+        output.publish(CONTACT_SHEET, sheet)
+    output.publish(REPORT, (json.dumps(report, indent=2) + "\n").encode())
+    output.publish(MANIFEST, manifest_json(plan, records).encode())
+
+
+def manifest_json(plan: Plan, records: Sequence[Record]) -> str:
+    """Return the manifest: the digest of the plan, the totals, and the digest and number of images of each shard."""
+    shards = [{"shard": r.shard, "sha256": r.sha256, "count": r.count, "errors": len(r.errors)} for r in records]
+    totals = {
+        "images": sum(record.count for record in records),
+        "errors": sum(len(record.errors) for record in records),
+        "nbytes": sum(record.nbytes for record in records),
+    }
+    lines = ",\n".join(f"  {json.dumps(shard)}" for shard in shards)
+    head = json.dumps({"plan": plan.digest(), "format": plan.format, **totals})
+    return f'{head[:-1]}, "shards": [\n{lines}\n]}}\n'
+
+
+def contact_sheet(output: Output, plan: Plan, records: Sequence[Record]) -> bytes | None:
+    """Return a PNG with the first images of up to eight shards at equal distances, or None if there are no images.
+
+    Shards of arrays (`npy`) have no images to show.
+    """
+    chosen = evenly_spaced([record.shard for record in records if record.count], _SHEET_SHARDS)
+    if not chosen or plan.image_format == "npy":
+        return None
+    thumbnails = [_thumbnail(content) for shard in chosen for content in _first_images(output, plan, shard)]
+    side = max(max(image.size) for image in thumbnails)
+    tiles = np.zeros((len(thumbnails), side, side, 3), dtype=np.uint8)
+    for tile, image in zip(tiles, thumbnails, strict=True):
+        top, left = (side - image.height) // 2, (side - image.width) // 2
+        tile[top : top + image.height, left : left + image.width] = np.asarray(image)
+    return encode(codec.grid(tiles))
+
+
+def _first_images(output: Output, plan: Plan, shard: int) -> Iterator[bytes]:
+    folder, name = output.storage / SHARDS, shard_name(shard)
+    file = next((file for file in folder.files() if file.startswith(f"{name}.")), name)
+    for entry in list_inputs((folder / file).uri).entries[:_SHEET_IMAGES_PER_SHARD]:
+        yield read_entry(entry)
+
+
+def _thumbnail(content: bytes) -> Pillow.Image:
+    image = decode_image(content, 3)
+    image.thumbnail((_LARGEST_THUMBNAIL, _LARGEST_THUMBNAIL))
+    return image
+
+
+def all_records(output: Output, plan: Plan, known: Mapping[int, Record]) -> list[Record]:
+    """Return the records of all shards, in order: those `known`, and the others from the output.
+
+    Raises:
+        BatchError: a shard has none.
+    """
+    others = [shard for shard in range(plan.shards) if shard not in known]
+    records = {**output.records(others, plan.digest()), **known}
+    missing = [shard for shard in range(plan.shards) if shard not in records]
+    if missing:
+        raise BatchError(
+            f"{output.storage.uri}: {len(missing)} shards have no record, the first is {missing[0]}: repeat the command"
+        )
+    return [records[shard] for shard in range(plan.shards)]

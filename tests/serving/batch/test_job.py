@@ -1,0 +1,180 @@
+"""Batch jobs whose shards exist already: they are committed, reported and refused without Ray."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from click.testing import Result
+from PIL import Image
+from typer.testing import CliRunner
+
+from serving.artifacts import load
+from serving.batch import job
+from serving.batch.job import JobOptions
+from serving.batch.output import Output
+from serving.batch.progress import Tally
+from serving.batch.shard import Outcome, Record
+from serving.batch.status import job_status
+from serving.cli import register
+from serving.errors import BatchError, InvalidKeyError, ServingError
+from tests.serving.batch.jobs import files_of, make_all
+from zorse_common.image_writer import encode
+from zorse_common.storage import Storage
+
+CPU = JobOptions(device="cpu", shard_size=8)
+Finish = Callable[..., Path]
+
+
+def _plan(model: Path, keys: dict[str, Any], count: int, options: JobOptions) -> Any:
+    manifest, digest = job._model(str(model))
+    verb = "generate" if manifest.interface.kind == "generator" else "translate"
+    return job._plan(verb, str(model), (manifest, digest), keys, count, options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def generated(repository: Path, tmp_path: Path) -> Path:
+    """The output of a job of 20 images of seed 7 without its commit."""
+    plan = _plan(repository / "digits", {"seed": 7, "first": 0}, 20, CPU)
+    Output(Storage(tmp_path / "out")).claim(plan)
+    make_all(repository / "digits", plan, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def _generate(repository: Path, out: Path, **keys: Any) -> job.JobResult:
+    return job.generate(str(repository / "digits"), str(out), 20, CPU, [].append, seed=7, **keys)
+
+
+def invoke(*arguments: object) -> Result:
+    app = typer.Typer()
+    register(app)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_job_whose_shards_exist_is_committed_without_ray(repository: Path, generated: Path) -> None:
+    status = job_status(str(generated))
+    assert (status.state, status.shards_done, status.images_done) == ("unfinished", 3, 20)
+    result = _generate(repository, generated)
+    assert (result.images, result.errors, result.was_finished) == (20, 0, False)
+    assert job_status(str(generated)).state == "finished"
+    manifest = json.loads((generated / "manifest.json").read_text())
+    assert (manifest["images"], [shard["count"] for shard in manifest["shards"]]) == (20, [8, 8, 4])
+    assert not (generated / ".temporary").exists()
+    sheet = np.asarray(Image.open(generated / "contact-sheet.png"))
+    assert sheet.shape == (5 * 8, 4 * 8, 3) or sheet.any()
+
+
+def test_finished_job_does_nothing(repository: Path, generated: Path) -> None:
+    _generate(repository, generated)
+    before = files_of(generated)
+    assert _generate(repository, generated).was_finished
+    assert files_of(generated) == before
+
+
+def test_other_command_on_the_output_is_refused(repository: Path, generated: Path) -> None:
+    with pytest.raises(BatchError, match="first 5 instead of 0"):
+        _generate(repository, generated, first=5)
+
+
+def test_job_that_started_with_other_versions_warns(repository: Path, generated: Path) -> None:
+    path = next(generated.glob("plan-*.json"))
+    path.write_text(path.read_text().replace('"numpy": "', '"numpy": "0.'))
+    lines: list[str] = []
+    job.generate(str(repository / "digits"), str(generated), 20, CPU, lines.append, seed=7)
+    assert any("other versions, so that bytes may differ: numpy" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("keys", "count", "options", "message"),
+    [
+        ({"seed": -1}, 4, CPU, "seed"),
+        ({"sed": 1}, 4, CPU, "unknown key sed"),
+        ({"labels": 3}, 4, CPU, "the model has no classes"),
+        ({"latents": [[1.0]]}, 4, CPU, "a batch job takes no latents"),
+        ({}, 0, CPU, "must be at least 1"),
+        ({}, 4, JobOptions(device="cpu", shard_size=0), "shard size"),
+        ({}, 4, JobOptions(device="cpu", format="tar"), "unknown format 'tar'"),
+        ({}, 4, JobOptions(device="cpu", image_format="gif"), "format"),
+    ],
+)
+def test_bad_command_is_refused_before_anything_is_written(
+    keys: dict[str, Any], count: int, options: JobOptions, message: str, repository: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ServingError, match=message):
+        job.generate(str(repository / "digits"), str(tmp_path / "out"), count, options, [].append, **keys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_model_of_the_wrong_kind_is_refused(repository: Path, tmp_path: Path) -> None:
+    with pytest.raises(ServingError, match="does not generate"):
+        job.generate(str(repository / "invert"), str(tmp_path / "out"), 4, CPU)
+    with pytest.raises(ServingError, match="does not translate"):
+        job.translate(str(repository / "digits"), str(tmp_path), str(tmp_path / "out"), CPU)
+    assert InvalidKeyError.status == 422
+
+
+def test_translation_counts_bad_inputs_and_exits_by_their_number(repository: Path, tmp_path: Path) -> None:
+    photos, out, model = tmp_path / "photos", tmp_path / "out", repository / "invert"
+    photos.mkdir()
+    for number in range(5):
+        (photos / f"{number}.png").write_bytes(encode(np.full((20, 24, 3), number, np.uint8)))
+    (photos / "bad.png").write_bytes(b"no image")
+    plan = _plan(model, {}, 6, JobOptions(device="cpu", format="images"))
+    plan = plan.model_copy(update={"inputs": job.inputs_digest(job.list_inputs(str(photos)).entries)})
+    Output(Storage(out)).claim(plan)
+    make_all(model, plan, out, str(photos))
+    command = ["translate", model, "--input", photos, "--output", out, "--format", "images", "--device", "cpu"]
+    result = invoke(*command)
+    assert result.exit_code == 1, result.output
+    assert "1 inputs were bad" in result.stderr
+    assert invoke(*command, "--max-errors", 1).exit_code == 0
+    (row,) = [json.loads(line) for line in (out / "errors.jsonl").read_text().splitlines()]
+    assert (row["name"], row["number"]) == ("bad.png", 5)
+    status = json.loads(invoke("batch", "status", out, "--json").stdout)
+    assert (status["state"], status["errors"], status["images"]) == ("finished", 1, 6)
+
+
+def test_options_of_batch_jobs_need_an_output(repository: Path, tmp_path: Path) -> None:
+    result = invoke("generate", repository / "digits", "--out", tmp_path / "x.png", "--workers", 2)
+    assert result.exit_code == 2
+    assert "--workers needs --output" in result.output
+    result = invoke("generate", repository / "digits", "--out", tmp_path / "x.png", "--output", tmp_path)
+    assert result.exit_code == 2
+    assert invoke("generate", repository / "digits").exit_code == 2
+    assert invoke("translate", repository / "invert").exit_code == 2
+    assert invoke("translate", repository / "invert", "--output", tmp_path).exit_code == 2
+
+
+def test_status_of_a_folder_without_a_job_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BatchError, match="there is no batch job at"):
+        job_status(str(tmp_path))
+
+
+def test_tally_counts_from_the_first_shard_on() -> None:
+    times = iter([0.0, 30.0, 32.0, 34.0, 34.0, 34.0, 34.0, 34.0])
+    tally = Tally(100, 20, lambda: next(times))
+    tally.add(Outcome(Record(0, "", 10, 1, 0, ""), is_new=True, seconds={"run": 3.0, "encode": 1.0}))
+    tally.add(Outcome(Record(1, "", 8, 1, 0, "", (None, None)), is_new=True))  # type: ignore[arg-type]
+    assert (tally.done, tally.errors, tally.new) == (40, 2, 20)
+    assert tally.text() == "40 of 100 images · 5 images/s · 0:00:12 to go · 2 bad inputs · run 75 %, encode 25 %"
+
+
+def test_finished_check_does_not_import_ray(repository: Path, generated: Path) -> None:
+    import subprocess
+
+    _generate(repository, generated)
+    code = (
+        "import sys; from serving.batch import job; "
+        f"result = job.generate({str(repository / 'digits')!r}, {str(generated)!r}, 20, "
+        "job.JobOptions(device='cpu', shard_size=8), seed=7); "
+        "print(result.was_finished, 'ray' in sys.modules, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "True False False\n", done.stderr
+    assert load(repository / "digits").manifest.name == "digits"
