@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -15,10 +14,9 @@ from serving.batch.sources.base import SOURCES, Entry, Listing, ReadEntry, sourc
 from serving.errors import BatchError
 from zorse_common.errors import FetchError, one_line, printable
 from zorse_common.files import is_hidden
-from zorse_common.image_formats import SUFFIXES
+from zorse_common.globs import parse_glob
 from zorse_common.storage import Storage
 
-_WILDCARDS = "*?"
 _OPEN_PLACES = 16
 """How many folders and archives a process holds open."""
 
@@ -33,16 +31,14 @@ def list_inputs(uri: str) -> Listing:
         BatchError: there are no images.
         ZorseError: a place is missing or damaged.
     """
-    places = _matches(uri) if any(character in uri for character in _WILDCARDS) else [uri]
-    listings = [_list(place) for place in places]
-    left_out = {name: reason for listing in listings for name, reason in listing.left_out.items()}
+    listing = _list(uri)
     # An image has the same name wherever its folder lies; one in several archives has the archive's name first.
-    entries = sorted(entry._replace(name=safe_name(entry.name)) for listing in listings for entry in listing.entries)
+    entries = sorted(entry._replace(name=safe_name(entry.name)) for entry in listing.entries)
     if not entries:
         raise BatchError(
             f"there are no images at {uri}: give a folder, an archive, or a pattern such as 'photos/*.jpg'"
         )
-    return Listing(entries, left_out)
+    return Listing(entries, listing.left_out)
 
 
 def inputs_digest(entries: Iterable[Entry]) -> str:
@@ -94,59 +90,41 @@ def read_entry(entry: Entry) -> bytes:
         raise
 
 
-def _list(place: str) -> Listing:
-    storage = Storage(place)
+def _list(uri: str) -> Listing:
+    glob = None if Storage(uri).kind() != "nothing" else parse_glob(uri)
+    if glob is not None:
+        return _list_folder(uri, glob.folder)
+    storage = Storage(uri)
     kind = storage.kind()
     if kind == "nothing":
-        raise BatchError(f"there is nothing at {place}: give a folder, an archive or an image file")
+        raise BatchError(f"there is nothing at {uri}: give a folder, an archive, an image file or a pattern")
     if kind == "folder":
-        return _list_folder(_shards_of_job(storage))
+        folder = _shards_of_job(storage).uri
+        return _list_folder(folder, folder)
     archive = source_of(storage.name)
     if archive is not None:
         return SOURCES.find(archive).entries(storage.uri)
-    size = storage.parent.tree().sizes[storage.name] if storage.local is None else storage.local.stat().st_size
+    size = storage.parent.tree(1).sizes[storage.name]
     return Listing([Entry(storage.name, size, "folder", storage.parent.uri, storage.name)])
 
 
-def _list_folder(folder: Storage) -> Listing:
-    listing = SOURCES.find("folder").entries(folder.uri)
-    archives = {name: kind for name in listing.left_out if not is_hidden(name) and (kind := source_of(name))}
+def _list_folder(files: str, folder: str) -> Listing:
+    """List the images and archives of `files`, the folder `folder` or a pattern of files in it."""
+    listing = SOURCES.find("folder").entries(files)
+    place = Storage(folder).uri
+    entries = [entry._replace(place=place) for entry in listing.entries]
+    left_out = listing.left_out
+    archives = {name: kind for name in left_out if not is_hidden(name) and (kind := source_of(name))}
     for name, kind in sorted(archives.items()):
-        inside = SOURCES.find(kind).entries(f"{folder.uri.rstrip('/')}/{name}")
+        inside = SOURCES.find(kind).entries(f"{place.rstrip('/')}/{name}")
         prefix = f"{PurePosixPath(name).with_suffix('')}/" if len(archives) > 1 else ""
-        listing.entries.extend(entry._replace(name=f"{prefix}{entry.name}") for entry in inside.entries)
-        listing.left_out.update(inside.left_out)
-        del listing.left_out[name]
-    return listing
+        entries += [entry._replace(name=f"{prefix}{entry.name}") for entry in inside.entries]
+        left_out |= inside.left_out
+        del left_out[name]
+    return Listing(entries, left_out)
 
 
 def _shards_of_job(folder: Storage) -> Storage:
     """Return the folder of the shards if `folder` is the output of a batch job, else `folder`."""
     has_plan = any(name.startswith("plan-") and name.endswith(".json") for name in folder.files())
     return folder / SHARDS if has_plan and SHARDS in folder.folders() else folder
-
-
-def _matches(pattern: str) -> list[str]:
-    """Return the files that match a pattern, sorted.
-
-    Raises:
-        BatchError: nothing matches.
-    """
-    parts = pattern.split("/")
-    fixed = next(i for i, part in enumerate(parts) if any(character in part for character in _WILDCARDS))
-    root = Storage("/".join(parts[:fixed]) or ("/" if fixed else "."))
-    if root.kind() != "folder":
-        raise BatchError(f"there is no folder {root.uri}: check the pattern {pattern}")
-    rest = _regex("/".join(parts[fixed:]))
-    found = (f"{root.uri.rstrip('/')}/{name}" for name in root.tree().sizes if rest.fullmatch(name))
-    names = sorted(n for n in found if source_of(n) or PurePosixPath(n).suffix.lower() in SUFFIXES)
-    if not names:
-        raise BatchError(f"no image file or archive matches {pattern}: put the pattern in quotes, and check it")
-    return names
-
-
-def _regex(pattern: str) -> re.Pattern[str]:
-    """Return a regular expression for a pattern: `**/` is any folders, `*` and `?` match inside a name."""
-    meanings = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
-    return re.compile("".join(meanings.get(part, re.escape(part)) for part in parts))

@@ -111,7 +111,7 @@ def translate(
                 content = read_entry(source.entry)
             with stopwatch.measured("decode"):
                 base.check_images([content], runner.interface, LIMITS)
-                request = base.with_images([content], runner.interface, LIMITS)
+                request = base.model_copy().with_images([content], runner.interface, LIMITS)
                 every = verb.plan(runner.interface, request)
                 for one in every:
                     check(runner.interface, one)

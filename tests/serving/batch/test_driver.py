@@ -1,0 +1,139 @@
+"""Batch jobs on Ray: the same bytes as in one process, and errors in one line."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving.batch import job
+from serving.batch.driver import Resources, pool_of
+from serving.batch.job import JobOptions
+from serving.batch.output import BadItem, Output, Record
+from serving.batch.ray_cluster import answers, connected
+from serving.batch.shard import Outcome
+from serving.batch.worker import OUTCOME, TASK, ShardWorker, WorkerSettings, outcome_json, parse_outcome
+from serving.errors import BatchError
+from tests.serving.batch.jobs import files_of, make_all
+from tests.serving.batch.test_job import _plan
+from zorse_common.image_writer import encode
+from zorse_common.storage import Storage
+
+OPTIONS = JobOptions(device="cpu", shard_size=8)
+
+
+@pytest.fixture(scope="module")
+def one_ray() -> Iterator[None]:
+    with connected(None):
+        yield
+
+
+@pytest.mark.ray
+def test_generation_on_ray_writes_what_one_process_writes(repository: Path, tmp_path: Path, one_ray: None) -> None:
+    plan = _plan(repository / "digits", {"seed": 7, "first": 0}, 60, OPTIONS)
+    make_all(repository / "digits", plan, tmp_path / "alone")
+    result = job.generate(str(repository / "digits"), str(tmp_path / "out"), 60, OPTIONS, [].append, seed=7)
+    assert (result.images, result.was_finished) == (60, False)
+    made = files_of(tmp_path / "out")
+    assert {name: made[name] for name in files_of(tmp_path / "alone")} == files_of(tmp_path / "alone")
+    assert sorted(name for name in made if "/" not in name) == [
+        "contact-sheet.png",
+        "errors.jsonl",
+        "manifest.json",
+        next(name for name in made if name.startswith("plan-")),
+        "report.json",
+    ]
+
+
+@pytest.mark.ray
+def test_verify_on_ray_repairs_a_damaged_shard(repository: Path, tmp_path: Path, one_ray: None) -> None:
+    job.generate(str(repository / "digits"), str(tmp_path), 60, OPTIONS, [].append, seed=7)
+    before = files_of(tmp_path)
+    (tmp_path / "shards/000003.tar").write_bytes(b"damaged")
+    (tmp_path / "records/000005.json").unlink()
+    options = JobOptions(device="cpu", shard_size=8, verify=True, workers=1)
+    job.generate(str(repository / "digits"), str(tmp_path), 60, options, [].append, seed=7)
+    after = files_of(tmp_path)
+    assert {k: v for k, v in after.items() if k != "report.json"} == {
+        k: v for k, v in before.items() if k != "report.json"
+    }
+
+
+@pytest.mark.ray
+def test_translation_on_ray_leaves_bad_inputs_out(repository: Path, tmp_path: Path, one_ray: None) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(30):
+        content = encode(np.full((20, 24, 3), number, np.uint8))
+        (photos / f"{number:02d}.png").write_bytes(content if number % 10 else content[:60])
+    lines: list[str] = []
+    result = job.translate(str(repository / "invert"), str(photos), str(tmp_path / "out"), OPTIONS, lines.append)
+    assert (result.images, result.errors) == (27, 3)
+    assert (tmp_path / "out/errors.jsonl").read_text().count("\n") == 3
+
+
+@pytest.mark.ray
+def test_failing_storage_ends_the_job_with_one_line(repository: Path, tmp_path: Path, one_ray: None) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/shards").write_text("a file where a folder should be")
+    with pytest.raises(BatchError, match="shards") as error:
+        job.generate(str(repository / "digits"), str(tmp_path / "out"), 60, OPTIONS, [].append)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.ray
+def test_stopped_job_continues(repository: Path, tmp_path: Path, one_ray: None) -> None:
+    from serving.batch.driver import run_tasks
+
+    plan = _plan(repository / "digits", {"seed": 7, "first": 0}, 60, OPTIONS)
+    stop = threading.Event()
+    settings = WorkerSettings(plan.to_json(), str(tmp_path))
+    outcomes = run_tasks(plan, job._tasks(plan, job.Listing([]), range(plan.shards)), settings, 1, None, stop)
+    next(outcomes)
+    stop.set()
+    with pytest.raises(BatchError, match="the job was stopped: the same command continues it"):
+        list(outcomes)
+    job.generate(str(repository / "digits"), str(tmp_path), 60, OPTIONS, [].append, seed=7)
+    assert len(Output(Storage(tmp_path)).finished()) == plan.shards
+
+
+def test_worker_returns_the_reason_of_a_failure(repository: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "digits"
+    shutil.copytree(repository / "digits", copy)
+    plan = _plan(copy, {"seed": 7}, 8, OPTIONS)
+    shutil.rmtree(copy)
+    worker = ShardWorker(WorkerSettings(plan.to_json(), str(tmp_path / "out")))
+    (text,) = worker({TASK: ["[0, []]"]})[OUTCOME]
+    with pytest.raises(BatchError, match="there is no artifact at"):
+        parse_outcome(text)
+
+
+def test_worker_refuses_a_model_that_was_replaced(repository: Path, tmp_path: Path) -> None:
+    plan = _plan(repository / "digits", {"seed": 7}, 8, OPTIONS).model_copy(update={"model_digest": "other"})
+    worker = ShardWorker(WorkerSettings(plan.to_json(), str(tmp_path)))
+    with pytest.raises(BatchError, match="is not the one that the job started with"):
+        parse_outcome(worker({TASK: ["[0, []]"]})[OUTCOME][0])
+
+
+def test_outcome_survives_json() -> None:
+    record = Record(3, "plan", 1, 1, 10, "digest", (BadItem(4, "a", "damaged"),))
+    outcome = Outcome(record, is_new=True, seconds={"run": 1.5})
+    assert parse_outcome(outcome_json(outcome)) == outcome
+
+
+def test_pool_has_an_actor_for_each_cpu_or_gpu() -> None:
+    assert pool_of("cpu", None, 8, 0, 100) == Resources(8, 1.0)
+    assert pool_of("cpu", None, 8, 0, 3) == Resources(3, 1.0)
+    assert pool_of("cpu", 2, 8, 0, 100) == Resources(2, 1.0)
+    assert pool_of("cuda", None, 16, 2, 100) == Resources(2, 1.0, 1.0)
+    assert pool_of("cuda", 4, 16, 2, 100) == Resources(4, 1.0, 0.5)
+    with pytest.raises(BatchError, match="no GPU"):
+        pool_of("cuda", None, 8, 0, 100)
+
+
+def test_address_where_nothing_listens_does_not_answer() -> None:
+    assert not answers("127.0.0.1:1")
