@@ -16,11 +16,11 @@ from typing import Any
 from benchmarks.load import memory, overload, photographs, slow_senders, vanishing
 from benchmarks.peers.environments import ENVIRONMENTS
 from benchmarks.peers.models import export_models
-from benchmarks.peers.servers import SERVERS, running, stop_servers_on_sigterm
+from benchmarks.peers.servers import SERVERS, Running, running, stop_servers_on_sigterm
 from benchmarks.report import write_report
 
-Check = Callable[[str, bool], list[dict[str, Any]]]
-"""Takes the server's URL and whether the size is full, and returns rows."""
+Check = Callable[[Running, bool], list[dict[str, Any]]]
+"""Takes the server and whether the size is full, and returns rows."""
 CHECKS: dict[str, Check] = {
     "overload": overload.measure_overload,
     "vanishing": vanishing.measure_vanishing_clients,
@@ -48,8 +48,8 @@ def main() -> None:
 
 def _run(name: str, repository: Path, full: bool) -> list[dict[str, Any]]:
     """Return the rows of one check on a new server."""
-    with running(SERVERS[0], repository, "dcgan32 infer") as url:
-        rows = CHECKS[name](url, full)
+    with running(SERVERS[0], repository, "dcgan32 infer") as server:
+        rows = CHECKS[name](server, full)
     return [{"check": name, **row} for row in rows]
 
 

@@ -77,7 +77,8 @@ def _parse_arguments() -> argparse.Namespace:
 def _measure_server(
     server: Server, works: Sequence[str], arguments: argparse.Namespace, cells: dict[Cell, list[dict[str, Any]]]
 ) -> None:
-    with running(server, Path(os.environ["PEER_REPOSITORY"]), works[0]) as url:
+    with running(server, Path(os.environ["PEER_REPOSITORY"]), works[0]) as started:
+        url = started.url
         for work in works:
             post = server.post(work)
             check_answer(url, post, work)
@@ -86,7 +87,10 @@ def _measure_server(
                 run_wrk(url, post, concurrency, WARM_UP_SECONDS)
                 # Most servers still work on what wrk cut off when it ended; queues are first in, first out.
                 check_answer(url, post, work)
+                before = started.cpu_seconds()
                 figures = run_wrk(url, post, concurrency, arguments.seconds * factor)
+                used = sum(seconds - before.get(process, 0.0) for process, seconds in started.cpu_seconds().items())
+                figures["cpu_us_per_request"] = 1e6 * used / figures["requests"]
                 cells.setdefault((server.name, work, concurrency), []).append(figures)
                 shown = {key: round(value, 2) for key, value in figures.items()}
                 print(server.name, work, concurrency, shown, flush=True)  # noqa: T201
@@ -105,7 +109,7 @@ def _measure_bare(works: Sequence[str], seconds: int, cells: dict[Cell, list[dic
             command = [str(python), str(HERE / "ort_loop.py"), model, str(threads), str(seconds)]
             rates.append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
         milliseconds = 1000 / max(rates)
-        figures = {"requests_per_second": max(rates), "p50_ms": milliseconds, "p99_ms": milliseconds, "errors": 0}
+        figures = {"requests_per_second": max(rates), "p50_ms": milliseconds, "p99_ms": milliseconds}
         cells.setdefault((BARE, work, 1), []).append(figures)
         print(BARE, work, [round(rate, 2) for rate in rates], flush=True)  # noqa: T201
 

@@ -21,10 +21,9 @@ from typing import Any
 
 import psutil
 
-from benchmarks.load.client import server_processes
 from benchmarks.peers.environments import ENVIRONMENTS, EnvironmentFailedError, environment
 from benchmarks.peers.models import export_models
-from benchmarks.peers.servers import SERVERS, WORKS, ServerFailedError, running, stop_servers_on_sigterm
+from benchmarks.peers.servers import SERVERS, WORKS, Running, ServerFailedError, running, stop_servers_on_sigterm
 from benchmarks.peers.wrk import run_wrk
 from benchmarks.report import write_report
 
@@ -56,6 +55,7 @@ PROCESSES = (
     ("raylet", "raylet"),
     ("gcs_server", "Ray's global control store"),
 )
+OTHERS = "other processes of the server"
 
 
 def main() -> None:
@@ -70,26 +70,26 @@ def main() -> None:
     works = arguments.works.split(",")
     results: list[dict[str, Any]] = []
     try:
-        with running(SERVERS[0], repository, works[0]) as url:
+        with running(SERVERS[0], repository, works[0]) as server:
             for work in works:
-                results.append(_profile(url, work, arguments.concurrency, arguments.seconds))  # noqa: PERF401
+                results.append(_profile(server, work, arguments.concurrency, arguments.seconds))  # noqa: PERF401
     except (EnvironmentFailedError, ServerFailedError) as error:
         results.append({"failed": str(error)})
     write_report("serve_profile", {"concurrency": arguments.concurrency, "works": results})
 
 
-def _profile(url: str, work: str, concurrency: int, seconds: int) -> dict[str, Any]:
+def _profile(server: Running, work: str, concurrency: int, seconds: int) -> dict[str, Any]:
     """Return the figures of one work: first without py-spy, which slows the replica, then with it."""
-    model, _ = WORKS[work]
+    url, (model, _) = server.url, WORKS[work]
     post = SERVERS[0].post(work)
     run_wrk(url, post, concurrency, 1)
-    processes = _named_processes(url, model)
-    before = {process: _cpu_seconds(process) for process in processes}
+    processes = _named_processes(server, model)
+    before = server.cpu_seconds()
     figures = run_wrk(url, post, concurrency, seconds)
-    requests = figures["requests_per_second"] * seconds
     by_process: Counter[str] = Counter()
-    for process, name in processes.items():
-        by_process[name] += 1e6 * (_cpu_seconds(process) - before[process]) / requests
+    for process, used in server.cpu_seconds().items():
+        name = processes.get(process, OTHERS)
+        by_process[name] += 1e6 * (used - before.get(process, 0.0)) / figures["requests"]
     replica = next(process.pid for process, name in processes.items() if name == PROCESSES[0][1])
     environment("py-spy")  # made before the load starts
     with ThreadPoolExecutor(1) as pool:
@@ -110,25 +110,20 @@ def _profile(url: str, work: str, concurrency: int, seconds: int) -> dict[str, A
     }
 
 
-def _named_processes(url: str, model: str) -> dict[psutil.Process, str]:
+def _named_processes(server: Running, model: str) -> dict[psutil.Process, str]:
     """Return the server's processes and what each is.
 
     Raises:
         ServerFailedError: there is no replica of the model.
     """
     named: dict[psutil.Process, str] = {}
-    for process in server_processes(url):
+    for process in server.processes():
         line = " ".join(process.cmdline())
         known = (name for pattern, name in PROCESSES if pattern.format(model=model) in line)
-        named[process] = next(known, "other processes of the server")
+        named[process] = next(known, OTHERS)
     if PROCESSES[0][1] not in named.values():
         raise ServerFailedError(f"there is no replica of {model}")
     return named
-
-
-def _cpu_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 def _sample(pid: int, seconds: int) -> dict[str, int]:

@@ -39,17 +39,6 @@ def metric(url: str, name: str, model: str) -> float:
     return sum(float(value) for value in re.findall(pattern, text, re.MULTILINE))
 
 
-def server_processes(url: str) -> list[psutil.Process]:
-    """Return the processes of the zorse server at `url`."""
-    port = url.rpartition(":")[2]
-    server = next(
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if {"zorse", "serve", port} <= set(process.info["cmdline"] or [])
-    )
-    return [server, *server.children(recursive=True)]
-
-
 def resident_mib(processes: Sequence[psutil.Process]) -> float:
     """Return the resident memory of the processes that live, in MiB. Shared pages count once for each process."""
     total = 0

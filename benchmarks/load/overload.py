@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.load.client import closed, opened, requests_of
 from benchmarks.peers.models import DCGAN, RESNET, SIZE
+from benchmarks.peers.servers import Running
 from serving.bench.load import Open
 from serving.bench.requests import Work
 from serving.bench.samples import Samples, describe
@@ -21,9 +22,9 @@ WORKS = {
 }
 
 
-def measure_overload(url: str, full: bool) -> list[dict[str, Any]]:
+def measure_overload(server: Running, full: bool) -> list[dict[str, Any]]:
     """Measure the goodput at three times the peak rate against the peak, the time of refusals, and the recovery."""
-    return [_measure(url, work, 30.0 if full else 5.0) for work in WORKS]
+    return [_measure(server.url, work, 30.0 if full else 5.0) for work in WORKS]
 
 
 def _measure(url: str, name: str, seconds: float) -> dict[str, Any]:

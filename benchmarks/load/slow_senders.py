@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.load.client import closed, requests_of
 from benchmarks.peers.models import DCGAN
+from benchmarks.peers.servers import Running
 from serving.bench.requests import Work, split_target
 
 SENDERS, CONCURRENCY, ROUNDS = 50, 8, 3
@@ -58,15 +59,15 @@ class SlowSenders:
                     self.ended.append(time.monotonic() - start)
 
 
-def measure_slow_senders(url: str, full: bool) -> list[dict[str, Any]]:
+def measure_slow_senders(server: Running, full: bool) -> list[dict[str, Any]]:
     """Compare honest requests beside slow senders with honest requests alone, in turn."""
     seconds, rounds = (20.0, ROUNDS) if full else (2.0, 1)
-    requests = requests_of(url, DCGAN, Work("generate"))
+    requests = requests_of(server.url, DCGAN, Work("generate"))
     rows: list[dict[str, Any]] = []
     for _ in range(rounds):
-        alone = closed(url, requests, CONCURRENCY, seconds)
-        with SlowSenders(url, SENDERS) as senders:
-            beside = closed(url, requests, CONCURRENCY, seconds)
+        alone = closed(server.url, requests, CONCURRENCY, seconds)
+        with SlowSenders(server.url, SENDERS) as senders:
+            beside = closed(server.url, requests, CONCURRENCY, seconds)
         first, second = alone.summary(), beside.summary()
         rows.append(
             {

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.load.client import closed, metric, requests_of
 from benchmarks.peers.models import RESNET, SIZE
+from benchmarks.peers.servers import Running
 from serving.bench.requests import Work, split_target
 
 WAIT_SECONDS = 0.3
@@ -15,22 +16,22 @@ WAIT_SECONDS = 0.3
 SETTLE_SECONDS = 120
 
 
-def measure_vanishing_clients(url: str, full: bool) -> list[dict[str, Any]]:
+def measure_vanishing_clients(server: Running, full: bool) -> list[dict[str, Any]]:
     """Compare the images that the server makes for clients that vanish with their number."""
     clients = 100 if full else 20
-    requests = requests_of(url, RESNET, Work("translate", sizes=((SIZE, SIZE),)))
-    alone = closed(url, requests, 1, 2.0).latency
-    rows = metric(url, "zorse_rows", RESNET)
-    target = split_target(url)
+    requests = requests_of(server.url, RESNET, Work("translate", sizes=((SIZE, SIZE),)))
+    alone = closed(server.url, requests, 1, 2.0).latency
+    rows = metric(server.url, "zorse_rows", RESNET)
+    target = split_target(server.url)
     connections = [socket.create_connection((target.host, target.port)) for _ in range(clients)]
     for number, connection in enumerate(connections):
         connection.sendall(requests[number % len(requests)])
     time.sleep(WAIT_SECONDS)
     for connection in connections:
         connection.close()
-    next_latency = closed(url, requests, 1, 60, requests=1, warm_up=0).latency
-    settled = _wait_until_idle(url)
-    made = metric(url, "zorse_rows", RESNET) - rows - len(next_latency)
+    next_latency = closed(server.url, requests, 1, 60, requests=1, warm_up=0).latency
+    settled = _wait_until_idle(server.url)
+    made = metric(server.url, "zorse_rows", RESNET) - rows - len(next_latency)
     return [
         {
             "clients": clients,

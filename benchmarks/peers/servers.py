@@ -19,6 +19,7 @@ from typing import IO
 
 import httpx
 import numpy as np
+import psutil
 
 from benchmarks.peers.environments import environment
 from benchmarks.peers.models import DCGAN, RESNET, SIZE
@@ -191,9 +192,30 @@ def free_port() -> int:
         return port
 
 
+@dataclass(frozen=True)
+class Running:
+    """A server that runs: its URL, and the process that was started."""
+
+    url: str
+    process: psutil.Process
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the processes of the server that live now."""
+        return [self.process, *self.process.children(recursive=True)]
+
+    def cpu_seconds(self) -> dict[psutil.Process, float]:
+        """Return the CPU time that each process has used."""
+        used = {}
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                used[process] = float(times.user + times.system)
+        return used
+
+
 @contextmanager
-def running(server: Server, repository: Path, work: str) -> Iterator[str]:
-    """Start `server`, yield its URL once it can do `work`, and stop it.
+def running(server: Server, repository: Path, work: str) -> Iterator[Running]:
+    """Start `server`, yield it once it can do `work`, and stop it.
 
     Raises:
         EnvironmentFailedError, ServerFailedError: it has no environment, does not start, or answers `work` wrongly.
@@ -215,7 +237,7 @@ def running(server: Server, repository: Path, work: str) -> Iterator[str]:
             url = f"http://127.0.0.1:{port}"
             _wait_until_ready(url + server.ready, process, log)
             check_answer(url, server.post(work), work)
-            yield url
+            yield Running(url, psutil.Process(process.pid))
         finally:
             _stop(process)
 

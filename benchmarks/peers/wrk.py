@@ -24,7 +24,8 @@ end
 
 
 def run_wrk(url: str, post: Post, concurrency: int, seconds: int) -> dict[str, Any]:
-    """Return requests per second, p50 and p99 in milliseconds, and the number of errors: other statuses included.
+    """Return requests per second, p50 and p99 in milliseconds, the number of requests, and that of errors, which
+    are also other statuses.
 
     Raises:
         ServerFailedError: wrk is missing or fails, or there was no answer.
@@ -55,4 +56,5 @@ def run_wrk(url: str, post: Post, concurrency: int, seconds: int) -> dict[str, A
         "p50_ms": figures["p50_ms"],
         "p99_ms": figures["p99_ms"],
         "errors": figures["errors"],
+        "requests": figures["requests"],
     }
