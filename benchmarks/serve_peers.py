@@ -3,8 +3,9 @@
     python -m benchmarks.serve_peers [--rounds 3] [--seconds 3] [--servers zorse,fastapi] [--works "dcgan32 infer"]
 
 The servers run one after another in every round, in an order that rotates; rows are medians of the rounds. wrk posts
-one request again and again. Peers have environments of their own, which are made on the first run. The bare onnxruntime
-loop, without a server, is the row "onnxruntime". Writes `benchmarks/results/serve_peers.json`.
+one request again and again. `cpu_us_per_request` is the CPU time of all processes of the server. Peers have
+environments of their own, which are made on the first run. The bare onnxruntime loop, without a server, is the row
+"onnxruntime". Writes `benchmarks/results/serve_peers.json`.
 """
 
 from __future__ import annotations

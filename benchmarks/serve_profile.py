@@ -1,6 +1,6 @@
 """Says where the time of a request goes: CPU microseconds by process, and of the model's replica by area of code.
 
-    python -m benchmarks.serve_profile [--seconds 8] [--concurrency 8] [--works "dcgan32 infer"]
+    python -m benchmarks.serve_profile [--seconds 20] [--concurrency 8] [--works "dcgan32 infer"]
 
 zorse is started as by default and loaded with wrk. The CPU time of every process of the server is read before and
 after; during the load py-spy samples the replica's stacks, compiled functions included. The area of a sample is that of
@@ -27,7 +27,7 @@ from benchmarks.peers.servers import SERVERS, WORKS, Running, ServerFailedError,
 from benchmarks.peers.wrk import run_wrk
 from benchmarks.report import write_report
 
-SAMPLES_PER_SECOND = 200
+SAMPLES_PER_SECOND = 100
 WAITING = re.compile(
     r"^(epoll_p?wait|poll|select|nanosleep|pthread_cond_\w+|_raylet_check_signals|PyThread_acquire_lock\w*)$"
 )
@@ -62,7 +62,7 @@ def main() -> None:
     """Profile every work and write the result."""
     stop_servers_on_sigterm()
     parser = argparse.ArgumentParser(description="Profile zorse serve under load.")
-    parser.add_argument("--seconds", type=int, default=8)
+    parser.add_argument("--seconds", type=int, default=20)
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--works", default=",".join(WORKS))
     arguments = parser.parse_args()
