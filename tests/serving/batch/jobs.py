@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from export.manifest import Manifest
+from serving.batch import job
 from serving.batch.inputs import inputs_digest, list_inputs, result_names
+from serving.batch.job import JobOptions
 from serving.batch.output import Output
-from serving.batch.plan import Plan
+from serving.batch.plan import BatchVerb, Plan
 from serving.batch.runner import Runner
 from serving.batch.shard import Outcome, ShardMaker, Task
 from serving.batch.work import Input
@@ -37,10 +39,18 @@ def plan_of(manifest: Manifest, **fields: Any) -> Plan:
     return Plan(**(known | fields))
 
 
+def plan_of_command(model: Path, keys: dict[str, Any], count: int, options: JobOptions) -> Plan:
+    """Return the plan of a command on the model at `model`; that of a translation lacks its inputs."""
+    manifest, digest = job._model(str(model))
+    verb: BatchVerb = "generate" if manifest.interface.kind == "generator" else "translate"
+    return job._plan(verb, str(model), (manifest, digest), keys, count, options)
+
+
 def make_all(model: Path, plan: Plan, folder: Path, inputs: str | None = None, **options: Any) -> list[Outcome]:
-    """Make every shard of a job in this process, without Ray."""
+    """Claim the output and make every shard of a job in this process, without Ray."""
     entries = list_inputs(inputs).entries if inputs is not None else []
     plan = plan.model_copy(update={"inputs": inputs_digest(entries), "count": len(entries)}) if inputs else plan
+    Output(Storage(folder)).claim(plan)
     maker = ShardMaker(Runner.load(str(model), "cpu", plan.batch), plan, Output(Storage(folder)), **options)
     every = [Input(i, name, e) for i, (name, e) in enumerate(zip(result_names(entries), entries, strict=True))]
     try:

@@ -18,8 +18,7 @@ from serving.batch.ray_cluster import answers, connected
 from serving.batch.shard import Outcome
 from serving.batch.worker import OUTCOME, TASK, ShardWorker, WorkerSettings, outcome_json, parse_outcome
 from serving.errors import BatchError
-from tests.serving.batch.jobs import files_of, make_all
-from tests.serving.batch.test_job import _plan
+from tests.serving.batch.jobs import files_of, make_all, plan_of_command
 from zorse_common.image_writer import encode
 from zorse_common.storage import Storage
 
@@ -34,7 +33,7 @@ def one_ray() -> Iterator[None]:
 
 @pytest.mark.ray
 def test_generation_on_ray_writes_what_one_process_writes(repository: Path, tmp_path: Path, one_ray: None) -> None:
-    plan = _plan(repository / "digits", {"seed": 7, "first": 0}, 60, OPTIONS)
+    plan = plan_of_command(repository / "digits", {"seed": 7, "first": 0}, 60, OPTIONS)
     make_all(repository / "digits", plan, tmp_path / "alone")
     result = job.generate(str(repository / "digits"), str(tmp_path / "out"), 60, OPTIONS, [].append, seed=7)
     assert (result.images, result.was_finished) == (60, False)
@@ -89,7 +88,7 @@ def test_failing_storage_ends_the_job_with_one_line(repository: Path, tmp_path: 
 def test_stopped_job_continues(repository: Path, tmp_path: Path, one_ray: None) -> None:
     from serving.batch.driver import run_tasks
 
-    plan = _plan(repository / "digits", {"seed": 7, "first": 0}, 60, OPTIONS)
+    plan = plan_of_command(repository / "digits", {"seed": 7, "first": 0}, 60, OPTIONS)
     stop = threading.Event()
     settings = WorkerSettings(plan.to_json(), str(tmp_path))
     outcomes = run_tasks(plan, job._tasks(plan, job.Listing([]), range(plan.shards)), settings, 1, None, stop)
@@ -104,7 +103,7 @@ def test_stopped_job_continues(repository: Path, tmp_path: Path, one_ray: None) 
 def test_worker_returns_the_reason_of_a_failure(repository: Path, tmp_path: Path) -> None:
     copy = tmp_path / "digits"
     shutil.copytree(repository / "digits", copy)
-    plan = _plan(copy, {"seed": 7}, 8, OPTIONS)
+    plan = plan_of_command(copy, {"seed": 7}, 8, OPTIONS)
     shutil.rmtree(copy)
     worker = ShardWorker(WorkerSettings(plan.to_json(), str(tmp_path / "out")))
     (text,) = worker({TASK: ["[0, []]"]})[OUTCOME]
@@ -113,7 +112,7 @@ def test_worker_returns_the_reason_of_a_failure(repository: Path, tmp_path: Path
 
 
 def test_worker_refuses_a_model_that_was_replaced(repository: Path, tmp_path: Path) -> None:
-    plan = _plan(repository / "digits", {"seed": 7}, 8, OPTIONS).model_copy(update={"model_digest": "other"})
+    plan = plan_of_command(repository / "digits", {"seed": 7}, 8, OPTIONS).model_copy(update={"model_digest": "other"})
     worker = ShardWorker(WorkerSettings(plan.to_json(), str(tmp_path)))
     with pytest.raises(BatchError, match="is not the one that the job started with"):
         parse_outcome(worker({TASK: ["[0, []]"]})[OUTCOME][0])

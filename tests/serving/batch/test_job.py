@@ -18,31 +18,22 @@ from typer.testing import CliRunner
 from serving.artifacts import load
 from serving.batch import job
 from serving.batch.job import JobOptions
-from serving.batch.output import Output
 from serving.batch.progress import Tally
 from serving.batch.shard import Outcome, Record
 from serving.batch.status import job_status
 from serving.cli import register
 from serving.errors import BatchError, InvalidKeyError, ServingError
-from tests.serving.batch.jobs import files_of, make_all
+from tests.serving.batch.jobs import files_of, make_all, plan_of_command
 from zorse_common.image_writer import encode
-from zorse_common.storage import Storage
 
 CPU = JobOptions(device="cpu", shard_size=8)
 Finish = Callable[..., Path]
 
 
-def _plan(model: Path, keys: dict[str, Any], count: int, options: JobOptions) -> Any:
-    manifest, digest = job._model(str(model))
-    verb = "generate" if manifest.interface.kind == "generator" else "translate"
-    return job._plan(verb, str(model), (manifest, digest), keys, count, options)  # type: ignore[arg-type]
-
-
 @pytest.fixture
 def generated(repository: Path, tmp_path: Path) -> Path:
     """The output of a job of 20 images of seed 7 without its commit."""
-    plan = _plan(repository / "digits", {"seed": 7, "first": 0}, 20, CPU)
-    Output(Storage(tmp_path / "out")).claim(plan)
+    plan = plan_of_command(repository / "digits", {"seed": 7, "first": 0}, 20, CPU)
     make_all(repository / "digits", plan, tmp_path / "out")
     return tmp_path / "out"
 
@@ -125,9 +116,8 @@ def test_translation_counts_bad_inputs_and_exits_by_their_number(repository: Pat
     for number in range(5):
         (photos / f"{number}.png").write_bytes(encode(np.full((20, 24, 3), number, np.uint8)))
     (photos / "bad.png").write_bytes(b"no image")
-    plan = _plan(model, {}, 6, JobOptions(device="cpu", format="images"))
+    plan = plan_of_command(model, {}, 6, JobOptions(device="cpu", format="images"))
     plan = plan.model_copy(update={"inputs": job.inputs_digest(job.list_inputs(str(photos)).entries)})
-    Output(Storage(out)).claim(plan)
     make_all(model, plan, out, str(photos))
     command = ["translate", model, "--input", photos, "--output", out, "--format", "images", "--device", "cpu"]
     result = invoke(*command)

@@ -1,0 +1,116 @@
+"""Kills the processes of batch jobs at random moments, and repeats their commands until they are done."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from serving.batch.output import RECORDS, SHARDS
+from serving.batch.summary import REPORT
+from zorse_common.storage import Storage
+
+Victim = Literal["actor", "driver", "everything", "raylet", "gcs"]
+VICTIMS: tuple[Victim, ...] = ("actor", "driver", "everything", "raylet", "gcs")
+_MOST_RUNS = 6
+_RUN_SECONDS = 240
+_POLL_SECONDS = 0.005
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What is killed, in each run after how many new files of the output."""
+
+    kills: tuple[tuple[Victim, int], ...]
+
+    @staticmethod
+    def seeded(seed: int, files: int, victims: tuple[Victim, ...] = VICTIMS) -> Schedule:
+        """Return one or two kills, each after up to `files` new files."""
+        draws = random.Random(seed)
+        return Schedule(tuple((draws.choice(victims), draws.randrange(files)) for _ in range(draws.randint(1, 2))))
+
+
+def run_until_done(command: list[str], output: str, schedule: Schedule, log: Path) -> list[int]:
+    """Run `zorse` with the words `command`, kill by the schedule, and repeat. Returns the exit codes of the runs."""
+    codes = []
+    for run in range(_MOST_RUNS):
+        with log.open("ab") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "zorse", *command], stdout=stream, stderr=stream, start_new_session=True
+            )
+        try:
+            if run < len(schedule.kills):
+                _kill_after(process, Storage(output), *schedule.kills[run])
+            codes.append(process.wait(timeout=_RUN_SECONDS))
+        finally:
+            _end(process)
+        if codes[-1] == 0 and run >= len(schedule.kills) - 1:
+            return codes
+    raise AssertionError(f"{schedule}: not done after {codes}\n{log.read_text(errors='replace')}")
+
+
+def contents(output: str) -> dict[str, bytes]:
+    """Return every file of an output by its path; the report, which has times, is left out."""
+    storage = Storage(output)
+    return {name: storage.read(name) for name in storage.tree().sizes if name != REPORT}
+
+
+def _kill_after(process: subprocess.Popen[bytes], output: Storage, victim: Victim, files: int) -> None:
+    """Kill `victim` when the command has written `files` new files, or let it end."""
+    before = _count(output)
+    while process.poll() is None:
+        if _count(output) >= before + files and (targets := _targets(process.pid, victim)):
+            for target in targets:
+                _kill(target)
+            return
+        try:
+            process.wait(timeout=_POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _count(output: Storage) -> int:
+    return len((output / RECORDS).files()) + len((output / SHARDS).files())
+
+
+def _targets(front: int, victim: Victim) -> list[psutil.Process]:
+    """Return the processes of the command `front` to kill; none while they are not there yet."""
+    try:
+        children = psutil.Process(front).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    if victim == "everything":
+        return [psutil.Process(front), *children]
+    if victim == "driver":
+        return children[:1]
+    marks = {"actor": "MapWorker", "raylet": "raylet/raylet", "gcs": "gcs/gcs_server"}
+    return [child for child in children if marks[victim] in _command(child)][:1]
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline()[:1])
+    except psutil.Error:
+        return ""
+
+
+def _kill(process: psutil.Process) -> None:
+    try:
+        os.kill(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a command that is still running after a failure of the test."""
+    if process.poll() is None:
+        for target in _targets(process.pid, "everything"):
+            _kill(target)
+        process.wait()
