@@ -19,7 +19,7 @@ from serving.errors import BatchError
 from zorse_common.errors import first_sentence
 from zorse_common.private_ray import ray_environment, ray_folder
 
-_ALONE = {
+ALONE = {
     # A private Ray has no dashboard. Without an address Ray would look for that of any other Ray on the machine.
     "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:1",
     # Ray would print its own complaints about every stop and failure between our lines.
@@ -46,7 +46,7 @@ def connected(address: str | None) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         folder = None
         if address is None:
-            stack.enter_context(ray_environment(_ALONE))
+            stack.enter_context(ray_environment(ALONE))
             folder = stack.enter_context(ray_folder())
         stack.callback(_shut_down)
         _connect(address, folder)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
-from pathlib import PurePosixPath
 
 from serving.batch.formats.base import FORMATS, LABEL_COLUMN, Columns, Item
 
@@ -37,8 +36,8 @@ def _members(item: Item, texts: Sequence[str]) -> Iterator[tuple[str, bytes]]:
 
 def sample_key(name: str) -> str:
     """Return `name` with the dots of its last part escaped, as %2E: a key ends at the first dot."""
-    path = PurePosixPath(name)
-    return str(path.with_name(path.name.replace("%", "%25").replace(".", "%2E")))
+    folder, slash, last = name.rpartition("/")
+    return folder + slash + last.replace("%", "%25").replace(".", "%2E")
 
 
 def _member(name: str, content: bytes) -> tuple[bytes, bytes, bytes]:

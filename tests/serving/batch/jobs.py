@@ -49,7 +49,9 @@ def plan_of_command(model: Path, keys: dict[str, Any], count: int, options: JobO
 def make_all(model: Path, plan: Plan, folder: Path, inputs: str | None = None, **options: Any) -> list[Outcome]:
     """Claim the output and make every shard of a job in this process, without Ray."""
     entries = list_inputs(inputs).entries if inputs is not None else []
-    plan = plan.model_copy(update={"inputs": inputs_digest(entries), "count": len(entries)}) if inputs else plan
+    if inputs is not None:
+        known = {"inputs": inputs_digest(entries), "source": inputs, "count": len(entries)}
+        plan = plan.model_copy(update=known)
     Output(Storage(folder)).claim(plan)
     maker = ShardMaker(Runner.load(str(model), "cpu", plan.batch), plan, Output(Storage(folder)), **options)
     every = [Input(i, name, e) for i, (name, e) in enumerate(zip(result_names(entries), entries, strict=True))]

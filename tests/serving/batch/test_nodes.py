@@ -1,0 +1,65 @@
+"""A batch job on two Ray nodes has the bytes of one, also if a node is lost."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from serving.batch import job
+from serving.batch.driver import run_tasks
+from serving.batch.job import JobOptions
+from serving.batch.ray_cluster import ALONE
+from serving.batch.worker import WorkerSettings
+from tests.serving.batch.jobs import files_of, make_all, plan_of_command
+from tests.serving.tiny import inverter_manifest, slow_graph, write
+from zorse_common.image_writer import encode
+from zorse_common.private_ray import ray_environment
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+OPTIONS = JobOptions(device="cpu", shard_size=1, format="images", workers=2)
+IMAGES = 40
+
+
+@pytest.fixture(scope="module")
+def two_nodes() -> Iterator[Cluster]:
+    """A cluster of two nodes with a CPU each, to which this process is connected."""
+    with ray_environment(ALONE):
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        try:
+            yield cluster
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
+
+
+def test_two_nodes_write_the_bytes_of_one_also_when_one_is_lost(tmp_path: Path, two_nodes: Cluster) -> None:
+    photos, model = tmp_path / "photos", write(tmp_path / "repository", slow_graph(), inverter_manifest())
+    photos.mkdir()
+    for number in range(IMAGES):
+        (photos / f"{number:02d}.png").write_bytes(encode(np.full((32, 32, 3), number, np.uint8)))
+    listing = job.list_inputs(str(photos))
+    plan = plan_of_command(model, {}, IMAGES, OPTIONS)
+    plan = plan.model_copy(update={"inputs": job.inputs_digest(listing.entries)})
+    make_all(model, plan, tmp_path / "one", str(photos))
+
+    job.translate(str(model), str(photos), str(tmp_path / "two"), OPTIONS, [].append)
+    settings, stop = WorkerSettings(plan.to_json(), str(tmp_path / "lost")), threading.Event()
+    tasks = job._tasks(plan, listing, range(plan.shards))
+    shards = []
+    for outcome in run_tasks(plan, tasks, settings, 2, None, stop):
+        shards.append(outcome.record.shard)
+        if len(shards) == IMAGES // 4:
+            two_nodes.remove_node(next(iter(two_nodes.worker_nodes)), allow_graceful=False)
+    assert sorted(shards) == list(range(plan.shards))
+    assert files_of(tmp_path / "one/shards") == files_of(tmp_path / "two/shards")
+    assert files_of(tmp_path / "one/records") == files_of(tmp_path / "two/records")
+    assert files_of(tmp_path / "one/shards") == files_of(tmp_path / "lost/shards")
