@@ -30,7 +30,7 @@ from serving.memory import check_memory
 from serving.network import check_address, chosen_proxy, is_loopback, serve_environment, serve_host
 from serving.partners import partner_name
 from serving.stopping import stop_applications
-from zorse_common.private_ray import ray_environment, ray_folder
+from zorse_common.private_ray import ray_environment, ray_files, ray_folder
 from zorse_common.signals import stop_requested
 
 _LARGEST_SHARE = 0.1
@@ -129,7 +129,7 @@ def _model_settings(settings: ServerSettings, models: dict[str, Artifact], folde
 
 
 def _start_ray(folder: str) -> None:
-    """Start Ray on this machine with its files in `folder`."""
+    """Start Ray on this machine with its files in the server's `folder`."""
     import ray
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -141,7 +141,7 @@ def _start_ray(folder: str) -> None:
             configure_logging=False,
             log_to_driver=False,
             object_store_memory=128 * 2**20,
-            _temp_dir=folder,
+            _temp_dir=ray_files(folder),
         )
     except Exception as error:
         raise StartError(f"Ray does not start here ({_reason(str(error))}): try again, and see zorse doctor") from error

@@ -18,7 +18,7 @@ from ray.autoscaler.sdk import request_resources
 import zorse_common
 from trainer.errors import LaunchError, Preempted
 from trainer.run_config import RunConfig
-from zorse_common.private_ray import ray_environment, ray_folder
+from zorse_common.private_ray import ray_environment, ray_files, ray_folder
 
 ALONE = {
     # Nodes are only drained in clusters of several machines.
@@ -62,7 +62,8 @@ def _connect(address: str | None, cpus: int, folder: str | None) -> None:
             packages = [str(Path(package).parent) for package in (__file__, zorse_common.__file__)]
             ray.init(address, runtime_env={"py_modules": packages}, **options)
         else:
-            ray.init("local", num_cpus=cpus, include_dashboard=False, _temp_dir=folder, **options)
+            assert folder is not None, "a private Ray has a folder"
+            ray.init("local", num_cpus=cpus, include_dashboard=False, _temp_dir=ray_files(folder), **options)
     except SystemExit as error:
         # Ray raises SystemExit if a SIGTERM arrives while it starts.
         raise Preempted("the run was stopped before it started: continue with --resume") from error

@@ -21,12 +21,23 @@ def ray_folder_prefix(process: int) -> str:
 
 @contextlib.contextmanager
 def ray_folder() -> Iterator[str]:
-    """Make a folder for a Ray, yield its path, and remove it afterwards."""
+    """Make a folder that only this user can enter, yield its path, and remove it afterwards.
+
+    A Ray has its files in the subfolder `ray_files(folder)`.
+    """
     folder = tempfile.mkdtemp(prefix=ray_folder_prefix(os.getpid()), dir=RAY_FOLDERS)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def ray_files(folder: str) -> str:
+    """Return the path for Ray's files in `folder`, which Ray takes as `_temp_dir`.
+
+    Ray lets every user of the machine write there, so that it must not be `folder` itself.
+    """
+    return f"{folder}/t"
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ import serving
 from serving.engine import cpu_cores
 from serving.errors import BatchError
 from zorse_common.errors import first_sentence
-from zorse_common.private_ray import ray_environment, ray_folder
+from zorse_common.private_ray import ray_environment, ray_files, ray_folder
 
 ALONE = {
     # A private Ray has no dashboard. Without an address Ray would look for that of any other Ray on the machine.
@@ -75,12 +75,13 @@ def _connect(address: str | None, folder: str | None) -> None:
             packages = [str(root / package) for package in _PACKAGES]
             ray.init(address, runtime_env={"py_modules": packages}, **options)
         else:
+            assert folder is not None, "a private Ray has a folder"
             ray.init(
                 "local",
                 num_cpus=cpu_cores(),
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,
-                _temp_dir=folder,
+                _temp_dir=ray_files(folder),
                 **options,
             )
     except Exception as error:

@@ -50,6 +50,13 @@ class Server:
         except httpx.TransportError:
             return None
 
+    @property
+    def folder(self) -> Path:
+        """The folder of the server's files."""
+        workers = [child.pid for child in psutil.Process(self.command.process.pid).children()]
+        (folder,) = (path for pid in workers for path in RAY_FOLDERS.glob(f"{ray_folder_prefix(pid)}*"))
+        return folder
+
     def is_ready(self) -> bool:
         answer = self.get("/v2/health/ready")
         return answer is not None and answer.is_success
@@ -113,10 +120,11 @@ def test_server_hides_the_routes_of_ray(server: Server) -> None:
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
-def test_admin_socket_of_haproxy_is_for_its_user_only(server: Server) -> None:
-    workers = [child.pid for child in psutil.Process(server.command.process.pid).children()]
-    sockets = [path for pid in workers for path in RAY_FOLDERS.glob(f"{ray_folder_prefix(pid)}*/*/s")]
-    assert [stat.S_IMODE(path.stat().st_mode) for path in sockets] == [0o600]
+def test_folder_and_admin_socket_are_for_their_user_only(server: Server) -> None:
+    assert stat.S_IMODE(server.folder.stat().st_mode) == 0o700
+    # The server's other files, such as the replicas' sockets and Ray's, are protected by the folder alone.
+    assert [stat.S_IMODE(path.stat().st_mode) for path in server.folder.glob("*/s")] == [0o600]
+    assert {"haproxy", "r", "t"} <= {path.name for path in server.folder.iterdir()}
 
 
 def test_replica_that_is_killed_loses_no_request(server: Server) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from ray._common.utils import try_to_create_directory
 
-from zorse_common.private_ray import ray_environment, ray_folder
+from zorse_common.private_ray import ray_environment, ray_files, ray_folder
 
 ENTER_ENVIRONMENT = "from zorse_common.private_ray import ray_environment\nwith ray_environment({}): pass"
 
@@ -29,6 +31,14 @@ def test_ray_folder_is_named_by_its_process_and_removed_afterwards() -> None:
         (Path(folder) / "file").touch()
         assert Path(folder).name.startswith(f"zorse-{os.getpid()}-")
     assert not Path(folder).exists()
+
+
+def test_ray_folder_stays_closed_to_others_when_ray_makes_its_own() -> None:
+    with ray_folder() as folder:
+        # As Ray does when it starts.
+        try_to_create_directory(ray_files(folder))
+        assert stat.S_IMODE(Path(ray_files(folder)).stat().st_mode) == 0o777
+        assert stat.S_IMODE(Path(folder).stat().st_mode) == 0o700
 
 
 def test_commands_that_start_at_the_same_time_share_one_token(tmp_path: Path) -> None:

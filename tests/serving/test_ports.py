@@ -41,4 +41,4 @@ def test_haproxy_paths_are_in_the_folder() -> None:
     assert {path.rpartition("/")[0] for path in paths} == {"/tmp/zorse-1-a"}
     # HAProxy takes 97 characters with Ray's folder of the node, a number of 56 digits.
     longest = max(len(path) for name, path in variables.items() if name.endswith("SOCKET_PATH"))
-    assert longest + len("4194304-abcdefg") + 57 <= 97
+    assert longest + len("4194304-abcdefgh") - len("1-a") + 57 <= 97
