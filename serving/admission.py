@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
 
 from serving.config import Capacity
 from serving.errors import OverloadedError
@@ -25,9 +26,8 @@ class Admission:
         self.pixels = 0
         self.seconds = 0.0
 
-    @contextmanager
-    def request(self, nbytes: int) -> Iterator[None]:
-        """Count a request with a body of `nbytes` while the block runs. Nothing of its body was read before.
+    def check(self, nbytes: int) -> None:
+        """Refuse a request before any of its body is read; its headers state `nbytes`. Nothing is counted.
 
         Raises:
             OverloadedError: the process has as many requests, bytes or seconds of work as it may.
@@ -36,17 +36,32 @@ class Admission:
         self._check("requests", self.requests, 1, limits.requests)
         self._check("bytes", self.bytes, nbytes, limits.bytes)
         self._check("seconds", self.seconds, 0, limits.seconds)
+
+    def content(self) -> Content:
+        """Return the context in which the bytes of one request and of its answer are counted."""
+        return Content(self)
+
+    def check_bytes(self, in_progress: int, added: int) -> None:
+        """Raise OverloadedError if `added` bytes are too many beside those `in_progress`."""
+        self._check("bytes", in_progress, added, self._capacity.bytes)
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Count a request whose body has arrived while the block runs.
+
+        Raises:
+            OverloadedError: the process has as many requests as it may.
+        """
+        self._check("requests", self.requests, 1, self._capacity.requests)
         self.requests += 1
-        self.bytes += nbytes
         try:
             yield
         finally:
             self.requests -= 1
-            self.bytes -= nbytes
 
     @contextmanager
     def work(self, images: int, pixels: int, seconds: float, remaining: float = math.inf) -> Iterator[None]:
-        """Count the work of a request while the block runs: source images, their pixels, and seconds of the engine.
+        """Count the work of a request while the block runs: images, pixels of sources and results, and engine seconds.
 
         `remaining` is the number of seconds until the request's deadline.
 
@@ -78,3 +93,36 @@ class Admission:
             f"the server is busy with {in_progress:.4g} {unit} and takes {limit:.4g}: try again in {retry_after} s",
             retry_after,
         )
+
+
+class Content:
+    """The bytes of one request and of its answer, which count as in progress while the context lasts.
+
+    What a client only states is not counted, so that a slow sender takes no room.
+    """
+
+    __slots__ = ("_admission", "_bytes")
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._admission.bytes -= self._bytes
+
+    def receive(self, nbytes: int) -> None:
+        """Count bytes that have arrived.
+
+        Raises:
+            OverloadedError: with them the process has more than it may.
+        """
+        self._admission.check_bytes(self._admission.bytes - self._bytes, self._bytes + nbytes)
+        self.keep(nbytes)
+
+    def keep(self, nbytes: int) -> None:
+        """Count bytes of an answer, which is sent although there may be too many."""
+        self._admission.bytes += nbytes
+        self._bytes += nbytes

@@ -6,14 +6,14 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
 from serving.access import Access
-from serving.admission import Admission
+from serving.admission import Admission, Content
 from serving.errors import InternalError, MethodNotAllowedError, ServingError
 from serving.http import (
     ClientGoneError,
@@ -27,6 +27,7 @@ from serving.http import (
     read_body,
     request_deadline,
     send_response,
+    until_disconnect,
 )
 from serving.logs import REQUEST_ID, harmless
 from serving.metrics import ModelMetrics
@@ -37,6 +38,10 @@ _REFUSALS = {401, 403, 429, 503}
 """The statuses of requests that are refused because of the client or the load, and not because of what they are."""
 _CLIENT_GONE = 499
 """The status in metrics and logs of a request whose client left before the answer."""
+_OTHER_BODY_BYTES = 64 * 2**10
+"""The largest body of a route that runs no model."""
+_SHORT_BODY_BYTES = 16 * 2**10
+"""A request to a fast model with a larger body is worth to be cancelled when its client disconnects."""
 _LOGGER = logging.getLogger("serving")
 _ACCESS_LOGGER = logging.getLogger("serving.access")
 
@@ -72,28 +77,35 @@ class Application:
         headers = header_fields(scope["headers"])
         request_id = harmless(headers.get("x-request-id") or secrets.token_hex(8))
         REQUEST_ID.set(request_id)
-        try:
-            response = await self._answer(scope, method, path, headers, receive)
-        except ServingError as error:
-            if error.is_internal:
+        with self.admission.content() as content:
+            try:
+                response = await self._answer(scope, method, path, headers, receive, content)
+            except ServingError as error:
+                if error.is_internal:
+                    _LOGGER.exception("%s %s failed", method, path)
+                if self.metrics is not None and error.status in _REFUSALS:
+                    self.metrics.rejected(error.code)
+                response = error_response(error)
+            except ClientGoneError:
+                self._note(method, path, _CLIENT_GONE, began)
+                return
+            except Exception:
                 _LOGGER.exception("%s %s failed", method, path)
-            if self.metrics is not None and error.status in _REFUSALS:
-                self.metrics.rejected(error.code)
-            response = error_response(error)
-        except ClientGoneError:
-            self._note(method, path, _CLIENT_GONE, began)
-            return
-        except Exception:
-            _LOGGER.exception("%s %s failed", method, path)
-            response = error_response(InternalError())
-        added = {"x-request-id": request_id}
-        if self.access.has_cors:
-            added.update(self.access.cors(headers, response.headers.get("vary")))
-        await send_response(response, send, added, with_body=method != "HEAD")
+                response = error_response(InternalError())
+            content.keep(len(response.body))
+            added = {"x-request-id": request_id}
+            if self.access.has_cors:
+                added.update(self.access.cors(headers, response.headers.get("vary")))
+            try:
+                await send_response(response, send, added, with_body=method != "HEAD")
+            except ClientGoneError:
+                # The server closes the connection, as the answer is not complete.
+                self._note(method, path, _CLIENT_GONE, began)
+                return
         self._note(method, path, response.status, began)
 
     async def _answer(
-        self, scope: Scope, method: str, path: str, headers: dict[str, str], receive: Receive
+        self, scope: Scope, method: str, path: str, headers: dict[str, str], receive: Receive, content: Content
     ) -> HttpResponse:
         """Return the answer to a request. Raises `ServingError` and `ClientGoneError`."""
         now = asyncio.get_running_loop().time()
@@ -103,29 +115,28 @@ class Application:
         length = check_length(headers, self.max_bytes)
         handler = self.handlers.get(path)
         if handler is None:
-            return await self._answer_by_fastapi(scope, method, path, headers, receive)
+            return await self._answer_by_fastapi(scope, method, path, headers, receive, content)
         if method == "OPTIONS":
             return HttpResponse(b"", {"allow": allowed("POST")}, 204)
         if method != "POST":
             raise MethodNotAllowedError(f"Method Not Allowed: {method} {path} takes {allowed('POST')}", allowed("POST"))
         deadline = request_deadline(headers, now)
-        with self.admission.request(length):
-            body = await read_body(headers, receive, self.max_bytes)
+        self.admission.check(length)
+        body = await read_body(headers, receive, self.max_bytes, content.receive)
+        with self.admission.request():
             query = scope["query_string"].decode("latin-1")
-            work = handler(HttpRequest(method, path, query, headers, body, deadline))
-            if not self.watch_clients:
-                return await work
+            request = HttpRequest(method, path, query, headers, body, deadline)
+            if not self.watch_clients and len(body) <= _SHORT_BODY_BYTES:
+                request.receive = receive
+                return await handler(request)
             self._state_in_flight()
-            return await _until_disconnect(work, receive)
+            return await until_disconnect(handler(request), receive)
 
     async def _answer_by_fastapi(
-        self, scope: Scope, method: str, path: str, headers: dict[str, str], receive: Receive
+        self, scope: Scope, method: str, path: str, headers: dict[str, str], receive: Receive, content: Content
     ) -> HttpResponse:
-        """Return FastAPI's answer. Its routes see the body whole and decompressed."""
-        messages: list[Message] = []
-        if method in ("POST", "PUT", "PATCH", "DELETE"):
-            body = await read_body(headers, receive, self.max_bytes)
-            messages.append({"type": "http.request", "body": body, "more_body": False})
+        """Return FastAPI's answer. The routes that read the body see it whole and decompressed."""
+        is_read = False
         changed = {
             **scope,
             "method": "GET" if method == "HEAD" else method,
@@ -135,8 +146,13 @@ class Application:
             "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()],
         }
 
-        async def replay() -> Message:
-            return messages.pop() if messages else await receive()
+        async def receive_whole() -> Message:
+            nonlocal is_read
+            if is_read:
+                return await receive()
+            is_read = True
+            body = await read_body(headers, receive, _OTHER_BODY_BYTES, content.receive)
+            return {"type": "http.request", "body": body, "more_body": False}
 
         response = HttpResponse(b"", {})
 
@@ -146,7 +162,7 @@ class Application:
             else:
                 response.body += message.get("body", b"")
 
-        await self.rest(changed, replay, collect)
+        await self.rest(changed, receive_whole, collect)
         if method == "OPTIONS" and response.status == 405:
             return HttpResponse(b"", {"allow": response.headers.get("allow", "")}, 204)
         return response
@@ -163,31 +179,3 @@ class Application:
     def _state_in_flight(self) -> None:
         if self.metrics is not None:
             self.metrics.in_flight(self.admission.requests)
-
-
-async def _until_disconnect(work: Awaitable[HttpResponse], receive: Receive) -> HttpResponse:
-    """Return the result of `work`, or cancel it when the client disconnects.
-
-    Raises:
-        ClientGoneError: the client disconnected.
-    """
-    task, is_gone = asyncio.current_task(), False
-    assert task is not None
-
-    async def watch() -> None:
-        nonlocal is_gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        is_gone = True
-        task.cancel()
-
-    watcher = asyncio.create_task(watch())
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if not is_gone:
-            raise
-        task.uncancel()
-        raise ClientGoneError from None
-    finally:
-        watcher.cancel()

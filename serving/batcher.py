@@ -28,7 +28,10 @@ class BatchObserver(Protocol):
     """Takes note of runs and of the queue."""
 
     def batch(self, requests: int, rows: int, waited: Sequence[float], seconds: float) -> None:
-        """Record a run of `rows` rows of `requests` requests, which had `waited`, that took `seconds`."""
+        """Record a run that made `rows` rows in `seconds`.
+
+        `requests` is the number of requests whose first part was in it, and `waited` how long each of those had waited.
+        """
 
     def queued(self, images: int) -> None:
         """State how many rows wait."""
@@ -36,10 +39,11 @@ class BatchObserver(Protocol):
 
 @dataclass(eq=False, slots=True)
 class _Job:
-    """A request, or a part of one that is larger than a batch."""
+    """A request, or a part of one that is larger than a batch. `is_first` is False for all parts but the first."""
 
     tensors: Tensors
     rows: int
+    is_first: bool
     arrived: float
     deadline: float
     future: asyncio.Future[Tensors]
@@ -88,8 +92,8 @@ class Batcher:
         key = group_key(tensors)
         n, size = rows(tensors), self._capacity(key)
         jobs = [
-            _Job(part, rows(part), now, deadline, loop.create_future())
-            for part in ((tensors,) if n <= size else chunks(tensors, size))
+            _Job(part, rows(part), number == 0, now, deadline, loop.create_future())
+            for number, part in enumerate((tensors,) if n <= size else chunks(tensors, size))
         ]
         for job in jobs:
             self._queue.push(job, key, job.rows, deadline)
@@ -107,8 +111,15 @@ class Batcher:
         finally:
             # Parts still wait if the request was cancelled or late, or another part of it failed: they are not run.
             for job in jobs:
-                _abandon(job.future)
+                self._abandon(job, key)
         return answers[0] if len(answers) == 1 else await asyncio.to_thread(merge, answers)
+
+    def _abandon(self, job: _Job, key: Key) -> None:
+        """Take `job` from the queue, or, if it has failed, mark its exception as seen, so that asyncio is silent."""
+        if job.future.cancel():
+            self._queue.remove(job, key)
+        elif not job.future.cancelled():
+            job.future.exception()
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         """Choose a batch at the end of this turn of the event loop, unless something runs."""
@@ -156,8 +167,12 @@ class Batcher:
             else:
                 job.future.set_result(outcome)
         if self._observer is not None:
-            waited = [began - job.arrived for job in batch]
-            self._observer.batch(len(batch), sum(job.rows for job in batch), waited, time.monotonic() - began)
+            seconds = time.monotonic() - began
+            waited = [began - job.arrived for job in batch if job.is_first]
+            made = sum(
+                job.rows for job, outcome in zip(batch, outcomes, strict=True) if not isinstance(outcome, ServingError)
+            )
+            self._observer.batch(len(waited), made, waited, seconds)
         if self._queue:
             self._schedule(loop)
 
@@ -196,10 +211,4 @@ def _is_live(job: _Job, now: float) -> bool:
 
 
 def _late(job: _Job) -> DeadlineError:
-    return DeadlineError(f"there was no answer within {job.deadline - job.arrived:.3g} s")
-
-
-def _abandon(future: asyncio.Future[Tensors]) -> None:
-    """Cancel `future`, or, if it has failed, mark its exception as seen, so that asyncio does not report it."""
-    if not future.cancel() and not future.cancelled():
-        future.exception()
+    return DeadlineError(f"there was no answer within {max(0.0, job.deadline - job.arrived):.3g} s")

@@ -69,8 +69,7 @@ class BatchQueue(Generic[J]):
     """Holds the jobs that wait, grouped by key, and chooses the next batch: the earliest deadline first.
 
     A job is any object. Jobs with equal deadlines keep their order of arrival. A job that waits is never overtaken by
-    one with a later deadline in its group, nor is its group by a group whose jobs all have later ones, so that no job
-    starves: the deadlines of new jobs lie ever later.
+    one with a later deadline. New jobs can overtake it only until their deadlines lie after its own.
     """
 
     def __init__(self) -> None:
@@ -89,6 +88,17 @@ class BatchQueue(Generic[J]):
         heapq.heappush(self._groups.setdefault(key, []), (deadline, self._arrivals, rows, job))
         self._arrivals += 1
         self.rows += rows
+
+    def remove(self, job: J, key: Key) -> None:
+        """Remove `job`, of the group `key`, if it waits."""
+        group = self._groups.get(key, [])
+        index = next((index for index, entry in enumerate(group) if entry[-1] is job), None)
+        if index is None:
+            return
+        self.rows -= group.pop(index)[2]
+        heapq.heapify(group)
+        if not group:
+            del self._groups[key]
 
     def pop_batch(self, capacity: Callable[[Key], int], is_live: Callable[[J], bool] = lambda job: True) -> list[J]:
         """Remove and return the jobs of the next batch, the earliest deadline first.

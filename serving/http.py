@@ -6,10 +6,10 @@ import asyncio
 import json
 import math
 import zlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from starlette.types import Message, Receive, Send
@@ -33,6 +33,9 @@ TIMEOUT = "x-request-timeout"
 JSON_HEADERS = {"content-type": "application/json"}
 
 
+T = TypeVar("T")
+
+
 class ErrorBody(BaseModel):
     """The JSON body of every failed request."""
 
@@ -49,7 +52,8 @@ class HttpRequest:
     """One request whose body was read whole and decompressed.
 
     Header names are lower-case; of a repeated header the last value counts. `deadline` is the time of the event loop's
-    clock after which the client no longer needs the answer, or None.
+    clock after which the client no longer needs the answer, or None. `receive` is there if nothing notices yet that the
+    client disconnects: see `until_disconnect`.
     """
 
     method: str
@@ -58,6 +62,7 @@ class HttpRequest:
     headers: dict[str, str]
     body: bytes
     deadline: float | None = None
+    receive: Receive | None = None
 
 
 @dataclass(slots=True)
@@ -108,16 +113,23 @@ def check_length(headers: Mapping[str, str], max_bytes: int) -> int:
     return length
 
 
+_PART_BYTES = 256 * 2**10
+"""Bodies are decompressed, and answers sent, in parts of so many bytes."""
 _BODY_RATE = 64 * 2**10
 """The bytes of a body whose arrival gives it another second."""
 
 
 async def read_body(
-    headers: dict[str, str], receive: Receive, max_bytes: int, seconds: float = SENDER_SECONDS
+    headers: dict[str, str],
+    receive: Receive,
+    max_bytes: int,
+    count: Callable[[int], None] = lambda nbytes: None,
+    seconds: float = SENDER_SECONDS,
 ) -> bytes:
     """Return the decompressed body, and remove the headers that describe a compressed one.
 
-    It may take `seconds`, and more in proportion to what has arrived.
+    It may take `seconds`, and more in proportion to what has arrived. `count` is called with the number of bytes of
+    each part that is held from then on.
 
     Raises:
         TooLargeError: the body is larger than `max_bytes`, compressed or not.
@@ -126,46 +138,83 @@ async def read_body(
         SlowRequestError: the body arrived too slowly.
     """
     encoding = headers.get("content-encoding", "identity").strip().lower()
-    message = await receive()
-    if message["type"] != "http.request":
-        raise ClientGoneError
-    part: bytes = message.get("body", b"")
-    if encoding == "identity" and not message.get("more_body", False):  # nearly every request
-        _check_size(len(part), max_bytes)
-        return part
     decoder = None if encoding == "identity" else _decoder(encoding)
     if decoder is not None:
         headers.pop("content-encoding")
         headers.pop("content-length", None)
     parts: list[bytes] = []
-    size, received = 0, len(part)
-    start = asyncio.get_running_loop().time()
-    while True:
-        if decoder is not None:
-            part = _decompressed(decoder, encoding, part, max_bytes + 1 - size)
-        size += len(part)
-        _check_size(size, max_bytes)
-        parts.append(part)
-        if not message.get("more_body", False):
-            break
+    size = received = 0
+    start, more = asyncio.get_running_loop().time(), True
+    while more:
         message = await _next_part(receive, start, seconds, received)
-        part = message.get("body", b"")
+        part: bytes = message.get("body", b"")
+        more = message.get("more_body", False)
         received += len(part)
+        for content in (part,) if decoder is None else _decompressed(decoder, encoding, part):
+            size += len(content)
+            if size > max_bytes:
+                raise TooLargeError(f"the request has more than the {max_bytes} bytes that the server takes")
+            count(len(content))
+            parts.append(content)
+            if decoder is not None:
+                # Decompression takes milliseconds a part: other requests have their turn in between.
+                await asyncio.sleep(0)
     if decoder is not None and not decoder.eof:
         raise BadRequestError(f"the body ends in the middle of its {encoding} encoding")
-    return b"".join(parts)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 async def send_response(
     response: HttpResponse, send: Send, added: Mapping[str, str] = MappingProxyType({}), *, with_body: bool = True
 ) -> None:
-    """Send `response` with the headers `added`, with its body or with the headers alone."""
+    """Send `response` with the headers `added`, with its body or with the headers alone.
+
+    Raises:
+        ClientGoneError: the client does not take a part of a large body within `SENDER_SECONDS`.
+    """
     fields = {**response.headers, **added, "content-length": str(len(response.body))}
     if response.status == 204:
         del fields["content-length"]
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    await send({"type": "http.response.body", "body": response.body if with_body else b""})
+    body = memoryview(response.body if with_body else b"")
+    # The server waits after a part until the client has taken most of it, so that its buffer stays small.
+    while len(body) > _PART_BYTES:
+        part, body = body[:_PART_BYTES], body[_PART_BYTES:]
+        try:
+            async with asyncio.timeout(SENDER_SECONDS):
+                await send({"type": "http.response.body", "body": bytes(part), "more_body": True})
+        except TimeoutError:
+            raise ClientGoneError from None
+    await send({"type": "http.response.body", "body": bytes(body)})
+
+
+async def until_disconnect(work: Awaitable[T], receive: Receive) -> T:
+    """Return the result of `work`, or cancel it when the client disconnects.
+
+    Raises:
+        ClientGoneError: the client disconnected.
+    """
+    task, is_gone = asyncio.current_task(), False
+    assert task is not None
+
+    async def watch() -> None:
+        nonlocal is_gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        is_gone = True
+        task.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if not is_gone:
+            raise
+        task.uncancel()
+        raise ClientGoneError from None
+    finally:
+        watcher.cancel()
 
 
 def error_response(error: ServingError) -> HttpResponse:
@@ -208,11 +257,6 @@ async def _next_part(receive: Receive, start: float, seconds: float, received: i
     return message
 
 
-def _check_size(size: int, max_bytes: int) -> None:
-    if size > max_bytes:
-        raise TooLargeError(f"the request has more than the {max_bytes} bytes that the server takes")
-
-
 def _decoder(encoding: str) -> Any:
     if encoding not in _WINDOW_BITS:
         known = ", ".join(sorted(_WINDOW_BITS))
@@ -222,12 +266,16 @@ def _decoder(encoding: str) -> Any:
     return zlib.decompressobj(_WINDOW_BITS[encoding])
 
 
-def _decompressed(decoder: Any, encoding: str, part: bytes, most: int) -> bytes:
-    """Decompress a part of a body to at most `most` bytes."""
-    try:
-        content: bytes = decoder.decompress(part, most)
-    except zlib.error as error:
-        raise BadRequestError(f"the body is not in the encoding {encoding} ({error})") from error
-    if decoder.unused_data:
-        raise BadRequestError(f"the body continues after the end of its {encoding} encoding")
-    return content
+def _decompressed(decoder: Any, encoding: str, part: bytes) -> Iterator[bytes]:
+    """Yield the content of a part of a body, in pieces of at most `_PART_BYTES`."""
+    content = b""
+    # A full piece may have left content in the decoder, even if it has taken the whole part.
+    while part or len(content) == _PART_BYTES:
+        try:
+            content = decoder.decompress(part, _PART_BYTES)
+        except zlib.error as error:
+            raise BadRequestError(f"the body is not in the encoding {encoding} ({error})") from error
+        if decoder.unused_data:
+            raise BadRequestError(f"the body continues after the end of its {encoding} encoding")
+        yield content
+        part = decoder.unconsumed_tail

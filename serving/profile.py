@@ -34,15 +34,15 @@ class Profile:
     def seconds(self, rows: int, pixels: int = 0) -> float:
         """Return the expected seconds of one run of `rows` images, of `pixels` source pixels each (0: a generator).
 
-        The estimate is linear between the measured points and beyond them. An image with twice the pixels counts as two
-        rows.
+        The estimate is linear between the measured points and below them. Beyond the last point the seconds rise in
+        proportion to the rows: a line through two points that noise made equal would call any run short. An image with
+        twice the pixels counts as two rows.
         """
         work = rows * pixels / self.pixels if self.pixels else float(rows)
-        if len(self.timings) == 1:
-            measured, seconds = self.timings[0]
-            return seconds * work / measured
-        index = bisect_left(self.timings, work, key=lambda timing: timing[0])
-        index = min(max(index, 1), len(self.timings) - 1)
+        most, longest = self.timings[-1]
+        if len(self.timings) == 1 or work >= most:
+            return longest * work / most
+        index = max(1, bisect_left(self.timings, work, key=lambda timing: timing[0]))
         (low, short), (high, long) = self.timings[index - 1 : index + 1]
         return max(0.0, short + (long - short) * (work - low) / (high - low))
 

@@ -13,7 +13,7 @@ from pydantic_core import from_json
 from serving.answers import Origin, negotiated
 from serving.errors import BadRequestError, InvalidKeyError
 from serving.forms import form_parts
-from serving.http import HttpRequest, HttpResponse
+from serving.http import HttpRequest, HttpResponse, until_disconnect
 from serving.route import ModelRoute, openapi_schema
 from serving.service import ModelService
 from serving.verb import VERBS, Verb, VerbRequest
@@ -25,6 +25,8 @@ _PLACES = {"multipart/form-data": "form", "application/json": "body"}
 """Where the keys of a request with images are, for messages, by the type of its body."""
 _MAX_QUERY_KEYS = 1000
 _MAX_FIELDS = 1000
+_FEW_IMAGES = 16
+"""A request for more images is cancelled when its client disconnects, even if the model is fast."""
 Answer = Callable[[ModelService, HttpRequest], Coroutine[Any, Any, HttpResponse]]
 
 
@@ -53,7 +55,10 @@ def _plain_handler(name: str, verb: Verb[Any]) -> Answer:
         tag = entity_tag(service.origin, name, parsed)
         if _matches(request.headers.get("if-none-match"), tag):
             return HttpResponse(b"", {"etag": tag}, 304)
-        file = await service.call(verb, parsed, request.deadline)
+        work = service.call(verb, parsed, request.deadline)
+        if parsed.count > _FEW_IMAGES and request.receive is not None:
+            work = until_disconnect(work, request.receive)
+        file = await work
         return HttpResponse(file.content, {"content-type": file.media_type, "etag": tag, **file.headers})
 
     return answer

@@ -15,20 +15,37 @@ from serving.errors import OverloadedError
 SMALL = Capacity(requests=3, bytes=100, images=10, pixels=1000, seconds=5.0)
 
 
-def test_requests_and_bytes_are_limited_until_they_end() -> None:
+def test_requests_are_limited_until_they_end() -> None:
     admission = Admission(SMALL)
-    with admission.request(60):
-        with pytest.raises(OverloadedError, match="is busy with 60 bytes and takes 100: try again in 1 s"):
-            admission.request(50).__enter__()
-        with (
-            admission.request(40),
-            admission.request(0),
-            pytest.raises(OverloadedError, match="is busy with 3 requests and takes 3"),
-        ):
-            admission.request(0).__enter__()
-        with admission.request(40):
-            pass
-    assert (admission.requests, admission.bytes) == (0, 0)
+    with admission.request(), admission.request(), admission.request():
+        with pytest.raises(OverloadedError, match="is busy with 3 requests and takes 3: try again in 1 s"):
+            admission.check(0)
+        with pytest.raises(OverloadedError):
+            admission.request().__enter__()
+    admission.check(0)
+    assert admission.requests == 0
+
+
+def test_bytes_are_limited_as_they_arrive() -> None:
+    admission = Admission(SMALL)
+    with admission.content() as first, admission.content() as second:
+        first.receive(30)
+        first.receive(30)
+        with pytest.raises(OverloadedError, match="is busy with 60 bytes and takes 100"):
+            admission.check(50)
+        second.receive(40)
+        with pytest.raises(OverloadedError, match="60 bytes"):
+            second.receive(1)
+        second.keep(1000)  # an answer is sent all the same
+        assert admission.bytes == 1100
+    assert admission.bytes == 0
+
+
+def test_stated_bytes_take_no_room() -> None:
+    admission = Admission(SMALL)
+    admission.check(90)
+    admission.check(90)
+    assert admission.bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -47,14 +64,15 @@ def test_work_is_limited_in_every_unit(images: int, pixels: int, seconds: float,
 def test_work_larger_than_the_limits_is_admitted_alone() -> None:
     with Admission(SMALL).work(100, 10**6, 60.0):
         pass
-    with Admission(SMALL).request(10**6):
-        pass
+    Admission(SMALL).check(10**6)
+    with Admission(SMALL).content() as content:
+        content.receive(10**6)
 
 
 def test_request_is_refused_before_its_body_while_too_many_seconds_are_in_progress() -> None:
     admission = Admission(SMALL)
     with admission.work(1, 1, 30.0), pytest.raises(OverloadedError) as caught:
-        admission.request(0).__enter__()
+        admission.check(0)
     assert caught.value.headers == {"Retry-After": "25"}
 
 

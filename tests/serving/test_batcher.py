@@ -132,7 +132,7 @@ def test_batcher_reports_rows_waits_and_seconds_of_each_run() -> None:
     class Observer:
         def batch(self, requests: int, rows: int, waited: Sequence[float], seconds: float) -> None:
             assert len(waited) == requests
-            assert min(waited) >= 0
+            assert all(seconds >= 0 for seconds in waited)
             assert seconds >= 0
             reports.append((rows, requests))
 
@@ -140,8 +140,52 @@ def test_batcher_reports_rows_waits_and_seconds_of_each_run() -> None:
             waiting.append(images)
 
     async def scene(batcher: Batcher) -> None:
-        await asyncio.gather(batcher.submit(ones(2, 1)), batcher.submit(ones(1, 2)), batcher.submit(ones(4, 3)))
+        await asyncio.gather(batcher.submit(ones(2, 1)), batcher.submit(ones(1, 2)), batcher.submit(ones(6, 3)))
 
     play(scene, GatedModel(), observer=Observer(), max_size=4)
-    assert reports == [(3, 2), (4, 1)]
-    assert waiting == [2, 3, 7, 4, 0]
+    assert reports == [(3, 2), (4, 1), (2, 0)]
+    assert waiting == [2, 3, 9, 6, 2, 0]
+
+
+def test_batcher_keeps_nothing_of_abandoned_requests() -> None:
+    model, queued = GatedModel(open_gate=False), []
+
+    class Observer:
+        def batch(self, requests: int, rows: int, waited: Sequence[float], seconds: float) -> None: ...
+
+        def queued(self, images: int) -> None:
+            queued.append(images)
+
+    async def scene(batcher: Batcher) -> None:
+        first = asyncio.create_task(batcher.submit(ones(1, 0)))
+        await entered(model)
+        gone = [asyncio.create_task(batcher.submit(ones(5, value))) for value in range(20)]
+        await settled()
+        assert queued[-1] == 100
+        for task in gone:
+            task.cancel()
+        await asyncio.gather(*gone, return_exceptions=True)
+        model.gate.set()
+        await first
+        await settled()
+        assert queued[-1] == 0
+
+    play(scene, model, observer=Observer(), max_size=4)
+    assert model.batches == [[0]]
+
+
+def test_batcher_counts_no_rows_of_failed_requests() -> None:
+    made: list[int] = []
+
+    class Observer:
+        def batch(self, requests: int, rows: int, waited: Sequence[float], seconds: float) -> None:
+            made.append(rows)
+
+        def queued(self, images: int) -> None: ...
+
+    async def scene(batcher: Batcher) -> None:
+        submitted = [batcher.submit(ones(2, value)) for value in (1, 13)]
+        await asyncio.gather(*submitted, return_exceptions=True)
+
+    play(scene, GatedModel(), observer=Observer(), max_size=4)
+    assert made == [2]

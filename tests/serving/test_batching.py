@@ -132,3 +132,17 @@ def test_queue_starves_no_group_under_a_flood_of_another() -> None:
             assert now <= 10
             return
     pytest.fail("the rare job never ran")
+
+
+@given(jobs_lists, st.lists(st.integers(0, 29), max_size=10))
+def test_queue_forgets_removed_jobs(jobs: list[Job], removed: list[int]) -> None:
+    queue = filled(jobs)
+    for number in removed:
+        for job in jobs:
+            if job.number == number:
+                queue.remove(job, key_of(job.group))
+    stays = [job for job in jobs if job.number not in removed]
+    assert queue.rows == sum(job.rows for job in stays)
+    ran = [job for batch in batches_of(queue) for job in batch]
+    assert sorted(ran, key=lambda job: job.number) == [job for job in stays if job.is_live]
+    assert queue.rows == 0

@@ -28,8 +28,15 @@ class Machine:
 
 def test_profile_predicts_the_seconds_of_any_number_of_rows() -> None:
     profile = Machine(overhead=1e-4, per_row=1e-5).profile()
-    for rows in (1, 2, 3, 11, 16, 40):
+    for rows in (1, 2, 3, 11, 16):
         assert profile.seconds(rows) == pytest.approx(1e-4 + rows * 1e-5)
+    assert profile.seconds(40) == pytest.approx(profile.seconds(16) * 40 / 16)
+
+
+def test_profile_calls_no_large_run_short_because_of_noise() -> None:
+    profile = fit({1: 0.0004, 2: 0.0006, 4: 0.0008, 8: 0.0012, 16: 0.0011}, (1, 2**20), 4096)
+    assert not profile.inline
+    assert profile.cost(1, 2**24) > 0.1
 
 
 def test_profile_is_linear_in_the_pixels() -> None:
