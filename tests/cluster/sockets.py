@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 
 import psutil
@@ -14,14 +15,21 @@ def listening(process: int) -> dict[tuple[str, int], str]:
     for each in [root, *root.children(recursive=True)]:
         try:
             connections = each.net_connections("tcp")
-        except psutil.NoSuchProcess:
+        except psutil.Error:
             continue
         found |= {
-            (entry.laddr.ip, entry.laddr.port): " ".join(each.cmdline())
+            (entry.laddr.ip, entry.laddr.port): command_line(each)
             for entry in connections
             if entry.status == psutil.CONN_LISTEN
         }
     return found
+
+
+def command_line(process: psutil.Process) -> str:
+    """Return the words of a process, or none if it has ended."""
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
 
 
 def is_loopback(ip: str) -> bool:

@@ -19,7 +19,7 @@ import pytest
 
 from tests.cluster.commands import Started, started
 from tests.cluster.load import Answer, Load
-from tests.cluster.sockets import is_loopback, listening
+from tests.cluster.sockets import command_line, is_loopback, listening
 from tests.serving.tiny import write_repository
 from zorse_common.private_ray import RAY_FOLDERS, ray_folder_prefix
 
@@ -67,7 +67,7 @@ class Server:
     def replicas(self) -> list[psutil.Process]:
         """Return the processes of the model `digits`."""
         children = psutil.Process(self.command.process.pid).children(recursive=True)
-        return [child for child in children if "ServeReplica:digits" in " ".join(child.cmdline())]
+        return [child for child in children if "ServeReplica:digits" in command_line(child)]
 
     def has_replaced(self, before: set[int]) -> bool:
         """Return whether as many processes as `before` run the model, and at least one is new."""
@@ -127,14 +127,14 @@ def test_folder_and_admin_socket_are_for_their_user_only(server: Server) -> None
     assert {"haproxy", "r", "t"} <= {path.name for path in server.folder.iterdir()}
 
 
-def test_replica_that_is_killed_loses_no_request(server: Server) -> None:
+def test_replica_that_is_killed_fails_hardly_a_request(server: Server) -> None:
     load, before = server.load(), server.replicas()
     with load.running():
         load.wait_for(300)
         before[0].kill()
         server.command.wait_until(lambda: server.has_replaced({process.pid for process in before}))
         load.wait_for(1000)
-    assert {answer.status for answer in load.answers} == {200}, load.summary()
+    assert _fails_hardly(load.answers), load.summary()
 
 
 @pytest.mark.parametrize("sent", INCOMPLETE)
@@ -166,7 +166,7 @@ def test_server_of_all_interfaces_stops_without_cutting_a_request(proxy: str, tm
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("proxy", PROXIES)
-def test_replicas_that_are_killed_again_and_again_fail_hardly_a_request(proxy: str, tmp_path: Path) -> None:
+def test_replicas_that_are_killed_again_and_again_fail_hardly_any(proxy: str, tmp_path: Path) -> None:
     with _server(tmp_path, "--proxy", proxy) as server, contextlib.ExitStack() as slow:
         for _ in range(50):
             slow.enter_context(server.half_sent(HEAD, b"Content-Length: 100\r\n\r\n{"))
@@ -178,9 +178,14 @@ def test_replicas_that_are_killed_again_and_again_fail_hardly_a_request(proxy: s
                 server.replicas()[0].kill()
                 server.command.wait_until(lambda before=before: server.has_replaced(before))
             load.wait_for(500)
-    failed = [answer for answer in load.answers if answer.status != 200]
-    assert len(failed) < len(load.answers) / 1000, load.summary()
-    assert {answer.code for answer in failed} <= {"unavailable"}, load.summary()
+    assert _fails_hardly(load.answers), load.summary()
+
+
+def _fails_hardly(answers: list[Answer]) -> bool:
+    """Return whether at most one request in a thousand failed, each with 503 or in the middle of its answer."""
+    failed = [answer for answer in answers if answer.status != 200]
+    is_explained = all(answer.code == "unavailable" or answer.error == "IncompleteRead" for answer in failed)
+    return is_explained and len(failed) <= len(answers) / 1000
 
 
 def _is_orderly_stop(answers: list[Answer], stopped: float) -> bool:
