@@ -9,7 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import psutil
 
@@ -17,8 +17,11 @@ from serving.batch.output import RECORDS, SHARDS
 from serving.batch.summary import REPORT
 from zorse_common.storage import Storage
 
-Victim = Literal["actor", "driver", "everything", "raylet", "gcs"]
-VICTIMS: tuple[Victim, ...] = ("actor", "driver", "everything", "raylet", "gcs")
+Victim = Literal["actor", "driver", "everything", "raylet", "gcs", "ctrl-c"]
+"""What is killed; with "ctrl-c" the command receives SIGINT."""
+VICTIMS: tuple[Victim, ...] = get_args(Victim)
+STOPPED = 75
+"""The exit code of a command that was stopped by a signal."""
 _MOST_RUNS = 6
 _RUN_SECONDS = 240
 _POLL_SECONDS = 0.005
@@ -68,7 +71,7 @@ def _kill_after(process: subprocess.Popen[bytes], output: Storage, victim: Victi
     while process.poll() is None:
         if _count(output) >= before + files and (targets := _targets(process.pid, victim)):
             for target in targets:
-                _kill(target)
+                _send(target, signal.SIGINT if victim == "ctrl-c" else signal.SIGKILL)
             return
         try:
             process.wait(timeout=_POLL_SECONDS)
@@ -88,6 +91,8 @@ def _targets(front: int, victim: Victim) -> list[psutil.Process]:
         return []
     if victim == "everything":
         return [psutil.Process(front), *children]
+    if victim == "ctrl-c":
+        return [psutil.Process(front)]
     if victim == "driver":
         return children[:1]
     marks = {"actor": "MapWorker", "raylet": "raylet/raylet", "gcs": "gcs/gcs_server"}
@@ -101,9 +106,9 @@ def _command(process: psutil.Process) -> str:
         return ""
 
 
-def _kill(process: psutil.Process) -> None:
+def _send(process: psutil.Process, number: signal.Signals) -> None:
     try:
-        os.kill(process.pid, signal.SIGKILL)
+        os.kill(process.pid, number)
     except ProcessLookupError:
         return
 
@@ -112,5 +117,5 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill a command that is still running after a failure of the test."""
     if process.poll() is None:
         for target in _targets(process.pid, "everything"):
-            _kill(target)
+            _send(target, signal.SIGKILL)
         process.wait()

@@ -13,7 +13,7 @@ from serving.batch import job
 from serving.batch.formats.base import FORMATS
 from serving.batch.job import JobOptions
 from tests.s3 import s3_server
-from tests.serving.batch.chaos import VICTIMS, Schedule, Victim, contents, run_until_done
+from tests.serving.batch.chaos import STOPPED, VICTIMS, Schedule, Victim, contents, run_until_done
 from tests.serving.batch.jobs import make_all, plan_of_command
 from zorse_common.image_writer import encode
 
@@ -76,6 +76,7 @@ def _assert_equal(found: dict[str, bytes], expected: dict[str, bytes], schedule:
     [
         ("generate", "webdataset", (("driver", 9), ("everything", 20))),
         ("translate", "images", (("actor", 11),)),
+        ("translate", "zip", (("ctrl-c", 5),)),
     ],
 )
 def test_killed_job_has_the_bytes_of_an_undisturbed_one(
@@ -86,6 +87,8 @@ def test_killed_job_has_the_bytes_of_an_undisturbed_one(
     _assert_equal(contents(output), _undisturbed(verb, name, repository, photos, tmp_path / "alone"), Schedule(kills))
     if kills[0][0] == "actor":
         assert codes == [0]
+    elif kills[0][0] == "ctrl-c":
+        assert codes == [STOPPED, 0]
     else:
         assert codes[-1] == 0
         assert 0 not in codes[: len(kills)]
