@@ -41,6 +41,7 @@ def _shards(model: Path, name: str, folder: Path) -> list[str]:
     return sorted(str(path) for path in (folder / "shards").iterdir())
 
 
+@pytest.mark.slow
 def test_webdataset_reads_its_shards(model: Path, expected: list[bytes], tmp_path: Path) -> None:
     data = webdataset.WebDataset(_shards(model, "webdataset", tmp_path), shardshuffle=False)
     samples = list(data)
@@ -51,6 +52,7 @@ def test_webdataset_reads_its_shards(model: Path, expected: list[bytes], tmp_pat
     gc.collect()
 
 
+@pytest.mark.slow
 def test_datasets_reads_parquet(model: Path, expected: list[bytes], tmp_path: Path) -> None:
     import datasets
 
@@ -63,6 +65,7 @@ def test_datasets_reads_parquet(model: Path, expected: list[bytes], tmp_path: Pa
         assert np.array_equal(data[number]["image"], Image.open(io.BytesIO(expected[number])))
 
 
+@pytest.mark.slow
 def test_datasets_reads_a_folder_of_images(model: Path, tmp_path: Path) -> None:
     import datasets
 
