@@ -30,14 +30,13 @@ from benchmarks.peers.servers import (
     running,
     stop_servers_on_sigterm,
 )
-from benchmarks.peers.wrk import run_wrk
+from benchmarks.peers.wrk import run_wrk, warm_up
 from benchmarks.report import write_report
 
 CONCURRENCIES = (1, 8, 64)
 BARE = "onnxruntime"
 SLOW_FACTORS = {1: 2, 8: 2, 64: 6}
 """How many times as long the slow model is measured. At 64 a request takes seconds, and wrk drops what it cuts."""
-WARM_UP_SECONDS = 1
 Cell = tuple[str, str, int]
 """Server, work and concurrency."""
 
@@ -85,7 +84,7 @@ def _measure_server(
             check_answer(url, post, work)
             for concurrency in CONCURRENCIES:
                 factor = 1 if WORKS[work][0] == DCGAN else SLOW_FACTORS[concurrency]
-                run_wrk(url, post, concurrency, WARM_UP_SECONDS)
+                warm_up(url, post, concurrency)
                 # Most servers still work on what wrk cut off when it ended; queues are first in, first out.
                 check_answer(url, post, work)
                 before = started.cpu_seconds()

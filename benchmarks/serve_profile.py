@@ -24,7 +24,7 @@ import psutil
 from benchmarks.peers.environments import ENVIRONMENTS, EnvironmentFailedError, environment
 from benchmarks.peers.models import export_models
 from benchmarks.peers.servers import SERVERS, WORKS, Running, ServerFailedError, running, stop_servers_on_sigterm
-from benchmarks.peers.wrk import run_wrk
+from benchmarks.peers.wrk import run_wrk, warm_up
 from benchmarks.report import write_report
 
 SAMPLES_PER_SECOND = 100
@@ -82,7 +82,7 @@ def _profile(server: Running, work: str, concurrency: int, seconds: int) -> dict
     """Return the figures of one work: first without py-spy, which slows the replica, then with it."""
     url, (model, _) = server.url, WORKS[work]
     post = SERVERS[0].post(work)
-    run_wrk(url, post, concurrency, 1)
+    warm_up(url, post, concurrency)
     processes = _named_processes(server, model)
     before = server.cpu_seconds()
     figures = run_wrk(url, post, concurrency, seconds)

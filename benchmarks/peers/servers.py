@@ -27,7 +27,7 @@ from serving.open_inference import HEADER_LENGTH, pack
 from zorse_common.image_writer import encode
 
 HERE = Path(__file__).parent
-START_SECONDS, STOP_SECONDS = 120, 40
+START_SECONDS, STOP_SECONDS, ANSWER_SECONDS = 120, 40, 120
 WORKS: dict[str, tuple[str, str]] = {
     "dcgan32 generate": (DCGAN, "generate"),
     "dcgan32 infer": (DCGAN, "infer"),
@@ -248,7 +248,12 @@ def check_answer(url: str, post: Post, work: str) -> None:
     Raises:
         ServerFailedError: it is not.
     """
-    answer = httpx.post(url + post.path, content=post.body, headers=dict(post.headers), timeout=60, trust_env=False)
+    try:
+        answer = httpx.post(
+            url + post.path, content=post.body, headers=dict(post.headers), timeout=ANSWER_SECONDS, trust_env=False
+        )
+    except httpx.RequestError as error:
+        raise ServerFailedError(f"{post.path} is not answered: {error!r}") from error
     pixels = 32 * 32 if WORKS[work][0] == DCGAN else SIZE * SIZE * 3
     is_answer = len(answer.content) > pixels if WORKS[work][1] == "infer" else answer.content[1:4] == b"PNG"
     if answer.status_code != 200 or not is_answer:

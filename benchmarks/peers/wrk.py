@@ -23,6 +23,15 @@ end
 """
 
 
+def warm_up(url: str, post: Post, concurrency: int, seconds: int = 1) -> None:
+    """Load the server without measuring.
+
+    Raises:
+        ServerFailedError: wrk is missing or fails.
+    """
+    _figures(url, post, concurrency, seconds)
+
+
 def run_wrk(url: str, post: Post, concurrency: int, seconds: int) -> dict[str, Any]:
     """Return requests per second, p50 and p99 in milliseconds, the number of requests, and that of errors, which
     are also other statuses.
@@ -30,6 +39,20 @@ def run_wrk(url: str, post: Post, concurrency: int, seconds: int) -> dict[str, A
     Raises:
         ServerFailedError: wrk is missing or fails, or there was no answer.
     """
+    figures = _figures(url, post, concurrency, seconds)
+    if figures["requests"] == 0:
+        raise ServerFailedError(f"{post.path} answered no request within {seconds} s at concurrency {concurrency}")
+    return {
+        "requests_per_second": (figures["requests"] - figures["errors"]) / figures["seconds"],
+        "p50_ms": figures["p50_ms"],
+        "p99_ms": figures["p99_ms"],
+        "errors": figures["errors"],
+        "requests": figures["requests"],
+    }
+
+
+def _figures(url: str, post: Post, concurrency: int, seconds: int) -> dict[str, Any]:
+    """Run wrk and return what its script prints."""
     with tempfile.TemporaryDirectory() as folder:
         body, script = Path(folder) / "body", Path(folder) / "script.lua"
         body.write_bytes(post.body)
@@ -48,13 +71,5 @@ def run_wrk(url: str, post: Post, concurrency: int, seconds: int) -> dict[str, A
             output = subprocess.run([*command, url + post.path], capture_output=True, text=True, check=True).stdout
         except (OSError, subprocess.CalledProcessError) as error:
             raise ServerFailedError(f"wrk failed: {error}") from error
-    figures = json.loads(output.partition("FIGURES ")[2])
-    if figures["requests"] == 0:
-        raise ServerFailedError(f"{post.path} answered no request within {seconds} s at concurrency {concurrency}")
-    return {
-        "requests_per_second": (figures["requests"] - figures["errors"]) / figures["seconds"],
-        "p50_ms": figures["p50_ms"],
-        "p99_ms": figures["p99_ms"],
-        "errors": figures["errors"],
-        "requests": figures["requests"],
-    }
+    figures: dict[str, Any] = json.loads(output.partition("FIGURES ")[2])
+    return figures
