@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import math
 import re
 from collections.abc import Mapping
 
 from serving.config import AccessSettings, ApiKey
 from serving.errors import ForbiddenError, RateLimitError, UnauthorizedError
+from serving.loopback import is_loopback
 
-_LOCAL_HOST = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9.]+))(?::\d{1,5})?")
+"""A lower-case Host header: an IPv6 address, or else a name or IPv4 address, and maybe a port."""
 _PREFLIGHT = {
     "access-control-allow-methods": "GET, HEAD, POST, OPTIONS",
     "access-control-allow-headers": "*, Authorization",
@@ -29,9 +31,9 @@ class Access:
     """
 
     def __init__(self, settings: AccessSettings, processes: int = 1) -> None:
-        self._buckets = {bytes.fromhex(key.sha256): _Bucket(key, processes) for key in settings.keys}
+        self._buckets = {key.sha256: _Bucket(key, processes) for key in settings.keys}
         self._is_local = settings.is_local
-        self._origin = settings.cors
+        self._origin = None if settings.cors is None else settings.cors.lower()
         self.has_cors = settings.cors is not None
         """Whether answers have headers for browsers, which `preflight` and `cors` return."""
 
@@ -46,24 +48,23 @@ class Access:
             RateLimitError: the key has used up its rate.
         """
         if self._is_local and "host" in headers:
-            self._check_local(headers["host"], headers)
+            self._check_local(headers["host"].lower(), headers)
         if not self._buckets or path.startswith("/v2/health/"):
             return
-        key = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
-        bucket = self._buckets.get(hashlib.sha256(key.encode("latin-1")).digest())
+        bucket = self._buckets.get(ApiKey.digest(_key(headers)))
         if bucket is None:
             raise UnauthorizedError("this server requires its API key, as 'Authorization: Bearer …' or 'X-API-Key: …'")
         bucket.take(now)
 
     def _check_local(self, host: str, headers: Mapping[str, str]) -> None:
-        if not _LOCAL_HOST.fullmatch(host):
+        if not _is_local(host):
             raise ForbiddenError(
                 f"this server answers to localhost, 127.x.x.x and [::1] only, and the request is for {host[:60]!r}: "
                 "a page of another site may have sent it"
             )
         if "origin" in headers and not self._is_allowed(headers):
             origin = headers["origin"]
-            if origin.rpartition("//")[2] != host:
+            if origin.lower().rpartition("//")[2] != host:
                 raise ForbiddenError(f"a page of {origin[:60]!r} sent the request: start the server with --cors for it")
 
     def preflight(self, method: str, headers: Mapping[str, str]) -> Mapping[str, str] | None:
@@ -85,7 +86,24 @@ class Access:
         return allowed
 
     def _is_allowed(self, headers: Mapping[str, str]) -> bool:
-        return self._origin is not None and self._origin in ("*", headers.get("origin"))
+        return self._origin is not None and self._origin in ("*", headers.get("origin", "").lower())
+
+
+@functools.lru_cache(maxsize=64)
+def _is_local(host: str) -> bool:
+    """Return whether a lower-case Host header names this machine's loopback."""
+    match = _HOST.fullmatch(host)
+    return match is not None and is_loopback(match[1] or match[2])
+
+
+def _key(headers: Mapping[str, str]) -> bytes:
+    """Return the key of a request, empty if it has none. Headers hold bytes, as which a client has sent UTF-8."""
+    key = headers.get("x-api-key")
+    if not key:
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            return b""
+    return key.strip().encode("latin-1")
 
 
 class _Bucket:

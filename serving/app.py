@@ -26,8 +26,9 @@ from serving.engine import resolve_device
 from serving.errors import StartError
 from serving.haproxy import check_config
 from serving.logs import copied_log
+from serving.loopback import is_loopback
 from serving.memory import check_memory
-from serving.network import check_address, chosen_proxy, is_loopback, serve_environment, serve_host
+from serving.network import check_address, chosen_proxy, serve_environment, serve_host
 from serving.partners import partner_name
 from serving.stopping import stop_applications
 from zorse_common.private_ray import ray_environment, ray_files, ray_folder

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, compile_path
 
-from serving import endpoints
+from serving import endpoints, unknown_routes
 from serving.access import Access
 from serving.admission import Admission
 from serving.application import Application
@@ -95,10 +95,10 @@ def gateway_app(settings: GatewaySettings, not_ready: Callable[[], list[str]]) -
 
 
 def _routers(level: Level) -> list[APIRouter]:
-    """Return the routers of this level in the files of `endpoints/`."""
+    """Return the routers of this level in the files of `endpoints/`, and last the one of all paths that they lack."""
     names = [f"{endpoints.__name__}.{module.name}" for module in pkgutil.iter_modules(endpoints.__path__)]
     routers = [getattr(importlib.import_module(name), level, None) for name in names]
-    return [router for router in routers if router is not None]
+    return [*(router for router in routers if router is not None), getattr(unknown_routes, level)]
 
 
 def _routes(level: Level) -> list[Route]:

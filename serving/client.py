@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from serving.codec import MEDIA_TYPES, File
 from serving.errors import BadRequestError, ServerError
+from serving.loopback import is_loopback
 from serving.open_inference import HEADER_LENGTH, pack, unpack_outputs
 from zorse_common.errors import one_line
 from zorse_common.image_writer import encode
@@ -58,7 +58,7 @@ class Client:
         headers = {b"X-API-Key": api_key.encode()} if api_key else {}
         try:
             # A loopback address needs neither a proxy nor certificates: the environment is ignored.
-            trusted = not is_loopback(url)
+            trusted = not is_loopback(urlsplit(url).hostname or "")
             self._http = httpx.Client(
                 base_url=url, headers=headers, timeout=timeout, transport=transport, trust_env=trusted
             )
@@ -191,12 +191,6 @@ class Client:
         except Exception as error:  # what bad bytes make the readers of JSON, ZIP and images raise has no common base
             text = f"{self._http.base_url} answers {path} as no zorse server does ({type(error).__name__}: {error})"
             raise ServerError(text, response.status_code, "protocol") from error
-
-
-def is_loopback(url: str) -> bool:
-    """Return whether the host of `url` is this machine's loopback."""
-    host = (urlsplit(url).hostname or "").lower()
-    return host == "localhost" or host == "::1" or bool(re.fullmatch(r"127(\.\d{1,3}){3}", host))
 
 
 def _settings_hint() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import Literal
 
@@ -76,6 +77,11 @@ class ApiKey(Settings):
     name: str = Field(min_length=1, max_length=64)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     rate: str | None = Field(default=None, pattern=r"^[1-9][0-9]{0,8}/[smh]$")
+
+    @staticmethod
+    def digest(key: bytes) -> str:
+        """Return the SHA-256 by which the server knows `key`, in hexadecimal."""
+        return hashlib.sha256(key).hexdigest()
 
     @property
     def per_second(self) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import secrets
 import stat
@@ -30,19 +29,14 @@ def new_key(name: str, rate: str | None = None) -> tuple[str, str]:
         KeyFileError: the rate or the name is not legal.
     """
     key = f"zorse_{secrets.token_urlsafe(32)}"
-    entry = _entry(name, {"sha256": sha256(key)} | ({"rate": rate} if rate else {}), "zorse serve key")
+    entry = _entry(name, {"sha256": ApiKey.digest(key.encode())} | ({"rate": rate} if rate else {}), "zorse serve key")
     fields = entry.model_dump(exclude_none=True, exclude={"name"})
     return key, yaml.safe_dump({name: fields}, default_flow_style=None, width=1000, sort_keys=False).strip()
 
 
-def sha256(key: str) -> str:
-    """Return the digest by which the server knows `key`, in hexadecimal."""
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
 def plain_key(key: str) -> ApiKey:
     """Return the entry of a key that the environment holds, without a rate limit."""
-    return ApiKey(name=ENVIRONMENT, sha256=sha256(key))
+    return ApiKey(name=ENVIRONMENT, sha256=ApiKey.digest(key.encode()))
 
 
 def keys_of(file: Path | None, environment: Mapping[str, str]) -> tuple[ApiKey, ...]:

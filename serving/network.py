@@ -12,15 +12,9 @@ from pathlib import Path
 from serving.config import Proxy, ServerSettings
 from serving.errors import StartError
 from serving.haproxy import find_haproxy, wrap_haproxy
+from serving.loopback import LOOPBACK, is_loopback
 from serving.ports import haproxy_ports
 from serving.ray_proxy import proxy_environment
-
-LOOPBACK = "127.0.0.1"
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches the address `host`."""
-    return host in {LOOPBACK, "::1", "localhost"}
 
 
 def check_address(settings: ServerSettings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 _WAITING_SECONDS, _READY_SECONDS = 0.25, 2.0
@@ -18,16 +19,12 @@ class Readiness:
     def __init__(self, names: list[str], look: Callable[[list[str]], list[str]]) -> None:
         self._names = names
         self._look = look
-        self._ended = threading.Event()
         self.not_ready = names
         threading.Thread(target=self._run, name="readiness", daemon=True).start()
 
-    def end(self) -> None:
-        """Look no more."""
-        self._ended.set()
-
     def _run(self) -> None:
-        while not self._ended.wait(_WAITING_SECONDS if self.not_ready else _READY_SECONDS):
+        while True:
+            time.sleep(_WAITING_SECONDS if self.not_ready else _READY_SECONDS)
             try:
                 self.not_ready = self._look(self._names)
             except Exception:  # noqa: BLE001 - Ray raises all kinds while its controller restarts

@@ -11,13 +11,13 @@ import pytest
 from serving.access import Access
 from serving.config import AccessSettings, ApiKey
 from serving.errors import ForbiddenError, KeyFileError, RateLimitError, UnauthorizedError
-from serving.keys import keys_of, new_key, plain_key, read_keys, sha256
+from serving.keys import keys_of, new_key, plain_key, read_keys
 
 PATH = "/v2/models/digits/infer"
 
 
 def access(*keys: tuple[str, str | None], processes: int = 1) -> Access:
-    entries = [ApiKey(name=text, sha256=sha256(text), rate=rate) for text, rate in keys]
+    entries = [ApiKey(name=text, sha256=ApiKey.digest(text.encode()), rate=rate) for text, rate in keys]
     return Access(AccessSettings(keys=tuple(entries)), processes)
 
 
@@ -35,10 +35,14 @@ def passed(guard: Access, key: str, times: list[float]) -> list[bool]:
 def test_access_takes_any_of_its_keys() -> None:
     guard = access(("one", None), ("schlüssel", None))
     guard.check(PATH, {"x-api-key": "one"}, 0)
-    guard.check(PATH, {"authorization": "Bearer one"}, 0)
+    for scheme in ("Bearer", "bearer", "BEARER"):
+        guard.check(PATH, {"authorization": f"{scheme} one"}, 0)
+    guard.check(PATH, {"authorization": "Bearer  one"}, 0)
     guard.check(PATH, {"x-api-key": "schlüssel".encode().decode("latin-1")}, 0)
     guard.check("/v2/health/live", {}, 0)
-    for headers in ({}, {"x-api-key": "two"}, {"x-api-key": sha256("one")}, {"authorization": "Bearer"}):
+    wrong = ({"x-api-key": "two"}, {"x-api-key": ApiKey.digest(b"one")}, {"authorization": "Bearer"}, {})
+    without_scheme = ({"authorization": "one"}, {"authorization": "Basic one"}, {"authorization": "Bearerone"})
+    for headers in (*wrong, *without_scheme):
         with pytest.raises(UnauthorizedError):
             guard.check(PATH, headers, 0)
 
@@ -78,7 +82,17 @@ def test_local_access_takes_names_of_this_machine(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "127.evil", "[::2]", "", "localhost:"]
+    "host",
+    [
+        "evil.example",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "127.evil",
+        "127.999.1.1",
+        "[::2]",
+        "",
+        "localhost:",
+    ],
 )
 def test_local_access_refuses_other_names(host: str) -> None:
     with pytest.raises(ForbiddenError, match="answers to localhost"):
@@ -97,6 +111,8 @@ def test_local_access_refuses_pages_of_other_origins() -> None:
         )
         Access(AccessSettings()).check(PATH, host | {"origin": origin}, 0)
     Access(AccessSettings(is_local=True)).check(PATH, host | {"origin": "http://127.0.0.1:8000"}, 0)
+    # Browsers send names of hosts in lower case, and other programs as they are written.
+    Access(AccessSettings(is_local=True)).check(PATH, {"host": "LocalHost:80", "origin": "http://localhost:80"}, 0)
 
 
 def test_access_sends_cors_headers_to_the_one_origin() -> None:
@@ -104,6 +120,7 @@ def test_access_sends_cors_headers_to_the_one_origin() -> None:
     asked = {"access-control-request-method": "POST"}
     guard = Access(AccessSettings(cors="https://a.example"))
     assert guard.cors(page)["access-control-allow-origin"] == "https://a.example"
+    assert Access(AccessSettings(cors="https://A.example")).cors(page) == guard.cors(page)
     assert guard.cors(other) == guard.cors({}) == {"vary": "Origin"}
     assert guard.cors(page, "accept-encoding")["vary"] == "accept-encoding, Origin"
     assert (guard.has_cors, Access(AccessSettings()).has_cors) == (True, False)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from serving import codec
+from serving import codec, endpoints
 from serving.batching import Tensors
 from serving.config import Limits
 from serving.errors import OverloadedError
@@ -20,6 +21,13 @@ from tests.serving.apps import server
 RNG = np.random.default_rng(0)
 SOURCE = RNG.integers(14, 256, (2, 18, 21, 3), dtype=np.uint8)
 PHOTO = codec.encode(SOURCE[0], "png")
+ZEBRA = """
+from fastapi import APIRouter
+
+server_router = APIRouter()
+server_router.get("/v2/models/{name}/stripes")(lambda name: ["black", "white"])
+"""
+"""The file of an endpoint."""
 GENERATE_KEYS = "format, layout, n, seed, first, latents, truncation, labels"
 
 
@@ -77,6 +85,15 @@ def test_unknown_model_is_404_with_the_known_ones(path: str) -> None:
     response = server().post(f"/v2/models/nope{path}")
     error = "there is no model 'nope' on this server: it serves digits, invert"
     assert (response.status_code, response.json()) == (404, {"error": error, "code": "not_found"})
+
+
+def test_endpoint_in_a_new_file_goes_before_the_routes_of_unknown_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "zebra.py").write_text(ZEBRA, encoding="utf-8")
+    monkeypatch.setattr(endpoints, "__path__", [*endpoints.__path__, str(tmp_path)])
+    response = server().get("/v2/models/nope/stripes")
+    assert (response.status_code, response.json()) == (200, ["black", "white"])
 
 
 @pytest.mark.parametrize(

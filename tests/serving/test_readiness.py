@@ -27,5 +27,3 @@ def test_readiness_follows_its_source_and_outlives_its_failures() -> None:
     answers.put(RuntimeError("the controller restarts"))
     looks.get()
     assert readiness.not_ready == ["b"]
-    readiness.end()
-    answers.put([])

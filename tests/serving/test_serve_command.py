@@ -11,8 +11,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from serving.cli import register
+from serving.config import ApiKey
 from serving.errors import ArtifactError, ServerError
-from serving.keys import sha256
 
 
 def invoke(*arguments: object) -> Result:
@@ -45,7 +45,7 @@ def test_serve_help_shows_options_and_commands() -> None:
 def test_serve_key_prints_a_key_once_and_its_line_for_the_file() -> None:
     result = invoke("serve", "key", "bob", "--rate", "5/m")
     secret = result.stderr.splitlines()[0].removeprefix("key of bob, shown once: ")
-    assert yaml.safe_load(result.stdout) == {"bob": {"sha256": sha256(secret), "rate": "5/m"}}
+    assert yaml.safe_load(result.stdout) == {"bob": {"sha256": ApiKey.digest(secret.encode()), "rate": "5/m"}}
 
 
 def test_serve_status_of_no_server_is_one_line() -> None:

@@ -1,4 +1,7 @@
-"""The routes of models and versions that are not served. They match whatever the files before this one do not."""
+"""The routes of models and versions that are not served.
+
+They match the paths of all others, and must be the last of an application.
+"""
 
 from __future__ import annotations
 
