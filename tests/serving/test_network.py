@@ -1,0 +1,56 @@
+"""The address and the proxy of a server, chosen before anything starts."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from pathlib import Path
+
+import pytest
+
+from serving.config import AccessSettings, ServerSettings
+from serving.errors import StartError
+from serving.keys import plain_key
+from serving.network import check_address, chosen_proxy, serve_host
+
+SETTINGS = ServerSettings(repository="r")
+
+
+@pytest.fixture
+def without_haproxy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", str(tmp_path / "none"))
+
+
+@pytest.mark.usefixtures("without_haproxy")
+def test_proxy_is_ray_with_one_line_where_haproxy_is_missing(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert chosen_proxy(SETTINGS) == "ray"
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["HAProxy is not installed"]
+    with pytest.raises(StartError, match="HAProxy is not installed: install haproxy, or choose --proxy ray"):
+        chosen_proxy(SETTINGS.model_copy(update={"proxy": "haproxy"}))
+
+
+def test_proxy_of_ray_can_be_chosen() -> None:
+    assert chosen_proxy(SETTINGS.model_copy(update={"proxy": "ray"})) == "ray"
+
+
+def test_ray_listens_on_loopback_behind_haproxy() -> None:
+    settings = SETTINGS.model_copy(update={"host": "0.0.0.0"})
+    assert serve_host(settings, "haproxy") == "127.0.0.1"
+    assert serve_host(settings, "ray") == "0.0.0.0"
+
+
+def test_address_of_other_machines_needs_a_key_or_consent() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = SETTINGS.model_copy(update={"host": "0.0.0.0", "port": port})
+    with pytest.raises(StartError, match=r"0\.0\.0\.0 is open to other machines: give --keys"):
+        check_address(settings)
+    check_address(settings.model_copy(update={"insecure": True}))
+    check_address(settings.model_copy(update={"access": AccessSettings(keys=(plain_key("k"),))}))
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        with pytest.raises(StartError, match="Address already in use"):
+            check_address(settings.model_copy(update={"host": "127.0.0.1"}))
