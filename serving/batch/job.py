@@ -21,7 +21,7 @@ from serving.batch.plan import BatchVerb, Plan, environment, rows_per_run, shard
 from serving.batch.progress import ProgressDisplay, Tally
 from serving.batch.shard import Task
 from serving.batch.sources.base import Listing
-from serving.batch.summary import all_records, commit
+from serving.batch.summary import commit
 from serving.batch.work import Input
 from serving.batch.worker import WorkerSettings
 from serving.config import DeviceChoice
@@ -189,12 +189,11 @@ def _make_missing(
     output.sweep()
     if line := left_out_line(listing.left_out):
         echo(line)
-    shards = set(range(plan.shards))
-    ready = set() if options.verify else shards & set(output.finished())
-    tasks = _tasks(plan, listing, sorted(shards - ready))
-    tally = Tally(plan.count, sum(len(plan.numbers(shard)) for shard in ready))
+    records = {} if options.verify else output.records(plan)
+    tasks = _tasks(plan, listing, [shard for shard in range(plan.shards) if shard not in records])
+    warned: set[str] = set()
+    tally = Tally(plan.count, sum(len(plan.numbers(shard)) for shard in records))
     settings = WorkerSettings(plan.to_json(), output.storage.uri, verify=options.verify)
-    records = {}
     try:
         with stop_requested() as stop, ProgressDisplay(tally, Console(stderr=True), echo) as display:
             display.update()
@@ -205,6 +204,9 @@ def _make_missing(
                     records[outcome.record.shard] = outcome.record
                     tally.add(outcome)
                     display.update()
+                    for warning in outcome.warnings - warned:
+                        echo(f"warning: a worker differs from this machine, so that bytes may differ: {warning}")
+                    warned |= outcome.warnings
     finally:
         output.sweep()
     report = {
@@ -214,11 +216,11 @@ def _make_missing(
         "new_images": tally.new,
         "images_per_second": round(tally.images_per_second, 1),
         "shards": plan.shards,
-        "new_shards": sum(1 for _ in tasks),
+        "new_shards": len(tasks),
         "seconds_of_stages": {stage: round(seconds, 3) for stage, seconds in sorted(tally.stages.items())},
         "left_out": len(listing.left_out),
     }
-    commit(output, plan, all_records(output, plan, records), report)
+    commit(output, plan, [records[shard] for shard in range(plan.shards)], report)
     manifest = output.manifest()
     assert manifest is not None
     return manifest

@@ -126,8 +126,8 @@ class Output:
             return found
         return None
 
-    def finished(self) -> list[int]:
-        """Return the numbers of the shards with a record, in order. No record is read."""
+    def recorded(self) -> list[int]:
+        """Return the numbers of the shards with the file of a record, in order. No record is read."""
         names = (name.removesuffix(".json") for name in (self.storage / RECORDS).files())
         return sorted(int(name) for name in names if name.isdecimal())
 
@@ -139,10 +139,11 @@ class Output:
                 return record
         return None
 
-    def records(self, shards: list[int], plan: str) -> dict[int, Record]:
-        """Return the records of `shards`, read by several threads; those without one are left out."""
+    def records(self, plan: Plan) -> dict[int, Record]:
+        """Return the records of all shards that have one, read by several threads."""
+        digest, shards = plan.digest(), (shard for shard in self.recorded() if shard < plan.shards)
         with ThreadPoolExecutor(_READERS) as pool:
-            found = pool.map(lambda shard: self.record(shard, plan), shards)
+            found = pool.map(lambda shard: self.record(shard, digest), shards)
             return {record.shard: record for record in found if record is not None}
 
     def publish_shard(self, files: Mapping[str, bytes], record: Record) -> None:
@@ -217,6 +218,8 @@ class Output:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise BatchError(f"another job writes to {self.storage.uri}: wait until it has ended") from error
+            except OSError:
+                pass  # A file system without locks: two equal jobs would waste work, and write the same bytes.
             yield
         finally:
             os.close(descriptor)

@@ -40,11 +40,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a worker returns: the record of a shard, whether it was made now, and the seconds spent in each stage."""
+    """What a worker returns: the record of a shard, whether it was made now, and the seconds spent in each stage.
+
+    `warnings` say how the worker's libraries and processor differ from those of the plan.
+    """
 
     record: Record
     is_new: bool
     seconds: dict[str, float] = field(default_factory=dict)
+    warnings: frozenset[str] = frozenset()
 
 
 class ShardMaker:

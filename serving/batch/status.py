@@ -41,7 +41,7 @@ def job_status(uri: str) -> JobStatus:
     if plan is None:
         raise BatchError(f"there is no batch job at {output.storage.uri}: give the folder of --output")
     manifest = output.manifest()
-    done = [shard for shard in output.finished() if shard < plan.shards]
+    done = [shard for shard in output.recorded() if shard < plan.shards]
     return JobStatus(
         output=output.storage.uri,
         state="finished" if manifest is not None else "running" if _is_locked(output) else "unfinished",

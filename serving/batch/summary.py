@@ -14,7 +14,6 @@ from serving import codec
 from serving.batch.inputs import list_inputs, read_entry
 from serving.batch.output import MANIFEST, SHARDS, Output, Record, shard_name
 from serving.batch.plan import Plan
-from serving.errors import BatchError
 from zorse_common.files import evenly_spaced
 from zorse_common.image_writer import encode
 from zorse_common.images import decode_image
@@ -78,19 +77,3 @@ def _thumbnail(content: bytes) -> Pillow.Image:
     image = decode_image(content, 3)
     image.thumbnail((_LARGEST_THUMBNAIL, _LARGEST_THUMBNAIL))
     return image
-
-
-def all_records(output: Output, plan: Plan, known: Mapping[int, Record]) -> list[Record]:
-    """Return the records of all shards, in order: those `known`, and the others from the output.
-
-    Raises:
-        BatchError: a shard has none.
-    """
-    others = [shard for shard in range(plan.shards) if shard not in known]
-    records = {**output.records(others, plan.digest()), **known}
-    missing = [shard for shard in range(plan.shards) if shard not in records]
-    if missing:
-        raise BatchError(
-            f"{output.storage.uri}: {len(missing)} shards have no record, the first is {missing[0]}: repeat the command"
-        )
-    return [records[shard] for shard in range(plan.shards)]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from serving.batch.output import Output, Record
-from serving.batch.plan import Plan
+from serving.batch.plan import Plan, environment
 from serving.batch.runner import Runner
 from serving.batch.shard import Outcome, ShardMaker, Task
 from serving.errors import BatchError
@@ -39,9 +39,12 @@ class ShardWorker:
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
-        self._failure = ""
+        self._failure, self._warnings = "", frozenset[str]()
         try:
-            self._maker = _maker(settings)
+            plan = Plan.from_json(settings.plan, "the plan of the job")
+            here = plan.model_copy(update={"environment": environment(plan.format, plan.image_format)})
+            self._warnings = frozenset(here.changed_environment(plan))
+            self._maker = _maker(plan, settings)
         except _USER_ERRORS as error:
             self._failure = one_line(error)
 
@@ -53,13 +56,12 @@ class ShardWorker:
         if self._failure:
             return json.dumps({"failure": self._failure})
         try:
-            return outcome_json(self._maker.make(Task.from_json(task)))
+            return outcome_json(replace(self._maker.make(Task.from_json(task)), warnings=self._warnings))
         except _USER_ERRORS as error:
             return json.dumps({"failure": one_line(error)})
 
 
-def _maker(settings: WorkerSettings) -> ShardMaker:
-    plan = Plan.from_json(settings.plan, "the plan of the job")
+def _maker(plan: Plan, settings: WorkerSettings) -> ShardMaker:
     runner = Runner.load(plan.uri, plan.device, plan.batch, gpu_fraction=settings.gpu_fraction)
     if runner.origin.digest != plan.model_digest:
         raise BatchError(f"the model at {plan.uri} is not the one that the job started with: restore it")
@@ -68,7 +70,7 @@ def _maker(settings: WorkerSettings) -> ShardMaker:
 
 def outcome_json(outcome: Outcome) -> str:
     """Return an outcome as JSON."""
-    return json.dumps({"record": asdict(outcome.record), "is_new": outcome.is_new, "seconds": outcome.seconds})
+    return json.dumps(asdict(outcome) | {"warnings": sorted(outcome.warnings)})
 
 
 def parse_outcome(text: str) -> Outcome:
@@ -80,4 +82,5 @@ def parse_outcome(text: str) -> Outcome:
     fields = json.loads(text)
     if "failure" in fields:
         raise BatchError(fields["failure"])
-    return Outcome(Record.from_json(json.dumps(fields["record"])), fields["is_new"], fields["seconds"])
+    record = Record.from_json(json.dumps(fields["record"]))
+    return Outcome(record, fields["is_new"], fields["seconds"], frozenset(fields["warnings"]))

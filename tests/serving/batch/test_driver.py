@@ -97,7 +97,7 @@ def test_stopped_job_continues(repository: Path, tmp_path: Path, one_ray: None) 
     with pytest.raises(BatchError, match="the job was stopped: the same command continues it"):
         list(outcomes)
     job.generate(str(repository / "digits"), str(tmp_path), 60, OPTIONS, [].append, seed=7)
-    assert len(Output(Storage(tmp_path)).finished()) == plan.shards
+    assert len(Output(Storage(tmp_path)).recorded()) == plan.shards
 
 
 def test_worker_returns_the_reason_of_a_failure(repository: Path, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_worker_refuses_a_model_that_was_replaced(repository: Path, tmp_path: Pa
 
 def test_outcome_survives_json() -> None:
     record = Record(3, "plan", 1, 1, 10, "digest", (BadItem(4, "a", "damaged"),))
-    outcome = Outcome(record, is_new=True, seconds={"run": 1.5})
+    outcome = Outcome(record, is_new=True, seconds={"run": 1.5}, warnings=frozenset({"numpy 3 instead of 2"}))
     assert parse_outcome(outcome_json(outcome)) == outcome
 
 
@@ -136,3 +136,12 @@ def test_pool_has_an_actor_for_each_cpu_or_gpu() -> None:
 
 def test_address_where_nothing_listens_does_not_answer() -> None:
     assert not answers("127.0.0.1:1")
+
+
+def test_worker_with_other_libraries_warns(repository: Path, tmp_path: Path) -> None:
+    plan = plan_of_command(repository / "digits", {"seed": 7}, 8, OPTIONS)
+    other = plan.model_copy(update={"environment": {**plan.environment, "numpy": "0"}})
+    worker = ShardWorker(WorkerSettings(other.to_json(), str(tmp_path)))
+    outcome = parse_outcome(worker({TASK: ["[0, []]"]})[OUTCOME][0])
+    (warning,) = outcome.warnings
+    assert warning == f"numpy {plan.environment['numpy']} instead of 0"

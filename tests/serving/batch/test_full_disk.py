@@ -52,7 +52,7 @@ def test_job_on_a_full_disk_continues_when_there_is_space(
     tasks = [Task(shard).to_json() for shard in range(plan.shards)]
     with pytest.raises(BatchError, match="No space left on device"):
         _work(worker, tasks)
-    assert len(Output(Storage(small_disk)).finished()) < plan.shards
+    assert len(Output(Storage(small_disk)).recorded()) < plan.shards
     assert list((small_disk / TEMPORARY).iterdir()) == []
     _mount("-o", "remount,size=4m", str(small_disk))
     _work(worker, tasks)

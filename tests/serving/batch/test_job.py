@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from serving.artifacts import load
 from serving.batch import job
 from serving.batch.job import JobOptions
+from serving.batch.output import Output
 from serving.batch.progress import Tally
 from serving.batch.shard import Outcome, Record
 from serving.batch.status import job_status
@@ -25,6 +26,7 @@ from serving.cli import register
 from serving.errors import BatchError, InvalidKeyError, ServingError
 from tests.serving.batch.jobs import files_of, make_all, plan_of_command
 from zorse_common.image_writer import encode
+from zorse_common.storage import Storage
 
 CPU = JobOptions(device="cpu", shard_size=8)
 Finish = Callable[..., Path]
@@ -66,6 +68,14 @@ def test_finished_job_does_nothing(repository: Path, generated: Path) -> None:
     before = files_of(generated)
     assert _generate(repository, generated).was_finished
     assert files_of(generated) == before
+
+
+def test_torn_record_is_made_again(repository: Path, generated: Path) -> None:
+    plan = Output(Storage(generated)).plan()
+    assert plan is not None
+    path = generated / "records/000001.json"
+    path.write_bytes(path.read_bytes()[:-5])
+    assert sorted(Output(Storage(generated)).records(plan)) == [0, 2]
 
 
 def test_other_command_on_the_output_is_refused(repository: Path, generated: Path) -> None:

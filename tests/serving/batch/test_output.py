@@ -69,8 +69,8 @@ def test_record_is_found_after_its_shard_is_published(tmp_path: Path) -> None:
     assert output.record(2, PLAN.digest()) is None
     output.publish_shard(files, record)
     assert output.record(2, PLAN.digest()) == record
-    assert output.finished() == [2]
-    assert output.records([1, 2], PLAN.digest()) == {2: record}
+    assert output.recorded() == [2]
+    assert output.records(PLAN) == {2: record}
     assert output.is_whole(record)
     assert sorted(files_of(tmp_path / "out")) == ["records/000002.json", "shards/000002.tar"]
 
