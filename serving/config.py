@@ -53,14 +53,14 @@ class Batching(Settings):
 class Capacity(Settings):
     """How much work one process has in progress before it refuses more.
 
-    `requests` and `bytes` count whole requests with their bodies, `images` and `pixels` the source images of those that
-    were read, and `seconds` the time that the engine needs for them.
+    `requests` counts requests whose bodies have arrived, and `bytes` bodies and answers. `images` and `pixels` are
+    those of the images that are read and made, and `seconds` the time that the engine needs for them.
     """
 
     requests: int = Field(default=1024, gt=0)
     bytes: int = Field(default=256 * 2**20, gt=0)
     images: int = Field(default=4096, gt=0)
-    pixels: int = Field(default=64 * 2**20, gt=0)
+    pixels: int = Field(default=128 * 2**20, gt=0)
     seconds: float = Field(default=10.0, gt=0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from serving.asgi import gateway_app, model_app
 from serving.batcher import Batcher
 from serving.batching import Tensors
 from serving.config import DRAIN_SECONDS, GatewaySettings, ModelSettings
-from serving.errors import ServingError, StartError
+from serving.errors import InternalError, ServingError, StartError
 from serving.logs import write_log
 from serving.metrics import ModelMetrics
 from serving.opening import load_checked_engine, measure_profile, useful
@@ -31,6 +32,7 @@ from serving.service import ModelService, batching_of
 
 GATEWAY = "_gateway"
 """The name of the gateway's application. Models cannot have it, since their names do not begin with an underscore."""
+_LOGGER = logging.getLogger("serving")
 LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
 _NO_QUEUE_LIMIT = 100_000
 """So many that Ray never delays a request: the batcher's queue is full, and answers 503, long before."""
@@ -82,12 +84,18 @@ class ModelReplica(_Replica):
     def __serve_build_asgi_app__(self) -> Application:
         return self._serve(model_app(self._service, self._settings), self._settings.folder)
 
-    async def run_feeds(self, feeds: Feeds, seconds: float) -> Tensors | ServingError:
-        """Run `feeds` for another replica, within `seconds`; return the error if that fails."""
+    async def run_all(self, planned: list[Feeds], seconds: float) -> list[Tensors] | ServingError:
+        """Run feeds for another replica, within `seconds`; return the error if that fails."""
         try:
-            return await self._service.run(feeds, asyncio.get_running_loop().time() + seconds)
+            return await self._service.run_all(planned, asyncio.get_running_loop().time() + seconds)
         except ServingError as error:
-            return error
+            if not error.is_internal:
+                return error
+            _LOGGER.exception("a run for another model failed")
+        except Exception:
+            _LOGGER.exception("a run for another model failed")
+        # The reason is in the log here: a cause does not travel to the other replica.
+        return InternalError()
 
 
 class GatewayReplica(_Replica):

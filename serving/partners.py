@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from export.errors import ExportError
@@ -23,12 +23,12 @@ class Partners(Protocol):
     def default(self) -> str | None:
         """The name of the model's partner, if it is known."""
 
-    async def run_feeds(self, model: str, feeds: Feeds, seconds: float | None) -> Tensors:
-        """Return the outputs of another model, as its `ModelService.run` does, within `seconds`.
+    async def run_all(self, model: str, planned: Sequence[Feeds], seconds: float | None) -> list[Tensors]:
+        """Return the outputs of another model, as its `ModelService.run_all` does, within `seconds`.
 
         Raises:
             NotFoundError: there is no such model.
-            ServingError: as `ModelService.run` of that model.
+            ServingError: as `ModelService.run_all` of that model.
         """
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from export.feeds import Feeds
 from serving.batching import Tensors
-from serving.errors import DeadlineError, NotFoundError, OverloadedError, ServingError
+from serving.errors import DeadlineError, NotFoundError, ServingError, UnavailableError
 from zorse_common.errors import printable
 
 _LONGEST_SECONDS = 60.0
@@ -27,23 +27,24 @@ class ServedPartners:
         self._names = names
         self._handles: dict[str, DeploymentHandle] = {}
 
-    async def run_feeds(self, model: str, feeds: Feeds, seconds: float | None) -> Tensors:
-        """See `Partners.run_feeds`. A model without a live replica is an `OverloadedError`."""
+    async def run_all(self, model: str, planned: Sequence[Feeds], seconds: float | None) -> list[Tensors]:
+        """See `Partners.run_all`. A model without a live replica is an `UnavailableError`."""
         if model not in self._names:
-            raise NotFoundError(
-                f"there is no model {printable(model)}: the server has {', '.join(sorted(self._names))}"
-            )
+            names = ", ".join(sorted(self._names))
+            raise NotFoundError(f"there is no model {printable(model)}: the server has {names}")
         if model not in self._handles:
             self._handles[model] = serve.get_app_handle(model)
         limit = _LONGEST_SECONDS if seconds is None else seconds
         try:
             # The method of `ModelReplica`. It returns its errors, because Ray would put its own around them.
             async with asyncio.timeout(limit):
-                outcome: Tensors | ServingError = await self._handles[model].run_feeds.remote(dict(feeds), limit)
+                outcome: list[Tensors] | ServingError = await self._handles[model].run_all.remote(
+                    [dict(feeds) for feeds in planned], limit
+                )
         except TimeoutError as error:
             raise DeadlineError(f"the model {model} did not answer within {limit:.3g} s") from error
-        except (RayError, RayServeException) as error:
-            raise OverloadedError(f"the model {model} cannot answer at this moment: try again") from error
+        except (RayActorError, RayServeException) as error:
+            raise UnavailableError from error
         if isinstance(outcome, ServingError):
             raise outcome
         return outcome

@@ -35,6 +35,8 @@ from serving.profile import Profile
 from serving.verb import ImagesRequest, PartnerRequest, R, Verb
 from zorse_common.errors import printable
 
+RunAll = Callable[[Sequence[Feeds], float | None], Coroutine[Any, Any, list[Tensors]]]
+"""Runs several feeds until a deadline."""
 P = ParamSpec("P")
 T = TypeVar("T")
 _INLINE_PIXELS = 128 * 128
@@ -80,6 +82,9 @@ class ModelService:
         self._profile = profile
         self.metrics = metrics or ModelMetrics(manifest.name, manifest.version)
         self._partners = partners
+        axes = manifest.interface.outputs[0].shape[1:3] if manifest.interface.size is None else (0,)
+        self._generated_pixels = math.prod(axis for axis in axes if isinstance(axis, int))
+        """The pixels of an image that a generator makes; 0 for translators."""
         # A fixed number of threads also limits how many images are decoded at one time, and with it their memory.
         self._threads = ThreadPoolExecutor(cpu_cores(), thread_name_prefix="images")
 
@@ -123,18 +128,22 @@ class ModelService:
             OverloadedError: the process has too much work in progress.
             DeadlineError, ServingError: as `Submit`.
         """
-        feeds.check(self.interface, inputs)
-        n, pixels = rows(inputs), _pixels(inputs.get(SOURCE))
-        self._check_count(n)
-        with self._admitted(n, pixels, deadline):
-            return await self._run(await self.work(pixels, self._pad, inputs), deadline)
+        return (await self.run_all([inputs], deadline))[0]
+
+    async def run_all(self, planned: Sequence[Feeds], deadline: float | None = None) -> list[Tensors]:
+        """Return the outputs for each of the feeds `planned`, which are admitted together. See `run`."""
+        images, pixels = sum(map(_images, planned)), sum(_pixels(inputs.get(SOURCE)) for inputs in planned)
+        with self._admitted(images, pixels, deadline):
+            return await self._run_admitted(planned, deadline)
 
     def _plan(self, verb: Verb[R], request: R) -> list[_Prepared]:
-        planned = verb.plan(self.interface, request)
+        return self._prepare(verb.plan(self.interface, request))
+
+    def _prepare(self, planned: Sequence[Feeds]) -> list[_Prepared]:
         for inputs in planned:
             feeds.check(self.interface, inputs)
         self._check_count(sum(map(rows, planned)))
-        return [self._pad(inputs) for inputs in planned]
+        return [_Prepared(inputs, feeds.pad(self.interface, self.manifest.buckets, inputs)) for inputs in planned]
 
     def _plan_with_images(
         self, verb: Verb[Any], keys: ImagesRequest, contents: Sequence[bytes]
@@ -142,18 +151,15 @@ class ModelService:
         request = keys.with_images(contents, self.interface, self.limits)
         return request, self._plan(verb, request)
 
-    def _pad(self, inputs: Feeds) -> _Prepared:
-        return _Prepared(inputs, feeds.pad(self.interface, self.manifest.buckets, inputs))
-
     async def _call(self, verb: Verb[R], request: R, prepared: Sequence[_Prepared], deadline: float | None) -> File:
         run_partner = self._partner(request.partner) if isinstance(request, PartnerRequest) else None
         outputs = await _all_of(self._run, prepared, deadline)
         if run_partner is not None and verb.plan_partner is not None:
-            outputs += await _all_of(run_partner, verb.plan_partner(outputs, request), deadline)
+            outputs += await run_partner(verb.plan_partner(outputs, request), deadline)
         pixels = sum(_pixels(output[IMAGE]) for output in outputs)
         return await self.encode(pixels, verb.answer, self.interface, outputs, request, self.origin)
 
-    def _partner(self, name: str | None) -> Callable[[Feeds, float | None], Coroutine[Any, Any, Tensors]]:
+    def _partner(self, name: str | None) -> RunAll:
         """Return what runs feeds on the model `name`, or on the default partner.
 
         Raises:
@@ -165,15 +171,20 @@ class ModelService:
         if model is None:
             raise no_partner(self.manifest)
         if model == self.manifest.name:
-            return self.run
+            return self._run_admitted
         if partners is None:
             raise NotFoundError(f"there is no model {printable(model)}")
 
-        async def run(inputs: Feeds, deadline: float | None) -> Tensors:
+        async def run_all(planned: Sequence[Feeds], deadline: float | None) -> list[Tensors]:
             seconds = None if deadline is None else deadline - asyncio.get_running_loop().time()
-            return await partners.run_feeds(model, inputs, seconds)
+            return await partners.run_all(model, planned, seconds)
 
-        return run
+        return run_all
+
+    async def _run_admitted(self, planned: Sequence[Feeds], deadline: float | None) -> list[Tensors]:
+        """Run feeds of a request that is counted already."""
+        pixels = sum(_pixels(inputs.get(SOURCE)) for inputs in planned)
+        return await _all_of(self._run, await self.work(pixels, self._prepare, planned), deadline)
 
     async def _run(self, prepared: _Prepared, deadline: float | None) -> Tensors:
         outputs = await self._submit(prepared.padded, deadline)
@@ -183,11 +194,17 @@ class ModelService:
         """Return the context in which the work of `images` images, of `pixels` source pixels together, is counted."""
         remaining = math.inf if deadline is None else deadline - asyncio.get_running_loop().time()
         seconds = self._profile.cost(images, pixels // images) if self._profile and images else 0.0
-        return self.admission.work(images, pixels, seconds, remaining)
+        made = images * self._generated_pixels + pixels * self.interface.scale**2
+        return self.admission.work(images, pixels + made, seconds, remaining)
 
     def _check_count(self, n: int) -> None:
         if n > self.limits.images:
             raise TooLargeError(f"the request is for {n} images and the limit is {self.limits.images}")
+        if n * self._generated_pixels > self.limits.pixels:
+            raise TooLargeError(
+                f"the request is for {n} images of {self._generated_pixels} pixels and the limit is "
+                f"{self.limits.pixels} pixels in all"
+            )
 
     async def decode(self, pixels: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `function`, which makes tensors of a request, as `work` does, and record the time that it took."""
@@ -223,6 +240,11 @@ async def _all_of(
     finally:
         for task in tasks:
             task.cancel()
+
+
+def _images(inputs: Feeds) -> int:
+    """Return the number of images that `inputs` are for. They may be malformed still."""
+    return max((array.shape[0] for array in inputs.values() if array.ndim), default=0)
 
 
 def _pixels(images: NDArray[Any] | None) -> int:

@@ -165,11 +165,11 @@ class FakePartners:
     def __init__(self) -> None:
         self.calls: list[tuple[str, tuple[int, ...], float | None]] = []
 
-    async def run_feeds(self, model: str, feeds: Feeds, seconds: float | None) -> Tensors:
+    async def run_all(self, model: str, planned: Sequence[Feeds], seconds: float | None) -> list[Tensors]:
         if model != "darker":
             raise NotFoundError(f"there is no model {model}")
-        self.calls.append((model, feeds["source"].shape, seconds))
-        return {"image": (250 - feeds["source"].astype(int)).clip(0).astype(np.uint8)}
+        self.calls += [(model, feeds["source"].shape, seconds) for feeds in planned]
+        return [{"image": (250 - feeds["source"].astype(int)).clip(0).astype(np.uint8)} for feeds in planned]
 
 
 def cycle(contents: Sequence[bytes], partners: FakePartners | None = None, **keys: Any) -> File:

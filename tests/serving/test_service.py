@@ -11,11 +11,14 @@ import pytest
 
 from export.interface import SizeLimits
 from export.manifest import Manifest
+from serving.admission import Admission
+from serving.batching import Tensors
 from serving.codec import encode
 from serving.config import Limits
 from serving.errors import BadRequestError, NotFoundError, TooLargeError, UnsupportedError
 from serving.feeds import latents
 from serving.local_model import LocalModel
+from serving.profile import Profile
 from serving.service import ModelService
 from serving.verb import VERBS
 from tests.serving.fakes import FakeEngine, Traced
@@ -164,3 +167,38 @@ def test_local_model_runs_a_real_upscaling_graph(tmp_path: Path) -> None:
     local = LocalModel.load(write(tmp_path, inverter_graph(scale=2), upscaler_manifest()), "cpu", threads=1)
     image = noise(33, 18, 3)
     np.testing.assert_array_equal(local.translate(image), (255 - image).repeat(2, axis=0).repeat(2, axis=1))
+
+
+def test_service_limits_the_pixels_that_a_generator_makes() -> None:
+    limits = Limits(pixels=8 * 8 * 10)
+    assert call(service(GENERATOR, limits), "generate", n=10) is not None
+    with pytest.raises(TooLargeError, match="11 images of 64 pixels and the limit is 640 pixels in all"):
+        call(service(GENERATOR, limits), "generate", n=11)
+
+
+def test_admission_counts_sources_and_results(tmp_path: Path) -> None:
+    counted: list[tuple[int, int]] = []
+
+    async def scene(manifest: Manifest, inputs: dict[str, np.ndarray], scale: int = 1) -> None:
+        admission = Admission()
+
+        async def submit(tensors: Tensors, deadline: float | None = None) -> Tensors:
+            counted.append((admission.images, admission.pixels))
+            return FakeEngine(scale=scale).run(tensors)
+
+        await ModelService(manifest, submit, Limits(), admission).run(inputs)
+
+    asyncio.run(scene(GENERATOR, {"latent": latents(0, range(3), LATENT_DIM)}))
+    asyncio.run(scene(INVERTER, {"source": noise(2, 16, 20, 3)}))
+    asyncio.run(scene(upscaler_manifest(scale=2), {"source": noise(2, 16, 20, 3)}, 2))
+    assert counted == [(3, 3 * 64), (2, 2 * 640), (2, 640 + 640 * 4)]
+
+
+def test_cycle_with_itself_is_counted_once() -> None:
+    # Each image counts for two seconds, and the process takes ten.
+    profile = Profile(((1, 2.0),), (1, 2**20), 2**20)
+    model = ModelService(INVERTER, FakeEngine().submit, Limits(), profile=profile)
+    verb = VERBS.find("cycle")
+    request = verb.request.parse({"partner": "invert", "format": "json"})
+    files = [encode(noise(300, 300, 3), "png")] * 60
+    assert asyncio.run(model.call_with_images(verb, request, files)).media_type == "application/json"
