@@ -21,6 +21,7 @@ from export.manifest import Manifest, fields_digest
 from serving import codec
 from serving.codec import GIF, JSON, NPY, ZIP, File
 from serving.errors import BadRequestError, NotAcceptableError
+from serving.negotiation import weights
 from zorse_common import image_writer
 
 Layout = Literal["grid", "zip", "single"]
@@ -166,10 +167,7 @@ def preferred(accept: str, media_types: tuple[str, ...]) -> str:
     Raises:
         NotAcceptableError: the header allows none.
     """
-    ranges: dict[str, float] = {}
-    for element in accept.lower().split(","):
-        name, *parameters = (part.strip() for part in element.split(";"))
-        ranges[name] = next((_quality(text[2:]) for text in parameters if text.startswith("q=")), 1.0)
+    ranges = weights(accept)
     qualities = [
         next((ranges[name] for name in (media, f"{media.partition('/')[0]}/*", "*/*") if name in ranges), 0.0)
         for media in media_types
@@ -178,14 +176,6 @@ def preferred(accept: str, media_types: tuple[str, ...]) -> str:
     if best <= 0:
         raise NotAcceptableError(f"Accept is {accept[:80]!r} and the answer can be {', '.join(media_types)}")
     return media_types[qualities.index(best)]
-
-
-def _quality(text: str) -> float:
-    """Return a quality of Accept; one that is not a number counts as 0."""
-    try:
-        return float(text)
-    except ValueError:
-        return 0.0
 
 
 def _headers(facts: Mapping[str, Fact]) -> dict[str, str]:

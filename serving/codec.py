@@ -69,8 +69,7 @@ def check_file(data: bytes, limits: Limits) -> tuple[int, int]:
         TooLargeError: more bytes or pixels than `limits`.
         ImageError: not an image in a known format.
     """
-    if len(data) > limits.bytes:
-        raise TooLargeError(f"the image has {len(data)} bytes and the limit is {limits.bytes}")
+    _check_bytes(data, limits)
     try:
         width, height = images.read_size(data)
         images.check_pixels(width, height, limits.pixels)
@@ -93,14 +92,18 @@ def decode(
     """
     if channels not in MODES:
         raise UnsupportedError(f"the model takes {channels} channels, which no image file has: use infer")
-    if len(data) > limits.bytes:
-        raise TooLargeError(f"the image has {len(data)} bytes and the limit is {limits.bytes}")
+    _check_bytes(data, limits)
     try:
         return images.decode(data, channels, value_range=value_range, max_pixels=limits.pixels)
     except images.ImageTooLargeError as error:
         raise TooLargeError(str(error)) from error
     except images.ImageError as error:
         raise ImageError(str(error)) from error
+
+
+def _check_bytes(data: bytes, limits: Limits) -> None:
+    if len(data) > limits.bytes:
+        raise TooLargeError(f"the image has {len(data)} bytes and the limit is {limits.bytes}")
 
 
 def encode(image: NDArray[Any], file_format: str, comment: str = "") -> bytes:

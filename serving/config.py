@@ -17,8 +17,6 @@ DeviceChoice = Literal["auto", "cpu", "cuda"]
 Proxy = Literal["haproxy", "ray"]
 ProxyChoice = Literal["auto", "haproxy", "ray"]
 """The program in front of the replicas, or "auto" for HAProxy where it is installed."""
-SENDER_SECONDS = 10
-"""How long a client may take for the headers of a request, and for its body, and how long it may pause in a body."""
 DRAIN_SECONDS = 20
 """How long a model that is being stopped may take to answer the requests that it has accepted."""
 

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from serving import haproxy_config
-from serving.config import SENDER_SECONDS, ServerSettings
+from serving.config import ServerSettings
 from serving.errors import StartError
 from serving.haproxy_config import Front, unavailable_answer
 from serving.replica_server import socket_folder
@@ -45,7 +45,7 @@ def wrap_haproxy(binary: str, settings: ServerSettings, folder: str) -> dict[str
     """
     sockets = socket_folder(folder)
     sockets.mkdir()
-    front = Front(settings.host, settings.port, SENDER_SECONDS, f"{folder}/unavailable.http", str(sockets))
+    front = Front(settings.host, settings.port, f"{folder}/unavailable.http", str(sockets))
     Path(front.unavailable).write_text(unavailable_answer(), encoding="utf-8", newline="")
     program = _program(folder)
     # -I -S: neither the environment nor installed packages, so that it starts fast and always alike.

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 RETRY_SECONDS = 5
 """When a client should try again: about the time in which a dead replica is replaced."""
+SENDER_SECONDS = 10
+"""How long a client may take for the headers of a request, and for its body, and how long it may pause in a body."""
 UNAVAILABLE = "the model cannot answer at this moment, because its server starts, stops or replaces it: try again"
 _ERRORS = {
     400: ("bad_request", "the request is not valid HTTP"),
@@ -43,16 +45,13 @@ class ConfigError(ValueError):
 class Front(NamedTuple):
     """The public side of a server.
 
-    `host` and `port` are the address to listen on. A client must send the headers of a request within `sender_seconds`,
-    and then its body within that time, as far as it fits into HAProxy's buffer. The replica limits the time of larger
-    ones; HAProxy closes connections that pause twice as long.
+    `host` and `port` are the address to listen on.
     `unavailable` is the path of the file with the answer of a model that has no live replica (see
     `unavailable_answer`). `sockets` is the folder of the replicas' Unix sockets.
     """
 
     host: str
     port: int
-    sender_seconds: int
     unavailable: str
     sockets: str
 
@@ -63,7 +62,9 @@ def rewrite(text: str, front: Front, replicas: Collection[str] = ()) -> str:
     - HAProxy listens on the address of `front` only, for HTTP/1. Its pages with metrics and statistics are left out.
     - Only this user can use its admin socket.
     - It writes no log: Ray would have it send a line for each request to port 514.
-    - Incomplete requests are closed. Requests reach a replica with their bodies, as far as these fit into the buffer.
+    - A client must send the headers of a request within `SENDER_SECONDS`, and then its body within that time, as far as
+      it fits into HAProxy's buffer. With that part requests reach a replica, which limits the time of the rest; HAProxy
+      closes connections that pause twice as long.
     - Requests have an id, and answers repeat it.
     - Ray's own routes `/-/…` answer 404. Clients cannot set Ray's headers, nor the address that replicas see.
     - What HAProxy answers itself is JSON. While there is no application yet, or no longer, it answers 503.
@@ -106,9 +107,9 @@ def main(arguments: list[str]) -> None:
     The arguments are the fields of `Front`, the path of HAProxy, and its own arguments. Ray Serve checks the process id
     and the arguments of the process that it started, and both stay.
     """
-    host, port, sender_seconds, unavailable, sockets, binary, *own = arguments
+    host, port, unavailable, sockets, binary, *own = arguments
     file = Path(own[own.index("-f") + 1])
-    front = Front(host, int(port), int(sender_seconds), unavailable, sockets)
+    front = Front(host, int(port), unavailable, sockets)
     replicas = [entry.name for entry in Path(sockets).iterdir()]
     try:
         text = rewrite(file.read_text(encoding="utf-8"), front, replicas)
@@ -127,13 +128,13 @@ def _changes(front: Front) -> dict[str, dict[str, list[str]]]:
         "defaults": {
             "    mode http": [
                 "    mode http",
-                f"    timeout http-request {front.sender_seconds}s",
+                f"    timeout http-request {SENDER_SECONDS}s",
                 *(f"    http-error status {s} {_returned(_error(*error))}" for s, error in _ERRORS.items()),
             ],
             # HAProxy waits for as long before it tries again.
             "    timeout connect ": ["    timeout connect 200ms"],
             # No limit for a replica's answer, which HAProxy wants to be said: the batcher has one.
-            "    timeout client ": [f"    timeout client {2 * front.sender_seconds}s", "    timeout server 0"],
+            "    timeout client ": [f"    timeout client {2 * SENDER_SECONDS}s", "    timeout server 0"],
             "    errorfile 502 ": [f"    errorfile 502 {_quoted(front.unavailable)}"],
             "    errorfile 503 ": [f"    errorfile 503 {_quoted(front.unavailable)}"],
             "    errorfile 504 ": [],

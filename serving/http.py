@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 from starlette.types import Message, Receive, Send
 
-from serving.config import SENDER_SECONDS
+from serving.compression import WINDOW_BITS
 from serving.errors import (
     BadRequestError,
     InternalError,
@@ -23,11 +23,12 @@ from serving.errors import (
     TooLargeError,
     UnsupportedMediaError,
 )
+from serving.haproxy_config import SENDER_SECONDS
 from serving.open_inference import body_length
 from zorse_common.errors import printable
 
-_WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
-"""The argument of zlib's decoder for each encoding of a body."""
+_WINDOW_BITS = {**WINDOW_BITS, "x-gzip": WINDOW_BITS["gzip"]}
+"""The argument of zlib for each name of an encoding of a request's body."""
 TIMEOUT = "x-request-timeout"
 """The header with the seconds within which the client needs the answer."""
 JSON_HEADERS = {"content-type": "application/json"}

@@ -18,7 +18,7 @@ from serving.haproxy import check_config, find_haproxy, rendered_by_ray, threads
 from serving.haproxy_config import REQUEST_ID, RETRY_SECONDS, ConfigError, Front, rewrite, unavailable_answer
 from serving.http import error_response
 
-FRONT = Front("127.0.0.1", 8000, 3, "/tmp/unavailable.http", "/tmp/r")
+FRONT = Front("127.0.0.1", 8000, "/tmp/unavailable.http", "/tmp/r")
 SETTINGS = ServerSettings(repository="r", port=8123)
 
 
@@ -45,7 +45,7 @@ def test_rewrite_protects_the_server(rendered: str) -> None:
     lines = [line.strip() for line in rewrite(rendered, FRONT).splitlines()]
     assert any(line.startswith("stats socket ") and " mode 600 " in line for line in lines)
     assert not any(line.startswith("log 1") or "mode 666" in line for line in lines)
-    assert {"timeout http-request 3s", "timeout client 6s", "option abortonclose"} <= set(lines)
+    assert {"timeout http-request 10s", "timeout client 20s", "option abortonclose"} <= set(lines)
     assert "http-request set-header x-request-disconnect-disabled ?1" in lines
     closed = next(index for index, line in enumerate(lines) if "path,url_dec -m beg /-/" in line)
     assert "status 404" in lines[closed]
@@ -100,7 +100,7 @@ def test_program_becomes_haproxy_with_the_arguments_of_ray(tmp_path: Path, rende
     file.write_text(rendered)
     words = [tmp_path / "haproxy", "-db", "-f", file, "-sf", "17"]
     assert subprocess.check_output(words, text=True) == f"-db -f {file} -sf 17\n"
-    front = Front("127.0.0.1", 8123, 10, f"{tmp_path}/unavailable.http", f"{tmp_path}/r")
+    front = Front("127.0.0.1", 8123, f"{tmp_path}/unavailable.http", f"{tmp_path}/r")
     assert file.read_text() == rewrite(rendered, front)
 
 
