@@ -61,7 +61,7 @@ def running_server(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(ray_folder())
         stack.enter_context(copied_log(folder))
-        settings_of_models = _model_settings(settings, models, folder)
+        settings_of_models = model_settings(settings, models, folder)
         replicas = settings.replicas * len(settings_of_models) + 1
         variables = stack.enter_context(serve_environment(settings, proxy, folder, replicas))
         stack.enter_context(ray_environment(variables))
@@ -110,7 +110,8 @@ def _access(settings: ServerSettings) -> AccessSettings:
     return settings.access.model_copy(update={"is_local": is_loopback(settings.host)})
 
 
-def _model_settings(settings: ServerSettings, models: dict[str, Artifact], folder: str) -> list[ModelSettings]:
+def model_settings(settings: ServerSettings, models: dict[str, Artifact], folder: str) -> list[ModelSettings]:
+    """Return the settings of each model's application; `folder` is the server's."""
     manifests = [artifact.manifest for artifact in models.values()]
     return [
         ModelSettings(
@@ -120,6 +121,7 @@ def _model_settings(settings: ServerSettings, models: dict[str, Artifact], folde
             partner=partner_name(artifact.manifest, manifests),
             device=resolve_device(settings.device),
             batching=settings.batching,
+            limits=settings.limits,
             access=_access(settings),
             replicas=settings.replicas,
             folder=folder,

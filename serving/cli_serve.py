@@ -76,6 +76,12 @@ def serve(
     max_batch_pixels: Annotated[
         int, typer.Option(min=1, help="The most pixels of source images that are run together; limits memory.")
     ] = 2**20,
+    max_body: Annotated[
+        int, typer.Option(min=1, help="The most bytes of a request, compressed or not, and of an image.")
+    ] = 32 * 2**20,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, help="The most pixels of a request's images; larger ones are refused.")
+    ] = 16 * 2**20,
     keys: Annotated[
         Path | None,
         typer.Option(
@@ -100,7 +106,7 @@ def serve(
 ) -> None:
     """Serve the models of a repository on Ray Serve until Ctrl-C."""
     from serving.app import serve_repository
-    from serving.config import AccessSettings, Batching, ServerSettings
+    from serving.config import AccessSettings, Batching, Limits, ServerSettings
     from serving.keys import keys_of
 
     settings = ServerSettings(
@@ -111,6 +117,7 @@ def serve(
         device=device.value,
         replicas=replicas,
         batching=Batching(max_size=max_batch, max_pixels=max_batch_pixels),
+        limits=Limits(bytes=max_body, pixels=max_pixels),
         access=AccessSettings(keys=keys_of(keys, os.environ), cors=cors),
         access_log=access_log,
         insecure=insecure,

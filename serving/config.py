@@ -129,7 +129,6 @@ class ModelSettings(Settings):
     gpu_fraction: float = Field(default=1.0, gt=0, le=1)
     batching: Batching = Batching()
     limits: Limits = Limits()
-    capacity: Capacity = Capacity()
     access: AccessSettings = AccessSettings()
     replicas: int = Field(default=1, gt=0)
     folder: str | None = None
@@ -155,6 +154,7 @@ class ServerSettings(Settings):
     device: DeviceChoice = "auto"
     replicas: int = Field(default=1, gt=0)
     batching: Batching = Batching()
+    limits: Limits = Limits()
     access: AccessSettings = AccessSettings()
     access_log: bool = False
     insecure: bool = False

@@ -72,7 +72,7 @@ class ModelReplica(_Replica):
         profile = measure_profile(engine, artifact, batching)
         metrics = ModelMetrics(settings.name, artifact.manifest.version, settings.folder)
         batcher = Batcher(engine.run, useful(batching, profile), inline=profile.inline, observer=metrics)
-        admission = Admission(settings.capacity)
+        admission = Admission()
         partners = ServedPartners(settings.models, settings.partner)
         self._service = ModelService(
             artifact.manifest, batcher.submit, settings.limits, admission, profile, metrics, partners

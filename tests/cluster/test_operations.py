@@ -38,7 +38,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = ("serve", str(folder / "repository"), "--port", str(port), "--keys", str(keys), "--proxy", request.param)
-    with started(folder / "server", *words, "--replicas", "2", "--access-log") as command:
+    with started(folder / "server", *words, "--replicas", "2", "--access-log", "--max-body", "100000") as command:
         command.wait_until(lambda: f"http://127.0.0.1:{port}/docs" in command.log)
         yield command, f"http://127.0.0.1:{port}"
         command.send(signal.SIGTERM, "process")
@@ -151,3 +151,10 @@ def test_status_command_prints_the_numbers(server: tuple[Started, str], client: 
     assert (status["ready"], model["name"], model["replicas"]) == (True, "digits", 2)
     assert model["requests"] == statistics(client, "/v2/models/digits/stats")["inference_stats"]["success"]["count"]
     assert model["memory_bytes"] > 2**20
+
+
+def test_server_refuses_bodies_above_its_limit(client: httpx.Client) -> None:
+    path, headers = "/v2/models/digits/generate", {"Content-Type": "application/json"}
+    assert client.post(path, content=b'{"n": 1}' + b" " * 90_000, headers=headers).status_code == 200
+    answer = client.post(path, content=b'{"n": 1}' + b" " * 200_000, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")

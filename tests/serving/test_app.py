@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from serving import artifacts
-from serving.app import replica_resources, running_server
-from serving.config import ServerSettings
+from serving.app import model_settings, replica_resources, running_server
+from serving.config import Batching, Limits, ServerSettings
 from serving.deployment import GATEWAY
 from serving.errors import ArtifactError, StartError
 from serving.memory import COPIES, REPLICA_BYTES, _control_group_memory, available_memory, check_memory
@@ -66,6 +66,15 @@ def test_start_counts_weights_in_a_separate_file(tmp_path: Path) -> None:
     settings = ServerSettings(repository=str(tmp_path), port=port, replicas=10**9)
     with pytest.raises(StartError, match=f"need about {needed / 2**30:.1f} GiB"), running_server(settings):
         pass
+
+
+def test_models_have_the_limits_of_their_server(tmp_path: Path) -> None:
+    write(tmp_path, generator_graph(), generator_manifest())
+    limits, batching = Limits(bytes=1, pixels=2, images=3), Batching(max_size=4, timeout_s=5)
+    settings = ServerSettings(repository=str(tmp_path), device="cpu", limits=limits, batching=batching)
+    models = {"digits": artifacts.load(artifacts.find(tmp_path).models["digits"].uri)}
+    (model,) = model_settings(settings, models, "/tmp/zorse")
+    assert (model.limits, model.batching, model.folder) == (limits, batching, "/tmp/zorse")
 
 
 def test_control_group_memory_counts_the_page_cache_as_free(tmp_path: Path) -> None:
