@@ -80,6 +80,8 @@ def serve_environment(settings: ServerSettings, proxy: Proxy, folder: str, repli
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "45",
         "RAY_SERVE_ENABLE_HA_PROXY": flag,
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": flag,
+        # With an arena for each thread, glibc keeps several times the memory that images of many sizes need.
+        "MALLOC_ARENA_MAX": "2",
         # HAProxy needs a moment to route new requests elsewhere. By default a stop takes half a minute.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.2",
         # Workers must be able to import this package from a checkout, where it is not installed.
