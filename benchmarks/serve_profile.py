@@ -96,17 +96,18 @@ def _profile(server: Running, work: str, concurrency: int, seconds: int) -> dict
         load = pool.submit(run_wrk, url, post, concurrency, seconds)
         stacks = _sample(replica, max(seconds - 2, 1))
         load.result()
-    shares = area_shares(stacks)
+    samples = area_samples(stacks)
+    number = samples.total()
     total = by_process[PROCESSES[0][1]]
     return {
         "work": work,
         "requests_per_second": round(figures["requests_per_second"], 1),
         "cpu_us_per_request": {name: round(value, 1) for name, value in by_process.most_common()},
         "replica": [
-            {"area": area, "share": round(share, 4), "us_per_request": round(share * total, 1)}
-            for area, share in shares.items()
+            {"area": area, "share": round(count / number, 4), "us_per_request": round(total * count / number, 1)}
+            for area, count in samples.most_common()
         ],
-        "samples": sum(stacks.values()),
+        "samples": number,
     }
 
 
@@ -140,16 +141,15 @@ def _sample(pid: int, seconds: int) -> dict[str, int]:
     return {stack: int(count) for stack, _, count in (line.rpartition(" ") for line in lines)}
 
 
-def area_shares(stacks: Mapping[str, int]) -> dict[str, float]:
-    """Return the share of each area of the samples in which a thread worked, the largest first."""
+def area_samples(stacks: Mapping[str, int]) -> Counter[str]:
+    """Return the number of samples of each area in which a thread worked."""
     counts: Counter[str] = Counter()
     for stack, count in stacks.items():
         frames = [FRAME.match(frame) for frame in stack.split(";")]
         known = [(frame["function"], frame["file"]) for frame in frames if frame]
         if not any(WAITING.match(function) for function, _ in known[-WAITING_DEPTH:]):
             counts[_area([file for _, file in known])] += count
-    total = sum(counts.values())
-    return {area: count / total for area, count in counts.most_common()}
+    return counts
 
 
 def _area(files: Sequence[str]) -> str:
