@@ -13,7 +13,7 @@ from export.interface import IMAGE, LABEL, LATENT, SOURCE, Interface, SizeLimits
 from serving.batching import Tensors
 from serving.errors import BadRequestError, ImageSizeError, UnsupportedError
 from serving.sizes import padded_size
-from zorse_common.errors import nearest_hint
+from zorse_common.errors import nearest_hint, shortened
 from zorse_common.random import normal
 
 
@@ -96,7 +96,8 @@ def _class_index(names: Sequence[str], entry: str | int) -> int:
         return names.index(str(entry))
     if isinstance(entry, str) and not entry.isdecimal():
         listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-        raise BadRequestError(f"there is no class {entry!r}{nearest_hint(entry, names)}: the classes are {listed}")
+        hint = nearest_hint(entry, names)
+        raise BadRequestError(f"there is no class {shortened(entry)!r}{hint}: the classes are {listed}")
     if isinstance(entry, str):
         entry = entry.lstrip("0") or "0"
     # Python does not convert thousands of digits.
@@ -150,7 +151,7 @@ def check(interface: Interface, feeds: Feeds) -> None:
     specs = {spec.name: spec for spec in interface.inputs}
     if feeds.keys() != specs.keys():
         expected, received = ", ".join(sorted(specs)), ", ".join(sorted(feeds)) or "none"
-        raise BadRequestError(f"the model takes the inputs {expected} and got {received}")
+        raise BadRequestError(f"the model takes the inputs {expected} and got {shortened(received)}")
     for name, spec in specs.items():
         # More rows than a graph with a fixed batch takes are run in parts, and source images are padded.
         axes = ("height", "width", spec.shape[-1]) if name == SOURCE else spec.shape[1:]

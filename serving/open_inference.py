@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from serving.errors import BadRequestError, UnsupportedError
+from zorse_common.errors import shortened
 
 HEADER_LENGTH = "inference-header-content-length"
 """The header with the number of bytes of the JSON before binary tensors."""
@@ -36,7 +38,7 @@ _REFUSED = {
 class _Tensor(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    name: str
+    name: str = Field(max_length=256)
     parameters: dict[str, Any] = {}
 
     def check_parameters(self) -> None:
@@ -57,10 +59,10 @@ class InferRequest(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    id: str | None = None
+    id: str | None = Field(default=None, max_length=256)
     parameters: dict[str, Any] = {}
-    inputs: list[_Input]
-    outputs: list[_Tensor] | None = None
+    inputs: list[_Input] = Field(max_length=64)
+    outputs: list[_Tensor] | None = Field(default=None, max_length=64)
 
     def requested_outputs(self, produced: list[str]) -> dict[str, bool]:
         """Map the name of each requested output to whether its data is sent in binary. By default all are requested.
@@ -96,7 +98,9 @@ class InferRequest(BaseModel):
             return None
         for key in self.parameters:
             if key.startswith("sequence_"):
-                raise UnsupportedError(f"the request has the parameter {key}: the model keeps no state, leave it out")
+                raise UnsupportedError(
+                    f"the request has the parameter {shortened(key)}: the model keeps no state, leave it out"
+                )
         microseconds = self.parameters.get("timeout", 0)
         if type(microseconds) is not int or not 0 <= microseconds < 2**63:
             raise BadRequestError(f"timeout is {str(microseconds)[:40]!r}: give a whole number of microseconds")
@@ -122,21 +126,6 @@ def json_length(content: bytes, header_length: str | None) -> int:
     if stated is None or stated > len(content):
         raise BadRequestError(f"{HEADER_LENGTH} is {header_length[:40]!r} and the body has {len(content)} bytes")
     return stated
-
-
-def json_object(content: bytes) -> dict[str, Any]:
-    """Return the object in the JSON `content`, an empty one if `content` is empty.
-
-    Raises:
-        BadRequestError: `content` is not the JSON of an object.
-    """
-    try:
-        value = from_json(content or b"{}")
-    except ValueError as error:
-        raise BadRequestError(f"the body is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise BadRequestError(f"the body is a JSON {type(value).__name__}: send an object, {{…}}")
-    return value
 
 
 def parse_infer(content: bytes, header_length: str | None) -> tuple[InferRequest, dict[str, NDArray[Any]]]:
@@ -188,7 +177,11 @@ def _from_json(entry: _Input) -> NDArray[Any]:
     dtype = DATATYPES[entry.datatype]
     if entry.data is None:
         raise BadRequestError(f"{entry.name} has neither data nor binary_data_size")
-    values = np.array(entry.data) if entry.data else np.empty(0, dtype)
+    numbers = _flat(entry.data, entry.shape)
+    # numpy takes seconds for a list in which numbers, texts and lists are mixed.
+    if not set(map(type, numbers)) <= {int, float}:
+        raise ValueError("its data is not numbers")
+    values = np.array(numbers) if numbers else np.empty(0, dtype)
     if values.dtype.kind not in "iuf" or (dtype.kind != "f" and values.dtype.kind == "f"):
         raise ValueError(f"its data is {'not numbers' if values.dtype.kind not in 'iuf' else values.dtype}")
     if dtype.kind != "f" and values.size:
@@ -197,6 +190,21 @@ def _from_json(entry: _Input) -> NDArray[Any]:
             raise ValueError(f"its data leaves {limits.min}…{limits.max}")
     with np.errstate(over="ignore"):  # to infinity, which no model takes
         return values.astype(dtype)
+
+
+def _flat(data: list[Any], shape: list[int]) -> list[Any]:
+    """Return the entries of `data`, which is flat or nested as `shape` says. Raises ValueError if it is neither."""
+    if not data or type(data[0]) is not list:
+        if len(data) != math.prod(shape):
+            raise ValueError(f"its data has {len(data)} numbers")
+        return data
+    if len(data) != shape[0]:
+        raise ValueError(f"its data has {len(data)} lists")
+    for axis in shape[1:]:
+        if set(map(type, data)) != {list} or set(map(len, data)) != {axis}:
+            raise ValueError("its data is nested in another way than its shape")
+        data = list(chain.from_iterable(data))
+    return data
 
 
 def datatype(dtype: np.dtype[Any]) -> str:

@@ -7,14 +7,22 @@ route, its documentation, `Client.call`, `LocalModel.call` and the command `zors
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Generic, Self, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from export.feeds import Feeds
@@ -26,7 +34,7 @@ from serving.codec import ZIP, File
 from serving.config import Limits
 from serving.errors import BadRequestError, InvalidKeyError, NotFoundError, TooLargeError
 from serving.feeds import check_source_size, source_channels
-from zorse_common.errors import nearest_hint, printable
+from zorse_common.errors import nearest_hint, printable, shortened
 from zorse_common.images import check_range
 from zorse_common.registry import Registry
 
@@ -49,9 +57,9 @@ def _as_classes(value: Any) -> Any:
 
 Class = Annotated[str | int, BeforeValidator(_as_classes)]
 """A class of a conditional generator, by name or index."""
-Classes = Annotated[str | int | list[str | int], BeforeValidator(_as_classes)]
+Classes = Annotated[str | int | Annotated[list[str | int], Field(fail_fast=True)], BeforeValidator(_as_classes)]
 """One class for all images, or a list with one for each image."""
-Code = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)]
+Code = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1, fail_fast=True)]
 """A latent that the request has in full."""
 OR_SINGLE = BeforeValidator(lambda value: [value] if isinstance(value, int | str) else value)
 """Marks a key that is a list, and for which a single number is a list of one."""
@@ -68,30 +76,29 @@ class VerbRequest(BaseModel):
         return 1
 
     @classmethod
-    def parse(cls, keys: Any, *place: str) -> Self:
-        """Check `keys`, a mapping; `place` is the part of the request that has them, for messages.
+    def parse(cls, keys: Mapping[str, Any], *place: str) -> Self:
+        """Check `keys`; `place` is the part of the request that has them, for messages.
 
         Raises:
             InvalidKeyError: a key is unknown or missing, or a value is not legal.
         """
-        if not isinstance(keys, dict):
-            raise InvalidKeyError(": ".join((*place, "expected an object of keys")))
+        present = {key: value for key, value in keys.items() if value is not None}
         try:
-            return cls.model_validate({key: value for key, value in keys.items() if value is not None})
+            return cls.model_validate(present)
         except ValidationError as error:
-            raise InvalidKeyError(cls._complaint(error, place)) from error
+            raise InvalidKeyError(cls._complaint(present, error, place)) from error
 
     @classmethod
-    def _complaint(cls, error: ValidationError, place: tuple[str, ...]) -> str:
+    def _complaint(cls, keys: Mapping[str, Any], error: ValidationError, place: tuple[str, ...]) -> str:
         """Return one line about the first unknown key, with the nearest known one, or else about the first value."""
-        complaints = error.errors()
-        unknown = [entry["loc"][0] for entry in complaints if entry["type"] == "extra_forbidden"]
-        if unknown:
-            key, known = str(unknown[0]), list(cls.model_fields)
-            hint = nearest_hint(key, known) or f" (known: {', '.join(known)})"
-            return ": ".join((*place, f"unknown key {printable(key)}{hint}"))
-        where = ".".join(map(str, (*place, *complaints[0]["loc"])))
-        return ": ".join(filter(None, (where, complaints[0]["msg"])))
+        known = list(cls.model_fields)
+        for key in keys:
+            if key not in known:
+                hint = nearest_hint(key, known) or f" (known: {', '.join(known)})"
+                return ": ".join((*place, f"unknown key {printable(shortened(key))}{hint}"))
+        first = error.errors()[0]
+        where = ".".join(map(str, (*place, *first["loc"])))
+        return ": ".join(filter(None, (where, first["msg"])))
 
 
 class PictureRequest(VerbRequest):

@@ -8,12 +8,11 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 from urllib.parse import unquote_plus
 
-from pydantic_core import from_json
-
 from serving.answers import Origin, negotiated
 from serving.errors import BadRequestError, InvalidKeyError
 from serving.forms import form_parts
 from serving.http import HttpRequest, HttpResponse, until_disconnect
+from serving.json_bodies import json_object
 from serving.route import ModelRoute, openapi_schema
 from serving.service import ModelService
 from serving.verb import VERBS, Verb, VerbRequest
@@ -49,10 +48,13 @@ def _route(name: str, verb: Verb[Any]) -> ModelRoute:
 def _plain_handler(name: str, verb: Verb[Any]) -> Answer:
     """Return the handler of a verb whose answer is a pure function of the model and the keys."""
 
-    async def answer(service: ModelService, request: HttpRequest) -> HttpResponse:
+    def parse(origin: Origin, request: HttpRequest) -> tuple[VerbRequest, str]:
         place = "body" if request.body else "query"
         parsed = verb.request.parse(_accepted(verb, _plain_keys(request), request.headers), place)
-        tag = entity_tag(service.origin, name, parsed)
+        return parsed, entity_tag(origin, name, parsed)
+
+    async def answer(service: ModelService, request: HttpRequest) -> HttpResponse:
+        parsed, tag = await service.work(len(request.body), parse, service.origin, request)
         if _matches(request.headers.get("if-none-match"), tag):
             return HttpResponse(b"", {"etag": tag}, 304)
         work = service.call(verb, parsed, request.deadline)
@@ -98,25 +100,25 @@ def _matches(header: str | None, tag: str) -> bool:
     )
 
 
-def _accepted(verb: Verb[Any], keys: Any, headers: Mapping[str, str]) -> Any:
+def _accepted(verb: Verb[Any], keys: dict[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
     """Return `keys` with the format that the header Accept prefers.
 
     Raises:
         NotAcceptableError: the header allows no media type of the verb.
     """
     accept = headers.get("accept", "")
-    if not isinstance(keys, dict) or accept in ("", "*/*"):
+    if accept in ("", "*/*"):
         return keys
     return negotiated(keys, accept, verb.formats, verb.answer_types)
 
 
-def _plain_keys(request: HttpRequest) -> Any:
+def _plain_keys(request: HttpRequest) -> dict[str, Any]:
     """Return the keys of a request, which are in the query or in a JSON body."""
     if not request.body:
         return _query(request)
     if request.query:
         raise BadRequestError("the request has keys in its query and in its JSON body: leave one of them out")
-    return _json(request.body)
+    return json_object(request.body)
 
 
 def _keys_and_images(request: HttpRequest, place: str) -> tuple[dict[str, Any], list[bytes]]:
@@ -138,9 +140,7 @@ def _keys_and_images(request: HttpRequest, place: str) -> tuple[dict[str, Any], 
                 raise BadRequestError(f"the form has a file in the field {part.name[:40]!r}: send it as 'image'")
         more = {name: values[0] if len(values) == 1 else values for name, values in fields.items()}
     elif place == "body":
-        more = _json(request.body)
-        if not isinstance(more, dict):
-            raise InvalidKeyError("body: expected an object of keys")
+        more = json_object(request.body, has_images=True)
         for name in ("image", "images"):
             files = more.pop(name, [])
             contents += [_base64(file, name) for file in (files if isinstance(files, list) else [files])]
@@ -159,13 +159,6 @@ def _base64(text: Any, key: str) -> bytes:
         return binascii.a2b_base64(text, strict_mode=True)
     except ValueError as error:  # binascii.Error, or letters that are not ASCII
         raise InvalidKeyError(f"body.{key}: this is not base64 ({error})") from error
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return from_json(body)
-    except ValueError as error:
-        raise InvalidKeyError(f"body: this is not JSON ({error})") from error
 
 
 def _query(request: HttpRequest) -> dict[str, Any]:

@@ -24,9 +24,19 @@ class FetchError(RuntimeError):
 
 
 def nearest_hint(name: str, known: Iterable[str]) -> str:
-    """Return " (did you mean …?)" with the name of `known` nearest to `name`, or "" if none is near."""
+    """Return " (did you mean …?)" with the name of `known` nearest to `name`, or "" if none is near.
+
+    A name of more than 200 characters, which takes long to compare, has no near one.
+    """
+    if len(name) > 200:
+        return ""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" (did you mean {near[0]}?)" if near else ""
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """Return `text`, or its first `most` characters and "…" if it has more."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def one_line(error: BaseException) -> str:

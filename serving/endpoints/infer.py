@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from serving.compression import compress, response_encoding
 from serving.http import HttpRequest, HttpResponse
+from serving.json_bodies import check_json
 from serving.open_inference import HEADER_LENGTH, InferRequest, json_length, pack, parse_infer
 from serving.route import ModelRoute, openapi_schema
 from serving.service import ModelService
@@ -52,7 +53,9 @@ async def infer(service: ModelService, request: HttpRequest) -> HttpResponse:
     """Run the model on explicit tensors."""
     received = asyncio.get_running_loop().time()
     stated = request.headers.get(HEADER_LENGTH)
-    parsed, inputs = await service.decode(json_length(request.body, stated), parse_infer, request.body, stated)
+    length = json_length(request.body, stated)
+    check_json(request.body, length)
+    parsed, inputs = await service.decode(length, parse_infer, request.body, stated)
     requested = parsed.requested_outputs([output.name for output in service.interface.outputs])
     deadline, timeout = request.deadline, parsed.timeout()
     if timeout is not None:

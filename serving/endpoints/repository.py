@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
 from serving.errors import BadRequestError, NotFoundError, UnsupportedError
-from serving.open_inference import json_object
+from serving.json_bodies import json_object
 
 server_router = APIRouter(prefix="/v2/repository", tags=["repository"])
 

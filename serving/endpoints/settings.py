@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from serving.errors import BadRequestError, UnsupportedError
-from serving.open_inference import json_object
+from serving.json_bodies import json_object
 
 server_router = APIRouter(tags=["settings"])
 model_router = APIRouter(tags=["settings"])

@@ -38,7 +38,7 @@ class ArithmeticRequest(PictureRequest):
     c: Term | None = None
     numbers: Annotated[list[Number], Field(min_length=1, max_length=_MOST_TERMS), OR_SINGLE] | None = None
     latents: Annotated[list[Code], Field(min_length=1, max_length=_MOST_TERMS)] | None = None
-    weights: Annotated[list[Weight], OR_SINGLE] | None = None
+    weights: Annotated[list[Weight], Field(max_length=_MOST_TERMS), OR_SINGLE] | None = None
     seed: Seed = 0
     label: Class | None = None
     only_result: bool = False

@@ -25,7 +25,7 @@ class GenerateRequest(PictureRequest):
     n: int = Field(default=1, ge=1)
     seed: Seed = 0
     first: Number = 0
-    latents: Annotated[list[Code], Field(min_length=1)] | None = None
+    latents: Annotated[list[Code], Field(min_length=1, fail_fast=True)] | None = None
     truncation: float = Field(default=1.0, gt=0, le=1)
     labels: Classes | None = None
     format: Literal["png", "jpeg", "webp", "npy"] = "png"

@@ -31,8 +31,8 @@ class InterpolateRequest(PictureRequest):
     seed: Seed = 0
     first: Number = 0
     last: Number = 1
-    numbers: Annotated[list[Number], Field(min_length=2), OR_SINGLE] | None = None
-    latents: Annotated[list[Code], Field(min_length=2)] | None = None
+    numbers: Annotated[list[Number], Field(min_length=2, fail_fast=True), OR_SINGLE] | None = None
+    latents: Annotated[list[Code], Field(min_length=2, fail_fast=True)] | None = None
     method: Literal["slerp", "lerp"] = "slerp"
     steps: int = Field(default=8, ge=2)
     label: Class | None = None

@@ -94,6 +94,19 @@ def _tensors() -> Iterator[BadRequest]:
     yield infer("another datatype than the model's", "must be float32", entry(datatype="INT64", data=[0] * 6))
     for data in (["a"] * 6, [True] * 6, [None] * 6, [[0.0], [0.0, 1.0]], [{}] * 6, [0.0] * 5, [10**400] * 6):
         yield infer(f"data {str(data)[:20]}", "latent is not FP32", entry(data=data))
+    for data in ([[0.0] * 3] * 3, [[0.0] * 6, 1], [[[0.0] * 6]], [[0.0] * 6] * 2, [0.0, [0.0]] * 3):
+        yield infer(f"nested data {str(data)[:40]}", "latent is not FP32", entry(data=data))
+    many = (b'{"inputs": [{"name": "latent", "datatype": "FP32", "shape": [1, 6], "data": [', b"0]}]}")
+    yield raw_infer("100,000 empty lists for numbers", "latent is not FP32", (b"[]," * 100_000).join(many))
+    for name, part, word in (
+        ("1.2 MB of numbers", b"0," * 600_000, "1048576"),
+        ("300,000 lists for numbers", b"[]," * 300_000, "lists and objects"),
+    ):
+        yield BadRequest(name, INFER, part.join(many), 413, "too_large", word)
+    long = "x" * 10**6
+    yield infer("an input with a name of 1 MB", "wrong at inputs.0.name", entry(name=long))
+    yield infer("ten inputs with long names", "got xxx", *(entry(name=f"{long[:250]}{n}") for n in range(10)))
+    yield infer("65 inputs", "wrong at inputs", *([entry()] * 65))
     yield infer("data that is text", "inputs.0.data", entry(data="AAAA"))
     yield infer("no data", "neither data nor binary_data_size", entry(data=...))
     yield infer("numbers beyond FP32", "NaN or infinity", entry(data=[1e300] * 6))
@@ -127,6 +140,9 @@ def _parameters() -> Iterator[BadRequest]:
     yield unsupported("a sequence", "keeps no state", entry(), parameters={"sequence_id": 1})
     yield infer("parameters is a list", "wrong at parameters", entry(), parameters=[])
     yield infer("an id that is a number", "wrong at id", entry(), id=7)
+    yield infer("an id of 3 kB", "wrong at id", entry(), id="x" * 3000)
+    yield unsupported("a sequence with a name of 1 MB", "keeps no", entry(), parameters={"sequence_" + "x" * 10**6: 1})
+    yield infer("an output with a name of 1 MB", "wrong at outputs.0.name", entry(), outputs=[{"name": "x" * 10**6}])
 
 
 def _binary() -> Iterator[BadRequest]:

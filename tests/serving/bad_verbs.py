@@ -116,7 +116,8 @@ def _encoded_images() -> Iterator[BadRequest]:
     yield encoded("JSON with a number for the image", "base64", {"image": 7})
     yield encoded("JSON with letters that are no base64", "not base64", {"image": "***"})
     yield encoded("JSON with letters that are not ASCII", "not base64", {"image": "ä"})
-    yield encoded("JSON with a list for its keys", "an object of keys", [picture])
+    yield encoded("JSON with a list for its keys", "an object of keys", [picture], 400)
+    yield encoded("JSON with 20,000 lists for images", "more than 10000", {"images": [[]] * 20_000}, 413, "too_large")
     yield encoded("JSON with an unknown key", "did you mean overlap", {"image": picture, "overlab": 1})
     yield encoded("JSON with an empty image", "empty", {"image": ""}, 415, "bad_image")
     yield encoded("257 files in JSON", "257 images", {"images": [picture] * 257}, 413, "too_large")
@@ -169,11 +170,23 @@ def _cycles() -> Iterator[BadRequest]:
 def _verbs() -> Iterator[BadRequest]:
     for name, body, word in (
         ("verb with half of JSON", b"{", "not JSON"),
-        ("verb with a list", [1], "an object of keys"),
-        ("verb with a number", 1, "an object of keys"),
+        ("verb with a list", b"[1]", "an object of keys"),
+        ("verb with a number", b"1", "an object of keys"),
         ("verb with 100,000 brackets", b"[" * 100_000, "recursion limit"),
         ("verb with 5,000 digits", b'{"seed": ' + b"9" * 5000 + b"}", "number out of range"),
+        ("verb with half a pair of surrogates", b'{"\\ud800": 1}', "not JSON"),
+        ("verb with bytes that are not UTF-8", b'{"\xff": 1}', "not JSON"),
+    ):
+        yield keys(name, word, body, status=400)
+    yield keys("verb with 2 MiB of JSON", "1048576", b" " * 2**21 + b"{}", status=413, code="too_large")
+    yield keys("verb with 300,000 lists", "lists and objects", b"[" + b"[]," * 300_000, status=413, code="too_large")
+    for name, body, word in (
         ("verb with an unknown key", {"sede": 7}, "did you mean seed"),
+        ("verb with a key of 1 MB", {"a" * 10**6: 1}, "aaa… (known:"),
+        ("verb with 70,000 unknown keys", {f"a{number}": 1 for number in range(70_000)}, "unknown key a0 "),
+        ("latents of 200,000 texts", {"latents": ["x"] * 200_000}, "latents.0: Input should be a valid list"),
+        ("latent of 200,000 texts", {"latents": [["x"] * 200_000]}, "latents.0.0: Input should be a valid number"),
+        ("200,000 numbers that are texts", {"numbers": ["x"] * 200_000}, "numbers"),
         ("n = 0", {"n": 0}, "greater than or equal to 1"),
         ("n = 1.5", {"n": 1.5}, "n"),
         ("n = text", {"n": "many"}, "n"),
@@ -181,8 +194,6 @@ def _verbs() -> Iterator[BadRequest]:
         ("seed = 2^63", {"seed": 2**63}, "less than"),
         ("first = 2^62", {"first": 2**62}, "less than"),
         ("format = tiff", {"format": "tiff"}, "png"),
-        ("verb with half a pair of surrogates", b'{"\\ud800": 1}', "not JSON"),
-        ("verb with bytes that are not UTF-8", b'{"\xff": 1}', "not JSON"),
     ):
         yield keys(name, word, body)
     for name, query, word in (
@@ -201,6 +212,7 @@ def _verbs() -> Iterator[BadRequest]:
     yield keys("10^9 images", "images", {"n": 10**9}, status=413, code="too_large")
     generate = f"{LABELLED}/generate"
     yield keys("unknown class", "cat, dog, owl", {"labels": "kat"}, path=generate, status=400)
+    yield keys("class of 1 MB", "aaa…'", {"labels": "cat dog" * 10 + "a" * 10**6}, path=generate, status=400)
     yield keys("class 3 of 3", "0 to 2", {"labels": 3}, path=generate, status=400)
     yield keys("class of 5,000 digits", "0 to 2", {"labels": "9" * 5000}, path=generate, status=400)
     yield keys("labels without classes", "no classes", {"labels": 1}, status=400, code="unsupported")
