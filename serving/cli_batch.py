@@ -41,6 +41,9 @@ ShardSizeOption = Annotated[
 WorkersOption = Annotated[
     int | None, typer.Option(min=1, rich_help_panel=_PANEL, help="Processes. By default one for each CPU or GPU.")
 ]
+PerGpuOption = Annotated[
+    int | None, typer.Option(min=1, rich_help_panel=_PANEL, help="Processes that share a GPU. By default one.")
+]
 AddressOption = Annotated[
     str | None, typer.Option(rich_help_panel=_PANEL, help="A Ray cluster: auto, or host:port. RAY_ADDRESS counts too.")
 ]

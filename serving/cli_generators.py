@@ -53,6 +53,7 @@ def generate(
     image_format: cli_batch.ImageFormatOption = None,
     shard_size: cli_batch.ShardSizeOption = None,
     workers: cli_batch.WorkersOption = None,
+    per_gpu: cli_batch.PerGpuOption = None,
     address: cli_batch.AddressOption = None,
     max_errors: cli_batch.MaxErrorsOption = None,
     verify: cli_batch.VerifyOption = None,
@@ -60,7 +61,7 @@ def generate(
     """Write generated images: as a grid, an archive or an array with --out, any number of them with --output."""
     keys: dict[str, object] = {"seed": seed, "first": first, "truncation": truncation, "labels": label or None}
     options = {"format": shard_format, "image_format": image_format, "shard_size": shard_size, "workers": workers}
-    options |= {"address": address, "verify": verify}
+    options |= {"per_gpu": per_gpu, "address": address, "verify": verify}
     if output is None:
         cli_batch.check_only_with_output(options | {"max_errors": max_errors})
         if out is None:

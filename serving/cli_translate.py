@@ -37,6 +37,7 @@ def translate(
     image_format: cli_batch.ImageFormatOption = None,
     shard_size: cli_batch.ShardSizeOption = None,
     workers: cli_batch.WorkersOption = None,
+    per_gpu: cli_batch.PerGpuOption = None,
     address: cli_batch.AddressOption = None,
     max_errors: cli_batch.MaxErrorsOption = None,
     verify: cli_batch.VerifyOption = None,
@@ -50,7 +51,7 @@ def translate(
     black, white = value_range or (None, None)
     keys: dict[str, object] = {"black": black, "white": white, "tile": tile or None, "overlap": overlap}
     options = {"format": shard_format, "image_format": image_format, "shard_size": shard_size, "workers": workers}
-    options |= {"address": address, "verify": verify}
+    options |= {"per_gpu": per_gpu, "address": address, "verify": verify}
     _check_range(value_range)
     if output is None:
         cli_batch.check_only_with_output(options | {"input": inputs, "max_errors": max_errors})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -18,7 +19,6 @@ from serving.batch.ray_cluster import answers, connected
 from serving.batch.shard import Outcome, Task
 from serving.batch.worker import OUTCOME, TASK, ShardWorker, WorkerSettings, parse_outcome
 from serving.config import Device
-from serving.cuda import gpu_fraction
 from serving.errors import BatchError, BatchStoppedError
 from zorse_common.errors import first_sentence
 
@@ -26,6 +26,19 @@ _POLL_SECONDS = 0.2
 _SILENCE_SECONDS = 15.0
 """How long the cluster's control service (GCS) may be unreachable. Ray itself would wait for a minute."""
 _CHECK_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Where and how widely a job runs: the address of a cluster, or None for a private Ray, and the pool's size.
+
+    By default there is an actor for each CPU, or `per_gpu` for each GPU. With more `workers` than the cluster has room
+    for, an autoscaler adds nodes, and until then the others work.
+    """
+
+    workers: int | None = None
+    per_gpu: int = 1
+    address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -37,29 +50,24 @@ class Resources:
     num_gpus: float = 0.0
 
 
-def pool_of(device: Device, workers: int | None, cpus: float, gpus: float, tasks: int) -> Resources:
-    """Return the pool for a cluster with `cpus` and `gpus`: by default an actor for each CPU, or for each GPU.
-
-    Several `workers` share a GPU by fractions. There are never more actors than tasks.
+def pool_of(device: Device, scale: Scale, cpus: float, gpus: float, tasks: int) -> Resources:
+    """Return the pool for a cluster that has `cpus` and `gpus` now. There are never more actors than tasks.
 
     Raises:
-        BatchError: `device` is CUDA and the cluster has no GPU.
+        BatchError: `device` is CUDA, the cluster has no GPU, and the number of workers is not given.
     """
     if device == "cpu":
-        return Resources(max(1, min(workers or int(cpus), tasks)), 1.0)
-    if gpus < 1:
-        raise BatchError("CUDA was requested and the cluster has no GPU: use --device cpu, or add a node with one")
-    count = max(1, min(workers or int(gpus), tasks))
-    return Resources(count, min(1.0, cpus / count), gpu_fraction(count, int(gpus)))
+        return Resources(max(1, min(scale.workers or int(cpus), tasks)), 1.0)
+    count = scale.workers or int(gpus) * scale.per_gpu
+    if not count:
+        raise BatchError(
+            "CUDA was requested and the cluster has no GPU: use --device cpu, or give --workers to add nodes"
+        )
+    return Resources(min(count, tasks), 1.0, math.floor(10_000 / scale.per_gpu) / 10_000)
 
 
 def run_tasks(
-    plan: Plan,
-    tasks: Sequence[Task],
-    settings: WorkerSettings,
-    workers: int | None,
-    address: str | None,
-    stop: threading.Event,
+    plan: Plan, tasks: Sequence[Task], settings: WorkerSettings, scale: Scale, stop: threading.Event
 ) -> Iterator[Outcome]:
     """Yield the outcome of each task, in any order.
 
@@ -67,11 +75,10 @@ def run_tasks(
         BatchStoppedError: `stop` was set.
         BatchError: a worker failed, Ray does not start, or the cluster no longer answers.
     """
-    with connected(address):
+    with connected(scale.address):
         total = ray.cluster_resources()
-        pool = pool_of(plan.device, workers, total.get("CPU", 1), total.get("GPU", 0), len(tasks))
-        threads = max(1, int(pool.num_cpus))
-        settings = replace(settings, threads=threads, gpu_fraction=pool.num_gpus or 1.0)
+        pool = pool_of(plan.device, scale, total.get("CPU", 1), total.get("GPU", 0), len(tasks))
+        settings = replace(settings, gpu_fraction=pool.num_gpus or 1.0)
         outcomes: queue.Queue[Any] = queue.Queue()
         dataset = _dataset(tasks, settings, pool)
         threading.Thread(target=_consume, args=(dataset, outcomes), daemon=True, name="zorse-batch-rows").start()

@@ -41,8 +41,9 @@ class JobOptions:
 
     `format` is one of `FORMATS`, and `image_format` a format of the verb. `shard_size` is the number of images of a
     shard; by default it follows from the model and the number of images. `workers` is the number of processes, by
-    default one for each CPU or GPU of the cluster at `address`, which by default is a private Ray. With `verify` the
-    files of existing shards are read and compared with their digests, and damaged shards are made again.
+    default one for each CPU, or `per_gpu` for each GPU, of the cluster at `address`, which by default is a private Ray.
+    With `verify` the files of existing shards are read and compared with their digests, and damaged shards are made
+    again.
     """
 
     format: str = "webdataset"
@@ -50,6 +51,7 @@ class JobOptions:
     shard_size: int | None = None
     device: DeviceChoice = "auto"
     workers: int | None = None
+    per_gpu: int = 1
     address: str | None = None
     verify: bool = False
 
@@ -198,9 +200,10 @@ def _make_missing(
         with stop_requested() as stop, ProgressDisplay(tally, Console(stderr=True), echo) as display:
             display.update()
             if tasks:
-                from serving.batch.driver import run_tasks
+                from serving.batch.driver import Scale, run_tasks
 
-                for outcome in run_tasks(plan, tasks, settings, options.workers, options.address, stop):
+                scale = Scale(options.workers, options.per_gpu, options.address)
+                for outcome in run_tasks(plan, tasks, settings, scale, stop):
                     records[outcome.record.shard] = outcome.record
                     tally.add(outcome)
                     display.update()

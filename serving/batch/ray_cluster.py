@@ -76,14 +76,15 @@ def _connect(address: str | None, folder: str | None) -> None:
             ray.init(address, runtime_env={"py_modules": packages}, **options)
         else:
             assert folder is not None, "a private Ray has a folder"
-            ray.init(
-                "local",
-                num_cpus=cpu_cores(),
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                _temp_dir=ray_files(folder),
-                **options,
-            )
+            with _no_stderr():
+                ray.init(
+                    "local",
+                    num_cpus=cpu_cores(),
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    _temp_dir=ray_files(folder),
+                    **options,
+                )
     except Exception as error:
         what = f"no Ray cluster answers at {address}" if address else "Ray does not start here"
         raise BatchError(f"{what} ({first_sentence(error)}): check --address, RAY_ADDRESS and zorse doctor") from error
@@ -92,6 +93,19 @@ def _connect(address: str | None, folder: str | None) -> None:
             # Ray replaces the handlers by its own, which end the process at once.
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _no_stderr() -> Iterator[None]:
+    """Drop what is written to standard error in the block: Ray's line about the log level in `ALONE`."""
+    before = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as null:  # noqa: PTH123  (a file descriptor is needed)
+            os.dup2(null.fileno(), 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
 def _shut_down() -> None:

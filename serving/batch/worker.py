@@ -22,11 +22,10 @@ _USER_ERRORS = (ZorseError, FetchError, OSError, MemoryError)
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What a worker needs to know: the job's plan as JSON, where to write, and its resources."""
+    """What a worker needs to know: the job's plan as JSON, where to write, and its part of a GPU's memory."""
 
     plan: str
     output: str
-    threads: int = 1
     gpu_fraction: float = 1.0
     verify: bool = False
 
@@ -65,7 +64,7 @@ def _maker(plan: Plan, settings: WorkerSettings) -> ShardMaker:
     runner = Runner.load(plan.uri, plan.device, plan.batch, gpu_fraction=settings.gpu_fraction)
     if runner.origin.digest != plan.model_digest:
         raise BatchError(f"the model at {plan.uri} is not the one that the job started with: restore it")
-    return ShardMaker(runner, plan, Output(Storage(settings.output)), settings.threads, verify=settings.verify)
+    return ShardMaker(runner, plan, Output(Storage(settings.output)), verify=settings.verify)
 
 
 def outcome_json(outcome: Outcome) -> str:

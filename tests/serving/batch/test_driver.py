@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from serving.batch import job
-from serving.batch.driver import Resources, pool_of
+from serving.batch.driver import Resources, Scale, pool_of, run_tasks
 from serving.batch.job import JobOptions
 from serving.batch.output import BadItem, Output, Record
 from serving.batch.ray_cluster import answers, connected
@@ -86,12 +86,10 @@ def test_failing_storage_ends_the_job_with_one_line(repository: Path, tmp_path: 
 
 @pytest.mark.ray
 def test_stopped_job_continues(repository: Path, tmp_path: Path, one_ray: None) -> None:
-    from serving.batch.driver import run_tasks
-
     plan = plan_of_command(repository / "digits", {"seed": 7, "first": 0}, 60, OPTIONS)
     stop = threading.Event()
     settings = WorkerSettings(plan.to_json(), str(tmp_path))
-    outcomes = run_tasks(plan, job._tasks(plan, job.Listing([]), range(plan.shards)), settings, 1, None, stop)
+    outcomes = run_tasks(plan, job._tasks(plan, job.Listing([]), range(plan.shards)), settings, Scale(workers=1), stop)
     next(outcomes)
     stop.set()
     with pytest.raises(BatchError, match="the job was stopped: the same command continues it"):
@@ -125,13 +123,15 @@ def test_outcome_survives_json() -> None:
 
 
 def test_pool_has_an_actor_for_each_cpu_or_gpu() -> None:
-    assert pool_of("cpu", None, 8, 0, 100) == Resources(8, 1.0)
-    assert pool_of("cpu", None, 8, 0, 3) == Resources(3, 1.0)
-    assert pool_of("cpu", 2, 8, 0, 100) == Resources(2, 1.0)
-    assert pool_of("cuda", None, 16, 2, 100) == Resources(2, 1.0, 1.0)
-    assert pool_of("cuda", 4, 16, 2, 100) == Resources(4, 1.0, 0.5)
+    assert pool_of("cpu", Scale(), 8, 0, 100) == Resources(8, 1.0)
+    assert pool_of("cpu", Scale(), 0, 0, 100) == Resources(1, 1.0)
+    assert pool_of("cpu", Scale(), 8, 0, 3) == Resources(3, 1.0)
+    assert pool_of("cpu", Scale(workers=2), 8, 0, 100) == Resources(2, 1.0)
+    assert pool_of("cuda", Scale(), 16, 2, 100) == Resources(2, 1.0, 1.0)
+    assert pool_of("cuda", Scale(per_gpu=3), 16, 2, 100) == Resources(6, 1.0, 0.3333)
+    assert pool_of("cuda", Scale(workers=8), 0, 0, 100) == Resources(8, 1.0, 1.0)
     with pytest.raises(BatchError, match="no GPU"):
-        pool_of("cuda", None, 8, 0, 100)
+        pool_of("cuda", Scale(), 8, 0, 100)
 
 
 def test_address_where_nothing_listens_does_not_answer() -> None:

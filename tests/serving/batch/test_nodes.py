@@ -12,7 +12,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from serving.batch import job
-from serving.batch.driver import run_tasks
+from serving.batch.driver import Scale, run_tasks
 from serving.batch.job import JobOptions
 from serving.batch.ray_cluster import ALONE
 from serving.batch.worker import WorkerSettings
@@ -55,7 +55,7 @@ def test_two_nodes_write_the_bytes_of_one_also_when_one_is_lost(tmp_path: Path, 
     settings, stop = WorkerSettings(plan.to_json(), str(tmp_path / "lost")), threading.Event()
     tasks = job._tasks(plan, listing, range(plan.shards))
     shards = []
-    for outcome in run_tasks(plan, tasks, settings, 2, None, stop):
+    for outcome in run_tasks(plan, tasks, settings, Scale(workers=2), stop):
         shards.append(outcome.record.shard)
         if len(shards) == IMAGES // 4:
             two_nodes.remove_node(next(iter(two_nodes.worker_nodes)), allow_graceful=False)
