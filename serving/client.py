@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -120,8 +121,7 @@ class Client:
         `keys` are `labels`, the class of all images, by name or index, or one for each; `truncation` in (0, 1]; or
         `latents` [n, dim] in place of n, seed and first.
         """
-        images: NDArray[Any] = self.call("generate", model, n=n, seed=seed, first=first, format="npy", **keys)
-        return images
+        return self._images("generate", model, {"n": n, "seed": seed, "first": first} | keys)
 
     def translate(
         self,
@@ -144,13 +144,11 @@ class Client:
 
     def interpolate(self, model: str, **keys: Any) -> NDArray[Any]:
         """Return the images on the way between latents: [n, h, w, c]. `keys` are those of the verb `interpolate`."""
-        images: NDArray[Any] = self.call("interpolate", model, format="npy", **keys)
-        return images
+        return self._images("interpolate", model, keys)
 
     def arithmetic(self, model: str, **keys: Any) -> NDArray[Any]:
         """Return the images of the terms and of the sum of latents: [n, h, w, c]. `keys` are those of `arithmetic`."""
-        images: NDArray[Any] = self.call("arithmetic", model, format="npy", **keys)
-        return images
+        return self._images("arithmetic", model, keys)
 
     def cycle(self, model: str, image: Image, partner: str | None = None) -> CycleAnswer:
         """Translate an image there and back. Without `partner` the server takes the model that translates back."""
@@ -164,14 +162,23 @@ class Client:
         content, headers = pack("inputs", inputs, dict.fromkeys(inputs, True), extra)
         return self._request(_read_tensors, "POST", _path(model, "infer"), content=content, headers=headers)
 
+    def _images(self, verb: str, model: str, keys: dict[str, Any]) -> NDArray[Any]:
+        """Return the images of a verb as one array."""
+        for key in ("format", "layout"):
+            if key in keys:
+                raise BadRequestError(f"{verb} returns an array and has no {key}: use call or fetch for others")
+        images: NDArray[Any] = self.call(verb, model, format="npy", **keys)
+        return images
+
     def _call(self, read: Callable[[httpx.Response], T], path: str, image: Images | None, keys: dict[str, Any]) -> T:
-        present = {
-            key: value.tolist() if isinstance(value, np.ndarray) else value
-            for key, value in keys.items()
-            if value is not None
-        }
+        present = {key: _plain(value, key) for key, value in keys.items() if value is not None}
         if image is None:
-            return self._request(read, "POST", path, json=present)
+            try:
+                content = json.dumps(present, allow_nan=False).encode()
+            except ValueError as error:
+                raise BadRequestError("a key has NaN or infinity, which JSON has not") from error
+            headers = {"Content-Type": "application/json"}
+            return self._request(read, "POST", path, content=content, headers=headers)
         if isinstance(image, list | tuple):
             files = [("image", ("image", _image_bytes(entry))) for entry in image]
             return self._request(read, "POST", path, files=files, params=present)
@@ -191,6 +198,21 @@ class Client:
         except Exception as error:  # what bad bytes make the readers of JSON, ZIP and images raise has no common base
             text = f"{self._http.base_url} answers {path} as no zorse server does ({type(error).__name__}: {error})"
             raise ServerError(text, response.status_code, "protocol") from error
+
+
+def _plain(value: Any, key: str) -> Any:
+    """Return the value of `key` with lists and numbers of Python in place of those of numpy.
+
+    Raises:
+        BadRequestError: there is something else in it than numbers, texts, booleans and lists.
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(entry, key) for entry in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise BadRequestError(f"{key} has a {type(value).__name__}: give numbers, texts, or lists or arrays of them")
 
 
 def _settings_hint() -> str:

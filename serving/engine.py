@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.batching import Tensors
+from serving.batching import Tensors, rows
 from serving.config import Device, DeviceChoice
 from serving.cuda import (
     arena_limit,
@@ -91,6 +91,8 @@ class OrtEngine:
         self.threads = threads
         self._is_bound = device == "cuda"
         self._outputs = [output.name for output in self._session.get_outputs()]
+        batch = self.inputs[0][2][0]
+        self._batch = batch if isinstance(batch, int) else 0
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -118,7 +120,13 @@ class OrtEngine:
         return operators(self._session, _PROVIDERS[device])
 
     def run(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
-        """Run the graph. See `Engine.run`."""
+        """Run the graph. See `Engine.run`.
+
+        Fewer rows than a graph with a fixed batch takes are filled up with the last one, whose outputs are cut off.
+        """
+        filled = self._batch and rows(tensors) < self._batch
+        if filled:
+            count, tensors = rows(tensors), {name: _filled(array, self._batch) for name, array in tensors.items()}
         contiguous = {
             name: array if array.flags.c_contiguous else np.ascontiguousarray(array) for name, array in tensors.items()
         }
@@ -129,7 +137,8 @@ class OrtEngine:
                 outputs = self._session.run(self._outputs, contiguous)
         except Exception as error:
             raise EngineError(f"onnxruntime failed: {error}") from error
-        return dict(zip(self._outputs, outputs, strict=True))
+        named = dict(zip(self._outputs, outputs, strict=True))
+        return {name: array[:count] for name, array in named.items()} if filled else named
 
 
 def import_runtime() -> None:
@@ -149,6 +158,11 @@ def cpu_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _filled(array: NDArray[Any], batch: int) -> NDArray[Any]:
+    """Return `array` with its last row repeated until it has `batch` rows."""
+    return np.concatenate([array, np.repeat(array[-1:], batch - len(array), axis=0)])
 
 
 def _node_arg(node: Any) -> NodeArg:

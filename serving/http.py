@@ -174,7 +174,7 @@ async def send_response(
         ClientGoneError: the client does not take a part of a large body within `SENDER_SECONDS`.
     """
     fields = {**response.headers, **added, "content-length": str(len(response.body))}
-    if response.status == 204:
+    if response.status in (204, 304):  # that of the answer with a body is not known
         del fields["content-length"]
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})

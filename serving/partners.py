@@ -51,7 +51,7 @@ def no_partner(manifest: Manifest) -> BadRequestError:
 
 
 def partner_place(artifact: Artifact, name: str | None) -> str:
-    """Return the URI of the partner `name` (MODEL or MODEL@ALIAS), or of the default one, in the artifact's repository.
+    """Return the URI of the newest version of the partner `name`, or of the default one, in the artifact's repository.
 
     Raises:
         ArtifactError: the artifact is in no repository, or the repository has no such model.

@@ -106,6 +106,15 @@ class ModelService:
             prepared = await self.decode(0, self._plan, verb, request)
             return await self._call(verb, request, prepared, deadline)
 
+    def check(self, verb: Verb[R], request: R) -> None:
+        """Refuse a request that `call` would refuse without a run.
+
+        Raises:
+            TooLargeError, ServingError: as `call`.
+        """
+        self._check_count(request.count)
+        self._plan(verb, request)
+
     async def call_with_images(
         self, verb: Verb[Any], keys: ImagesRequest, contents: Sequence[bytes], deadline: float | None = None
     ) -> File:
@@ -183,8 +192,8 @@ class ModelService:
 
     async def _run_admitted(self, planned: Sequence[Feeds], deadline: float | None) -> list[Tensors]:
         """Run feeds of a request that is counted already."""
-        pixels = sum(_pixels(inputs.get(SOURCE)) for inputs in planned)
-        return await _all_of(self._run, await self.work(pixels, self._prepare, planned), deadline)
+        size = sum(_pixels(array) for inputs in planned for array in inputs.values())
+        return await _all_of(self._run, await self.work(size, self._prepare, planned), deadline)
 
     async def _run(self, prepared: _Prepared, deadline: float | None) -> Tensors:
         outputs = await self._submit(prepared.padded, deadline)

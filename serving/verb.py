@@ -15,6 +15,7 @@ from typing import Annotated, Any, Generic, Self, TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -27,6 +28,7 @@ from pydantic_core import PydanticCustomError
 
 from export.feeds import Feeds
 from export.interface import Interface
+from export.manifest import NAME
 from serving import codec
 from serving.answers import FORMATS, Layout, Origin, Pictures, finish
 from serving.batching import Tensors
@@ -63,6 +65,12 @@ Code = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_l
 """A latent that the request has in full."""
 OR_SINGLE = BeforeValidator(lambda value: [value] if isinstance(value, int | str) else value)
 """Marks a key that is a list, and for which a single number is a list of one."""
+
+
+def _model_name(value: str) -> str:
+    if len(value) > 256 or not NAME.fullmatch(value):
+        raise PydanticCustomError("model_name", "give the name of a model, without a version or an alias", {})
+    return value
 
 
 class VerbRequest(BaseModel):
@@ -189,7 +197,7 @@ class ImagesRequest(PictureRequest):
 class PartnerRequest(ImagesRequest):
     """The keys of a request to two models; `partner` is the name of the second one."""
 
-    partner: str | None = None
+    partner: Annotated[str, AfterValidator(_model_name)] | None = None
 
 
 R = TypeVar("R", bound=VerbRequest)

@@ -56,6 +56,7 @@ def _plain_handler(name: str, verb: Verb[Any]) -> Answer:
     async def answer(service: ModelService, request: HttpRequest) -> HttpResponse:
         parsed, tag = await service.work(len(request.body), parse, service.origin, request)
         if _matches(request.headers.get("if-none-match"), tag):
+            service.check(verb, parsed)
             return HttpResponse(b"", {"etag": tag}, 304)
         work = service.call(verb, parsed, request.deadline)
         if parsed.count > _FEW_IMAGES and request.receive is not None:
@@ -92,12 +93,13 @@ def entity_tag(origin: Origin, verb: str, request: VerbRequest) -> str:
 
 
 def _matches(header: str | None, tag: str) -> bool:
-    """Return whether If-None-Match has `tag`, compared weakly (RFC 9110, section 13.1.2)."""
+    """Return whether If-None-Match has `tag`, compared weakly (RFC 9110, section 13.1.2).
+
+    `*` stands for any answer that a cache has, and not for the one that this request would get: it never matches.
+    """
     if header is None:
         return False
-    return header.strip() == "*" or tag.removeprefix("W/") in (
-        part.strip().removeprefix("W/") for part in header.split(",")
-    )
+    return tag.removeprefix("W/") in (part.strip().removeprefix("W/") for part in header.split(","))
 
 
 def _accepted(verb: Verb[Any], keys: dict[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:

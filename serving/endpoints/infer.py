@@ -64,8 +64,9 @@ async def infer(service: ModelService, request: HttpRequest) -> HttpResponse:
     extra = {"model_name": service.manifest.name, "model_version": str(service.manifest.version)}
     if parsed.id is not None:
         extra["id"] = parsed.id
-    numbers = sum(outputs[name].size for name, in_binary in requested.items() if not in_binary)
-    body, headers = await service.encode(numbers, pack, "outputs", outputs, requested, extra)
+    # A binary tensor is only copied.
+    work = sum(outputs[name].nbytes // 64 if in_binary else outputs[name].size for name, in_binary in requested.items())
+    body, headers = await service.encode(work, pack, "outputs", outputs, requested, extra)
     encoding = response_encoding(request.headers.get("accept-encoding", ""))
     if encoding is not None:
         body = await service.work(len(body), compress, body, encoding)

@@ -111,3 +111,34 @@ def test_unreachable_server_is_reported() -> None:
 def test_malformed_url_is_refused() -> None:
     with pytest.raises(BadRequestError, match="http://server:port is not a URL"):
         Client("http://server:port")
+
+
+def test_keys_may_be_numbers_and_nested_lists_of_numpy() -> None:
+    codes = latents(5, range(2), LATENT_DIM)
+    with client() as opened:
+        expected = opened.generate("digits", 2, seed=5)
+        np.testing.assert_array_equal(opened.generate("digits", np.int64(2), seed=np.uint8(5)), expected)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(opened.generate("digits", latents=[codes[0], tuple(codes[1])]), expected)
+        assert opened.call("interpolate", "digits", numbers=[np.int32(0), 1], steps=np.int64(3)).shape == (8, 24, 3)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"seed": object()}, "seed has a object: give numbers"),
+        ({"latents": [[1.0, {}]]}, "latents has a dict: give numbers"),
+        ({"latents": [[np.float32("nan")] * LATENT_DIM]}, "NaN or infinity"),
+        ({"format": "png"}, "generate returns an array and has no format: use call or fetch"),
+        ({"layout": "zip"}, "generate returns an array and has no layout: use call or fetch"),
+    ],
+)
+def test_keys_that_cannot_be_sent_are_refused(keys: dict[str, Any], message: str) -> None:
+    with client() as opened, pytest.raises(BadRequestError, match=message):
+        opened.generate("digits", **keys)
+
+
+def test_format_of_a_method_that_returns_arrays_is_refused() -> None:
+    with client() as opened:
+        for method in (opened.interpolate, opened.arithmetic):
+            with pytest.raises(BadRequestError, match="returns an array and has no format"):
+                method("digits", format="gif")

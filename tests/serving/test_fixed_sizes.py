@@ -166,6 +166,25 @@ def test_generator_with_batch_one_makes_many_images(tmp_path: Path) -> None:
     assert served.shapes == one_by_one
 
 
+def test_generator_with_batch_four_makes_any_number_of_images(tmp_path: Path) -> None:
+    folder = write(tmp_path, generator_graph(batch=4), generator_manifest(batch=4))
+    free = LocalModel.load(write(tmp_path, generator_graph(), generator_manifest("free")), "cpu", threads=1)
+    fixed, served = LocalModel.load(folder, "cpu", threads=1), Served(folder)
+    for n in (1, 3, 4, 5, 8):
+        expected = free.generate(n, seed=2)
+        np.testing.assert_array_equal(fixed.generate(n, seed=2), expected)
+        np.testing.assert_array_equal(served.images({"latent": latents(2, range(n), 6)})[0], expected)
+
+
+def test_translator_with_batch_two_takes_any_number_of_images(tmp_path: Path) -> None:
+    axes: Axes = (2, 32, 48, 3)
+    folder, source = write(tmp_path, inverter_graph(axes=axes), inverter_manifest(axes=axes)), noise(3, 20, 48, 3)
+    np.testing.assert_array_equal(LocalModel.load(folder, "cpu", threads=1).translate(source), 255 - source)
+    parts = [source[:1], source]
+    for part, image in zip(parts, Served(folder).images(*({"source": part} for part in parts)), strict=True):
+        np.testing.assert_array_equal(image, 255 - part)
+
+
 @pytest.mark.parametrize(("batch", "size"), [(1, 1), ("batch", 16), (4, 4)])
 def test_fixed_batch_limits_the_batch_size(batch: int | str, size: int) -> None:
     requested = Batching(max_pixels=500, timeout_s=3)

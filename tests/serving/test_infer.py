@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import json
-from typing import Any
+import threading
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from serving import codec
+from serving.batching import Tensors
 from serving.config import Limits
+from serving.endpoints.infer import infer
 from serving.errors import BadRequestError
 from serving.feeds import latents
+from serving.http import HttpRequest
 from serving.open_inference import HEADER_LENGTH, pack, parse_infer, unpack_outputs
+from serving.service import ModelService
 from tests.serving.apps import server
-from tests.serving.tiny import LATENT_DIM
+from tests.serving.fakes import FakeEngine
+from tests.serving.tiny import LATENT_DIM, generator_manifest, with_interface
 
 RNG = np.random.default_rng(0)
 SOURCE = RNG.integers(14, 256, (2, 18, 21, 3), dtype=np.uint8)
@@ -161,3 +169,43 @@ def test_pack_takes_big_endian_and_refuses_unknown_dtypes() -> None:
     assert parse_infer(content, headers[HEADER_LENGTH])[1]["x"].tolist() == [1, 2]
     with pytest.raises(BadRequestError, match="there are no tensors of float64: use uint8, uint16, float32 or int64"):
         pack("inputs", {"x": np.zeros(2)}, {"x": True}, {})
+
+
+class Watched(np.ndarray):
+    """An array that records the threads in which its dtype is read, as it is to pack the array or to check it."""
+
+    threads: ClassVar[set[int]] = set()
+
+    @property
+    def dtype(self) -> np.dtype[Any]:  # type: ignore[override]
+        self.threads.add(threading.get_ident())
+        return np.asarray(self).dtype
+
+
+@pytest.mark.parametrize(("side", "is_here"), [(64, True), (1024, False)])
+def test_large_binary_answers_are_packed_in_a_thread(side: int, is_here: bool) -> None:
+    async def submit(tensors: Tensors, deadline: float | None = None) -> Tensors:
+        return {"image": np.zeros((1, side, side, 3), np.uint8).view(Watched)}
+
+    content, headers = pack(
+        "inputs",
+        {"latent": np.zeros((1, 6), np.float32)},
+        {"latent": True},
+        {"parameters": {"binary_data_output": True}},
+    )
+    service = ModelService(generator_manifest(), submit, Limits())
+    Watched.threads.clear()
+    answer = asyncio.run(infer(service, HttpRequest("POST", "", "", headers, content)))
+    assert len(answer.body) > side * side * 3
+    assert (Watched.threads == {threading.get_ident()}) == is_here
+
+
+@pytest.mark.parametrize(("n", "is_here"), [(2, True), (200, False)])
+def test_many_numbers_are_checked_in_a_thread(n: int, is_here: bool) -> None:
+    manifest = generator_manifest()
+    wide = dataclasses.replace(manifest.interface.inputs[0], shape=("batch", 512))
+    service = ModelService(with_interface(manifest, inputs=(wide,)), FakeEngine().submit, Limits())
+    latent = np.zeros((n, 512), np.float32).view(Watched)
+    Watched.threads.clear()
+    asyncio.run(service.run({"latent": latent}))
+    assert (Watched.threads == {threading.get_ident()}) == is_here

@@ -8,14 +8,16 @@ import httpx
 import numpy as np
 import pytest
 
+from serving.answers import Origin
 from serving.batching import Tensors
 from serving.client import Client
 from serving.feeds import latents
 from serving.verb import VERBS
+from serving.verb_routes import entity_tag
 from serving.verbs.interpolate import lerp
 from tests.serving.apps import server, transport
 from tests.serving.fakes import FakeEngine
-from tests.serving.tiny import LATENT_DIM, conditional_manifest, generator_manifest
+from tests.serving.tiny import LATENT_DIM, conditional_manifest, generator_manifest, inverter_manifest
 
 GENERATOR, CONDITIONAL = generator_manifest().interface, conditional_manifest().interface
 CODES = np.random.default_rng(1).standard_normal((3, LATENT_DIM), dtype=np.float32)
@@ -122,11 +124,20 @@ def test_known_answer_is_304_without_a_run() -> None:
     http: httpx.Client = server(submit=engine.submit)
     first = http.post(f"{GENERATE}?seed=7")
     etag = first.headers["etag"]
-    for known in (etag, f'"other", {etag}', etag.removeprefix("W/"), "*"):
+    for known in (etag, f'"other", {etag}', etag.removeprefix("W/")):
         again = http.post(GENERATE, json={"seed": 7}, headers={"If-None-Match": known})
         assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
+        assert "content-length" not in again.headers
     assert engine.runs == 1
     assert http.post(f"{GENERATE}?seed=8", headers={"If-None-Match": etag}).status_code == 200
+
+
+def test_request_without_an_answer_is_never_304() -> None:
+    assert server().post(f"{GENERATE}?seed=7", headers={"If-None-Match": "*"}).status_code == 200
+    for manifest, n, status in ((generator_manifest(), 300, 413), (inverter_manifest(), 3, 400)):
+        etag = entity_tag(Origin.of(manifest), "generate", VERBS.find("generate").request.parse({"n": n}))
+        path = f"/v2/models/{manifest.name}/generate"
+        assert server().post(path, json={"n": n}, headers={"If-None-Match": etag}).status_code == status
 
 
 def test_etags_differ_with_every_key_and_the_format_but_not_with_the_way_it_is_written() -> None:

@@ -12,9 +12,10 @@ import pytest
 from export.manifest import Manifest
 from serving import artifacts
 from serving.codec import encode
-from serving.errors import ArtifactError, BadRequestError
+from serving.errors import ArtifactError, BadRequestError, InvalidKeyError
 from serving.local_model import LocalModel
 from serving.partners import partner_name, partner_place
+from tests.serving.apps import server
 from tests.serving.tiny import inverter_graph, inverter_manifest, write
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (18, 21, 3), dtype=np.uint8)
@@ -60,7 +61,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_partner_place_is_the_newest_version_in_the_same_repository(repository: Path) -> None:
     artifact = artifacts.load(repository / "horses-AtoB" / "1")
     assert Path(partner_place(artifact, None)) == repository / "horses-BtoA" / "2"
-    assert Path(partner_place(artifact, "horses-BtoA@1")) == repository / "horses-BtoA" / "1"
+    assert Path(partner_place(artifact, "other")) == repository / "other" / "1"
     with pytest.raises(ArtifactError, match="has no model zebras: it has horses-AtoB, horses-BtoA, other"):
         partner_place(artifact, "zebras")
     with pytest.raises(BadRequestError, match="translates back what other does: name it with partner"):
@@ -71,6 +72,17 @@ def test_partner_place_needs_a_repository(repository: Path, tmp_path: Path) -> N
     shutil.copytree(repository / "horses-AtoB" / "1", tmp_path / "1")
     with pytest.raises(ArtifactError, match="lies in no repository"):
         partner_place(artifacts.load(tmp_path / "1"), "horses-BtoA")
+
+
+@pytest.mark.parametrize("name", ["", "horses-BtoA@1", "horses-BtoA@prod", "../horses-BtoA", "a" * 257])
+def test_partner_is_the_name_of_a_model_everywhere(repository: Path, name: str) -> None:
+    photo, message = encode(PHOTO, "png"), "partner: give the name of a model, without a version or an alias"
+    model = LocalModel.load(repository / "horses-AtoB", "cpu", threads=1)
+    with pytest.raises(InvalidKeyError, match=f"^{message}$"):
+        model.call("cycle", photo, partner=name)
+    with server(manifests=[THERE, BACK]) as client:
+        answer = client.post("/v2/models/horses-AtoB/cycle", content=photo, params={"partner": name})
+    assert (answer.status_code, answer.json()["error"]) == (422, f"query.{message}")
 
 
 def test_local_model_cycles_through_the_partner_of_its_repository(repository: Path) -> None:
