@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Self
 
 from serving.config import Capacity
@@ -45,25 +43,20 @@ class Admission:
         """Raise OverloadedError if `added` bytes are too many beside those `in_progress`."""
         self._check("bytes", in_progress, added, self._capacity.bytes)
 
-    @contextmanager
-    def request(self) -> Iterator[None]:
-        """Count a request whose body has arrived while the block runs.
+    def request(self) -> _Count:
+        """Return the context in which a request whose body has arrived is counted.
 
         Raises:
             OverloadedError: the process has as many requests as it may.
         """
         self._check("requests", self.requests, 1, self._capacity.requests)
-        self.requests += 1
-        try:
-            yield
-        finally:
-            self.requests -= 1
+        return _Count(self, requests=1)
 
-    @contextmanager
-    def work(self, images: int, pixels: int, seconds: float, remaining: float = math.inf) -> Iterator[None]:
-        """Count the work of a request while the block runs: images, pixels of sources and results, and engine seconds.
+    def work(self, images: int, pixels: int, seconds: float, remaining: float = math.inf) -> _Count:
+        """Return the context in which the work of a request is counted.
 
-        `remaining` is the number of seconds until the request's deadline.
+        The work is in images, pixels of sources and results, and engine seconds. `remaining` is the number of seconds
+        until the request's deadline.
 
         Raises:
             OverloadedError: the work does not fit, or the work before it takes longer than `remaining`.
@@ -72,16 +65,7 @@ class Admission:
         self._check("images", self.images, images, limits.images)
         self._check("pixels", self.pixels, pixels, limits.pixels)
         self._check("seconds", self.seconds, seconds, min(limits.seconds, remaining))
-        self.images += images
-        self.pixels += pixels
-        self.seconds += seconds
-        try:
-            yield
-        finally:
-            self.images -= images
-            self.pixels -= pixels
-            # Sums of fractions would otherwise leave a rest for ever.
-            self.seconds = self.seconds - seconds if self.images else 0.0
+        return _Count(self, images=images, pixels=pixels, seconds=seconds)
 
     def _check(self, unit: str, in_progress: float, added: float, limit: float) -> None:
         if not in_progress or in_progress + added <= limit:
@@ -93,6 +77,33 @@ class Admission:
             f"the server is busy with {in_progress:.4g} {unit} and takes {limit:.4g}: try again in {retry_after} s",
             retry_after,
         )
+
+
+class _Count:
+    """Adds numbers to those in progress while the context lasts. A generator's context would take twice as long."""
+
+    __slots__ = ("_admission", "_images", "_pixels", "_requests", "_seconds")
+
+    def __init__(
+        self, admission: Admission, requests: int = 0, images: int = 0, pixels: int = 0, seconds: float = 0.0
+    ) -> None:
+        self._admission = admission
+        self._requests, self._images, self._pixels, self._seconds = requests, images, pixels, seconds
+
+    def __enter__(self) -> None:
+        admission = self._admission
+        admission.requests += self._requests
+        admission.images += self._images
+        admission.pixels += self._pixels
+        admission.seconds += self._seconds
+
+    def __exit__(self, *_: object) -> None:
+        admission = self._admission
+        admission.requests -= self._requests
+        admission.images -= self._images
+        admission.pixels -= self._pixels
+        # Sums of fractions would otherwise leave a rest for ever.
+        admission.seconds = admission.seconds - self._seconds if admission.images else 0.0
 
 
 class Content:

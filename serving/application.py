@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 import time
@@ -108,7 +107,7 @@ class Application:
         self, scope: Scope, method: str, path: str, headers: dict[str, str], receive: Receive, content: Content
     ) -> HttpResponse:
         """Return the answer to a request. Raises `ServingError` and `ClientGoneError`."""
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         if self.access.has_cors and (preflight := self.access.preflight(method, headers)) is not None:
             return HttpResponse(b"", preflight, 204)
         self.access.check(path, headers, now)
@@ -122,7 +121,9 @@ class Application:
             raise MethodNotAllowedError(f"Method Not Allowed: {method} {path} takes {allowed('POST')}", allowed("POST"))
         deadline = request_deadline(headers, now)
         self.admission.check(length)
-        body = await read_body(headers, receive, self.max_bytes, content.receive)
+        # A client without an address is HAProxy on the replica's socket. It has the start of a body before it connects.
+        is_here = scope.get("client") is None
+        body = await read_body(headers, receive, self.max_bytes, content.receive, is_here=is_here)
         with self.admission.request():
             query = scope["query_string"].decode("latin-1")
             request = HttpRequest(method, path, query, headers, body, deadline)
@@ -171,7 +172,8 @@ class Application:
         route, seconds = self.route_names.get(path, OTHER_ROUTE), time.perf_counter() - began
         if self.metrics is not None:
             self.metrics.request(route, status, seconds)
-            self._state_in_flight()
+            if self.watch_clients:
+                self._state_in_flight()
         if self.access_log:
             fields = {"route": route, "status": status, "seconds": round(seconds, 6)}
             _ACCESS_LOGGER.info("%s %s", method, path, extra={"fields": fields})

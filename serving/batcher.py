@@ -97,7 +97,7 @@ class Batcher:
         ]
         for job in jobs:
             self._queue.push(job, key, job.rows, deadline)
-        if self._observer is not None:
+        if self._thread is not None and self._observer is not None:  # short runs have no queue to speak of
             self._observer.queued(self._queue.rows)
         self._schedule(loop)
         try:
@@ -131,7 +131,7 @@ class Batcher:
         self._is_scheduled = False
         began = time.monotonic()
         batch = self._queue.pop_batch(self._capacity, lambda job: _is_live(job, began))
-        if self._observer is not None:
+        if self._thread is not None and self._observer is not None:
             self._observer.queued(self._queue.rows)
         if not batch:
             return

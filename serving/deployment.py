@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ class ModelReplica(_Replica):
     async def run_all(self, planned: list[Feeds], seconds: float) -> list[Tensors] | ServingError:
         """Run feeds for another replica, within `seconds`; return the error if that fails."""
         try:
-            return await self._service.run_all(planned, asyncio.get_running_loop().time() + seconds)
+            return await self._service.run_all(planned, time.monotonic() + seconds)
         except ServingError as error:
             if not error.is_internal:
                 return error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -52,8 +53,8 @@ class ClientGoneError(Exception):
 class HttpRequest:
     """One request whose body was read whole and decompressed.
 
-    Header names are lower-case; of a repeated header the last value counts. `deadline` is the time of the event loop's
-    clock after which the client no longer needs the answer, or None. `receive` is there if nothing notices yet that the
+    Header names are lower-case; of a repeated header the last value counts. `deadline` is the time of
+    `time.monotonic` after which the client no longer needs the answer, or None. `receive` is there if nothing notices yet that the
     client disconnects: see `until_disconnect`.
     """
 
@@ -125,12 +126,14 @@ async def read_body(
     receive: Receive,
     max_bytes: int,
     count: Callable[[int], None] = lambda nbytes: None,
+    *,
+    is_here: bool = False,
     seconds: float = SENDER_SECONDS,
 ) -> bytes:
     """Return the decompressed body, and remove the headers that describe a compressed one.
 
-    It may take `seconds`, and more in proportion to what has arrived. `count` is called with the number of bytes of
-    each part that is held from then on.
+    It may take `seconds`, and more in proportion to what has arrived; with `is_here` its first part has arrived.
+    `count` is called with the number of bytes of each part that is held from then on.
 
     Raises:
         TooLargeError: the body is larger than `max_bytes`, compressed or not.
@@ -145,9 +148,13 @@ async def read_body(
         headers.pop("content-length", None)
     parts: list[bytes] = []
     size = received = 0
-    start, more = asyncio.get_running_loop().time(), True
+    start, more = time.monotonic(), True
     while more:
-        message = await _next_part(receive, start, seconds, received)
+        # A time limit takes as long as all the rest of this function.
+        message = await (receive() if is_here else _next_part(receive, start, seconds, received))
+        if message["type"] != "http.request":
+            raise ClientGoneError
+        is_here = False
         part: bytes = message.get("body", b"")
         more = message.get("more_body", False)
         received += len(part)
@@ -245,17 +252,14 @@ async def _next_part(receive: Receive, start: float, seconds: float, received: i
     Raises:
         ClientGoneError, SlowRequestError: as `read_body`.
     """
-    pause = asyncio.get_running_loop().time() + seconds
+    pause = time.monotonic() + seconds
     try:
         async with asyncio.timeout_at(min(pause, start + seconds + received / _BODY_RATE)):
-            message = await receive()
+            return await receive()
     except TimeoutError:
         raise SlowRequestError(
             f"{received} bytes of the body arrived in time: send it faster than {_BODY_RATE // 1024} KiB/s"
         ) from None
-    if message["type"] != "http.request":
-        raise ClientGoneError
-    return message
 
 
 def _decoder(encoding: str) -> Any:

@@ -185,7 +185,7 @@ class ModelService:
             raise NotFoundError(f"there is no model {printable(model)}")
 
         async def run_all(planned: Sequence[Feeds], deadline: float | None) -> list[Tensors]:
-            seconds = None if deadline is None else deadline - asyncio.get_running_loop().time()
+            seconds = None if deadline is None else deadline - time.monotonic()
             return await partners.run_all(model, planned, seconds)
 
         return run_all
@@ -201,7 +201,7 @@ class ModelService:
 
     def _admitted(self, images: int, pixels: int, deadline: float | None) -> AbstractContextManager[None]:
         """Return the context in which the work of `images` images, of `pixels` source pixels together, is counted."""
-        remaining = math.inf if deadline is None else deadline - asyncio.get_running_loop().time()
+        remaining = math.inf if deadline is None else deadline - time.monotonic()
         seconds = self._profile.cost(images, pixels // images) if self._profile and images else 0.0
         made = images * self._generated_pixels + pixels * self.interface.scale**2
         return self.admission.work(images, pixels + made, seconds, remaining)
