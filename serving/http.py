@@ -54,8 +54,8 @@ class HttpRequest:
     """One request whose body was read whole and decompressed.
 
     Header names are lower-case; of a repeated header the last value counts. `deadline` is the time of `time.monotonic`
-    after which the client no longer needs the answer, or None. `receive` is there if nothing notices yet that the client
-    disconnects: see `until_disconnect`.
+    after which the client no longer needs the answer, or None. `receive` is there if nothing notices yet that the
+    client disconnects: see `until_disconnect`.
     """
 
     method: str
