@@ -50,6 +50,7 @@ bench: install
 	$(BIN)/python -m benchmarks.export
 	$(BIN)/python -m benchmarks.host
 	$(BIN)/python -m benchmarks.serve_engine
+	$(BIN)/python -m benchmarks.batch
 	$(BIN)/python -m benchmarks.loader $(HORSE2ZEBRA)
 	test -d $(DIGITS) || $(BIN)/zorse train digits run.dir=$(DIGITS)
 	$(BIN)/python -m benchmarks.projection $(DIGITS)

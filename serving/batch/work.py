@@ -26,7 +26,7 @@ from serving.feeds import check
 from serving.verb import VERBS, Outputs, PictureRequest, Verb
 from serving.verbs.generate import GenerateRequest
 from serving.verbs.translate import TranslateRequest
-from zorse_common.errors import one_line
+from zorse_common.errors import FetchError, one_line
 from zorse_common.files import UNREADABLE
 
 LIMITS = Limits(bytes=2**30, pixels=2**27, images=1)
@@ -116,6 +116,8 @@ def translate(
                 for one in every:
                     check(runner.interface, one)
                 return _Decoded(source, request, every)
+        except FetchError:
+            raise  # it is a RuntimeError as well
         except (ServingError, *UNREADABLE) as error:
             return BadItem(source.number, source.entry.name, one_line(error))
 

@@ -1,0 +1,88 @@
+"""Inputs and outputs of batch jobs on an object store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving.artifacts import load
+from serving.batch.formats.base import FORMATS
+from serving.batch.inputs import list_inputs, read_entry
+from serving.batch.output import Output
+from serving.batch.runner import Runner
+from serving.batch.shard import ShardMaker, Task
+from serving.batch.status import job_status
+from serving.batch.work import Input
+from serving.errors import BatchError
+from tests.s3 import s3_server
+from tests.serving.batch.chaos import contents
+from tests.serving.batch.jobs import make_all, plan_of
+from zorse_common.errors import FetchError
+from zorse_common.image_writer import encode
+from zorse_common.storage import Storage
+
+pytestmark = pytest.mark.ray  # the marker of tests with a network
+
+BUCKET = "s3://zorse-batch-objects"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with s3_server(tmp_path_factory.mktemp("s3"), BUCKET):
+        yield
+
+
+@pytest.mark.parametrize("name", FORMATS.names())
+def test_output_on_an_object_store_is_that_on_a_disk(name: str, repository: Path, tmp_path: Path) -> None:
+    plan = plan_of(load(repository / "digits").manifest, format=name)
+    make_all(repository / "digits", plan, tmp_path / "disk")
+    uri = f"{BUCKET}/out-{name}"
+    output = Output(Storage(uri))
+    output.claim(plan)
+    maker = ShardMaker(Runner.load(str(repository / "digits"), "cpu", plan.batch), plan, output, verify=True)
+    outcomes = [maker.make(Task(shard)) for shard in (*range(plan.shards), 0)]
+    maker.close()
+    assert [outcome.is_new for outcome in outcomes] == [True, True, True, False]
+    assert contents(uri) == contents(str(tmp_path / "disk"))
+    assert (job_status(uri).state, job_status(uri).shards_done) == ("unfinished", 3)
+
+
+@pytest.mark.parametrize("name", FORMATS.names())
+def test_job_on_an_object_store_is_an_input(name: str, repository: Path, tmp_path: Path) -> None:
+    uri = f"{BUCKET}/in-{name}"
+    plan = plan_of(load(repository / "digits").manifest, format=name)
+    make_all(repository / "digits", plan, tmp_path)
+    for path, content in contents(str(tmp_path)).items():
+        Storage(uri).write(path, content)
+    remote, local = list_inputs(uri).entries, list_inputs(str(tmp_path)).entries
+    assert [entry.name for entry in remote] == [entry.name for entry in local]
+    assert [read_entry(entry) for entry in remote] == [read_entry(entry) for entry in local]
+
+
+def test_claims_of_different_jobs_at_once_are_never_both_successful(repository: Path) -> None:
+    plan = plan_of(load(repository / "digits").manifest)
+    output = Output(Storage(f"{BUCKET}/claims"))
+    assert output.claim(plan) == output.claim(plan)
+    with pytest.raises(BatchError, match="belongs to another job"):
+        output.claim(plan.model_copy(update={"count": 21}))
+    # The file of a job that was killed between its claim and its check.
+    other = plan.model_copy(update={"count": 22})
+    output.publish(f"plan-{other.digest()[:16]}.json", other.to_json().encode())
+    with pytest.raises(BatchError, match="belongs to another job"):
+        output.claim(plan)
+
+
+def test_input_that_is_gone_is_a_failure_of_the_store_and_no_bad_input(repository: Path) -> None:
+    Storage(f"{BUCKET}/photos").write("a.png", encode(np.zeros((20, 20, 3), np.uint8)))
+    (entry,) = list_inputs(f"{BUCKET}/photos").entries
+    Storage(f"{BUCKET}/photos").remove("a.png")
+    plan = plan_of(load(repository / "invert").manifest, count=1)
+    runner, output = Runner.load(str(repository / "invert"), "cpu", 4), Output(Storage(f"{BUCKET}/gone"))
+    maker = ShardMaker(runner, plan, output)
+    with pytest.raises(FetchError, match=r"photos: a\.png cannot be fetched"):
+        maker.make(Task(0, [Input(0, "a", entry)]))
+    maker.close()
+    assert output.recorded() == []
