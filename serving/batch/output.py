@@ -30,7 +30,7 @@ from zorse_common.errors import one_line
 from zorse_common.storage import Storage
 
 MANIFEST, SHARDS, RECORDS, TEMPORARY = "manifest.json", "shards", "records", ".temporary"
-_PLAN = re.compile(r"plan-[0-9a-f]{16}\.json")
+_PLAN, _CLAIM = re.compile(r"plan-[0-9a-f]{16}\.json"), re.compile(r"claim-[0-9a-f]{16}\.json")
 _READERS = 16
 
 
@@ -91,32 +91,35 @@ class Output:
         self.storage = storage
 
     def claim(self, plan: Plan) -> Plan:
-        """Write `plan`, unless an equal one is there, and return the one that is there.
+        """Write `plan`, unless there is one, and return the one that is there, which equals it.
 
-        The name of a plan's file is its digest. Several jobs may write different plans at once. Each writes its own
-        first and lists the folder then, so that at least one of them sees the other's. One that does, withdraws.
+        The names of plans and claims have the digest of the plan. Jobs may write different plans at once. Each writes a
+        claim first and lists the folder then, so that at least one of two sees the other's claim or plan. Whoever does,
+        withdraws.
 
         Raises:
             BatchError: the output belongs to a different plan, or a different job started at the same moment.
         """
-        own = f"plan-{plan.digest()[:16]}.json"
-        is_there = own in self._plans()
-        if not is_there:
-            self.publish(own, plan.to_json().encode())
-        others = [name for name in self._plans() if name != own]
-        if not others:
-            return self._read_plan(own)
-        if not is_there:
-            self.storage.remove(own)
-        differences = "; ".join(plan.differences(self._read_plan(others[0])))
+        digest = plan.digest()[:16]
+        own, claim = f"plan-{digest}.json", f"claim-{digest}.json"
+        found = self._files(_PLAN)
+        if not found:
+            self.publish(claim, plan.to_json().encode())
+            found = [name for name in self._files(_PLAN) + self._files(_CLAIM) if name != claim] or [own]
+            if found == [own]:
+                self.publish(own, plan.to_json().encode())
+            self.storage.remove(claim)
+        first = self._read_plan(found[0])
+        if found == [own]:
+            return first
         raise BatchError(
-            f"{self.storage.uri} belongs to another job ({differences}): repeat its command, choose another output, or "
-            "remove the folder"
+            f"{self.storage.uri} belongs to another job ({'; '.join(plan.differences(first))}): repeat its command, "
+            "choose another output, or remove the folder"
         )
 
     def plan(self) -> Plan | None:
         """Return the plan that was written first, or None if there is no job in the folder."""
-        names = self._plans()
+        names = self._files(_PLAN)
         return self._read_plan(names[0]) if names else None
 
     def manifest(self) -> dict[str, Any] | None:
@@ -196,9 +199,10 @@ class Output:
             raise
 
     def sweep(self) -> None:
-        """Remove the temporary files that killed processes left."""
+        """Remove the temporary files and claims that killed processes left, once there is a plan."""
         with contextlib.suppress(OSError):
-            self.storage.remove(TEMPORARY)
+            for name in (*self._files(_CLAIM), TEMPORARY):
+                self.storage.remove(name)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -224,8 +228,8 @@ class Output:
         finally:
             os.close(descriptor)
 
-    def _plans(self) -> list[str]:
-        return [name for name in self.storage.files() if _PLAN.fullmatch(name)]
+    def _files(self, pattern: re.Pattern[str]) -> list[str]:
+        return [name for name in self.storage.files() if pattern.fullmatch(name)]
 
     def _read_plan(self, name: str) -> Plan:
         try:

@@ -54,6 +54,18 @@ def test_claim_by_another_plan_is_refused_with_the_differences(tmp_path: Path) -
     assert files_of(tmp_path) == before
 
 
+def test_claim_of_a_killed_job_blocks_others_until_there_is_a_plan(tmp_path: Path) -> None:
+    output, other = _output(tmp_path / "out"), PLAN.model_copy(update={"count": 21})
+    output.publish(f"claim-{PLAN.digest()[:16]}.json", PLAN.to_json().encode())
+    with pytest.raises(BatchError, match=r"another job \(count 21 instead of 20\)"):
+        output.claim(other)
+    assert output.claim(PLAN) == PLAN
+    output.publish(f"claim-{other.digest()[:16]}.json", other.to_json().encode())
+    assert output.claim(PLAN) == PLAN
+    output.sweep()
+    assert list(files_of(tmp_path / "out")) == [f"plan-{PLAN.digest()[:16]}.json"]
+
+
 def test_lock_refuses_a_second_job_until_the_first_has_ended(tmp_path: Path) -> None:
     first, second = _output(tmp_path / "out"), _output(tmp_path / "out")
     with first.locked(), pytest.raises(BatchError, match="another job writes to"), second.locked():
