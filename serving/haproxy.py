@@ -60,7 +60,9 @@ def wrap_haproxy(binary: str, settings: ServerSettings, folder: str) -> dict[str
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         # A replica that has died answers nothing. All routes may be called twice.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
-        "RAY_SERVE_HAPROXY_RETRIES": "2",
+        # The least busy replica is the dead one: it is tried again until HAProxy takes it out, at its first error.
+        "RAY_SERVE_HAPROXY_RETRIES": "5",
+        "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
     }
 
 
