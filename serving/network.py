@@ -67,8 +67,6 @@ def serve_environment(settings: ServerSettings, proxy: Proxy, folder: str, repli
     flag = str(int(proxy == "haproxy"))
     variables = {
         "RAY_AUTH_MODE": "token",
-        # All of Ray's processes listen on loopback. Otherwise they would listen on every interface.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         # Ray's metrics would be on a port that needs no key.
         "RAY_enable_metrics_collection": "0",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",

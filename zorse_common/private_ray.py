@@ -44,8 +44,14 @@ def ray_files(folder: str) -> str:
 def ray_environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Set `variables` and zorse's defaults for Ray in `os.environ` while the block runs, and provide a token."""
     _provide_token()
-    # Ray's default niceness of workers is 15: any other busy process would nearly stop them.
-    added = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", **variables}
+    added = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray's default niceness of workers is 15: any other busy process would nearly stop them.
+        "RAY_worker_niceness": "0",
+        # All of Ray's processes listen on loopback. Otherwise they would listen on every interface.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        **variables,
+    }
     before = {name: os.environ.get(name) for name in added}
     os.environ.update(added)
     try:
