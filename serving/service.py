@@ -123,9 +123,10 @@ class ModelService:
         Raises:
             ServingError: as `ImagesRequest.check_images`, `ImagesRequest.with_images` and `call`.
         """
-        pixels = keys.check_images(contents, self.interface, self.limits)
-        with self._admitted(len(contents), pixels, deadline):
-            request, prepared = await self.decode(pixels, self._plan_with_images, verb, keys, contents)
+        size = sum(map(len, contents))
+        work = await self.work(size, keys.check_images, contents, self.interface, self.limits)
+        with self._admitted(*work, deadline):
+            request, prepared = await self.decode(work.pixels, self._plan_with_images, verb, keys, contents)
             return await self._call(verb, request, prepared, deadline)
 
     async def run(self, inputs: Feeds, deadline: float | None = None) -> Tensors:

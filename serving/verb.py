@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Generic, Self, TypeVar, get_args
+from typing import Annotated, Any, Generic, NamedTuple, Self, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ from serving.batching import Tensors
 from serving.codec import ZIP, File
 from serving.config import Limits
 from serving.errors import BadRequestError, InvalidKeyError, NotFoundError, TooLargeError
-from serving.feeds import check_source_size, source_channels
+from serving.feeds import check_source_size, source_channels, source_size
 from zorse_common.errors import nearest_hint, printable, shortened
 from zorse_common.images import check_range
 from zorse_common.registry import Registry
@@ -119,6 +119,13 @@ class PictureRequest(VerbRequest):
     layout: Layout | None = None
 
 
+class SourceWork(NamedTuple):
+    """The number of source images, or tiles of them, that a model translates, and their pixels together."""
+
+    images: int
+    pixels: int
+
+
 class ImagesRequest(PictureRequest):
     """The keys beside image files. Over HTTP the files are the body, a form, or base64 in JSON.
 
@@ -139,13 +146,20 @@ class ImagesRequest(PictureRequest):
         """The decoded images: uint8 [h, w, c]. They are attached before `plan`."""
         return self._images
 
-    @property
-    def takes_any_size(self) -> bool:
-        """Whether the verb can do with images that are larger than the model takes."""
-        return False
+    def source_work(self, interface: Interface, sizes: Sequence[tuple[int, int]]) -> SourceWork:
+        """Return what the model has to do for image files of `sizes`, (width, height) each as their headers state them.
 
-    def check_images(self, contents: Sequence[bytes], interface: Interface, limits: Limits) -> int:
-        """Return how many pixels the image files `contents` have together; nothing is decoded.
+        An image that turns out to lie on its side has the height for the width.
+
+        Raises:
+            ImageSizeError: an image is larger than the model takes.
+        """
+        for width, height in sizes:
+            check_source_size(source_size(interface), height, width, turned=True)
+        return SourceWork(len(sizes), sum(width * height for width, height in sizes))
+
+    def check_images(self, contents: Sequence[bytes], interface: Interface, limits: Limits) -> SourceWork:
+        """Return what the model has to do for the image files `contents`; nothing is decoded.
 
         Raises:
             BadRequestError: there is no image.
@@ -154,19 +168,20 @@ class ImagesRequest(PictureRequest):
             UnsupportedError, ImageError: as `with_images`.
         """
         source_channels(interface)
-        assert interface.size is not None
         if not contents:
             raise BadRequestError("there is no image: send it as the body, in a form, or in base64")
         if len(contents) > limits.images:
             raise TooLargeError(f"the request has {len(contents)} images and the limit is {limits.images}")
         sizes = [codec.check_file(content, limits) for content in contents]
-        if not self.takes_any_size:
-            for width, height in sizes:
-                check_source_size(interface.size, height, width, turned=True)
         pixels = sum(width * height for width, height in sizes)
         if pixels > limits.pixels:
             raise TooLargeError(f"the images have {pixels} pixels in all and the limit is {limits.pixels}: send fewer")
-        return pixels
+        work = self.source_work(interface, sizes)
+        if work.images > limits.images:
+            raise TooLargeError(
+                f"the images have {work.images} tiles and the limit is {limits.images}: scale them down"
+            )
+        return work
 
     def with_images(self, contents: Sequence[bytes], interface: Interface, limits: Limits) -> Self:
         """Decode the image files `contents` to the channels that the model takes, and keep them; return the request.

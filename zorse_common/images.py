@@ -6,7 +6,6 @@ decoded. Decoded images are 8-bit and upright.
 
 from __future__ import annotations
 
-import io
 import math
 import warnings
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from PIL import UnidentifiedImageError
 from zorse_common.errors import ZorseError, one_line
 from zorse_common.image_depths import bits_of, deep_values, file_scale, rawmode, stated_range, zero_is_white
 from zorse_common.image_formats import FORMATS, SNIFFED_BYTES, image_format
+from zorse_common.image_reader import ImageReader, check_strips
 
 Pixels = NDArray[np.uint8]
 """One image: uint8 [height, width, channels]."""
@@ -190,15 +190,20 @@ def open_image(content: bytes) -> Pillow.Image:
     """Parse the header and return the image without decoded pixels.
 
     Raises:
-        ImageError: the bytes are empty, of an unknown format, or their header is broken.
+        ImageError: the bytes are empty, of an unknown format, or their header is broken or has too many parts.
     """
     if not content:
         raise ImageError("the image is empty: give the bytes of an image file")
     file_format = image_format(content[:SNIFFED_BYTES])
     if file_format is None:
         raise ImageError(f"the image is not a {', '.join(FORMATS)} file: convert it to one of these")
+    reader = ImageReader(content)
     try:
-        return Pillow.open(io.BytesIO(content), formats=(file_format,))
+        if file_format == "TIFF":
+            check_strips(content)
+        image = Pillow.open(reader, formats=(file_format,))
+        reader.end_header()
+        return image
     except MemoryError:
         raise
     except Exception as error:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from pydantic import PrivateAttr
 
 from export.feeds import Feeds
+from export.interface import AxisLimits, Interface, SizeLimits
+from serving.admission import Admission
 from serving.batching import Tensors
 from serving.client import Client
 from serving.codec import File, encode
@@ -20,11 +25,13 @@ from serving.config import Limits
 from serving.errors import BadRequestError, NotFoundError, ServerError, TooLargeError, UnsupportedError
 from serving.local_model import LocalModel
 from serving.service import ModelService
-from serving.verb import VERBS
+from serving.verb import VERBS, SourceWork
 from serving.verbs.cycle import error_of
+from serving.verbs.translate import TranslateRequest
 from tests.serving.apps import server, transport
+from tests.serving.bad_verbs import png_header
 from tests.serving.fakes import FakeEngine
-from tests.serving.tiny import inverter_manifest, upscaler_manifest
+from tests.serving.tiny import inverter_manifest, upscaler_manifest, with_interface
 
 INVERTER = inverter_manifest()
 RNG = np.random.default_rng(0)
@@ -151,7 +158,63 @@ def test_translate_limits_the_pixels_of_a_blended_image() -> None:
 
 def test_tiles_count_as_images() -> None:
     response = server(limits=Limits(images=2)).post(f"{TRANSLATE}?tile=true", content=encode(WIDE, "png"))
-    assert (response.status_code, response.json()["error"]) == (413, "the request is for 3 images and the limit is 2")
+    assert (response.status_code, response.json()["error"]) == (
+        413,
+        "the images have 3 tiles and the limit is 2: scale them down",
+    )
+
+
+def test_tiles_are_counted_by_the_header_before_an_image_is_decoded() -> None:
+    interface = with_interface(inverter_manifest(), size=SizeLimits.square(4, 16, 64)).interface
+    request = TranslateRequest.parse({"overlap": 32})
+    assert request.source_work(interface, [(64, 64), (128, 96)]) == (1 + 6, 7 * 64 * 64)
+    with pytest.raises(TooLargeError, match="the images have 16129 tiles and the limit is 256"):
+        request.check_images([png_header(4096, 4096)], interface, Limits())
+    with pytest.raises(TooLargeError, match="may have 67108864: scale it down"):
+        request.check_images([png_header(2**14, 2**13)], interface, Limits(images=10**6, pixels=2**30))
+
+
+@pytest.mark.parametrize(("width", "height"), [(200, 32), (32, 200)])
+def test_tiles_of_an_image_that_may_lie_on_its_side_are_those_of_the_worse_way(width: int, height: int) -> None:
+    limits = SizeLimits(AxisLimits(4, 4, 32), AxisLimits(4, 4, 200))
+    interface = with_interface(inverter_manifest(), size=limits).interface
+    work = TranslateRequest.parse({"overlap": 0}).source_work(interface, [(width, height)])
+    assert work == (7, 7 * 32 * 32)
+
+
+class NotedAdmission(Admission):
+    """Records the images and pixels of each request, and admits all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: list[tuple[int, int]] = []
+
+    def work(self, images: int, pixels: int, *more: float) -> AbstractContextManager[None]:
+        self.noted.append((images, pixels))
+        return super().work(images, pixels, *more)
+
+
+class NotedRequest(TranslateRequest):
+    """Records the threads that read the headers."""
+
+    _threads: list[int] = PrivateAttr(default_factory=list)
+
+    def check_images(self, contents: Sequence[bytes], interface: Interface, limits: Limits) -> SourceWork:
+        self._threads.append(threading.get_ident())
+        return super().check_images(contents, interface, limits)
+
+
+@pytest.mark.parametrize(("size", "is_here"), [(16, True), (300, False)])
+def test_tiles_are_admitted_and_long_files_are_looked_at_in_a_thread(size: int, is_here: bool) -> None:
+    manifest = with_interface(inverter_manifest(), size=SizeLimits.square(4, 16, 64))
+    admission, keys = NotedAdmission(), NotedRequest(tile=True)
+    service = ModelService(manifest, FakeEngine().submit, Limits(), admission)
+    photo = encode(np.random.default_rng(0).integers(14, 256, (size, size, 3), dtype=np.uint8), "png")
+    asyncio.run(service.call_with_images(VERBS.find("translate"), keys, [photo]))
+    ((images, pixels),) = admission.noted
+    tiles = keys.tiling_of(manifest.interface, (size, size))
+    assert (images, pixels) == (tiles.count, 2 * tiles.count * tiles.tile[0] * tiles.tile[1])
+    assert (keys._threads == [threading.get_ident()]) == is_here
 
 
 # Cycles
