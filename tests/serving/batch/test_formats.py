@@ -8,10 +8,12 @@ import tarfile
 import zipfile
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pyarrow import parquet
 
 from serving.batch.formats.base import FORMATS, Columns, Item
-from serving.batch.formats.webdataset import sample_key
+from serving.batch.formats.webdataset import member_header, sample_key
 
 ITEMS = [Item(f"zoo/horse.{number}", bytes([number]) * 700, "png", {"number": number, "label": 1}) for number in (3, 4)]
 COLUMNS: Columns = {"number": int, "label": int}
@@ -52,6 +54,13 @@ def test_webdataset_members_have_no_time_and_no_owner() -> None:
     assert {(member.mtime, member.uid, member.gid, member.uname, member.mode) for member in members} == {
         (0, 0, 0, "", 0o644)
     }
+
+
+@given(st.text(st.characters(exclude_characters="\0"), max_size=130), st.integers(0, 2**34))
+def test_webdataset_headers_are_those_of_tarfile(name: str, size: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    assert member_header(name, size) == info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
 def test_webdataset_columns_of_text_are_json() -> None:
