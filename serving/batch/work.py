@@ -29,8 +29,8 @@ from serving.verbs.translate import TranslateRequest
 from zorse_common.errors import FetchError, one_line
 from zorse_common.files import UNREADABLE
 
-LIMITS = Limits(bytes=2**30, pixels=2**27, images=1)
-"""The limits of one input image."""
+LIMITS = Limits(bytes=2**30, pixels=2**27, images=2**20)
+"""The limits of one input image; its tiles count as images."""
 _BATCHES_AHEAD = 2
 Result = Item | BadItem
 

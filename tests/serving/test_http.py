@@ -5,20 +5,27 @@ from __future__ import annotations
 import asyncio
 import gzip
 import io
+import itertools
 import json
 import zlib
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 from starlette.types import Message
 
+from serving.admission import Admission
+from serving.asgi import model_app
 from serving.client import Client
-from serving.config import Limits
+from serving.config import Limits, ModelSettings
 from serving.errors import ServerError, SlowRequestError
 from serving.http import read_body
 from serving.open_inference import HEADER_LENGTH, pack
+from serving.service import ModelService
 from tests.serving.apps import server, transport
+from tests.serving.fakes import FakeEngine
+from tests.serving.tiny import inverter_manifest
 from zorse_common.image_writer import encode
 from zorse_common.images import decode
 
@@ -79,11 +86,34 @@ def test_compressed_body_may_come_in_chunks() -> None:
 
 
 def test_compression_bomb_is_refused_before_it_is_inflated() -> None:
-    bomb = gzip.compress(bytes(64 * 2**20))
+    """The default limits hold; what is inflated is counted, in pieces between which the loop does other work."""
+    bomb, limit = gzip.compress(bytes(64 * 2**20)), Limits().bytes + 2**16
     assert len(bomb) < 2**17
-    with server(limits=Limits(bytes=2**20)) as client:
-        answer = client.post("/v2/models/invert/translate", content=bomb, headers={"Content-Encoding": "gzip"})
+    admission, manifest = Admission(), inverter_manifest()
+    service = ModelService(manifest, FakeEngine().submit, Limits(), admission)
+    app = model_app(service, ModelSettings(name=manifest.name, artifact=""))
+    held = [0]
+
+    async def send() -> httpx.Response:
+        async def watch() -> None:
+            while True:
+                if admission.bytes != held[-1]:
+                    held.append(admission.bytes)
+                await asyncio.sleep(0)
+
+        watcher = asyncio.create_task(watch())
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
+            headers = {"Content-Encoding": "gzip"}
+            answer = await client.post("/v2/models/invert/translate", content=bomb, headers=headers)
+        watcher.cancel()
+        return answer
+
+    answer = asyncio.run(send())
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+    assert admission.bytes == 0
+    rising = held[: held.index(max(held)) + 1]
+    assert limit * 0.9 < rising[-1] <= limit
+    assert max(after - before for before, after in itertools.pairwise(rising)) <= 2**21
 
 
 @pytest.mark.parametrize(
