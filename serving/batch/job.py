@@ -115,6 +115,10 @@ def translate(
     if unknown := keys.keys() & {"layout", "format"}:
         raise BatchError(f"a batch job takes no {', '.join(sorted(unknown))}: it has options")
     listing = list_inputs(inputs)
+    if options.shard_size is None:
+        nbytes = sum(entry.size for entry in listing.entries)
+        length = shard_length(manifest, len(listing.entries), nbytes)
+        options = dataclasses.replace(options, shard_size=length)
     plan = _plan("translate", model, (manifest, digest), keys, len(listing.entries), options)
     plan = plan.model_copy(update={"inputs": inputs_digest(listing.entries), "source": inputs})
     return _run(plan, listing, output, options, echo)

@@ -38,6 +38,8 @@ _NOMINAL_SIDE = 256
 _MOST_IMAGES = 8192
 _MOST_BYTES = 2**28
 """The most bytes of decoded images in a shard, which a process holds in memory as image files."""
+_MOST_INPUT_BYTES = 2**26
+"""The most bytes of input files of a shard, if all are of equal size: a PNG can have ten times the bytes of a JPEG."""
 _SHARDS_OF_SMALL_JOBS = 16
 _INFORMATIVE = ("uri", "source", "environment")
 
@@ -123,8 +125,11 @@ class Plan(BaseModel):
         ]
 
 
-def shard_length(manifest: Manifest, count: int) -> int:
-    """Return how many images a shard has: about `TARGET_SECONDS` of work, as a pure function of model and count.
+def shard_length(manifest: Manifest, count: int, nbytes: int = 0) -> int:
+    """Return how many images a shard has: about `TARGET_SECONDS` of work, as a pure function of the arguments.
+
+    `nbytes` are the bytes of all input files, where they are known. A process holds the images of a shard as files, so
+    that large input files make shards short.
 
     The work of an image is estimated from the size of the model's files, taken as float32 weights, and from the size of
     its images, which for a translator of open sizes is taken as 256 × 256 pixels. A small job has 16 shards, so that
@@ -139,7 +144,7 @@ def shard_length(manifest: Manifest, count: int) -> int:
     weights = manifest.nbytes / np.dtype(np.float32).itemsize
     seconds = 2 * weights * (height * width / _REUSE) / _FLOPS + values * _SECONDS_PER_VALUE + _SECONDS_PER_IMAGE
     length = min(int(TARGET_SECONDS / seconds), _MOST_BYTES // values, _MOST_IMAGES, -(-count // _SHARDS_OF_SMALL_JOBS))
-    return max(1, length)
+    return max(1, min(length, _MOST_INPUT_BYTES * count // max(1, nbytes)))
 
 
 def rows_per_run(manifest: Manifest) -> int:

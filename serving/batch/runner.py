@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
+import numpy as np
+
 from export.feeds import Feeds
-from export.interface import Interface
+from export.interface import SOURCE, Interface
 from export.manifest import Manifest
 from serving import artifacts, feeds
 from serving.answers import Origin
@@ -64,3 +66,12 @@ class Runner:
             counts = [rows(padded[position]) for position in positions]
             outputs |= zip(positions, split(merge(parts), counts), strict=True)
         return [feeds.crop(self.interface, one, outputs[position]) for position, one in enumerate(every)]
+
+    def run_smallest(self) -> None:
+        """Run a translator with an image of one pixel, which is padded to the smallest legal size.
+
+        Raises:
+            EngineError: the graph fails.
+        """
+        channels = feeds.source_channels(self.interface)
+        self.run([{SOURCE: np.zeros((1, 1, 1, channels), np.uint8)}])
