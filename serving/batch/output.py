@@ -19,9 +19,10 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from serving.batch.plan import Plan
@@ -163,13 +164,41 @@ class Output:
 
     def is_whole(self, record: Record) -> bool:
         """Return whether the files of a shard are those of its record; all are read."""
-        name = shard_name(record.shard)
         folder = self.storage / SHARDS
-        if self.storage.exists(f"{SHARDS}/{name}"):
-            names = [f"{name}/{path}" for path in (folder / name).tree().sizes]
-        else:
-            names = [path for path in folder.files() if path.startswith(f"{name}.")]
-        return files_digest({path: folder.read(path) for path in names}) == record.sha256
+        try:
+            files = {name: folder.read(name) for name in self._files_of(record.shard)}
+        except FileNotFoundError:
+            return False
+        return files_digest(files) == record.sha256
+
+    def withdraw(self, shard: int) -> None:
+        """Remove the commit of the job and the record of a damaged shard, so that a killed repair is continued."""
+        for name in (MANIFEST, f"{RECORDS}/{shard_name(shard)}.json"):
+            self.storage.remove(name)
+
+    def remove_others(self, shard: int, files: Collection[str]) -> None:
+        """Remove the files that have the place of a shard's but are not among its `files`."""
+        for name in self._files_of(shard):
+            if name not in files:
+                self.storage.remove(f"{SHARDS}/{name}")
+
+    def _files_of(self, shard: int) -> list[str]:
+        """Return the files at the place of a shard, `<shard>.…` or in the folder `<shard>`."""
+        name = shard_name(shard)
+        inside = (self.storage / SHARDS / name).tree().sizes if name in self._listed else ()
+        return [*self._listed.get(f"{name}.", ()), *(f"{name}/{path}" for path in inside)]
+
+    @cached_property
+    def _listed(self) -> dict[str, list[str]]:
+        """The files and folders in `SHARDS` by the name of the shard, which for files has a dot at its end.
+
+        It is listed once: with each of a million shards that would be a million names.
+        """
+        folder = self.storage / SHARDS
+        listed: dict[str, list[str]] = {name: [] for name in folder.folders()}
+        for name in folder.files():
+            listed.setdefault(name[: name.find(".") + 1], []).append(name)
+        return listed
 
     def publish(self, name: str, content: bytes, *, is_flushed: bool = True) -> None:
         """Write the file `name`, whole or not at all, also if several processes write it at once.

@@ -72,6 +72,8 @@ class ShardMaker:
         record = self._output.record(task.shard, self._digest)
         if record is not None and not (self._verify and not self._output.is_whole(record)):
             return Outcome(record, is_new=False)
+        if self._verify:
+            self._output.withdraw(task.shard)
         stopwatch = Stopwatch()
         results = list(self._results(task, stopwatch))
         items = [one for one in results if isinstance(one, Item)]
@@ -82,6 +84,8 @@ class ShardMaker:
             digest = files_digest(files)
         record = Record(task.shard, self._digest, len(items), len(files), nbytes, digest, bad)
         with stopwatch.measured("write"):
+            if self._verify:
+                self._output.remove_others(task.shard, files)
             self._output.publish_shard(files, record)
         return Outcome(record, is_new=True, seconds=stopwatch.seconds)
 

@@ -16,7 +16,7 @@ from zorse_common.errors import one_line
 from zorse_common.storage import Storage
 
 _HELD_GROUPS = 2
-"""How many row groups a reader holds in memory."""
+"""How many row groups, of all files, are held in memory."""
 
 
 def entries(place: str) -> Listing:
@@ -75,20 +75,21 @@ def _paths_column(schema: pyarrow.Schema, column: str) -> bool:
 
 def reader(place: str) -> ReadEntry:
     """Read rows of the Parquet file `place`. Rows of a group are read together, and held for a while."""
-    storage = Storage(place)
-
-    @lru_cache(maxsize=_HELD_GROUPS)
-    def images_of(group: int, column: str) -> pyarrow.ChunkedArray:
-        with storage.open_file() as stream, parquet.ParquetFile(stream) as file:
-            return file.read_row_group(group, [column]).column(0)
 
     def read(entry: Entry) -> bytes:
         group, row = entry.at
-        value = images_of(group, entry.member)[row].as_py()
+        value = _images_of(place, group, entry.member)[row].as_py()
         content = value["bytes"] if isinstance(value, dict) else value
         return content or b""
 
     return read
+
+
+@lru_cache(maxsize=_HELD_GROUPS)
+def _images_of(place: str, group: int, column: str) -> pyarrow.ChunkedArray:
+    """Return the images of a row group. There is one cache for all files: a group can be large."""
+    with Storage(place).open_file() as stream, parquet.ParquetFile(stream) as file:
+        return file.read_row_group(group, [column]).column(0)
 
 
 SOURCES.register("parquet", Source((".parquet",), entries, reader))

@@ -98,6 +98,32 @@ def test_verify_makes_a_damaged_shard_again(repository: Path, tmp_path: Path) ->
     assert files_of(tmp_path) == before
 
 
+def test_verify_removes_files_that_are_not_of_the_shard(repository: Path, tmp_path: Path) -> None:
+    plan = plan_of(load(repository / "digits").manifest, format="images")
+    make_all(repository / "digits", plan, tmp_path)
+    before = files_of(tmp_path)
+    (tmp_path / "shards/000001/stray.png").write_bytes(b"stray")
+    (tmp_path / "shards/000002.tar").write_bytes(b"stray")
+    again = make_all(repository / "digits", plan, tmp_path, verify=True)
+    assert [outcome.is_new for outcome in again] == [False, True, True]
+    assert files_of(tmp_path) == before
+    assert not any(outcome.is_new for outcome in make_all(repository / "digits", plan, tmp_path, verify=True))
+
+
+def test_verify_withdraws_the_commit_before_a_repair(repository: Path, tmp_path: Path) -> None:
+    plan = plan_of(load(repository / "digits").manifest)
+    make_all(repository / "digits", plan, tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    make_all(repository / "digits", plan, tmp_path, verify=True)
+    assert (tmp_path / "manifest.json").exists()
+    (tmp_path / "shards/000001.tar").unlink()
+    (tmp_path / "shards/000001.tar").mkdir()
+    with pytest.raises(OSError, match="000001"):
+        make_all(repository / "digits", plan, tmp_path, verify=True)
+    assert not (tmp_path / "manifest.json").exists()
+    assert not (tmp_path / "records/000001.json").exists()
+
+
 def test_translated_files_are_those_of_single_requests(repository: Path, photos: Path, tmp_path: Path) -> None:
     plan = plan_of(load(repository / "invert").manifest, format="images")
     outcomes = make_all(repository / "invert", plan, tmp_path / "out", str(photos))
