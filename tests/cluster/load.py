@@ -11,13 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+_CLOSED = ("RemoteDisconnected", "ConnectionResetError", "BrokenPipeError")
+"""The exceptions of a request on a connection that the server has closed."""
+
 
 @dataclass(frozen=True)
 class Answer:
     """What one request got: times of a monotonic clock in seconds, and the status, or None without an answer.
 
-    `code` is that of a JSON error. A refused request never reached the server. `is_reused` says that the connection
-    had served a request before.
+    `code` is that of a JSON error. `is_reused` says that the connection had served a request before, and `has_begun`
+    that the status and headers of an answer arrived.
     """
 
     sent: float
@@ -26,11 +29,22 @@ class Answer:
     code: str = ""
     error: str = ""
     is_reused: bool = False
+    has_begun: bool = False
     retry_after: str | None = None
 
     @property
     def is_refused(self) -> bool:
+        """Whether the request never reached the server."""
         return self.error == "ConnectionRefusedError"
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the server took the request and did not answer it whole.
+
+        A server may close a connection that waits for its next request: a client sends it again on another connection.
+        """
+        is_closed = self.is_reused and not self.has_begun and self.error in _CLOSED
+        return self.status is None and not self.is_refused and not is_closed
 
 
 @dataclass
@@ -81,16 +95,25 @@ class Load:
         connection.close()
 
     def _ask(self, connection: http.client.HTTPConnection) -> Answer:
-        is_reused, sent = connection.sock is not None, time.monotonic()
+        is_reused, has_begun, sent = connection.sock is not None, False, time.monotonic()
         try:
             connection.request("POST", self.path, self.body, {"Content-Type": self.content_type})
             response = connection.getresponse()
+            has_begun = True
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
-            return Answer(sent, time.monotonic(), None, error=type(error).__name__, is_reused=is_reused)
+            name = type(error).__name__
+            return Answer(sent, time.monotonic(), None, error=name, is_reused=is_reused, has_begun=has_begun)
         code = "" if response.status < 400 else _code(content)
-        retry_after = response.headers["Retry-After"]
-        return Answer(sent, time.monotonic(), response.status, code, is_reused=is_reused, retry_after=retry_after)
+        return Answer(
+            sent,
+            time.monotonic(),
+            response.status,
+            code,
+            is_reused=is_reused,
+            has_begun=has_begun,
+            retry_after=response.headers["Retry-After"],
+        )
 
 
 def _code(content: bytes) -> str:

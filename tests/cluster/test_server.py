@@ -8,19 +8,22 @@ import signal
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 
+from serving.readings import parse
 from tests.cluster.commands import Started, started
 from tests.cluster.load import Answer, Load
 from tests.cluster.sockets import command_line, is_loopback, listening
-from tests.serving.tiny import write_repository
+from tests.serving.tiny import inverter_manifest, slow_graph, write, write_repository
+from zorse_common.image_writer import encode
 from zorse_common.private_ray import RAY_FOLDERS, ray_folder_prefix
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -61,6 +64,16 @@ class Server:
         answer = self.get("/v2/health/ready")
         return answer is not None and answer.is_success
 
+    def reading(self, name: str, **labels: str) -> float:
+        """Return the sum of a metric's samples that have these labels."""
+        answer = self.get("/metrics")
+        assert answer is not None
+        return parse(answer.raise_for_status().text).total(name, **labels)
+
+    def wait_for(self, value: float, name: str, **labels: str) -> None:
+        """Wait until a metric has this value."""
+        self.command.wait_until(lambda: self.reading(name, **labels) == value)
+
     def load(self) -> Load:
         return Load(self.port, PATH, BODY)
 
@@ -89,8 +102,8 @@ class Server:
 
 
 @contextmanager
-def _server(folder: Path, *options: str) -> Iterator[Server]:
-    write_repository(folder / "repository")
+def _server(folder: Path, *options: str, write_models: Callable[[Path], object] = write_repository) -> Iterator[Server]:
+    write_models(folder / "repository")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -163,6 +176,23 @@ def test_server_of_all_interfaces_stops_without_cutting_a_request(proxy: str, tm
     assert _is_orderly_stop(load.answers, sent), load.summary()
 
 
+@pytest.mark.parametrize("proxy", PROXIES)
+def test_requests_of_clients_that_have_left_are_not_run(proxy: str, tmp_path: Path) -> None:
+    with _server(tmp_path, "--proxy", proxy, "--replicas", "1", write_models=_write_slow) as server:
+        # The model runs for some seconds, and what comes after this request waits.
+        with server.half_sent(*_picture(256)) as runs:
+            server.wait_for(1, "zorse_in_flight")
+            with contextlib.ExitStack() as waiting:
+                for _ in range(4):
+                    waiting.enter_context(server.half_sent(*_picture(32)))
+                server.wait_for(4, "zorse_queued")
+            server.wait_for(4, "zorse_request_seconds_count", status="499")
+            assert server.reading("zorse_rows_total") == 0
+            assert runs.recv(4096).startswith(b"HTTP/1.1 200 ")
+        server.wait_for(0, "zorse_in_flight")
+        assert server.reading("zorse_rows_total") == 1
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("proxy", PROXIES)
@@ -188,9 +218,22 @@ def _fails_hardly(answers: list[Answer]) -> bool:
     return is_explained and len(failed) <= len(answers) / 1000
 
 
+def _write_slow(repository: Path) -> None:
+    write(repository, slow_graph(), inverter_manifest("slow"))
+
+
+def _picture(side: int) -> tuple[bytes, bytes]:
+    """Return the head and the body of a request to translate a picture of side × side pixels."""
+    content = encode(np.zeros((side, side, 3), np.uint8))
+    head = f"POST /v2/models/slow/translate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(content)}\r\n"
+    return f"{head}Content-Type: image/png\r\n\r\n".encode(), content
+
+
 def _is_orderly_stop(answers: list[Answer], stopped: float) -> bool:
     """Return whether requests before the signal got 200, and later ones that or 503, until the port was closed."""
     if any(answer.status != 200 for answer in answers if answer.sent < stopped):
+        return False
+    if any(answer.is_cut for answer in answers):
         return False
     later = [answer for answer in answers if answer.status not in (200, None)]
     return all((answer.status, answer.code, answer.retry_after) == (503, "unavailable", "5") for answer in later)
