@@ -1,15 +1,17 @@
 """A fuzzer of the HTTP server: `python -m tests.serving.fuzz URL --seconds 600 --pid PID`.
 
 Good requests are made from the metadata of the server's models, then mutated: bytes and JSON of bodies, image files,
-headers, queries, paths and methods. Everything follows from the seed. An answer is a failure if its status is 5xx, but
-not for a deadline or overload, or if an error is not the server's JSON. With the id of the server's process the memory
-of that process and its children is measured, and must not grow.
+headers, queries, paths and methods; bodies grow to 8 MiB. Everything follows from the seed. An answer is a failure if
+its status is 5xx, but not for a deadline or overload, if an error is not the server's JSON, or if a refusal takes far
+longer than the answer to a good request. With the id of the server's process the memory of that process and its
+children is measured, and must not grow.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -24,14 +26,22 @@ from tests.serving.raw_http import exchange
 _WARM_UP = 0.2
 """The part of the time after which the memory is measured first."""
 _MAX_FAILURES = 20
+_MOST_TIMES = 50
+"""A request may be refused in so many times the median of the good requests."""
+_SUSPECTS = 8
+"""How many of the slowest refused requests are sent again."""
 
 
 @dataclass
 class Report:
-    """What the fuzzer saw: the number of answers by status, failures as text, and the memory in MiB at two times."""
+    """What the fuzzer saw: the number of answers by status, failures as text, and the memory in MiB at two times.
+
+    `slowest` are the requests that took longest to be refused, with seconds.
+    """
 
     statuses: Counter[int] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
+    slowest: list[tuple[float, Request]] = field(default_factory=list)
     memory: list[float] = field(default_factory=list)
 
     @property
@@ -61,6 +71,7 @@ def fuzz(url: str, seconds: float, seed: int = 0, threads: int = 4, pid: int | N
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, range(threads)))
+    report.failures += _slow_refusals(url, requests, [request for _, request in report.slowest])
     for request, answer in zip(requests, before, strict=True):
         if _answer(url, request) != answer:
             report.failures.append(f"another answer than before: {request}"[:2000])
@@ -81,6 +92,23 @@ def resident_mib(pid: int) -> float:
     return total / 2**20
 
 
+def _slow_refusals(url: str, good: list[Request], suspects: list[Request]) -> list[str]:
+    """Send `suspects` again, one at a time, and return those that take far longer than good requests."""
+    usual = statistics.median(_seconds(url, request) for request in good for _ in range(3))
+    return [
+        f"refused after {ratio:.0f} times the time of a good request: {request}"[:2000]
+        for request in suspects
+        # The fastest counts: what else runs on the machine slows single ones.
+        if (ratio := min(_seconds(url, request) for _ in range(3)) / usual) > _MOST_TIMES
+    ]
+
+
+def _seconds(url: str, request: Request) -> float:
+    start = time.perf_counter()
+    _answer(url, request)
+    return time.perf_counter() - start
+
+
 def _answer(url: str, request: Request) -> tuple[int, bytes]:
     status, _, content = exchange(url, request.method, request.path, request.headers, request.body)
     return status, content
@@ -88,11 +116,15 @@ def _answer(url: str, request: Request) -> tuple[int, bytes]:
 
 def _failure(url: str, request: Request, report: Report) -> str | None:
     """Send a request. Return why its answer is a failure, or None."""
+    start = time.perf_counter()
     try:
         status, headers, content = exchange(url, request.method, request.path, request.headers, request.body)
     except Exception as error:
         return f"no answer ({type(error).__name__}: {error})"
     report.statuses[status] += 1
+    if 400 <= status < 500:
+        slowest = [*report.slowest, (time.perf_counter() - start, request)]
+        report.slowest = sorted(slowest, key=lambda pair: pair[0])[-_SUSPECTS:]
     if status < 400 or request.method == "HEAD":
         return f"status {status}" if status >= 500 else None
     try:

@@ -143,8 +143,10 @@ def _insert(request: Request, others: Sequence[Request], random: Random) -> Requ
     return _with_body(request, request.body[:place] + piece + request.body[place:])
 
 
-def _change_json(request: Request, others: Sequence[Request], random: Random) -> Request:
-    """Change one value in the JSON of the body, and the header with its length."""
+def _change_json(
+    request: Request, others: Sequence[Request], random: Random, values: Sequence[Any] = _ODD_VALUES
+) -> Request:
+    """Change one value in the JSON of the body, mostly to one of `values`, and the header with its length."""
     length = int(request.headers.get(HEADER_LENGTH, len(request.body))) if _has_length(request) else len(request.body)
     try:
         value = json.loads(request.body[:length])
@@ -155,7 +157,7 @@ def _change_json(request: Request, others: Sequence[Request], random: Random) ->
         key = random.choice(list(place)) if isinstance(place, dict) else random.randrange(len(place))
         inner = place[key]
         if not isinstance(inner, dict | list) or not inner or random.random() < 0.3:
-            _replace(place, key, random)
+            _replace(place, key, random, values)
             break
         place = inner
     header = json.dumps(value).encode()
@@ -170,11 +172,11 @@ def _has_length(request: Request) -> bool:
     return text.isascii() and text.isdecimal() and len(text) < 9
 
 
-def _replace(place: Any, key: Any, random: Random) -> None:
+def _replace(place: Any, key: Any, random: Random, values: Sequence[Any]) -> None:
     """Replace, remove or add a value of an object or a list."""
     action = random.random()
     if action < 0.7:
-        place[key] = random.choice(_ODD_VALUES)
+        place[key] = random.choice(values)
     elif action < 0.85:
         del place[key]
     elif isinstance(place, dict):
@@ -194,8 +196,29 @@ def _change_header(request: Request, others: Sequence[Request], random: Random) 
 
 
 def _compress(request: Request, others: Sequence[Request], random: Random) -> Request:
-    encoding, body = random.choice((("gzip", gzip.compress(request.body)), ("deflate", zlib.compress(request.body))))
+    encoding, compress = random.choice((("gzip", gzip.compress), ("deflate", zlib.compress)))
+    body = compress(request.body, 1)
     return dataclasses.replace(request, headers={**request.headers, "content-encoding": encoding}, body=body)
+
+
+def _enlarge(request: Request, others: Sequence[Request], random: Random) -> Request:
+    """Put a piece into the body a great many times, in JSON as the entries of a list; maybe compress the body."""
+    size, place = 2 ** random.randint(12, 23), "place of the entries"
+    changed = _change_json(request, others, random, (place,))
+    header, quoted, rest = changed.body.partition(json.dumps(place).encode())
+    if quoted:
+        piece = random.choice((b"[]", b"{}", b"0", b"1e5", b'"a"', b"null", b"[[1]]"))
+        row = b"[" + b",".join([piece] * (size // (len(piece) + 1) + 1)) + b"]"
+        headers = dict(changed.headers)
+        if HEADER_LENGTH in headers:
+            headers[HEADER_LENGTH] = str(int(headers[HEADER_LENGTH]) + len(row) - len(quoted))
+        changed = dataclasses.replace(changed, headers=headers, body=header + row + rest)
+    else:
+        # Segments of a JPEG, comments of a PPM, and other bytes, after the first bytes of a file or anywhere.
+        piece = random.choice((b"\xff\xe1\x00\x02", b"#\n", b"\0", b"\xff", b"a"))
+        start = min(random.choice((2, 3, random.randint(0, len(request.body)))), len(request.body))
+        changed = _with_body(request, request.body[:start] + piece * (size // len(piece)) + request.body[start:])
+    return _compress(changed, others, random) if random.random() < 0.5 else changed
 
 
 def _change_query(request: Request, others: Sequence[Request], random: Random) -> Request:
@@ -263,5 +286,6 @@ _MUTATIONS: tuple[Callable[[Request, Sequence[Request], Random], Request], ...] 
     _change_path,
     _change_method,
     _move_body,
+    _enlarge,
 )
-_WEIGHTS = (4, 3, 2, 6, 3, 1, 2, 1, 1, 1)
+_WEIGHTS = (4, 3, 2, 6, 3, 1, 2, 1, 1, 1, 1)

@@ -14,7 +14,7 @@ def exchange(
     """Send one request on a new connection: the status, the headers by lower-case name, and the body of its answer."""
     address = urlsplit(url)
     assert address.hostname is not None
-    fields = {"host": address.netloc, "connection": "close", "content-length": str(len(body)), **headers}
+    fields = {"host": address.netloc, "content-length": str(len(body)), **headers}
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
     with socket.create_connection((address.hostname, address.port or 80), timeout) as connection:
         connection.sendall("\r\n".join(lines).encode("latin-1") + body)
