@@ -49,7 +49,7 @@ class _Tensor(BaseModel):
 
 
 class _Input(_Tensor):
-    shape: list[NonNegativeInt] = Field(max_length=16)
+    shape: list[NonNegativeInt] = Field(max_length=16, fail_fast=True)
     datatype: Literal["UINT8", "UINT16", "FP32", "INT64"]
     data: list[Any] | None = None
 
@@ -61,8 +61,8 @@ class InferRequest(BaseModel):
 
     id: str | None = Field(default=None, max_length=256)
     parameters: dict[str, Any] = {}
-    inputs: list[_Input] = Field(max_length=64)
-    outputs: list[_Tensor] | None = Field(default=None, max_length=64)
+    inputs: list[_Input] = Field(max_length=64, fail_fast=True)
+    outputs: list[_Tensor] | None = Field(default=None, max_length=64, fail_fast=True)
 
     def requested_outputs(self, produced: list[str]) -> dict[str, bool]:
         """Map the name of each requested output to whether its data is sent in binary. By default all are requested.

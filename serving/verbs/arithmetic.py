@@ -18,10 +18,11 @@ from serving.errors import BadRequestError
 from serving.feeds import codes, generator_feeds, latent_dim, latents
 from serving.verb import OR_SINGLE, VERBS, Class, Code, Number, Outputs, PictureRequest, Seed, Verb
 
-Term = Annotated[list[Number], Field(min_length=1, max_length=64), OR_SINGLE]
+Term = Annotated[list[Number], Field(min_length=1, max_length=64, fail_fast=True), OR_SINGLE]
 """The numbers of the images whose latents are averaged."""
 Weight = Annotated[float, Field(ge=-1000, le=1000)]
 _MOST_TERMS = 64
+_TERMS = Field(min_length=1, max_length=_MOST_TERMS, fail_fast=True)
 
 
 class ArithmeticRequest(PictureRequest):
@@ -36,9 +37,9 @@ class ArithmeticRequest(PictureRequest):
     a: Term | None = None
     b: Term | None = None
     c: Term | None = None
-    numbers: Annotated[list[Number], Field(min_length=1, max_length=_MOST_TERMS), OR_SINGLE] | None = None
-    latents: Annotated[list[Code], Field(min_length=1, max_length=_MOST_TERMS)] | None = None
-    weights: Annotated[list[Weight], Field(max_length=_MOST_TERMS), OR_SINGLE] | None = None
+    numbers: Annotated[list[Number], _TERMS, OR_SINGLE] | None = None
+    latents: Annotated[list[Code], _TERMS] | None = None
+    weights: Annotated[list[Weight], Field(max_length=_MOST_TERMS, fail_fast=True), OR_SINGLE] | None = None
     seed: Seed = 0
     label: Class | None = None
     only_result: bool = False

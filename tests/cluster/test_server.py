@@ -186,8 +186,6 @@ def test_requests_of_clients_that_have_left_are_not_run(proxy: str, tmp_path: Pa
                 for _ in range(4):
                     waiting.enter_context(server.half_sent(*_picture(32)))
                 server.wait_for(4, "zorse_queued")
-            server.wait_for(4, "zorse_request_seconds_count", status="499")
-            assert server.reading("zorse_rows_total") == 0
             assert runs.recv(4096).startswith(b"HTTP/1.1 200 ")
         server.wait_for(0, "zorse_in_flight")
         assert server.reading("zorse_rows_total") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from random import Random
 
 from tests.serving.fuzz import fuzz
@@ -14,7 +15,7 @@ MANIFESTS = [generator_manifest(), inverter_manifest(), conditional_manifest()]
 
 def test_mutated_requests_never_crash_the_server() -> None:
     with live_server(manifests=MANIFESTS) as url:
-        report = fuzz(url, seconds=5)
+        report = fuzz(url, seconds=5, pid=os.getpid())
     assert not report.failures, "\n".join(report.failures)
     assert sum(report.statuses.values()) > 100
     assert {200, 400, 404, 405, 415, 422} <= report.statuses.keys()
