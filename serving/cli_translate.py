@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -108,6 +107,7 @@ def _targets(images: list[Path], out: Path) -> dict[Path, Path]:
     """Return the file to write for each image; images of a folder keep their place in it."""
     from serving.errors import ImageError, OutputError
     from zorse_common.files import ImageFiles, left_out_line
+    from zorse_common.result_names import result_names
 
     targets: dict[Path, Path] = {}
     for path in images:
@@ -119,7 +119,8 @@ def _targets(images: list[Path], out: Path) -> dict[Path, Path]:
             names = [name for name in files.names if out.resolve() not in (path / name).resolve().parents]
             if not names:
                 raise ImageError(f"there are no image files in {path}")
-            targets |= {path / name: out / result for name, result in _png_names(names).items()}
+            results = result_names(names, "png")
+            targets |= {path / name: out / f"{result}.png" for name, result in zip(names, results, strict=True)}
             if line := left_out_line(files.left_out):
                 typer.echo(f"{path}: {line}", err=True)
         elif path.is_file():
@@ -135,17 +136,3 @@ def _targets(images: list[Path], out: Path) -> dict[Path, Path]:
         if target.exists() and os.path.realpath(target) in originals:
             raise OutputError(f"{target} is one of the images and would be taken for its result: choose another --out")
     return targets
-
-
-def _png_names(names: Sequence[str]) -> dict[str, str]:
-    """Return the name of the result of each image. Images that differ in the ending alone keep it before the .png."""
-    with_ending: set[str] = set()
-    while True:
-        results = {
-            name: f"{name if name in with_ending else PurePosixPath(name).with_suffix('')}.png" for name in names
-        }
-        count = Counter(results.values())
-        ambiguous = {name for name in names if count[results[name]] > 1} - with_ending
-        if not ambiguous:
-            return results
-        with_ending |= ambiguous

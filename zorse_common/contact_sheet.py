@@ -44,6 +44,8 @@ class Tile:
 def tile_of(files: ImageFiles, name: str) -> Tile:
     """Return the tile of an image file: its name, and its size, format, mode and depth.
 
+    The tile holds the image as it is drawn, and not in its full size.
+
     Raises:
         FetchError: an object store failed.
     """
@@ -55,7 +57,7 @@ def tile_of(files: ImageFiles, name: str) -> Tile:
         return Tile(None, printable(name), reason=files.unreadable.get(name, ""))
     width, height = (header.height, header.width) if turned else (header.width, header.height)
     detail = f"{width}×{height} {header.format}, {header.mode}, {header.bits} bits"
-    return Tile(image, printable(name), detail, files.unreadable.get(name, ""))
+    return Tile(image and fitted(image), printable(name), detail, files.unreadable.get(name, ""))
 
 
 def contact_sheet(title: str, tiles: Sequence[Tile]) -> Pixels:
@@ -82,12 +84,12 @@ def _draw_tile(sheet: Pillow.Image, draw: ImageDraw.ImageDraw, corner: tuple[int
         lines = _wrapped(tile.reason, font, TILE - 16)[: (TILE - 16) // _LINE]
         draw.multiline_text((left + 8, top + 8), "\n".join(lines), _REFUSED_INK, font, spacing=_LINE - _FONT_SIZE)
         return
-    small = _fitted(tile.image)
+    small = fitted(tile.image)
     draw.rectangle((left, top, left + TILE - 1, top + TILE - 1), _FRAME)
     sheet.paste(small.convert("RGB"), (left + (TILE - small.width) // 2, top + (TILE - small.height) // 2))
 
 
-def _fitted(image: Pillow.Image) -> Pillow.Image:
+def fitted(image: Pillow.Image) -> Pillow.Image:
     """Return the image with its longer side at most `TILE`, and enlarged by a whole factor if it is smaller."""
     longer = max(image.size)
     if longer > TILE:

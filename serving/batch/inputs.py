@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import PurePosixPath
 
@@ -47,19 +46,6 @@ def inputs_digest(entries: Iterable[Entry]) -> str:
     for entry in entries:
         digest.update(json.dumps([entry.name, entry.size, entry.member, entry.at]).encode())
     return digest.hexdigest()
-
-
-def result_names(entries: Sequence[Entry]) -> list[str]:
-    """Return the name of the result of each entry, without an ending and unique.
-
-    It is that of the entry without its ending. Entries that differ in the ending alone keep it, and of entries with
-    equal names each has its position appended.
-    """
-    stems = [str(PurePosixPath(entry.name).with_suffix("")) for entry in entries]
-    for names in ([entry.name for entry in entries], [f"{e.name}-{i:06d}" for i, e in enumerate(entries)]):
-        count = Counter(stems)
-        stems = [stem if count[stem] == 1 else name for stem, name in zip(stems, names, strict=True)]
-    return stems
 
 
 def safe_name(name: str) -> str:

@@ -15,7 +15,7 @@ from rich.console import Console
 from export.manifest import Manifest, fields_digest
 from serving import artifacts
 from serving.batch.formats.base import FORMATS
-from serving.batch.inputs import inputs_digest, list_inputs, result_names
+from serving.batch.inputs import inputs_digest, list_inputs
 from serving.batch.output import Output
 from serving.batch.plan import BatchVerb, Plan, environment, rows_per_run, shard_length
 from serving.batch.progress import ProgressDisplay, Tally
@@ -31,6 +31,7 @@ from serving.feeds import class_labels, latent_dim, source_channels
 from serving.verb import VERBS, PictureRequest
 from zorse_common.errors import one_line
 from zorse_common.files import left_out_line
+from zorse_common.result_names import result_names
 from zorse_common.signals import stop_requested
 from zorse_common.storage import Storage
 
@@ -170,11 +171,14 @@ def _run(plan: Plan, listing: Listing, uri: str, options: JobOptions, echo: Call
     try:
         with output.locked():
             plan = _claim(output, plan, echo)
-            manifest = output.manifest()
+            manifest = output.manifest(plan)
             was_finished = manifest is not None
             if manifest is None or options.verify:
-                manifest = _make_missing(output, plan, listing, options, echo)
                 output.sweep()
+                try:
+                    manifest = _make_missing(output, plan, listing, options, echo)
+                finally:
+                    output.sweep()
     except OSError as error:
         raise BatchError(f"{output.storage.uri} cannot be written: {one_line(error)}") from error
     return JobResult(output.storage.uri, manifest["images"], manifest["errors"], was_finished)
@@ -192,7 +196,6 @@ def _make_missing(
     output: Output, plan: Plan, listing: Listing, options: JobOptions, echo: Callable[[str], Any]
 ) -> dict[str, Any]:
     """Make the shards that have no record, and commit the job. Returns the manifest."""
-    output.sweep()
     if line := left_out_line(listing.left_out):
         echo(line)
     records = {} if options.verify else output.records(plan)
@@ -200,22 +203,19 @@ def _make_missing(
     warned: set[str] = set()
     tally = Tally(plan.count, sum(len(plan.numbers(shard)) for shard in records))
     settings = WorkerSettings(plan.to_json(), output.storage.uri, verify=options.verify)
-    try:
-        with stop_requested() as stop, ProgressDisplay(tally, Console(stderr=True), echo) as display:
-            display.update()
-            if tasks:
-                from serving.batch.driver import Scale, run_tasks
+    with stop_requested() as stop, ProgressDisplay(tally, Console(stderr=True), echo) as display:
+        display.update()
+        if tasks:
+            from serving.batch.driver import Scale, run_tasks
 
-                scale = Scale(options.workers, options.per_gpu, options.address)
-                for outcome in run_tasks(plan, tasks, settings, scale, stop):
-                    records[outcome.record.shard] = outcome.record
-                    tally.add(outcome)
-                    display.update()
-                    for warning in outcome.warnings - warned:
-                        echo(f"warning: a worker differs from this machine, so that bytes may differ: {warning}")
-                    warned |= outcome.warnings
-    finally:
-        output.sweep()
+            scale = Scale(options.workers, options.per_gpu, options.address)
+            for outcome in run_tasks(plan, tasks, settings, scale, stop):
+                records[outcome.record.shard] = outcome.record
+                tally.add(outcome)
+                display.update()
+                for warning in outcome.warnings - warned:
+                    echo(f"warning: a worker differs from this machine, so that bytes may differ: {warning}")
+                warned |= outcome.warnings
     report = {
         "model": f"{plan.model}@{plan.version}",
         "seconds": round(tally.seconds, 3),
@@ -228,7 +228,7 @@ def _make_missing(
         "left_out": len(listing.left_out),
     }
     commit(output, plan, [records[shard] for shard in range(plan.shards)], report)
-    manifest = output.manifest()
+    manifest = output.manifest(plan)
     assert manifest is not None
     return manifest
 
@@ -236,7 +236,7 @@ def _make_missing(
 def _tasks(plan: Plan, listing: Listing, shards: Sequence[int]) -> list[Task]:
     if plan.verb == "generate":
         return [Task(shard) for shard in shards]
-    names = result_names(listing.entries)
+    names = result_names([entry.name for entry in listing.entries], plan.image_format)
     return [
         Task(shard, [Input(number, names[number], listing.entries[number]) for number in plan.numbers(shard)])
         for shard in shards

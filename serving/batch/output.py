@@ -99,12 +99,15 @@ class Output:
         withdraws.
 
         Raises:
-            BatchError: the output belongs to a different plan, or a different job started at the same moment.
+            BatchError: the output belongs to a different plan, a different job started at the same moment, or there is
+                a file with the manifest's name and no plan.
         """
         digest = plan.digest()[:16]
         own, claim = f"plan-{digest}.json", f"claim-{digest}.json"
         found = self._files(_PLAN)
         if not found:
+            if self.storage.exists(MANIFEST) and self.manifest(plan) is None:
+                raise self._foreign_manifest()
             self.publish(claim, plan.to_json().encode())
             found = [name for name in self._files(_PLAN) + self._files(_CLAIM) if name != claim] or [own]
             if found == [own]:
@@ -123,12 +126,21 @@ class Output:
         names = self._files(_PLAN)
         return self._read_plan(names[0]) if names else None
 
-    def manifest(self) -> dict[str, Any] | None:
-        """Return the job's manifest, or None if the job is not finished."""
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            found: dict[str, Any] = json.loads(self.storage.read(MANIFEST))
-            return found
-        return None
+    def manifest(self, plan: Plan) -> dict[str, Any] | None:
+        """Return the manifest of the job with `plan`, or None if the job is not finished.
+
+        A file that is no JSON is a part of a manifest whose upload was broken off.
+
+        Raises:
+            BatchError: the file with the manifest's name is something else.
+        """
+        try:
+            found = json.loads(self.storage.read(MANIFEST))
+        except (FileNotFoundError, ValueError):
+            return None
+        if not isinstance(found, dict) or found.get("plan") != plan.digest():
+            raise self._foreign_manifest()
+        return found
 
     def recorded(self) -> list[int]:
         """Return the numbers of the shards with the file of a record, in order. No record is read."""
@@ -256,6 +268,9 @@ class Output:
             yield
         finally:
             os.close(descriptor)
+
+    def _foreign_manifest(self) -> BatchError:
+        return BatchError(f"{self.storage.uri}/{MANIFEST} is not of this batch job: choose another output")
 
     def _files(self, pattern: re.Pattern[str]) -> list[str]:
         return [name for name in self.storage.files() if pattern.fullmatch(name)]

@@ -54,11 +54,11 @@ class Outcome:
 class ShardMaker:
     """Makes shards of one job with one model, whose runs, decoding and encoding overlap."""
 
-    def __init__(self, runner: Runner, plan: Plan, output: Output, threads: int = 1, *, verify: bool = False) -> None:
-        """Decode and encode in `threads` threads. With `verify` the files of existing shards are read and compared."""
+    def __init__(self, runner: Runner, plan: Plan, output: Output, *, verify: bool = False) -> None:
+        """Decode and encode in a thread. With `verify` the files of existing shards are read and compared."""
         self._runner, self._plan, self._output, self._verify = runner, plan, output, verify
         self._digest = plan.digest()
-        self._pool = ThreadPoolExecutor(threads, "zorse-batch")
+        self._pool = ThreadPoolExecutor(1, "zorse-batch")
         self._columns = work.columns(plan, runner.interface.labels is not None)
         self._write = FORMATS.find(plan.format)
 

@@ -40,7 +40,7 @@ def job_status(uri: str) -> JobStatus:
     plan = output.plan()
     if plan is None:
         raise BatchError(f"there is no batch job at {output.storage.uri}: give the folder of --output")
-    manifest = output.manifest()
+    manifest = output.manifest(plan)
     done = [shard for shard in output.recorded() if shard < plan.shards]
     return JobStatus(
         output=output.storage.uri,

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-from PIL import Image as Pillow
-
-from serving import codec
 from serving.batch.inputs import list_inputs, read_entry
 from serving.batch.output import MANIFEST, SHARDS, Output, Record, shard_name
 from serving.batch.plan import Plan
+from serving.batch.sources.base import Entry
+from zorse_common.contact_sheet import Tile, fitted
+from zorse_common.contact_sheet import contact_sheet as drawn_sheet
+from zorse_common.errors import printable
 from zorse_common.files import evenly_spaced
 from zorse_common.image_writer import encode
 from zorse_common.images import decode_image
 
 ERRORS, CONTACT_SHEET, REPORT = "errors.jsonl", "contact-sheet.png", "report.json"
-_SHEET_SHARDS, _SHEET_IMAGES_PER_SHARD, _LARGEST_THUMBNAIL = 8, 8, 128
+_SHEET_SHARDS, _SHEET_IMAGES_PER_SHARD = 8, 8
 
 
 def commit(output: Output, plan: Plan, records: Sequence[Record], report: Mapping[str, Any]) -> None:
@@ -57,23 +57,16 @@ def contact_sheet(output: Output, plan: Plan, records: Sequence[Record]) -> byte
     chosen = evenly_spaced([record.shard for record in records if record.count], _SHEET_SHARDS)
     if not chosen or plan.image_format == "npy":
         return None
-    thumbnails = [_thumbnail(content) for shard in chosen for content in _first_images(output, plan, shard)]
-    side = max(max(image.size) for image in thumbnails)
-    tiles = np.zeros((len(thumbnails), side, side, 3), dtype=np.uint8)
-    for tile, image in zip(tiles, thumbnails, strict=True):
-        top, left = (side - image.height) // 2, (side - image.width) // 2
-        tile[top : top + image.height, left : left + image.width] = np.asarray(image)
-    return encode(codec.grid(tiles))
+    names = [(shard, entry) for shard in chosen for entry in _first_images(output, shard)]
+    tiles = [
+        Tile(fitted(decode_image(read_entry(entry), 3)), printable(entry.name), f"shard {shard_name(shard)}")
+        for shard, entry in names
+    ]
+    total = sum(record.count for record in records)
+    return encode(drawn_sheet(f"{plan.model}@{plan.version}: {len(tiles)} of {total:,} images", tiles))
 
 
-def _first_images(output: Output, plan: Plan, shard: int) -> Iterator[bytes]:
+def _first_images(output: Output, shard: int) -> list[Entry]:
     folder, name = output.storage / SHARDS, shard_name(shard)
     file = next((file for file in folder.files() if file.startswith(f"{name}.")), name)
-    for entry in list_inputs((folder / file).uri).entries[:_SHEET_IMAGES_PER_SHARD]:
-        yield read_entry(entry)
-
-
-def _thumbnail(content: bytes) -> Pillow.Image:
-    image = decode_image(content, 3)
-    image.thumbnail((_LARGEST_THUMBNAIL, _LARGEST_THUMBNAIL))
-    return image
+    return list_inputs((folder / file).uri).entries[:_SHEET_IMAGES_PER_SHARD]

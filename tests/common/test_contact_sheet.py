@@ -62,5 +62,15 @@ def test_tile_of_a_file_has_its_facts_or_the_reason(tmp_path: Path) -> None:
     turned, broken = tile_of(files, "turned.jpg"), tile_of(files, "broken.png")
     assert (turned.caption, turned.detail) == ("turned.jpg", "20×40 JPEG, RGB, 8 bits")
     assert turned.image is not None
-    assert turned.image.size == (20, 40)
+    assert turned.image.size == (4 * 20, 4 * 40)
     assert (broken.image, broken.reason) == (None, "the image is empty: give the bytes of an image file")
+
+
+def test_tile_of_a_large_file_holds_a_small_image(tmp_path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 900), dtype=np.uint8)).save(tmp_path / "large.png")
+    files = ImageFiles(str(tmp_path))
+    tile = tile_of(files, "large.png")
+    assert tile.image is not None
+    assert tile.image.size == (TILE, TILE // 3)
+    drawn = contact_sheet("", [Tile(files.open("large.png"), tile.caption, tile.detail)])
+    np.testing.assert_array_equal(contact_sheet("", [tile]), drawn)

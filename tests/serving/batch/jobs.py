@@ -7,13 +7,14 @@ from typing import Any
 
 from export.manifest import Manifest
 from serving.batch import job
-from serving.batch.inputs import inputs_digest, list_inputs, result_names
+from serving.batch.inputs import inputs_digest, list_inputs
 from serving.batch.job import JobOptions
 from serving.batch.output import Output
 from serving.batch.plan import BatchVerb, Plan
 from serving.batch.runner import Runner
 from serving.batch.shard import Outcome, ShardMaker, Task
 from serving.batch.work import Input
+from zorse_common.result_names import result_names
 from zorse_common.storage import Storage
 
 
@@ -54,7 +55,8 @@ def make_all(model: Path, plan: Plan, folder: Path, inputs: str | None = None, *
         plan = plan.model_copy(update=known)
     Output(Storage(folder)).claim(plan)
     maker = ShardMaker(Runner.load(str(model), "cpu", plan.batch), plan, Output(Storage(folder)), **options)
-    every = [Input(i, name, e) for i, (name, e) in enumerate(zip(result_names(entries), entries, strict=True))]
+    names = result_names([entry.name for entry in entries], plan.image_format)
+    every = [Input(i, name, e) for i, (name, e) in enumerate(zip(names, entries, strict=True))]
     try:
         return [maker.make(Task(k, [every[i] for i in plan.numbers(k)] if every else [])) for k in range(plan.shards)]
     finally:

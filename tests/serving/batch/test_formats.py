@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import time
 import zipfile
 
 import pytest
@@ -14,6 +15,7 @@ from pyarrow import parquet
 
 from serving.batch.formats.base import FORMATS, Columns, Item
 from serving.batch.formats.webdataset import member_header, sample_key
+from serving.errors import BatchError
 
 ITEMS = [Item(f"zoo/horse.{number}", bytes([number]) * 700, "png", {"number": number, "label": 1}) for number in (3, 4)]
 COLUMNS: Columns = {"number": int, "label": int}
@@ -24,8 +26,8 @@ FORMAT_NAMES = FORMATS.names()
 def test_format_repeats_its_bytes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write = FORMATS.find(name)
     first = write("000007", ITEMS, COLUMNS)
-    monkeypatch.setenv("TZ", "Asia/Tokyo")
-    monkeypatch.setenv("USER", "somebody")
+    later = time.time() + 10**7
+    monkeypatch.setattr(time, "time", lambda: later)
     assert write("000007", list(ITEMS), dict(COLUMNS)) == first
     assert all(file.startswith("000007") for file in first)
 
@@ -39,6 +41,11 @@ def test_format_writes_a_shard_without_images(name: str) -> None:
 def test_images_are_files_in_the_folder_of_the_shard() -> None:
     files = FORMATS.find("images")("000007", ITEMS, COLUMNS)
     assert files == {f"000007/{item.file_name}": item.content for item in ITEMS}
+
+
+def test_images_with_equal_names_are_refused() -> None:
+    with pytest.raises(BatchError, match="images of shard 000007 have equal names"):
+        FORMATS.find("images")("000007", [ITEMS[0], ITEMS[0]], COLUMNS)
 
 
 def test_webdataset_members_have_no_time_and_no_owner() -> None:

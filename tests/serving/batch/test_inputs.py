@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from serving.batch.formats.base import FORMATS, Item
-from serving.batch.inputs import inputs_digest, list_inputs, read_entry, result_names, safe_name
+from serving.batch.inputs import inputs_digest, list_inputs, read_entry, safe_name
 from serving.batch.sources.base import SOURCES, Entry
 from serving.errors import BatchError
 from zorse_common.errors import ZorseError
@@ -127,21 +127,6 @@ def test_parquet_without_or_with_several_image_columns_is_refused(tmp_path: Path
     parquet.write_table(pyarrow.table({"a": [b"x"], "b": [b"x"]}), path)
     with pytest.raises(BatchError, match="has a, b"):
         list_inputs(str(path))
-
-
-def test_result_names_are_unique(tmp_path: Path) -> None:
-    def entry(name: str) -> Entry:
-        return Entry(name, 1, "folder", "", name)
-
-    names = ["a.jpg", "a.png", "b.png", "c/a.png", "d.png", "d.png"]
-    assert result_names([entry(name) for name in names]) == [
-        "a.jpg",
-        "a.png",
-        "b",
-        "c/a",
-        "d.png-000004",
-        "d.png-000005",
-    ]
 
 
 @pytest.mark.parametrize(

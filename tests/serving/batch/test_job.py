@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -24,7 +25,9 @@ from serving.batch.shard import Outcome, Record
 from serving.batch.status import job_status
 from serving.cli import register
 from serving.errors import BatchError, InvalidKeyError, ServingError
+from serving.local_model import LocalModel
 from tests.serving.batch.jobs import files_of, make_all, plan_of_command
+from zorse_common.contact_sheet import Tile, contact_sheet
 from zorse_common.image_writer import encode
 from zorse_common.storage import Storage
 
@@ -59,8 +62,11 @@ def test_job_whose_shards_exist_is_committed_without_ray(repository: Path, gener
     manifest = json.loads((generated / "manifest.json").read_text())
     assert (manifest["images"], [shard["count"] for shard in manifest["shards"]]) == (20, [8, 8, 4])
     assert not (generated / ".temporary").exists()
-    sheet = np.asarray(Image.open(generated / "contact-sheet.png"))
-    assert sheet.shape == (5 * 8, 4 * 8, 3) or sheet.any()
+    local = LocalModel.load(repository / "digits")
+    images = [Image.open(io.BytesIO(local.fetch("generate", n=1, seed=7, first=k).content)) for k in range(20)]
+    tiles = [Tile(image, f"7_{k:06d}.png", f"shard {k // 8:06d}") for k, image in enumerate(images)]
+    sheet = contact_sheet("digits@1: 20 of 20 images", tiles)
+    np.testing.assert_array_equal(np.asarray(Image.open(generated / "contact-sheet.png")), sheet)
 
 
 def test_finished_job_does_nothing(repository: Path, generated: Path) -> None:

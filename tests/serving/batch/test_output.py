@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from serving.batch.output import BadItem, Output, Record, files_digest
+from serving.batch.summary import manifest_json
 from serving.errors import BatchError
 from tests.serving.batch.jobs import files_of, plan_of
 from tests.serving.tiny import generator_manifest
@@ -64,6 +65,25 @@ def test_claim_of_a_killed_job_blocks_others_until_there_is_a_plan(tmp_path: Pat
     assert output.claim(PLAN) == PLAN
     output.sweep()
     assert list(files_of(tmp_path / "out")) == [f"plan-{PLAN.digest()[:16]}.json"]
+
+
+@pytest.mark.parametrize("content", ['{"name": "web app"}', '{"images": 3, "errors": 0}', "[]", "torn {"])
+def test_claim_beside_a_manifest_of_something_else_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(BatchError, match=r"manifest.json is not of this batch job: choose another output"):
+        _output(tmp_path).claim(PLAN)
+    assert list(files_of(tmp_path)) == ["manifest.json"]
+
+
+def test_manifest_of_another_plan_is_refused_and_a_torn_one_is_none(tmp_path: Path) -> None:
+    output = _output(tmp_path)
+    output.claim(PLAN)
+    assert output.manifest(PLAN) is None
+    output.publish("manifest.json", manifest_json(PLAN, [])[:-9].encode())
+    assert output.manifest(PLAN) is None
+    output.publish("manifest.json", manifest_json(PLAN.model_copy(update={"count": 21}), []).encode())
+    with pytest.raises(BatchError, match=r"manifest.json is not of this batch job"):
+        output.manifest(PLAN)
 
 
 def test_lock_refuses_a_second_job_until_the_first_has_ended(tmp_path: Path) -> None:
