@@ -97,17 +97,15 @@ def status(
     """Show how far a batch job is, from its output alone. The exit code is 1 unless it is finished."""
     from serving.batch.status import job_status
 
-    found = job_status(output)
+    job = job_status(output)
     if as_json:
         from zorse_common.tables import print_json
 
-        print_json(asdict(found))
+        print_json(asdict(job))
     else:
-        typer.echo(f"{found.state}: {found.verb} with {found.model} to {found.format} in {found.output}")
-        typer.echo(
-            f"{found.images_done:,} of {found.images:,} images, {found.shards_done:,} of {found.shards:,} shards"
-        )
-        if found.errors:
-            typer.echo(f"{found.errors:,} inputs were bad: see errors.jsonl")
-    if found.state != "finished":
+        typer.echo(f"{job.state}: {job.verb} with {job.model} to {job.format} in {job.output}")
+        typer.echo(f"{job.images_done:,} of {job.images:,} images, {job.shards_done:,} of {job.shards:,} shards")
+        if job.errors:
+            typer.echo(f"{job.errors:,} inputs were bad: see errors.jsonl")
+    if job.state != "finished":
         raise typer.Exit(1)

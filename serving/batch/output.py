@@ -104,17 +104,17 @@ class Output:
         """
         digest = plan.digest()[:16]
         own, claim = f"plan-{digest}.json", f"claim-{digest}.json"
-        found = self._files(_PLAN)
-        if not found:
+        plans = self._files(_PLAN)
+        if not plans:
             if self.storage.exists(MANIFEST) and self.manifest(plan) is None:
                 raise self._foreign_manifest()
             self.publish(claim, plan.to_json().encode())
-            found = [name for name in self._files(_PLAN) + self._files(_CLAIM) if name != claim] or [own]
-            if found == [own]:
+            plans = [name for name in self._files(_PLAN) + self._files(_CLAIM) if name != claim] or [own]
+            if plans == [own]:
                 self.publish(own, plan.to_json().encode())
             self.storage.remove(claim)
-        first = self._read_plan(found[0])
-        if found == [own]:
+        first = self._read_plan(plans[0])
+        if plans == [own]:
             return first
         raise BatchError(
             f"{self.storage.uri} belongs to another job ({'; '.join(plan.differences(first))}): repeat its command, "
@@ -135,12 +135,12 @@ class Output:
             BatchError: the file with the manifest's name is something else.
         """
         try:
-            found = json.loads(self.storage.read(MANIFEST))
+            manifest = json.loads(self.storage.read(MANIFEST))
         except (FileNotFoundError, ValueError):
             return None
-        if not isinstance(found, dict) or found.get("plan") != plan.digest():
+        if not isinstance(manifest, dict) or manifest.get("plan") != plan.digest():
             raise self._foreign_manifest()
-        return found
+        return manifest
 
     def recorded(self) -> list[int]:
         """Return the numbers of the shards with the file of a record, in order. No record is read."""
@@ -159,8 +159,8 @@ class Output:
         """Return the records of all shards that have one, read by several threads."""
         digest, shards = plan.digest(), (shard for shard in self.recorded() if shard < plan.shards)
         with ThreadPoolExecutor(_READERS) as pool:
-            found = pool.map(lambda shard: self.record(shard, digest), shards)
-            return {record.shard: record for record in found if record is not None}
+            records = pool.map(lambda shard: self.record(shard, digest), shards)
+            return {record.shard: record for record in records if record is not None}
 
     def publish_shard(self, files: Mapping[str, bytes], record: Record) -> None:
         """Write the files of a shard, and then its record.

@@ -58,8 +58,10 @@ def _image_column(place: str, schema: pyarrow.Schema) -> str:
         or (types.is_struct(column.type) and any(f.name == "bytes" and _is_binary(f.type) for f in column.type))
     ]
     if len(names) != 1:
-        found = ", ".join(names) or "none"
-        raise BatchError(f"{place} needs one column with the bytes of image files and has {found}: drop the others")
+        image_columns = ", ".join(names) or "none"
+        raise BatchError(
+            f"{place} needs one column with the bytes of image files and has {image_columns}: drop the others"
+        )
     name: str = names[0]
     return name
 

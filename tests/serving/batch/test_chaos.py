@@ -66,9 +66,9 @@ def _undisturbed(verb: str, name: str, repository: Path, photos: Path, folder: P
     return contents(str(folder))
 
 
-def _assert_equal(found: dict[str, bytes], expected: dict[str, bytes], schedule: Schedule) -> None:
-    assert found.keys() == expected.keys(), schedule
-    assert [name for name in expected if found[name] != expected[name]] == [], schedule
+def _assert_equal(actual: dict[str, bytes], expected: dict[str, bytes], schedule: Schedule) -> None:
+    assert actual.keys() == expected.keys(), schedule
+    assert [name for name in expected if actual[name] != expected[name]] == [], schedule
 
 
 @pytest.mark.parametrize(

@@ -37,13 +37,13 @@ def test_generation_on_ray_writes_what_one_process_writes(repository: Path, tmp_
     make_all(repository / "digits", plan, tmp_path / "alone")
     result = job.generate(str(repository / "digits"), str(tmp_path / "out"), 60, OPTIONS, [].append, seed=7)
     assert (result.images, result.was_finished) == (60, False)
-    made = files_of(tmp_path / "out")
-    assert {name: made[name] for name in files_of(tmp_path / "alone")} == files_of(tmp_path / "alone")
-    assert sorted(name for name in made if "/" not in name) == [
+    written = files_of(tmp_path / "out")
+    assert {name: written[name] for name in files_of(tmp_path / "alone")} == files_of(tmp_path / "alone")
+    assert sorted(name for name in written if "/" not in name) == [
         "contact-sheet.png",
         "errors.jsonl",
         "manifest.json",
-        next(name for name in made if name.startswith("plan-")),
+        next(name for name in written if name.startswith("plan-")),
         "report.json",
     ]
 
