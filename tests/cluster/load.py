@@ -11,9 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-_CLOSED = ("RemoteDisconnected", "ConnectionResetError", "BrokenPipeError")
-"""The exceptions of a request on a connection that the server has closed."""
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -38,13 +35,9 @@ class Answer:
         return self.error == "ConnectionRefusedError"
 
     @property
-    def is_cut(self) -> bool:
-        """Whether the server took the request and did not answer it whole.
-
-        A server may close a connection that waits for its next request: a client sends it again on another connection.
-        """
-        is_closed = self.is_reused and not self.has_begun and self.error in _CLOSED
-        return self.status is None and not self.is_refused and not is_closed
+    def is_closed(self) -> bool:
+        """Whether the connection was closed before anything of an answer arrived."""
+        return not self.has_begun and self.error in ("RemoteDisconnected", "ConnectionResetError", "BrokenPipeError")
 
 
 @dataclass

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.admission import Admission
-from serving.config import Capacity
+from serving.config import Capacity, Limits
 from serving.errors import OverloadedError
 
 SMALL = Capacity(requests=3, bytes=100, images=10, pixels=1000, seconds=5.0)
@@ -105,3 +106,12 @@ def test_sums_return_to_zero_and_never_pass_the_limits(requests: list[tuple[int,
             assert admission.pixels <= SMALL.pixels
             assert admission.seconds <= SMALL.seconds + 1e-9
     assert (admission.images, admission.pixels, admission.seconds) == (0, 0, 0.0)
+
+
+def test_security_page_states_the_limits() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
+    most, limits, mega = Capacity(), Limits(), 2**20
+    work = f"{most.requests} requests, {most.bytes // mega} MiB of bodies and answers, {most.images} images"
+    assert f"{work}, {most.pixels // mega} megapixels, {most.seconds:g} s of the model" in page
+    assert f"| {limits.bytes // mega} MiB, compressed or not" in page
+    assert f"| {limits.images}, of {limits.pixels // mega} megapixels together" in page
