@@ -31,7 +31,7 @@ from zorse_common.errors import one_line
 from zorse_common.storage import Storage
 
 MANIFEST, SHARDS, RECORDS, TEMPORARY = "manifest.json", "shards", "records", ".temporary"
-_PLAN, _CLAIM = re.compile(r"plan-[0-9a-f]{16}\.json"), re.compile(r"claim-[0-9a-f]{16}\.json")
+_PLAN, _CLAIM = re.compile(r"plan-[0-9a-f]{16}\.json"), re.compile(r"claim-[0-9a-f]{16}-[0-9a-f]{32}\.json")
 _READERS = 16
 
 
@@ -94,22 +94,24 @@ class Output:
     def claim(self, plan: Plan) -> Plan:
         """Write `plan`, unless there is one, and return the one that is there, which equals it.
 
-        The names of plans and claims have the digest of the plan. Jobs may write different plans at once. Each writes a
-        claim first and lists the folder then, so that at least one of two sees the other's claim or plan. Whoever does,
-        withdraws.
+        The names of plans and claims have the digest of the plan, and each claim a name of its own. Jobs may write
+        different plans at once. Each writes a claim first and lists the folder then, so that at least one of two sees
+        the other's claim or plan. Whoever does, withdraws its own claim.
 
         Raises:
             BatchError: the output belongs to a different plan, a different job started at the same moment, or there is
                 a file with the manifest's name and no plan.
         """
         digest = plan.digest()[:16]
-        own, claim = f"plan-{digest}.json", f"claim-{digest}.json"
+        own, claims = f"plan-{digest}.json", f"claim-{digest}-"
         plans = self._files(_PLAN)
         if not plans:
             if self.storage.exists(MANIFEST) and self.manifest(plan) is None:
                 raise self._foreign_manifest()
+            claim = f"{claims}{uuid.uuid4().hex}.json"
             self.publish(claim, plan.to_json().encode())
-            plans = [name for name in self._files(_PLAN) + self._files(_CLAIM) if name != claim] or [own]
+            others = [name for name in self._files(_CLAIM) if not name.startswith(claims)]
+            plans = self._files(_PLAN) + others or [own]
             if plans == [own]:
                 self.publish(own, plan.to_json().encode())
             self.storage.remove(claim)

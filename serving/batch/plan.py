@@ -156,10 +156,13 @@ def rows_per_run(manifest: Manifest) -> int:
 def environment(format_name: str, image_format: str) -> dict[str, str]:
     """Return the versions and the processor's flags on which bytes may depend, and the digest of a written probe.
 
+    A package that is not installed is left out: a cluster's workers receive zorse as files.
+
     Raises:
         BatchError: there is no such format.
     """
-    versions = {name: metadata.version(name) for name in ("numpy", "pillow", "pyarrow", "zorse")}
+    packages = ("numpy", "pillow", "pyarrow", "zorse")
+    versions = {name: metadata.version(name) for name in packages if _is_installed(name)}
     runtime = next(
         (f"{name} {metadata.version(name)}" for name in ("onnxruntime-gpu", "onnxruntime") if _is_installed(name)), ""
     )

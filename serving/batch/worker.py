@@ -41,7 +41,8 @@ class ShardWorker:
         self._failure, self._warnings = "", frozenset[str]()
         try:
             plan = Plan.from_json(settings.plan, "the plan of the job")
-            here = plan.model_copy(update={"environment": environment(plan.format, plan.image_format)})
+            own = environment(plan.format, plan.image_format)
+            here = plan.model_copy(update={"environment": plan.environment | own})
             self._warnings = frozenset(here.changed_environment(plan))
             self._maker = _maker(plan, settings)
         except _USER_ERRORS as error:

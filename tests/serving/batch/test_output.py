@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from serving.batch.output import BadItem, Output, Record, files_digest
+from serving.batch.plan import Plan
 from serving.batch.summary import manifest_json
 from serving.errors import BatchError
 from tests.serving.batch.jobs import files_of, plan_of
@@ -37,6 +40,44 @@ def _output(folder: Path) -> Output:
     return Output(Storage(folder))
 
 
+def _claim_name(plan: Plan) -> str:
+    return f"claim-{plan.digest()[:16]}-{uuid.uuid4().hex}.json"
+
+
+class _PausingOutput(Output):
+    """An output that calls `before` when its claim is written, and when its plan is about to be written."""
+
+    def __init__(self, folder: Path, **before: Callable[[], object]) -> None:
+        super().__init__(Storage(folder))
+        self._before = before
+
+    def publish(self, name: str, content: bytes, *, is_flushed: bool = True) -> None:
+        kind = name.partition("-")[0]
+        if kind == "plan" and kind in self._before:
+            self._before.pop(kind)()
+        super().publish(name, content, is_flushed=is_flushed)
+        if kind == "claim" and kind in self._before:
+            self._before.pop(kind)()
+
+
+def test_claim_of_an_equal_job_that_withdraws_leaves_the_first_one(tmp_path: Path) -> None:
+    # The first job lists the folder. A different one claims it, and an equal one withdraws because of that. The
+    # different one must still see the first one's claim.
+    other, refused = PLAN.model_copy(update={"count": 21}), []
+
+    def attempt(output: Output, plan: Plan) -> None:
+        try:
+            output.claim(plan)
+        except BatchError:
+            refused.append(plan.count)
+
+    different = _PausingOutput(tmp_path, claim=lambda: attempt(_output(tmp_path), PLAN))
+    first = _PausingOutput(tmp_path, plan=lambda: attempt(different, other))
+    assert first.claim(PLAN) == PLAN
+    assert refused == [20, 21]
+    assert list(files_of(tmp_path)) == [f"plan-{PLAN.digest()[:16]}.json"]
+
+
 def test_claim_keeps_the_plan_that_was_first(tmp_path: Path) -> None:
     output = _output(tmp_path / "out")
     assert output.plan() is None
@@ -57,11 +98,11 @@ def test_claim_by_another_plan_is_refused_with_the_differences(tmp_path: Path) -
 
 def test_claim_of_a_killed_job_blocks_others_until_there_is_a_plan(tmp_path: Path) -> None:
     output, other = _output(tmp_path / "out"), PLAN.model_copy(update={"count": 21})
-    output.publish(f"claim-{PLAN.digest()[:16]}.json", PLAN.to_json().encode())
+    output.publish(_claim_name(PLAN), PLAN.to_json().encode())
     with pytest.raises(BatchError, match=r"another job \(count 21 instead of 20\)"):
         output.claim(other)
     assert output.claim(PLAN) == PLAN
-    output.publish(f"claim-{other.digest()[:16]}.json", other.to_json().encode())
+    output.publish(_claim_name(other), other.to_json().encode())
     assert output.claim(PLAN) == PLAN
     output.sweep()
     assert list(files_of(tmp_path / "out")) == [f"plan-{PLAN.digest()[:16]}.json"]
