@@ -34,10 +34,15 @@ class GoldenSample:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A folder with the files that its manifest describes. `repository` is the URI of the repository that has it."""
+    """A folder with the files that its manifest describes.
+
+    `uri` is where it lies, with the version and not an alias, and `path` a copy on this machine. `repository` is the
+    URI of the repository that has it.
+    """
 
     path: Path
     manifest: Manifest
+    uri: str
     repository: str | None = None
 
     @property
@@ -108,7 +113,7 @@ def load(place: str | os.PathLike[str]) -> Artifact:
         manifest = Manifest.from_json(content.decode(errors="replace"), f"{folder.uri}/{contract.MANIFEST_FILE}")
         is_published = (folder.parent.name, folder.name) == (manifest.name, str(manifest.version))
         repository = folder.parent.parent.uri if is_published else None
-        return Artifact(fetch(folder, manifest, content), manifest, repository)
+        return Artifact(fetch(folder, manifest, content), manifest, folder.uri, repository)
 
 
 def _version_folder(model: Storage) -> Storage:

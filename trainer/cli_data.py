@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -96,10 +95,9 @@ def preview(
 
 def _open(path: str, value_range: tuple[float, float] | None) -> ImageFiles:
     from zorse_common.files import ImageFiles
+    from zorse_common.globs import expanded
 
-    # The shell leaves ~ in a quoted pattern as it is.
-    place = path if "://" in path else os.path.expanduser(path)  # noqa: PTH111  (pathlib would drop a trailing slash)
-    return ImageFiles(place, value_range=value_range)
+    return ImageFiles(expanded(path), value_range=value_range)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ This module imports no torch, so that a configuration can be checked anywhere.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from enum import Enum
@@ -24,6 +23,7 @@ from pydantic_core import PydanticCustomError, to_jsonable_python
 
 from trainer.errors import ConfigError
 from zorse_common.errors import nearest_hint
+from zorse_common.globs import expanded
 
 
 class Resume(Enum):
@@ -69,7 +69,7 @@ def _checked_place(place: str) -> str:
         place.encode()
     except UnicodeEncodeError as error:
         raise ValueError("its name is not UTF-8, which Ray and YAML need: rename the folder") from error
-    return place if "://" in place else os.path.expanduser(place)  # noqa: PTH111  (pathlib would drop a trailing slash)
+    return expanded(place)
 
 
 Place = Annotated[str, AfterValidator(_checked_place)]

@@ -14,7 +14,7 @@ from typing import TypeVar
 from PIL import Image as Pillow
 
 from zorse_common.errors import FetchError, ZorseError, one_line, printable
-from zorse_common.globs import parse_glob
+from zorse_common.globs import find_glob
 from zorse_common.image_formats import SNIFFED_BYTES, SUFFIXES, image_format
 from zorse_common.image_writer import encode
 from zorse_common.images import (
@@ -64,8 +64,7 @@ class FileSet:
         self._local = threading.local()
         self._members: dict[str, str] = {}
         try:
-            # What exists is no pattern, although its name may have brackets.
-            glob = None if "://" not in root and Path(root).exists() else parse_glob(root)
+            glob = find_glob(root)
             self._storage = Storage(glob.folder if glob else root)
             tree = self._list(glob.depth if glob else None)
         except UNREADABLE as error:

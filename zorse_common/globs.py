@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 _WILDCARD = re.compile(r"[*?\[]")
 _URI_WILDCARD = re.compile(r"[*\[]")
@@ -31,6 +33,16 @@ class Glob:
     def matches(self, name: str) -> bool:
         """Return whether `name`, a path from `folder` with `/`, matches."""
         return _match(name.split("/"), self.patterns)
+
+
+def expanded(place: str) -> str:
+    """Return a path with the home folder for a `~` at its start, which shells leave in quotes. URIs stay the same."""
+    return place if "://" in place else os.path.expanduser(place)  # noqa: PTH111  (pathlib would drop a trailing slash)
+
+
+def find_glob(place: str) -> Glob | None:
+    """Return the pattern in a path or URI, or None for a path that exists, although its name may have brackets."""
+    return None if "://" not in place and Path(place).exists() else parse_glob(place)
 
 
 def parse_glob(path: str) -> Glob | None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from functools import lru_cache
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from serving.batch.output import SHARDS
 from serving.batch.sources.base import SOURCES, Entry, Listing, ReadEntry, source_of
 from serving.errors import BatchError
 from zorse_common.errors import FetchError, one_line, printable
 from zorse_common.files import is_hidden
-from zorse_common.globs import parse_glob
+from zorse_common.globs import find_glob
 from zorse_common.storage import Storage
 
 _OPEN_PLACES = 16
@@ -48,6 +49,24 @@ def inputs_digest(entries: Iterable[Entry]) -> str:
     return digest.hexdigest()
 
 
+def check_output(uri: str, output: str) -> None:
+    """Refuse an output whose files `list_inputs(uri)` would list the next time.
+
+    Raises:
+        BatchError: the output is the input folder or in it, and a pattern does not leave it out.
+    """
+    glob = find_glob(uri)
+    folder = Storage(glob.folder if glob else uri)
+    if glob is None:
+        folder = _shards_of_job(folder)
+    outer, inner = _path_parts(folder), _path_parts(Storage(output))
+    depth = len(inner) - len(outer)
+    if inner[: len(outer)] == outer and (glob is None or glob.depth is None or depth < glob.depth):
+        raise BatchError(
+            f"the results in {output} would be taken for images the next time: choose an output outside {folder.uri}"
+        )
+
+
 def safe_name(name: str) -> str:
     """Return `name` as a printable relative path that leads to no other folder."""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
@@ -76,8 +95,15 @@ def read_entry(entry: Entry) -> bytes:
         raise
 
 
+def _path_parts(storage: Storage) -> list[str]:
+    """Return the parts of the path of a folder, without links."""
+    if storage.local is not None:
+        return list(Path(os.path.realpath(storage.local)).parts)
+    return [part for part in storage.uri.split("/") if part]
+
+
 def _list(uri: str) -> Listing:
-    glob = None if Storage(uri).kind() != "nothing" else parse_glob(uri)
+    glob = find_glob(uri)
     if glob is not None:
         return _list_folder(uri, glob.folder)
     storage = Storage(uri)

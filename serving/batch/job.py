@@ -12,10 +12,11 @@ from typing import Any
 
 from rich.console import Console
 
-from export.manifest import Manifest, fields_digest
+from export.manifest import fields_digest
 from serving import artifacts
+from serving.artifacts import Artifact
 from serving.batch.formats.base import FORMATS
-from serving.batch.inputs import inputs_digest, list_inputs
+from serving.batch.inputs import check_output, inputs_digest, list_inputs
 from serving.batch.output import Output
 from serving.batch.plan import BatchVerb, Plan, environment, rows_per_run, shard_length
 from serving.batch.progress import ProgressDisplay, Tally
@@ -28,9 +29,11 @@ from serving.config import DeviceChoice
 from serving.engine import resolve_device
 from serving.errors import BatchError
 from serving.feeds import class_labels, latent_dim, source_channels
-from serving.verb import VERBS, PictureRequest
+from serving.verb import VERBS
+from serving.verbs.generate import GenerateRequest
 from zorse_common.errors import one_line
 from zorse_common.files import left_out_line
+from zorse_common.globs import expanded
 from zorse_common.result_names import result_names
 from zorse_common.signals import stop_requested
 from zorse_common.storage import Storage
@@ -86,13 +89,11 @@ def generate(
         ServingError: the model is no generator, or a key or an option is not legal.
         BatchError: the output belongs to another job, or the job was interrupted; the same call continues it.
     """
-    manifest, digest = _model(model)
-    latent_dim(manifest.interface, "generate")
-    class_labels(manifest.interface, keys.get("labels"), [0])
+    artifact = artifacts.load(model)
+    latent_dim(artifact.manifest.interface, "generate")
     if unknown := keys.keys() & {"n", "latents", "layout", "format"}:
         raise BatchError(f"a batch job takes no {', '.join(sorted(unknown))}: it has count and options")
-    plan = _plan("generate", model, (manifest, digest), {"seed": 0, "first": 0, **keys}, count, options)
-    return _run(plan, Listing([]), output, options, echo)
+    return _run(_plan("generate", artifact, keys, count, options), Listing([]), output, options, echo)
 
 
 def translate(
@@ -111,37 +112,50 @@ def translate(
     Raises:
         ServingError, BatchError: as `generate`.
     """
-    manifest, digest = _model(model)
-    source_channels(manifest.interface)
+    artifact = artifacts.load(model)
+    source_channels(artifact.manifest.interface)
     if unknown := keys.keys() & {"layout", "format"}:
         raise BatchError(f"a batch job takes no {', '.join(sorted(unknown))}: it has options")
-    listing = list_inputs(inputs)
-    if options.shard_size is None:
-        nbytes = sum(entry.size for entry in listing.entries)
-        length = shard_length(manifest, len(listing.entries), nbytes)
-        options = dataclasses.replace(options, shard_size=length)
-    plan = _plan("translate", model, (manifest, digest), keys, len(listing.entries), options)
-    plan = plan.model_copy(update={"inputs": inputs_digest(listing.entries), "source": inputs})
-    return _run(plan, listing, output, options, echo)
+    source = Storage(expanded(inputs)).uri
+    check_output(source, output)
+
+    def plan_of(count: int, digest: str | None) -> Plan:
+        plan = _plan("translate", artifact, keys, count, options)
+        return plan.model_copy(update={"inputs": digest, "source": source})
+
+    finished = None if options.verify else _finished(output, plan_of)
+    if finished is not None:
+        echo("the job is finished, and its inputs are not listed again: new ones need another output")
+        return finished
+    listing = list_inputs(source)
+    return _run(plan_of(len(listing.entries), inputs_digest(listing.entries)), listing, output, options, echo)
 
 
-def _model(model: str) -> tuple[Manifest, str]:
-    manifest = artifacts.load(model).manifest
-    return manifest, fields_digest(dataclasses.asdict(manifest))
+def _finished(uri: str, plan_of: Callable[[int, str | None], Plan]) -> JobResult | None:
+    """Return the result of a finished job with the same command, or None. The inputs are not listed.
+
+    `plan_of` returns the command's plan for a number of inputs and their digest.
+    """
+    output = Output(Storage(uri))
+    first = output.plan()
+    if first is None:
+        return None
+    plan = plan_of(first.count, first.inputs)
+    if (plan.digest(), plan.source) != (first.digest(), first.source):
+        return None
+    manifest = output.manifest(first)
+    return None if manifest is None else _result(output, manifest, was_finished=True)
 
 
-def _plan(
-    verb: BatchVerb,
-    model: str,
-    known: tuple[Manifest, str],
-    keys: Mapping[str, Any],
-    count: int,
-    options: JobOptions,
-) -> Plan:
-    """Return the plan of a command. Raises InvalidKeyError or BatchError if a value is not legal."""
-    manifest, digest = known
+def _plan(verb: BatchVerb, artifact: Artifact, keys: Mapping[str, Any], count: int, options: JobOptions) -> Plan:
+    """Return the plan of a command. Raises a ServingError if a value is not legal."""
+    manifest = artifact.manifest
     request = VERBS.find(verb).request.parse({**keys, "format": options.image_format})
-    assert isinstance(request, PictureRequest)
+    known = request.model_dump(mode="json", exclude={"n", "format", "layout"}, exclude_none=True)
+    if isinstance(request, GenerateRequest):
+        labels = class_labels(manifest.interface, request.labels, [0])
+        if labels is not None and request.labels is not None:
+            known["labels"] = int(labels[0])  # by its index, however the command names it
     FORMATS.find(options.format)
     if count < 1:
         raise BatchError(f"the number of images is {count} and must be at least 1")
@@ -151,8 +165,8 @@ def _plan(
         verb=verb,
         model=manifest.name,
         version=manifest.version,
-        model_digest=digest,
-        keys={key: value for key, value in keys.items() if value is not None},
+        model_digest=fields_digest(dataclasses.asdict(manifest)),
+        keys=known,
         count=count,
         inputs=None,
         format=options.format,
@@ -160,7 +174,7 @@ def _plan(
         shard_length=options.shard_size or shard_length(manifest, count),
         batch=rows_per_run(manifest),
         device=resolve_device(options.device),
-        uri=Storage(model).uri,
+        uri=artifact.uri,
         source=None,
         environment=environment(options.format, options.image_format),
     )
@@ -181,6 +195,10 @@ def _run(plan: Plan, listing: Listing, uri: str, options: JobOptions, echo: Call
                     output.sweep()
     except OSError as error:
         raise BatchError(f"{output.storage.uri} cannot be written: {one_line(error)}") from error
+    return _result(output, manifest, was_finished)
+
+
+def _result(output: Output, manifest: Mapping[str, Any], was_finished: bool) -> JobResult:
     return JobResult(output.storage.uri, manifest["images"], manifest["errors"], was_finished)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from zorse_common.files import FilesError, FileSet
-from zorse_common.globs import Glob, parse_glob
+from zorse_common.globs import Glob, expanded, find_glob, parse_glob
 from zorse_common.storage import Storage
 
 NAMES = ("a.png", "b.jpg", "one/a.png", "one/two/a.png", "one/two/three/b.png", "two/a1.png", "two/b[1].png")
@@ -76,3 +76,15 @@ def test_tree_lists_no_folder_below_its_depth(root: Path) -> None:
     storage = Storage(root / "all")
     assert sorted(storage.tree(1).sizes) == ["a.png", "b.jpg"]
     assert sorted(storage.tree(2).sizes) == ["a.png", "b.jpg", "one/a.png", "two/a1.png", "two/b[1].png"]
+
+
+def test_find_glob_takes_what_exists_for_no_pattern(tmp_path: Path) -> None:
+    (tmp_path / "a[1]").mkdir()
+    assert find_glob(f"{tmp_path}/a[1]") is None
+    assert find_glob(f"{tmp_path}/a[2]") == Glob(str(tmp_path), ("a[2]",))
+
+
+def test_home_folder_takes_the_place_of_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert expanded("~/photos/**/*.png") == "/home/somebody/photos/**/*.png"
+    assert [expanded(place) for place in ("photos/~", "s3://~/photos")] == ["photos/~", "s3://~/photos"]

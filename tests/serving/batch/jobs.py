@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from export.manifest import Manifest
+from serving.artifacts import load
 from serving.batch import job
 from serving.batch.inputs import inputs_digest, list_inputs
 from serving.batch.job import JobOptions
@@ -40,11 +41,11 @@ def plan_of(manifest: Manifest, **fields: Any) -> Plan:
     return Plan(**(known | fields))
 
 
-def plan_of_command(model: Path, keys: dict[str, Any], count: int, options: JobOptions) -> Plan:
+def plan_of_command(model: Path | str, keys: dict[str, Any], count: int, options: JobOptions) -> Plan:
     """Return the plan of a command on the model at `model`; that of a translation lacks its inputs."""
-    manifest, digest = job._model(str(model))
-    verb: BatchVerb = "generate" if manifest.interface.kind == "generator" else "translate"
-    return job._plan(verb, str(model), (manifest, digest), keys, count, options)
+    artifact = load(model)
+    verb: BatchVerb = "generate" if artifact.manifest.interface.kind == "generator" else "translate"
+    return job._plan(verb, artifact, keys, count, options)
 
 
 def make_all(model: Path, plan: Plan, folder: Path, inputs: str | None = None, **options: Any) -> list[Outcome]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tarfile
 import zipfile
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from pyarrow import parquet
 
 from serving.batch.formats.base import FORMATS, Item
-from serving.batch.inputs import inputs_digest, list_inputs, read_entry, safe_name
+from serving.batch.inputs import check_output, inputs_digest, list_inputs, read_entry, safe_name
 from serving.batch.sources.base import SOURCES, Entry
 from serving.errors import BatchError
 from zorse_common.errors import ZorseError
@@ -99,6 +100,31 @@ def test_pattern_takes_images_and_archives(tmp_path: Path) -> None:
     assert len(_read(f"{tmp_path}/**/*")) == 6
     with pytest.raises(ZorseError, match="matches no file"):
         list_inputs(f"{tmp_path}/photos/*.gif")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "is_refused"),
+    [
+        ("photos", "photos", True),
+        ("photos", "photos/out", True),
+        ("photos", "link/out", True),
+        ("photos/", "photos-of-zebras", False),
+        ("photos", "", False),
+        ("photos/*.png", "photos/out", False),
+        ("photos/*/*.png", "photos/out", True),
+        ("photos/**/*.png", "photos/b/out", True),
+        ("photos/more.zip", "photos/out", False),
+        ("job", "job/out", False),
+        ("job", "job/shards/out", True),
+    ],
+)
+def test_output_among_the_inputs_is_refused(inputs: str, output: str, is_refused: bool, tmp_path: Path) -> None:
+    _zip(_folder(tmp_path / "photos") / "more.zip")
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    _folder(tmp_path / "job/shards")
+    (tmp_path / "job/plan-0123456789abcdef.json").write_text("{}")
+    with pytest.raises(BatchError, match="would be taken for images") if is_refused else contextlib.nullcontext():
+        check_output(f"{tmp_path}/{inputs}", f"{tmp_path}/{output}")
 
 
 def test_single_image_is_an_input(tmp_path: Path) -> None:

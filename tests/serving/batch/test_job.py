@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +29,7 @@ from serving.cli import register
 from serving.errors import BatchError, InvalidKeyError, ServingError
 from serving.local_model import LocalModel
 from tests.serving.batch.jobs import files_of, make_all, plan_of_command
+from tests.serving.tiny import conditional_manifest, generator_graph, write
 from zorse_common.contact_sheet import Tile, contact_sheet
 from zorse_common.image_writer import encode
 from zorse_common.storage import Storage
@@ -82,6 +85,32 @@ def test_torn_record_is_made_again(repository: Path, generated: Path) -> None:
     path = generated / "records/000001.json"
     path.write_bytes(path.read_bytes()[:-5])
     assert sorted(Output(Storage(generated)).records(plan)) == [0, 2]
+
+
+def test_manifest_of_something_else_is_refused_before_anything_is_written(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"images": 3, "errors": 0}')
+    with pytest.raises(BatchError, match=r"manifest.json is not of this batch job"):
+        _generate(repository, tmp_path)
+    assert list(files_of(tmp_path)) == ["manifest.json"]
+
+
+@pytest.mark.parametrize("keys", [{}, {"truncation": 1}, {"first": 0, "truncation": 1.0}, {"labels": None}])
+def test_plan_does_not_depend_on_how_defaults_are_given(keys: dict[str, Any], repository: Path) -> None:
+    model = repository / "digits"
+    plan = plan_of_command(model, {"seed": 7, **keys}, 20, CPU)
+    assert plan.digest() == plan_of_command(model, {"seed": 7, "first": 0}, 20, CPU).digest()
+    assert plan.keys == {"seed": 7, "first": 0, "truncation": 1.0}
+
+
+@pytest.mark.parametrize("label", ["dog", 1, [1], ["dog"]])
+def test_plan_has_the_index_of_a_class(label: object, tmp_path: Path) -> None:
+    write(tmp_path, generator_graph(classes=3), conditional_manifest())
+    assert plan_of_command(tmp_path / "classes", {"labels": label}, 4, CPU).keys["labels"] == 1
+
+
+def test_plan_has_the_version_that_an_alias_led_to(repository: Path) -> None:
+    model = repository / "digits"
+    assert plan_of_command(model, {}, 4, CPU).uri == plan_of_command(f"{model}@1", {}, 4, CPU).uri == f"{model}/1"
 
 
 def test_other_command_on_the_output_is_refused(repository: Path, generated: Path) -> None:
@@ -144,6 +173,28 @@ def test_translation_counts_bad_inputs_and_exits_by_their_number(repository: Pat
     assert (row["name"], row["number"]) == ("bad.png", 5)
     status = json.loads(invoke("batch", "status", out, "--json").stdout)
     assert (status["state"], status["errors"], status["images"]) == ("finished", 1, 6)
+
+
+def test_finished_translation_does_not_list_its_inputs(repository: Path, tmp_path: Path) -> None:
+    photos, out, model = tmp_path / "photos", tmp_path / "out", repository / "invert"
+    photos.mkdir()
+    (photos / "a.png").write_bytes(encode(np.zeros((20, 24, 3), np.uint8)))
+    make_all(model, plan_of_command(model, {}, 1, CPU), out, str(photos))
+    assert not job.translate(str(model), str(photos), str(out), CPU, [].append).was_finished
+    shutil.rmtree(photos)
+    lines: list[str] = []
+    assert job.translate(str(model), str(photos), str(out), CPU, lines.append).was_finished
+    assert lines == ["the job is finished, and its inputs are not listed again: new ones need another output"]
+    for options in (dataclasses.replace(CPU, shard_size=9), dataclasses.replace(CPU, verify=True)):
+        with pytest.raises(BatchError, match="there is nothing at"):
+            job.translate(str(model), str(photos), str(out), options, [].append)
+
+
+def test_translation_into_its_inputs_is_refused_before_anything_is_written(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encode(np.zeros((20, 24, 3), np.uint8)))
+    with pytest.raises(BatchError, match="would be taken for images the next time"):
+        job.translate(str(repository / "invert"), str(tmp_path), str(tmp_path / "out"), CPU)
+    assert not (tmp_path / "out").exists()
 
 
 def test_options_of_batch_jobs_need_an_output(repository: Path, tmp_path: Path) -> None:
