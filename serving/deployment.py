@@ -73,7 +73,7 @@ class ModelReplica(_Replica):
         metrics = ModelMetrics(settings.name, artifact.manifest.version, settings.folder)
         batcher = Batcher(engine.run, useful(batching, profile), inline=profile.inline, observer=metrics)
         admission = Admission()
-        partners = ServedPartners(settings.models, settings.partner)
+        partners = ServedPartners(settings.models, settings.partner, settings.batching.timeout_s)
         self._service = ModelService(
             artifact.manifest, batcher.submit, settings.limits, admission, profile, metrics, partners
         )

@@ -15,15 +15,16 @@ from serving.batching import Tensors
 from serving.errors import DeadlineError, NotFoundError, ServingError, UnavailableError
 from zorse_common.errors import printable
 
-_LONGEST_SECONDS = 60.0
-"""How long a call may take whose request has no deadline."""
-
 
 class ServedPartners:
-    """The models `names` of a server, each an application of Ray Serve; `default` is the partner of one of them."""
+    """The models `names` of a server, each an application of Ray Serve; `default` is the partner of one of them.
 
-    def __init__(self, names: Collection[str], default: str | None) -> None:
+    A call whose request has no deadline may take `timeout_s`.
+    """
+
+    def __init__(self, names: Collection[str], default: str | None, timeout_s: float) -> None:
         self.default = default
+        self._timeout_s = timeout_s
         self._names = names
         self._handles: dict[str, DeploymentHandle] = {}
 
@@ -34,7 +35,7 @@ class ServedPartners:
             raise NotFoundError(f"there is no model {printable(model)}: the server has {names}")
         if model not in self._handles:
             self._handles[model] = serve.get_app_handle(model)
-        limit = _LONGEST_SECONDS if seconds is None else seconds
+        limit = self._timeout_s if seconds is None else seconds
         try:
             # The method of `ModelReplica`. It returns its errors, because Ray would put its own around them.
             async with asyncio.timeout(limit):
