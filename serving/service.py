@@ -123,7 +123,8 @@ class ModelService:
         Raises:
             ServingError: as `ImagesRequest.check_images`, `ImagesRequest.with_images` and `call`.
         """
-        size = sum(map(len, contents))
+        # A header is short, because its readers have limits. Those of many files are read in a thread.
+        size = 0 if len(contents) == 1 else sum(map(len, contents))
         work = await self.work(size, keys.check_images, contents, self.interface, self.limits)
         with self._admitted(*work, deadline):
             request, prepared = await self.decode(work.pixels, self._plan_with_images, verb, keys, contents)

@@ -22,8 +22,12 @@ def result_names(names: Sequence[str], ending: str) -> list[str]:
         clashes = [n for n, result in enumerate(results) if count[result] > 1 or f"{result}.{ending}" in folders]
         if not clashes:
             return results
+        # Of two alike, the one whose name was changed less changes first.
+        fewest: dict[str, int] = {}
         for number in clashes:
-            attempts[number] += 1
+            fewest[results[number]] = min(attempts[number], fewest.get(results[number], attempts[number]))
+        for number in clashes:
+            attempts[number] += attempts[number] == fewest[results[number]]
 
 
 def _attempt(name: str, number: int, attempt: int) -> str:
