@@ -154,6 +154,22 @@ class Storage:
         kind = self._remote.get_file_info(self._path).type
         return "folder" if kind == fs.FileType.Directory else "file" if kind == fs.FileType.File else "nothing"
 
+    def file_facts(self) -> tuple[int, int]:
+        """Return the size in bytes of the file at the URI itself, and the time of its last change.
+
+        The time is in nanoseconds since 1970, or 0 if the storage does not know it.
+
+        Raises:
+            FileNotFoundError: there is no file.
+        """
+        if self.local is not None:
+            facts = self.local.stat()
+            return facts.st_size, facts.st_mtime_ns
+        info = self._remote.get_file_info(self._path)
+        if info.type != fs.FileType.File:
+            raise FileNotFoundError(f"there is no file at {self.uri}")
+        return info.size or 0, info.mtime_ns or 0
+
     def open_file(self) -> BinaryIO:
         """Open the file at the URI itself for reading at any position."""
         if self.local is not None:

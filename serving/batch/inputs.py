@@ -5,27 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from serving.batch.output import SHARDS
 from serving.batch.sources.base import SOURCES, Entry, Listing, ReadEntry, source_of
 from serving.errors import BatchError
-from zorse_common.errors import FetchError, one_line, printable
-from zorse_common.files import is_hidden
+from zorse_common.errors import FetchError, ZorseError, one_line, printable
+from zorse_common.files import FilesError, is_hidden, left_out_line
 from zorse_common.globs import find_glob
 from zorse_common.storage import Storage
 
 _OPEN_PLACES = 16
 """How many folders and archives a process holds open."""
+_GONE = "the file is gone: it was there when the inputs were listed"
 
 
 def list_inputs(uri: str) -> Listing:
     """List the images at `uri`: a folder, a file or archive, or a pattern of these with * and **.
 
-    The archives in a folder count as the images in them. Of the output of a batch job the shards are listed. The names
-    are relative paths without `..`, without control characters, and without the folder `uri`.
+    The archives in a folder count as the images in them; a damaged one is left out, with the reason. Of the output of a
+    batch job the shards are listed. The names are relative paths without `..`, without control characters, and without
+    the folder `uri`.
 
     Raises:
         BatchError: there are no images.
@@ -35,17 +37,23 @@ def list_inputs(uri: str) -> Listing:
     # An image has the same name wherever its folder lies; one in several archives has the archive's name first.
     entries = sorted(entry._replace(name=safe_name(entry.name)) for entry in listing.entries)
     if not entries:
+        reason = f" ({line})" if (line := left_out_line(listing.left_out)) else ""
         raise BatchError(
-            f"there are no images at {uri}: give a folder, an archive, or a pattern such as 'photos/*.jpg'"
+            f"there are no images at {uri}{reason}: give a folder, an archive, or a pattern such as 'photos/*.jpg'"
         )
-    return Listing(entries, listing.left_out)
+    return replace(listing, entries=entries)
 
 
-def inputs_digest(entries: Iterable[Entry]) -> str:
-    """Return the digest of the names and sizes of the inputs, in order."""
+def inputs_digest(listing: Listing) -> str:
+    """Return the digest of what is known of the inputs without reading them.
+
+    That is the names and sizes of the images, in order, and the sizes and times of change of archives. A file in a
+    folder that is replaced by one of equal size does not change the digest, nor does a copy of a folder.
+    """
     digest = hashlib.sha256()
-    for entry in entries:
+    for entry in listing.entries:
         digest.update(json.dumps([entry.name, entry.size, entry.member, entry.at]).encode())
+    digest.update(json.dumps(sorted(listing.archives.items())).encode())
     return digest.hexdigest()
 
 
@@ -84,12 +92,19 @@ def read_entry(entry: Entry) -> bytes:
 
     Raises:
         FetchError: an object store failed.
-        OSError, … (`UNREADABLE`): the file is truncated, encrypted or gone.
+        FileNotFoundError: the file, or the archive that it was in, is gone.
+        OSError, … (`UNREADABLE`): the file is truncated or encrypted.
     """
     try:
         return open_place(entry.kind, entry.place)(entry)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(_GONE) from error
+    except FilesError as error:
+        if Storage(entry.place).kind() == "nothing":
+            raise FileNotFoundError(_GONE) from error
+        raise
     except OSError as error:
-        if "://" in entry.place:
+        if Storage(entry.place).local is None:
             where = f"{entry.place}: {printable(entry.member)}"
             raise FetchError(f"{where} cannot be fetched ({one_line(error)})") from error
         raise
@@ -115,7 +130,7 @@ def _list(uri: str) -> Listing:
         return _list_folder(folder, folder)
     archive = source_of(storage.name)
     if archive is not None:
-        return SOURCES.find(archive).entries(storage.uri)
+        return replace(SOURCES.find(archive).entries(storage.uri), archives={storage.name: storage.file_facts()})
     size = storage.parent.tree(1).sizes[storage.name]
     return Listing([Entry(storage.name, size, "folder", storage.parent.uri, storage.name)])
 
@@ -125,15 +140,20 @@ def _list_folder(files: str, folder: str) -> Listing:
     listing = SOURCES.find("folder").entries(files)
     place = Storage(folder).uri
     entries = [entry._replace(place=place) for entry in listing.entries]
-    left_out = listing.left_out
+    left_out, facts = listing.left_out, {}
     archives = {name: kind for name in left_out if not is_hidden(name) and (kind := source_of(name))}
     for name, kind in sorted(archives.items()):
-        inside = SOURCES.find(kind).entries(f"{place.rstrip('/')}/{name}")
+        archive = Storage(place) / name
+        try:
+            inside, facts[name] = SOURCES.find(kind).entries(archive.uri), archive.file_facts()
+        except (ZorseError, FileNotFoundError) as error:
+            left_out[name] = one_line(error)
+            continue
         prefix = f"{PurePosixPath(name).with_suffix('')}/" if len(archives) > 1 else ""
         entries += [entry._replace(name=f"{prefix}{entry.name}") for entry in inside.entries]
         left_out |= inside.left_out
         del left_out[name]
-    return Listing(entries, left_out)
+    return Listing(entries, left_out, facts)
 
 
 def _shards_of_job(folder: Storage) -> Storage:

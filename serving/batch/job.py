@@ -128,7 +128,7 @@ def translate(
         echo("the job is finished, and its inputs are not listed again: new ones need another output")
         return finished
     listing = list_inputs(source)
-    return _run(plan_of(len(listing.entries), inputs_digest(listing.entries)), listing, output, options, echo)
+    return _run(plan_of(len(listing.entries), inputs_digest(listing)), listing, output, options, echo)
 
 
 def _finished(uri: str, plan_of: Callable[[int, str | None], Plan]) -> JobResult | None:

@@ -27,10 +27,14 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """The image files of a place, sorted, and the reason for each file that was left out, by name."""
+    """The image files of a place, sorted, and the reason for each file that was left out, by name.
+
+    `archives` has the size in bytes and the time of the last change, in nanoseconds, of each archive, by name.
+    """
 
     entries: list[Entry]
     left_out: dict[str, str] = field(default_factory=dict)
+    archives: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 ReadEntry = Callable[[Entry], bytes]

@@ -14,6 +14,7 @@ from serving.batch.output import Output
 from serving.batch.plan import BatchVerb, Plan
 from serving.batch.runner import Runner
 from serving.batch.shard import Outcome, ShardMaker, Task
+from serving.batch.sources.base import Entry
 from serving.batch.work import Input
 from zorse_common.result_names import result_names
 from zorse_common.storage import Storage
@@ -50,9 +51,11 @@ def plan_of_command(model: Path | str, keys: dict[str, Any], count: int, options
 
 def make_all(model: Path, plan: Plan, folder: Path, inputs: str | None = None, **options: Any) -> list[Outcome]:
     """Claim the output and make every shard of a job in this process, without Ray."""
-    entries = list_inputs(inputs).entries if inputs is not None else []
+    entries: list[Entry] = []
     if inputs is not None:
-        known = {"inputs": inputs_digest(entries), "source": inputs, "count": len(entries)}
+        listing = list_inputs(inputs)
+        entries = listing.entries
+        known = {"inputs": inputs_digest(listing), "source": inputs, "count": len(entries)}
         plan = plan.model_copy(update=known)
     Output(Storage(folder)).claim(plan)
     maker = ShardMaker(Runner.load(str(model), "cpu", plan.batch), plan, Output(Storage(folder)), **options)

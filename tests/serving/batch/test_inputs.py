@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -14,7 +16,7 @@ from pyarrow import parquet
 
 from serving.batch.formats.base import FORMATS, Item
 from serving.batch.inputs import check_output, inputs_digest, list_inputs, read_entry, safe_name
-from serving.batch.sources.base import SOURCES, Entry
+from serving.batch.sources.base import SOURCES, Entry, Listing
 from serving.errors import BatchError
 from zorse_common.errors import ZorseError
 from zorse_common.image_writer import encode
@@ -172,6 +174,46 @@ def test_safe_name_stays_in_the_folder(name: str, safe: str) -> None:
 
 def test_inputs_digest_depends_on_names_and_sizes() -> None:
     entry = Entry("a", 1, "folder", "/x", "a")
-    assert inputs_digest([entry]) == inputs_digest([entry._replace(place="/y")])
-    assert inputs_digest([entry]) != inputs_digest([entry._replace(size=2)])
-    assert inputs_digest([entry]) != inputs_digest([entry, entry])
+    digest = inputs_digest(Listing([entry]))
+    assert digest == inputs_digest(Listing([entry._replace(place="/y")]))
+    assert digest != inputs_digest(Listing([entry._replace(size=2)]))
+    assert digest != inputs_digest(Listing([entry, entry]))
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+@pytest.mark.parametrize("kind", ["parquet", "tar", "zip"])
+def test_inputs_digest_depends_on_the_size_and_time_of_archives(kind: str, is_alone: bool, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    path = MAKERS[kind](tmp_path / f"in/images.{kind}")
+    shutil.rmtree(tmp_path / "in/unpacked", ignore_errors=True)
+    uri = str(path if is_alone else path.parent)
+    listing = list_inputs(uri)
+    assert listing.archives == {path.name: (path.stat().st_size, path.stat().st_mtime_ns)}
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    assert list_inputs(uri).entries == listing.entries
+    assert inputs_digest(list_inputs(uri)) != inputs_digest(listing)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tar", "zip"])
+def test_damaged_archive_in_a_folder_is_left_out_with_its_reason(kind: str, tmp_path: Path) -> None:
+    _folder(tmp_path / "photos")
+    (tmp_path / f"photos/damaged.{kind}").write_bytes(b"damaged")
+    listing = list_inputs(str(tmp_path / "photos"))
+    assert [entry.name for entry in listing.entries] == sorted(CONTENTS)
+    assert list(listing.left_out) == [f"damaged.{kind}"]
+    assert f"damaged.{kind}" in listing.left_out[f"damaged.{kind}"]
+    with pytest.raises(BatchError, match=rf"no images at .*left out 1 files.*damaged\.{kind}"):
+        list_inputs(f"{tmp_path}/photos/*.{kind}")
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+@pytest.mark.parametrize("kind", sorted(MAKERS))
+def test_file_that_is_gone_is_no_failure_of_a_store(kind: str, scheme: str, tmp_path: Path) -> None:
+    place = MAKERS[kind](tmp_path / f"images.{kind}")
+    entry = list_inputs(f"{scheme}{place}").entries[0]
+    if kind == "folder":
+        shutil.rmtree(place)
+    else:
+        place.unlink()
+    with pytest.raises(FileNotFoundError, match="the file is gone: it was there when the inputs were listed"):
+        read_entry(entry)

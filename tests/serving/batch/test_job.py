@@ -162,7 +162,7 @@ def test_translation_counts_bad_inputs_and_exits_by_their_number(repository: Pat
         (photos / f"{number}.png").write_bytes(encode(np.full((20, 24, 3), number, np.uint8)))
     (photos / "bad.png").write_bytes(b"no image")
     plan = plan_of_command(model, {}, 6, JobOptions(device="cpu", format="images"))
-    plan = plan.model_copy(update={"inputs": job.inputs_digest(job.list_inputs(str(photos)).entries)})
+    plan = plan.model_copy(update={"inputs": job.inputs_digest(job.list_inputs(str(photos)))})
     make_all(model, plan, out, str(photos))
     command = ["translate", model, "--input", photos, "--output", out, "--format", "images", "--device", "cpu"]
     result = invoke(*command)

@@ -48,7 +48,7 @@ def test_two_nodes_write_the_bytes_of_one_also_when_one_is_lost(tmp_path: Path, 
         (photos / f"{number:02d}.png").write_bytes(encode(np.full((32, 32, 3), number, np.uint8)))
     listing = job.list_inputs(str(photos))
     plan = plan_of_command(model, {}, IMAGES, OPTIONS)
-    plan = plan.model_copy(update={"inputs": job.inputs_digest(listing.entries)})
+    plan = plan.model_copy(update={"inputs": job.inputs_digest(listing)})
     make_all(model, plan, tmp_path / "one", str(photos))
 
     job.translate(str(model), str(photos), str(tmp_path / "two"), OPTIONS, [].append)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import boto3
 import numpy as np
 import pytest
 
 from serving.artifacts import load
 from serving.batch.formats.base import FORMATS
 from serving.batch.inputs import list_inputs, read_entry
-from serving.batch.output import Output
+from serving.batch.output import BadItem, Output
 from serving.batch.runner import Runner
 from serving.batch.shard import ShardMaker, Task
 from serving.batch.status import job_status
@@ -41,12 +43,13 @@ def test_output_on_an_object_store_is_that_on_a_disk(name: str, repository: Path
     plan = plan_of(load(repository / "digits").manifest, format=name)
     make_all(repository / "digits", plan, tmp_path / "disk")
     uri = f"{BUCKET}/out-{name}"
-    output = Output(Storage(uri))
-    output.claim(plan)
-    maker = ShardMaker(Runner.load(str(repository / "digits"), "cpu", plan.batch), plan, output, verify=True)
-    outcomes = [maker.make(Task(shard)) for shard in (*range(plan.shards), 0)]
-    maker.close()
-    assert [outcome.is_new for outcome in outcomes] == [True, True, True, False]
+    runner = Runner.load(str(repository / "digits"), "cpu", plan.batch)
+    Output(Storage(uri)).claim(plan)
+    for is_new in (True, False):
+        maker = ShardMaker(runner, plan, Output(Storage(uri)), verify=True)
+        outcomes = [maker.make(Task(shard)) for shard in range(plan.shards)]
+        maker.close()
+        assert [outcome.is_new for outcome in outcomes] == [is_new] * 3
     assert contents(uri) == contents(str(tmp_path / "disk"))
     assert (job_status(uri).state, job_status(uri).shards_done) == ("unfinished", 3)
 
@@ -81,14 +84,24 @@ def test_claims_of_different_jobs_at_once_are_never_both_successful(repository: 
         assert len(files) == len(set(claimed[part::2]) - {None})
 
 
-def test_input_that_is_gone_is_a_failure_of_the_store_and_no_bad_input(repository: Path) -> None:
+def test_failure_of_the_store_is_no_bad_input() -> None:
+    # An object store refuses to read an object that lies in its archive.
+    bucket = BUCKET.partition("://")[2]
+    boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).put_object(
+        Bucket=bucket, Key="archived/a.png", Body=b"content", StorageClass="GLACIER"
+    )
+    (entry,) = list_inputs(f"{BUCKET}/archived").entries
+    with pytest.raises(FetchError, match=r"archived: a\.png cannot be fetched"):
+        read_entry(entry)
+
+
+def test_input_that_is_gone_is_a_bad_input(repository: Path) -> None:
     Storage(f"{BUCKET}/photos").write("a.png", encode(np.zeros((20, 20, 3), np.uint8)))
     (entry,) = list_inputs(f"{BUCKET}/photos").entries
     Storage(f"{BUCKET}/photos").remove("a.png")
     plan = plan_of(load(repository / "invert").manifest, count=1)
     runner, output = Runner.load(str(repository / "invert"), "cpu", 4), Output(Storage(f"{BUCKET}/gone"))
     maker = ShardMaker(runner, plan, output)
-    with pytest.raises(FetchError, match=r"photos: a\.png cannot be fetched"):
-        maker.make(Task(0, [Input(0, "a", entry)]))
+    (error,) = maker.make(Task(0, [Input(0, "a", entry)])).record.errors
     maker.close()
-    assert output.recorded() == []
+    assert error == BadItem(0, "a.png", "the file is gone: it was there when the inputs were listed")
