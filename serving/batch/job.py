@@ -241,7 +241,7 @@ def _make_missing(
         "new_images": tally.new,
         "images_per_second": round(tally.images_per_second, 1),
         "shards": plan.shards,
-        "new_shards": len(tasks),
+        "new_shards": tally.new_shards,
         "seconds_of_stages": {stage: round(seconds, 3) for stage, seconds in sorted(tally.stages.items())},
         "left_out": len(listing.left_out),
     }

@@ -13,10 +13,8 @@ and renamed; on an object store it is written by one request.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
 import re
 import uuid
 from collections.abc import Collection, Iterator, Mapping
@@ -25,6 +23,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from serving.batch import disk
 from serving.batch.plan import Plan
 from serving.errors import BatchError
 from zorse_common.errors import one_line
@@ -171,9 +170,9 @@ class Output:
             OSError: the storage fails. The shard has no record then.
         """
         for name, content in files.items():
-            self.publish(f"{SHARDS}/{name}", content, is_flushed=len(files) == 1)
-        if self.storage.local is not None and len(files) > 1:
-            os.sync()  # one call is faster than one for each of thousands of small files
+            self.publish(f"{SHARDS}/{name}", content, is_flushed=False)
+        if self.storage.local is not None:
+            disk.flush([self.storage.local / SHARDS / name for name in files], self.storage.local)
         self.publish(f"{RECORDS}/{shard_name(record.shard)}.json", record.to_json().encode())
 
     def is_whole(self, record: Record) -> bool:
@@ -230,12 +229,12 @@ class Output:
         temporary.parent.mkdir(parents=True, exist_ok=True)
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                if is_flushed:
-                    os.fsync(file.fileno())
+            temporary.write_bytes(content)
+            if is_flushed:
+                disk.flush_one(temporary)
             temporary.replace(folder / name)
+            if is_flushed:
+                disk.flush_one((folder / name).parent)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -259,17 +258,14 @@ class Output:
             yield
             return
         self.storage.local.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.storage.local, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise BatchError(f"another job writes to {self.storage.uri}: wait until it has ended") from error
-            except OSError:
-                pass  # A file system without locks: two equal jobs would waste work, and write the same bytes.
+        with disk.locked(self.storage.local) as is_alone:
+            if not is_alone:
+                raise BatchError(f"another job writes to {self.storage.uri}: wait until it has ended")
             yield
-        finally:
-            os.close(descriptor)
+
+    def is_locked(self) -> bool:
+        """Return whether a job has the lock."""
+        return self.storage.local is not None and disk.is_locked(self.storage.local)
 
     def _foreign_manifest(self) -> BatchError:
         return BatchError(f"{self.storage.uri}/{MANIFEST} is not of this batch job: choose another output")

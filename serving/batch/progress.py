@@ -21,7 +21,8 @@ class Tally:
 
     def __init__(self, images: int, ready: int, clock: Callable[[], float] = time.monotonic) -> None:
         """Count up to `images`, of which `ready` belong to shards that exist already."""
-        self.total, self.done, self.errors, self.new = images, ready, 0, 0
+        self.total, self.done, self.errors, self.new, self.new_shards = images, ready, 0, 0, 0
+        self._are_workers_there = False
         self.stages: dict[str, float] = {}
         self._clock, self._start = clock, clock()
         self._first: tuple[float, int] | None = None
@@ -32,8 +33,10 @@ class Tally:
         number = record.count + len(record.errors)
         self.done += number
         self.errors += len(record.errors)
+        self._are_workers_there = True
         if outcome.is_new:
             self.new += number
+            self.new_shards += 1
             self._first = self._first or (self.seconds, self.new)
         for stage, seconds in outcome.seconds.items():
             self.stages[stage] = self.stages.get(stage, 0.0) + seconds
@@ -60,8 +63,8 @@ class Tally:
         if self.new:
             rest = timedelta(seconds=round((self.total - self.done) / self.images_per_second))
             parts += [f"{self.images_per_second:,.4g} images/s", f"{rest} to go"]
-        else:
-            parts.append("waiting for workers")
+        elif self.done < self.total:
+            parts.append("checking" if self._are_workers_there else "waiting for workers")
         if self.errors:
             parts.append(f"{self.errors:,} bad inputs")
         busy = sum(self.stages.values())

@@ -44,7 +44,7 @@ def job_status(uri: str) -> JobStatus:
     done = [shard for shard in output.recorded() if shard < plan.shards]
     return JobStatus(
         output=output.storage.uri,
-        state="finished" if manifest is not None else "running" if _is_locked(output) else "unfinished",
+        state="finished" if manifest is not None else "running" if output.is_locked() else "unfinished",
         verb=plan.verb,
         model=f"{plan.model}@{plan.version}",
         format=plan.format,
@@ -54,11 +54,3 @@ def job_status(uri: str) -> JobStatus:
         images=plan.count,
         errors=None if manifest is None else manifest["errors"],
     )
-
-
-def _is_locked(output: Output) -> bool:
-    try:
-        with output.locked():
-            return False
-    except BatchError:
-        return True

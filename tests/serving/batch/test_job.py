@@ -222,6 +222,15 @@ def test_tally_counts_from_the_first_shard_on() -> None:
     assert tally.text() == "40 of 100 images · 2.5 images/s · 0:00:24 to go · 2 bad inputs · run 75 %, encode 25 %"
 
 
+def test_tally_of_a_verification_says_that_it_checks() -> None:
+    tally = Tally(30, 0, lambda: 0.0)
+    assert tally.text() == "0 of 30 images · waiting for workers"
+    tally.add(Outcome(Record(0, "", 10, 1, 0, ""), is_new=False))
+    assert tally.text() == "10 of 30 images · checking"
+    tally.add(Outcome(Record(1, "", 20, 1, 0, ""), is_new=True))
+    assert (tally.new, tally.new_shards) == (20, 1)
+
+
 def test_finished_check_does_not_import_ray(repository: Path, generated: Path) -> None:
     import subprocess
 

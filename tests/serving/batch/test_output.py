@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -133,6 +135,25 @@ def test_lock_refuses_a_second_job_until_the_first_has_ended(tmp_path: Path) -> 
         pytest.fail("two jobs have the lock")
     with second.locked():
         pass
+
+
+def test_status_that_asks_for_the_lock_refuses_no_job(tmp_path: Path) -> None:
+    output, ended = _output(tmp_path), threading.Event()
+
+    def ask() -> None:
+        while not ended.is_set():
+            _output(tmp_path).is_locked()
+
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask)
+        try:
+            for _ in range(300):
+                with output.locked():
+                    assert _output(tmp_path).is_locked()
+        finally:
+            ended.set()
+        asking.result()
+    assert not output.is_locked()
 
 
 def test_record_is_found_after_its_shard_is_published(tmp_path: Path) -> None:
