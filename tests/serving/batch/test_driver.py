@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import queue
 import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from serving.batch import job
-from serving.batch.driver import Resources, Scale, pool_of, run_tasks
+from serving.batch.driver import Resources, Scale, _received, pool_of, run_tasks
 from serving.batch.job import JobOptions
 from serving.batch.output import BadItem, Output, Record
 from serving.batch.ray_cluster import answers, connected
 from serving.batch.shard import Outcome
 from serving.batch.worker import OUTCOME, TASK, ShardWorker, WorkerSettings, outcome_json, parse_outcome
-from serving.errors import BatchError
+from serving.errors import BatchError, BatchStoppedError
 from tests.serving.batch.jobs import files_of, make_all, plan_of_command
 from zorse_common.image_writer import encode
 from zorse_common.storage import Storage
@@ -92,10 +94,24 @@ def test_stopped_job_continues(repository: Path, tmp_path: Path, one_ray: None) 
     outcomes = run_tasks(plan, job._tasks(plan, job.Listing([]), range(plan.shards)), settings, Scale(workers=1), stop)
     next(outcomes)
     stop.set()
-    with pytest.raises(BatchError, match="the job was stopped: the same command continues it"):
-        list(outcomes)
+    with pytest.raises(BatchStoppedError, match="the job was stopped: the same command continues it"):
+        next(outcomes)
     job.generate(str(repository / "digits"), str(tmp_path), 60, OPTIONS, [].append, seed=7)
     assert len(Output(Storage(tmp_path)).recorded()) == plan.shards
+
+
+def test_stop_drops_the_outcomes_that_wait() -> None:
+    every = [Outcome(Record(shard, "plan", 1, 1, 10, "digest"), is_new=True) for shard in range(3)]
+    waiting: queue.Queue[Any] = queue.Queue()
+    for one in (*map(outcome_json, every), None):
+        waiting.put(one)
+    stop = threading.Event()
+    outcomes = _received(waiting, stop, "127.0.0.1:1")
+    assert [next(outcomes), next(outcomes)] == every[:2]
+    stop.set()
+    with pytest.raises(BatchStoppedError, match="the job was stopped: the same command continues it"):
+        next(outcomes)
+    assert waiting.qsize() == 2
 
 
 def test_worker_returns_the_reason_of_a_failure(repository: Path, tmp_path: Path) -> None:
