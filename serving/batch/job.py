@@ -135,15 +135,21 @@ def _finished(uri: str, plan_of: Callable[[int, str | None], Plan]) -> JobResult
     """Return the result of a finished job with the same command, or None. The inputs are not listed.
 
     `plan_of` returns the command's plan for a number of inputs and their digest.
+
+    Raises:
+        BatchError: the output cannot be read, or its manifest is not of its plan.
     """
     output = Output(Storage(uri))
-    first = output.plan()
+    try:
+        first = output.plan()
+        manifest = None if first is None else output.manifest(first)
+    except OSError as error:
+        raise BatchError(f"{output.storage.uri} cannot be read: {one_line(error)}") from error
     if first is None:
         return None
     plan = plan_of(first.count, first.inputs)
     if (plan.digest(), plan.source) != (first.digest(), first.source):
         return None
-    manifest = output.manifest(first)
     return None if manifest is None else _result(output, manifest, was_finished=True)
 
 

@@ -190,6 +190,16 @@ def test_finished_translation_does_not_list_its_inputs(repository: Path, tmp_pat
             job.translate(str(model), str(photos), str(out), options, [].append)
 
 
+def test_output_that_cannot_be_read_is_one_line(repository: Path, tmp_path: Path) -> None:
+    photos, out, model = tmp_path / "photos", tmp_path / "out", repository / "invert"
+    photos.mkdir()
+    (photos / "a.png").write_bytes(encode(np.zeros((20, 24, 3), np.uint8)))
+    make_all(model, plan_of_command(model, {}, 1, CPU), out, str(photos))
+    (out / "manifest.json").mkdir()
+    with pytest.raises(BatchError, match="out cannot be read: .*directory"):
+        job.translate(str(model), str(photos), str(out), CPU, [].append)
+
+
 def test_translation_into_its_inputs_is_refused_before_anything_is_written(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encode(np.zeros((20, 24, 3), np.uint8)))
     with pytest.raises(BatchError, match="would be taken for images the next time"):
