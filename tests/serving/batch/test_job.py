@@ -196,7 +196,7 @@ def test_output_that_cannot_be_read_is_one_line(repository: Path, tmp_path: Path
     (photos / "a.png").write_bytes(encode(np.zeros((20, 24, 3), np.uint8)))
     make_all(model, plan_of_command(model, {}, 1, CPU), out, str(photos))
     (out / "manifest.json").mkdir()
-    with pytest.raises(BatchError, match="out cannot be read: .*directory"):
+    with pytest.raises(BatchError, match=r"out cannot be read: .*directory"):
         job.translate(str(model), str(photos), str(out), CPU, [].append)
 
 
