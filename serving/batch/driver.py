@@ -26,6 +26,8 @@ _POLL_SECONDS = 0.2
 _SILENCE_SECONDS = 15.0
 """How long the cluster's control service (GCS) may be unreachable. Ray itself would wait for a minute."""
 _CHECK_SECONDS = 3.0
+_NO_PROGRESS_SECONDS = 7200.0
+"""How long no shard may be done, or no worker start. A shard takes some seconds, unless its size was chosen."""
 
 
 @dataclass(frozen=True)
@@ -80,16 +82,21 @@ def run_tasks(
         pool = pool_of(plan.device, scale, total.get("CPU", 1), total.get("GPU", 0), len(tasks))
         settings = replace(settings, gpu_fraction=pool.num_gpus or 1.0)
         outcomes: queue.Queue[Any] = queue.Queue()
-        dataset = _dataset(tasks, settings, pool)
-        threading.Thread(target=_consume, args=(dataset, outcomes), daemon=True, name="zorse-batch-rows").start()
-        yield from _received(outcomes, stop, str(ray.get_runtime_context().gcs_address))
+        ended = threading.Event()
+        arguments = (_dataset(tasks, settings, pool), outcomes, ended)
+        threading.Thread(target=_consume, args=arguments, daemon=True, name="zorse-batch-rows").start()
+        del arguments  # so that the execution ends with the thread
+        try:
+            yield from _received(outcomes, stop, str(ray.get_runtime_context().gcs_address))
+        finally:
+            ended.set()
 
 
 def _dataset(tasks: Sequence[Task], settings: WorkerSettings, pool: Resources) -> Any:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = -1
+    context.execution_no_progress_timeout_s = _NO_PROGRESS_SECONDS
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # A list has no read tasks, which would take the CPUs of the actors and wait for ever. One block for each row
     # makes each shard a task of its own.
@@ -105,10 +112,17 @@ def _dataset(tasks: Sequence[Task], settings: WorkerSettings, pool: Resources) -
     )
 
 
-def _consume(dataset: Any, outcomes: queue.Queue[Any]) -> None:
-    """Put each outcome into the queue, and at last None, or the exception that ended the execution."""
+def _consume(dataset: Any, outcomes: queue.Queue[Any], ended: threading.Event) -> None:
+    """Put each outcome into the queue, and at last None, or the exception that ended the execution.
+
+    If `ended` is set, the execution ends with the shard that is made next.
+    """
     try:
-        for row in dataset.iter_rows():
+        rows = iter(dataset.iter_rows())
+        for row in rows:
+            if ended.is_set():
+                rows.close()
+                return
             outcomes.put(row[OUTCOME])
         outcomes.put(None)
     except BaseException as error:  # noqa: BLE001  (the other thread raises it)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import queue
 import shutil
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
 from serving.batch import job
 from serving.batch.driver import Resources, Scale, _received, pool_of, run_tasks
+from serving.batch.inputs import list_inputs
 from serving.batch.job import JobOptions
 from serving.batch.output import BadItem, Output, Record
 from serving.batch.ray_cluster import answers, connected
@@ -21,6 +26,7 @@ from serving.batch.shard import Outcome
 from serving.batch.worker import OUTCOME, TASK, ShardWorker, WorkerSettings, outcome_json, parse_outcome
 from serving.errors import BatchError, BatchStoppedError
 from tests.serving.batch.jobs import files_of, make_all, plan_of_command
+from tests.serving.tiny import inverter_manifest, slow_graph, write
 from zorse_common.image_writer import encode
 from zorse_common.storage import Storage
 
@@ -114,6 +120,27 @@ def test_stop_drops_the_outcomes_that_wait() -> None:
     assert waiting.qsize() == 2
 
 
+@pytest.mark.ray
+def test_stopped_job_ends_its_workers_in_a_ray_that_goes_on(tmp_path: Path, one_ray: None) -> None:
+    model = write(tmp_path / "repository", slow_graph(), inverter_manifest())
+    for number in range(200):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        (tmp_path / f"photos/{number:03d}.png").write_bytes(encode(np.full((32, 32, 3), number, np.uint8)))
+    listing = list_inputs(str(tmp_path / "photos"))
+    plan = plan_of_command(model, {}, 200, JobOptions(device="cpu", shard_size=1))
+    settings, stop = WorkerSettings(plan.to_json(), str(tmp_path / "out")), threading.Event()
+    outcomes = run_tasks(plan, job._tasks(plan, listing, range(plan.shards)), settings, Scale(workers=1), stop)
+    next(outcomes)
+    stop.set()
+    with pytest.raises(BatchError, match="was stopped"):
+        list(outcomes)
+    ended = time.monotonic() + 60
+    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < ended, "the workers go on"
+        time.sleep(0.1)
+    assert len(Output(Storage(tmp_path / "out")).recorded()) < plan.shards
+
+
 def test_worker_returns_the_reason_of_a_failure(repository: Path, tmp_path: Path) -> None:
     copy = tmp_path / "digits"
     shutil.copytree(repository / "digits", copy)
@@ -161,3 +188,19 @@ def test_worker_with_other_libraries_warns(repository: Path, tmp_path: Path) -> 
     outcome = parse_outcome(worker({TASK: ["[0, []]"]})[OUTCOME][0])
     (warning,) = outcome.warnings
     assert warning == f"numpy {plan.environment['numpy']} instead of 0"
+
+
+def test_worker_without_zorse_as_a_package_works(repository: Path, tmp_path: Path) -> None:
+    # Ray sends zorse to the nodes as files. No package of this name is installed there.
+    plan = plan_of_command(repository / "digits", {"seed": 7}, 8, OPTIONS)
+    code = (
+        "import sys; from importlib.metadata import MetadataPathFinder as Finder; find = Finder.find_distributions; "
+        "Finder.find_distributions = lambda context: [] if context.name == 'zorse' else find(context); "
+        "from serving.batch.worker import *; "
+        "worker = ShardWorker(WorkerSettings(sys.argv[1], sys.argv[2])); "
+        "print(worker({TASK: ['[0, []]']})[OUTCOME][0])"
+    )
+    command = [sys.executable, "-c", code, plan.to_json(), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    outcome = parse_outcome(done.stdout)
+    assert (outcome.record.count, outcome.warnings) == (8, frozenset())
