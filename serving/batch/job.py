@@ -5,8 +5,9 @@ Running the same command again continues a job that was interrupted, and does no
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ from serving.batch.work import Input
 from serving.batch.worker import WorkerSettings
 from serving.config import DeviceChoice
 from serving.engine import resolve_device
-from serving.errors import BatchError
+from serving.errors import BatchError, BatchStoppedError
 from serving.feeds import class_labels, latent_dim, source_channels
 from serving.verb import VERBS
 from serving.verbs.generate import GenerateRequest
@@ -73,6 +74,16 @@ class JobResult:
 _DEFAULTS = JobOptions()
 
 
+@contextlib.contextmanager
+def _interrupts_as_stops() -> Iterator[None]:
+    """Turn Ctrl-C outside `stop_requested`, as while inputs are listed, into the error of a stopped job."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise BatchStoppedError("the job was stopped: the same command continues it") from error
+
+
+@_interrupts_as_stops()
 def generate(
     model: str,
     output: str,
@@ -96,6 +107,7 @@ def generate(
     return _run(_plan("generate", artifact, keys, count, options), Listing([]), output, options, echo)
 
 
+@_interrupts_as_stops()
 def translate(
     model: str,
     inputs: str,

@@ -41,8 +41,11 @@ class Schedule:
 
 
 def run_until_done(command: list[str], output: str, schedule: Schedule, log: Path) -> list[int]:
-    """Run `zorse` with the words `command`, kill by the schedule, and repeat. Returns the exit codes of the runs."""
-    codes = []
+    """Run `zorse` with the words `command`, kill by the schedule, and repeat. Returns the exit codes of the runs.
+
+    Raises AssertionError if each run ended before there was anything to kill.
+    """
+    codes, kills = [], 0
     for run in range(_MOST_RUNS):
         with log.open("ab") as stream:
             process = subprocess.Popen(
@@ -50,11 +53,12 @@ def run_until_done(command: list[str], output: str, schedule: Schedule, log: Pat
             )
         try:
             if run < len(schedule.kills):
-                _kill_after(process, Storage(output), *schedule.kills[run])
+                kills += _kill_after(process, Storage(output), *schedule.kills[run])
             codes.append(process.wait(timeout=_RUN_SECONDS))
         finally:
             _end(process)
         if codes[-1] == 0 and run >= len(schedule.kills) - 1:
+            assert kills, f"{schedule}: every run ended before its kill"
             return codes
     raise AssertionError(f"{schedule}: not done after {codes}\n{log.read_text(errors='replace')}")
 
@@ -65,18 +69,19 @@ def contents(output: str) -> dict[str, bytes]:
     return {name: storage.read(name) for name in storage.tree().sizes if name != REPORT}
 
 
-def _kill_after(process: subprocess.Popen[bytes], output: Storage, victim: Victim, files: int) -> None:
-    """Kill `victim` when the command has written `files` new files, or let it end."""
+def _kill_after(process: subprocess.Popen[bytes], output: Storage, victim: Victim, files: int) -> bool:
+    """Kill `victim` when the command has written `files` new files, or let it end. Returns whether it was killed."""
     before = _count(output)
     while process.poll() is None:
         if _count(output) >= before + files and (targets := _targets(process.pid, victim)):
             for target in targets:
                 _send(target, signal.SIGINT if victim == "ctrl-c" else signal.SIGKILL)
-            return
+            return True
         try:
             process.wait(timeout=_POLL_SECONDS)
         except subprocess.TimeoutExpired:
             continue
+    return False
 
 
 def _count(output: Storage) -> int:

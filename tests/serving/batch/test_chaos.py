@@ -12,9 +12,10 @@ import pytest
 from serving.batch import job
 from serving.batch.formats.base import FORMATS
 from serving.batch.job import JobOptions
+from serving.local_model import LocalModel
 from tests.s3 import s3_server
 from tests.serving.batch.chaos import STOPPED, VICTIMS, Schedule, Victim, contents, run_until_done
-from tests.serving.batch.jobs import make_all, plan_of_command
+from tests.serving.batch.jobs import files_of, make_all, plan_of_command
 from zorse_common.image_writer import encode
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -71,6 +72,16 @@ def _assert_equal(actual: dict[str, bytes], expected: dict[str, bytes], schedule
     assert [name for name in expected if actual[name] != expected[name]] == [], schedule
 
 
+def _assert_single_answers(shards: Path, repository: Path, photos: Path) -> None:
+    """Compare each translated file with the answer to a request for it alone: nothing of a batch job is used."""
+    model, files = LocalModel.load(repository / "invert"), files_of(shards)
+    with zipfile.ZipFile(photos) as archive:
+        for name, content in files.items():
+            source = archive.read(name.partition("/")[2])
+            assert content == model.fetch("translate", source).content, name
+    assert len(files) == 200 - len(range(0, 200, 17))
+
+
 @pytest.mark.parametrize(
     ("verb", "name", "kills"),
     [
@@ -85,6 +96,8 @@ def test_killed_job_has_the_bytes_of_an_undisturbed_one(
     command, output = _command(verb, name, repository, photos), str(tmp_path / "out")
     codes = run_until_done([*command, "--output", output], output, Schedule(kills), tmp_path / "log")
     _assert_equal(contents(output), _undisturbed(verb, name, repository, photos, tmp_path / "alone"), Schedule(kills))
+    if name == "images":
+        _assert_single_answers(tmp_path / "out/shards", repository, photos)
     if kills[0][0] == "actor":
         assert codes == [0]
     elif kills[0][0] == "ctrl-c":

@@ -26,7 +26,7 @@ from serving.batch.progress import Tally
 from serving.batch.shard import Outcome, Record
 from serving.batch.status import job_status
 from serving.cli import register
-from serving.errors import BatchError, InvalidKeyError, ServingError
+from serving.errors import BatchError, BatchStoppedError, InvalidKeyError, ServingError
 from serving.local_model import LocalModel
 from tests.serving.batch.jobs import files_of, make_all, plan_of_command
 from tests.serving.tiny import conditional_manifest, generator_graph, write
@@ -124,6 +124,17 @@ def test_job_that_started_with_other_versions_warns(repository: Path, generated:
     lines: list[str] = []
     job.generate(str(repository / "digits"), str(generated), 20, CPU, lines.append, seed=7)
     assert any("other versions, so that bytes may differ: numpy" in line for line in lines)
+
+
+def test_interrupt_outside_the_run_is_a_stop(repository: Path, generated: Path) -> None:
+    path = next(generated.glob("plan-*.json"))
+    path.write_text(path.read_text().replace('"numpy": "', '"numpy": "0.'))
+
+    def interrupt(line: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(BatchStoppedError, match="the same command continues it"):
+        job.generate(str(repository / "digits"), str(generated), 20, CPU, interrupt, seed=7)
 
 
 @pytest.mark.parametrize(
