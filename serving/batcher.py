@@ -118,6 +118,8 @@ class Batcher:
         """Take `job` from the queue, or, if it has failed, mark its exception as seen, so that asyncio is silent."""
         if job.future.cancel():
             self._queue.remove(job, key)
+            if self._observer is not None:
+                self._observer.queued(self._queue.rows)
         elif not job.future.cancelled():
             job.future.exception()
 
