@@ -116,12 +116,14 @@ class Batcher:
 
     def _abandon(self, job: _Job, key: Key) -> None:
         """Take `job` from the queue, or, if it has failed, mark its exception as seen, so that asyncio is silent."""
-        if job.future.cancel():
-            self._queue.remove(job, key)
-            if self._observer is not None:
-                self._observer.queued(self._queue.rows)
-        elif not job.future.cancelled():
+        if job.future.done() and not job.future.cancelled():
             job.future.exception()
+            return
+        # The future that a cancelled request awaited is cancelled already.
+        job.future.cancel()
+        self._queue.remove(job, key)
+        if self._observer is not None:
+            self._observer.queued(self._queue.rows)
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         """Choose a batch at the end of this turn of the event loop, unless something runs."""
