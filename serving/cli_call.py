@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
+from serving.cli_endings import check_ending
 from serving.cli_models import DeviceName, DeviceOption, KeyOption, ModelArgument, open_model, write_file
 
 
 def call(
     model: ModelArgument,
     verb: Annotated[str, typer.Argument(help="The verb, such as interpolate, or one of your own.")],
-    out: Annotated[Path, typer.Option(help="The file to write; its format is that of the verb's answer.")],
+    out: Annotated[Path, typer.Option(help="The file to write. Its ending is that of the answer's format.")],
     keys: Annotated[
         list[str] | None, typer.Argument(help="The verb's keys as key=value; a repeated key is a list.")
     ] = None,
@@ -33,5 +34,6 @@ def call(
     contents = [path.read_bytes() for path in image] if image else None
     single = {key: entries[0] if len(entries) == 1 else entries for key, entries in values.items()}
     answer = open_model(model, device, api_key)(verb, contents, **single)
+    check_ending(out, answer.media_type)
     write_file(out, answer)
     typer.echo(f"{answer.media_type} in {out}")

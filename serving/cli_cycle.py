@@ -7,13 +7,20 @@ from typing import Annotated
 
 import typer
 
+from serving.cli_endings import MEASURED, keys_of_ending
 from serving.cli_models import DeviceName, DeviceOption, KeyOption, ModelArgument, open_model, write_file
 
 
 def cycle(
     model: ModelArgument,
     image: Annotated[Path, typer.Argument(help="The image file.", exists=True, dir_okay=False)],
-    out: Annotated[Path, typer.Option(help="The PNG to write: the image, its translation, and the way back.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="The file to write: the image, its translation and the way back (.png, .jpg, .webp, .zip, .npy), or "
+            "the error (.json)."
+        ),
+    ],
     partner: Annotated[
         str | None,
         typer.Option(help="The name of the model that translates back.", show_default="that of the reverse direction"),
@@ -22,7 +29,8 @@ def cycle(
     api_key: KeyOption = None,
 ) -> None:
     """Translate an image and translate it back, and print what was lost."""
-    answer = open_model(model, device, api_key)("cycle", image.read_bytes(), partner=partner, layout="grid")
+    keys = keys_of_ending(out, MEASURED)
+    answer = open_model(model, device, api_key)("cycle", image.read_bytes(), partner=partner, **keys)
     write_file(out, answer)
     l1, psnr = (answer.headers[f"zorse-{name}"] for name in ("l1", "psnr"))
     typer.echo(f"there and back in {out}: {l1} grey levels of mean difference, PSNR {psnr} dB")

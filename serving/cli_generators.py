@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,18 +9,9 @@ from typing import Annotated
 import typer
 
 from serving import cli_batch
+from serving.cli_endings import ANIMATED, keys_of_ending
 from serving.cli_models import DeviceName, DeviceOption, KeyOption, ModelArgument, open_model, write_file
 
-_FORMATS: Mapping[str, dict[str, str]] = {
-    ".png": {"format": "png"},
-    ".jpg": {"format": "jpeg"},
-    ".jpeg": {"format": "jpeg"},
-    ".webp": {"format": "webp"},
-    ".npy": {"format": "npy"},
-    ".zip": {"layout": "zip"},
-}
-"""The keys of a request for each ending of a file's name."""
-_ANIMATED = {**_FORMATS, ".gif": {"format": "gif"}}
 _Label = Annotated[str | None, typer.Option(help="The class of all images of a conditional generator: name or index.")]
 _Seed = Annotated[int, typer.Option(min=0, help="The seed of the latents.")]
 
@@ -66,7 +56,7 @@ def generate(
         cli_batch.check_only_with_output(options | {"max_errors": max_errors})
         if out is None:
             raise typer.BadParameter("give --out FILE, or --output FOLDER for a batch job")
-        write_file(out, open_model(model, device, api_key)("generate", None, n=n, **keys, **_keys_of_ending(out)))
+        write_file(out, open_model(model, device, api_key)("generate", None, n=n, **keys, **keys_of_ending(out)))
         typer.echo(f"{n} images of seed {seed} in {out}")
         return
     if out is not None:
@@ -96,7 +86,7 @@ def interpolate(
     """Write the images on the way between images of a seed, by interpolation of their latents."""
     stops = number or [first, last]
     keys: dict[str, object] = {"numbers": stops, "steps": steps, "method": method.value, "seed": seed, "label": label}
-    keys |= _keys_of_ending(out, _ANIMATED)
+    keys |= keys_of_ending(out, ANIMATED)
     write_file(out, open_model(model, device, api_key)("interpolate", None, **keys))
     typer.echo(f"images {', '.join(map(str, stops))} of seed {seed}, {steps} steps from each to the next, in {out}")
 
@@ -124,7 +114,7 @@ def arithmetic(
         weights, numbers = _terms(term)
         keys |= {"weights": weights, "numbers": numbers}
         text = " ".join(f"{weight:+g}·{number}" for weight, number in zip(weights, numbers, strict=True))
-    keys |= {"seed": seed, "label": label, "only_result": only_result, **_keys_of_ending(out)}
+    keys |= {"seed": seed, "label": label, "only_result": only_result, **keys_of_ending(out)}
     write_file(out, open_model(model, device, api_key)("arithmetic", None, **keys))
     typer.echo(f"{text} of seed {seed} in {out}")
 
@@ -144,16 +134,3 @@ def _terms(texts: list[str]) -> tuple[list[float], list[int]]:
 
 def _mean(numbers: list[int]) -> str:
     return str(numbers[0]) if len(numbers) == 1 else f"mean({', '.join(map(str, numbers))})"
-
-
-def _keys_of_ending(path: Path, formats: Mapping[str, dict[str, str]] = _FORMATS) -> dict[str, str]:
-    """Return the keys that ask for a file of the ending of `path`.
-
-    Raises:
-        OutputError: the ending of the name is not in `formats`.
-    """
-    from serving.errors import OutputError
-
-    if path.suffix.lower() not in formats:
-        raise OutputError(f"{path} cannot be written: give a name that ends in {', '.join(formats)}")
-    return formats[path.suffix.lower()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from enum import StrEnum
 from pathlib import Path
@@ -77,9 +78,24 @@ def split_url(model: str) -> tuple[str, str]:
 
 
 def write_file(path: Path, file: File) -> None:
-    """Write `file` whole or not at all, since a file that exists counts as done."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".zorse-", dir=path.parent) as folder:
+    """Write `file` whole or not at all, since a file that exists counts as done.
+
+    A link stays, and the file that it leads to is written. A pipe or a device stays too, and gets the content.
+
+    Raises:
+        OutputError: `path` is a folder.
+        OSError: the file cannot be written.
+    """
+    from serving.errors import OutputError
+
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder: give the name of a file in it")
+    if path.exists() and not path.is_file():
+        path.write_bytes(file.content)
+        return
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".zorse-", dir=target.parent) as folder:
         part = Path(folder) / "part"
         part.write_bytes(file.content)
-        part.replace(path)
+        part.replace(target)

@@ -154,13 +154,20 @@ def status(
 
 
 def _cells(model: ModelStatus) -> list[str]:
-    p50, p99 = ("-" if value is None else f"{1000 * value:.3g} ms" for value in (model.p50_seconds, model.p99_seconds))
+    p50, p99 = map(milliseconds, (model.p50_seconds, model.p99_seconds))
     counts = (model.replicas, model.requests, model.failed, model.per_second)
     memory = f"{model.memory_bytes / 2**20:.0f} MiB"
     return [
         *(model.name, model.version, model.kind, *map(str, counts)),
         *(p50, p99, str(model.queued), str(model.in_flight), memory),
     ]
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Return a time in milliseconds with three significant digits, or from 100 ms on as a whole number."""
+    if seconds is None:
+        return "-"
+    return f"{1000 * seconds:.0f} ms" if seconds >= 0.1 else f"{1000 * seconds:.3g} ms"
 
 
 @serve_group.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ T = TypeVar("T")
 Image = NDArray[np.uint8] | bytes | str | os.PathLike[str]
 """An image: uint8 [h, w, 1, 3 or 4], the bytes of an image file, or its path."""
 Images = Image | list[Image] | tuple[Image, ...]
-_SETTINGS = frozenset({"ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"})
+_PROXIES = frozenset({"ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"})
+_CERTIFICATES = frozenset({"SSL_CERT_FILE", "SSL_CERT_DIR"})
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Client:
         timeout: float = 120.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        if not url.lower().startswith(("http://", "https://")):
+            raise BadRequestError(f"{url} is not a server's URL: write http://{url.rpartition('://')[2]}")
         headers = {b"X-API-Key": api_key.encode()} if api_key else {}
         try:
             # A loopback address needs neither a proxy nor certificates: the environment is ignored.
@@ -64,10 +68,10 @@ class Client:
                 base_url=url, headers=headers, timeout=timeout, transport=transport, trust_env=trusted
             )
         except httpx.InvalidURL as error:
-            raise BadRequestError(f"{url} is not a URL: {error}{_settings_hint()}") from error
+            raise BadRequestError(f"{url} is not a URL: {error}{_settings_hint(_PROXIES)}") from error
         except (OSError, ValueError, ImportError) as error:  # of settings in the environment
             raise BadRequestError(
-                f"no connection to {url} can be made ({one_line(error)}){_settings_hint()}"
+                f"no connection to {url} can be made ({one_line(error)}){_settings_hint(_PROXIES | _CERTIFICATES)}"
             ) from error
 
     def __enter__(self) -> Self:
@@ -89,11 +93,11 @@ class Client:
 
     def models(self) -> list[dict[str, Any]]:
         """Return the name, version and kind of each model."""
-        return self._request(httpx.Response.json, "GET", "/v2/models")
+        return self._request(_read_models, "GET", "/v2/models")
 
     def metadata(self, model: str) -> dict[str, Any]:
         """Return the kind, versions, inputs and outputs of a model (KServe v2 model metadata)."""
-        return self._request(httpx.Response.json, "GET", f"/v2/models/{quote(model, safe='')}")
+        return self._request(_read_metadata, "GET", f"/v2/models/{quote(model, safe='')}")
 
     def metrics(self) -> str:
         """Return the numbers of all models since the server's start, in Prometheus's text format."""
@@ -107,11 +111,11 @@ class Client:
         its path, or a list of these. The answer is as `File.value` says: one image is uint8 [h, w, c], several are
         [n, h, w, c], and an answer in JSON is its value.
         """
-        return self._call(lambda response: _read_file(response).value(), _path(model, verb), image, keys)
+        return self._call(lambda response: _read_file(response, verb).value(), _path(model, verb), image, keys)
 
     def fetch(self, verb: str, model: str, image: Images | None = None, **keys: Any) -> File:
         """Call a verb and return its answer as a file. Arguments are those of `call`."""
-        return self._call(_read_file, _path(model, verb), image, keys)
+        return self._call(lambda response: _read_file(response, verb), _path(model, verb), image, keys)
 
     def generate(
         self, model: str, n: int | None = None, seed: int | None = None, first: int | None = None, **keys: Any
@@ -152,9 +156,7 @@ class Client:
 
     def cycle(self, model: str, image: Image, partner: str | None = None) -> CycleAnswer:
         """Translate an image there and back. Without `partner` the server takes the model that translates back."""
-        file = self.fetch("cycle", model, image, partner=partner, layout="zip")
-        _, there, back = file.value()
-        return CycleAnswer(there, back, float(file.headers["zorse-l1"]), float(file.headers["zorse-psnr"]))
+        return self._call(_read_cycle, _path(model, "cycle"), image, {"partner": partner, "layout": "zip"})
 
     def infer(self, model: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Return the outputs of a model by name for explicit inputs by name (KServe v2, binary tensors)."""
@@ -189,7 +191,8 @@ class Client:
         try:
             response = self._http.request(method, path, **options)
         except httpx.RequestError as error:
-            hint = _settings_hint() if self._http.trust_env else ""
+            settings = _PROXIES | _CERTIFICATES if _is_of_certificates(error) else _PROXIES
+            hint = _settings_hint(settings) if self._http.trust_env else ""
             raise ServerError(f"{self._http.base_url} does not answer: {error}{hint}", 0, "unreachable") from error
         if not response.is_success:
             raise _server_error(response, path)
@@ -215,9 +218,16 @@ def _plain(value: Any, key: str) -> Any:
     raise BadRequestError(f"{key} has a {type(value).__name__}: give numbers, texts, or lists or arrays of them")
 
 
-def _settings_hint() -> str:
-    """Return a hint with the environment variables that affect connections, or "" if there are none."""
-    names = [name for name in os.environ if name.upper() in _SETTINGS]
+def _is_of_certificates(error: BaseException | None) -> bool:
+    """Return whether an error of TLS is `error` or one of its causes."""
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _settings_hint(settings: frozenset[str]) -> str:
+    """Return a hint with those of the environment variables `settings` that are set, or "" if none is."""
+    names = [name for name in os.environ if name.upper() in settings]
     return f"; check {', '.join(sorted(names))} of the environment" if names else ""
 
 
@@ -234,9 +244,48 @@ def _server_error(response: httpx.Response, path: str) -> ServerError:
         return ServerError(text, response.status_code, "http")
 
 
-def _read_file(response: httpx.Response) -> File:
+def _read_models(response: httpx.Response) -> list[dict[str, Any]]:
+    models: list[dict[str, Any]] = response.json()
+    if not isinstance(models, list) or not all(_is_object(model, "name", "version", "kind") for model in models):
+        raise ValueError("the answer is not a list of models")
+    return models
+
+
+def _read_metadata(response: httpx.Response) -> dict[str, Any]:
+    metadata: dict[str, Any] = response.json()
+    inputs = metadata.get("inputs") if _is_object(metadata, "name", "inputs") else None
+    if not isinstance(inputs, list) or not all(_is_tensor(entry) for entry in inputs):
+        raise ValueError("the answer is not the metadata of a model")
+    return metadata
+
+
+def _is_tensor(entry: object) -> bool:
+    """Return whether `entry` is the description of a tensor: its name, data type and list of sizes."""
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("name", "datatype")):
+        return False
+    shape = entry.get("shape")
+    return isinstance(shape, list) and all(type(size) is int for size in shape)
+
+
+def _is_object(value: object, *keys: str) -> bool:
+    return isinstance(value, dict) and value.keys() >= set(keys)
+
+
+def _read_cycle(response: httpx.Response) -> CycleAnswer:
+    file = _read_file(response, "cycle")
+    _, there, back = file.value()
+    return CycleAnswer(there, back, float(file.headers["zorse-l1"]), float(file.headers["zorse-psnr"]))
+
+
+def _read_file(response: httpx.Response, verb: str) -> File:
+    """Return the file of an answer. Raises ValueError if its media type is not one that `verb` answers with."""
+    # Imported here: the other calls need no verbs, and start faster without.
+    from serving.verb import VERBS
+
+    # The server may have verbs that this process does not know.
+    known = VERBS.find(verb).answer_types if verb in VERBS.names() else MEDIA_TYPES
     media_type = response.headers.get("content-type", "").partition(";")[0]
-    if media_type not in MEDIA_TYPES:
+    if media_type not in known:
         raise ValueError(f"the answer is of the type {media_type!r}")
     headers = {name: value for name, value in response.headers.items() if name.startswith("zorse-")}
     return File(response.content, media_type, headers=headers)

@@ -91,10 +91,12 @@ def combine(weights: Mapping[int, float], vectors: NDArray[np.float32]) -> NDArr
         BadRequestError: all weights are zero.
     """
     factors = np.array(list(weights.values()), dtype=np.float64)
-    length = np.linalg.norm(factors)
-    if not length > 0:
+    largest = np.abs(factors).max()
+    if not largest > 0:
         raise BadRequestError("the weights cancel, and nothing is left: change one of them")
-    code: NDArray[np.float32] = (factors / length @ vectors.astype(np.float64)).astype(np.float32)
+    factors /= largest  # the squares of weights near 1e-300 would all be 0
+    unit = factors / np.linalg.norm(factors)
+    code: NDArray[np.float32] = (unit @ vectors.astype(np.float64)).astype(np.float32)
     return code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -96,6 +97,51 @@ def test_other_servers_are_reported(call: Callable[[Client], object], status: in
     with pytest.raises(ServerError) as caught:
         call(answering(lambda request: httpx.Response(status, text="<html>hello</html>")))
     assert (caught.value.status, caught.value.code) == (status, code)
+
+
+@pytest.mark.parametrize("body", [{"status": "ok"}, [1], ["a"], None, {"name": "x", "inputs": [{"name": "y"}]}, 7])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda opened: opened.models(),
+        lambda opened: opened.metadata("digits"),
+        lambda opened: opened.fetch("generate", "digits"),
+        lambda opened: opened.fetch("translate", "invert", SOURCE[0]),
+        lambda opened: opened.cycle("invert", SOURCE[0]),
+    ],
+    ids=["models", "metadata", "generate", "translate", "cycle"],
+)
+def test_json_of_other_servers_is_reported(call: Callable[[Client], object], body: object) -> None:
+    with pytest.raises(ServerError, match=r"answers /v2/models.* as no zorse server does") as caught:
+        call(answering(lambda request: httpx.Response(200, json=body)))
+    assert (caught.value.status, caught.value.code) == (200, "protocol")
+
+
+def test_json_of_a_verb_that_the_client_does_not_know_is_accepted() -> None:
+    assert answering(lambda request: httpx.Response(200, json={"a": 1})).call("own", "digits") == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [("127.0.0.1:8399", "http://127.0.0.1:8399"), ("localhost:8", "http://localhost:8"), ("ftp://host", "http://host")],
+)
+def test_url_without_a_scheme_of_http_is_refused(url: str, advice: str) -> None:
+    with pytest.raises(BadRequestError, match=f"^{url} is not a server's URL: write {advice}$"):
+        Client(url)
+
+
+def test_hint_at_certificates_is_for_errors_of_tls_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail_with(cause: OSError) -> str:
+        def fail(request: httpx.Request) -> httpx.Response:
+            raise httpx.ConnectError("failed") from cause
+
+        with pytest.raises(ServerError) as caught:
+            answering(fail).models()
+        return str(caught.value)
+
+    monkeypatch.setenv("SSL_CERT_DIR", "/certificates")
+    assert "SSL_CERT_DIR" in fail_with(ssl.SSLError("bad certificate"))
+    assert "SSL_CERT_DIR" not in fail_with(OSError("refused"))
 
 
 def test_unreachable_server_is_reported() -> None:

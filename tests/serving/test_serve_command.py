@@ -11,6 +11,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from serving.cli import register
+from serving.cli_serve import milliseconds
 from serving.config import ApiKey
 from serving.errors import ArtifactError, ServerError
 
@@ -46,6 +47,14 @@ def test_serve_key_prints_a_key_once_and_its_line_for_the_file() -> None:
     result = invoke("serve", "key", "bob", "--rate", "5/m")
     secret = result.stderr.splitlines()[0].removeprefix("key of bob, shown once: ")
     assert yaml.safe_load(result.stdout) == {"bob": {"sha256": ApiKey.digest(secret.encode()), "rate": "5/m"}}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "-"), (0.0012345, "1.23 ms"), (0.0999, "99.9 ms"), (0.9997, "1000 ms"), (1.0312, "1031 ms")],
+)
+def test_milliseconds_have_no_exponent(seconds: float | None, text: str) -> None:
+    assert milliseconds(seconds) == text
 
 
 def test_serve_status_of_no_server_is_one_line() -> None:

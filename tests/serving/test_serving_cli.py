@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from serving.cli import register, register_latent
-from serving.cli_models import split_url
+from serving.cli_endings import check_ending
+from serving.cli_models import split_url, write_file
 from serving.codec import File
 from serving.errors import BadRequestError, ImageError, OutputError, ServingError, TooLargeError, UnsupportedError
 from serving.local_model import LocalModel
@@ -223,6 +226,61 @@ def test_cycle_prints_the_error_and_writes_the_row(repository: Path, horse: Path
     np.testing.assert_array_equal(row, np.concatenate([PIXELS, 255 - PIXELS, PIXELS], axis=1))
     with pytest.raises(BadRequestError, match="name it with partner"):
         run(*command)
+
+
+def test_cycle_writes_the_format_of_the_ending(repository: Path, horse: Path, tmp_path: Path) -> None:
+    command = ("cycle", repository / "invert", horse, "--partner", "invert", "--device", "cpu", "--out")
+    run(*command, tmp_path / "error.json")
+    assert json.loads((tmp_path / "error.json").read_text()) == {"errors": [{"l1": 0.0, "psnr": "inf"}]}
+    run(*command, tmp_path / "row.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "row.npy"), np.stack([PIXELS, 255 - PIXELS, PIXELS]))
+    with pytest.raises(OutputError, match=r"c\.gif cannot be written: .* \.zip, \.json$"):
+        run(*command, tmp_path / "c.gif")
+
+
+def test_call_refuses_a_name_of_another_format(repository: Path, tmp_path: Path) -> None:
+    command = ("call", repository / "digits", "generate", "format=npy", "--device", "cpu", "--out")
+    with pytest.raises(OutputError, match=r"o\.png is not written, since the answer is application/x-npy: .* \.npy"):
+        run(*command, tmp_path / "o.png")
+    assert not (tmp_path / "o.png").exists()
+    run(*command, tmp_path / "o.NPY")
+    run(*command, tmp_path / "o.bin")
+    assert (tmp_path / "o.NPY").read_bytes() == (tmp_path / "o.bin").read_bytes()
+
+
+def test_endings_of_one_format_are_accepted() -> None:
+    for name in ("a.jpg", "a.JPEG", "a", "a.raw"):
+        check_ending(Path(name), "image/jpeg")
+    with pytest.raises(OutputError, match=r"ends in \.jpg or \.jpeg, or another format"):
+        check_ending(Path("a.png"), "image/jpeg")
+
+
+def test_written_file_follows_links(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    for name in ("old", "new"):
+        (tmp_path / name).symlink_to(tmp_path / "real" / name)
+    (tmp_path / "real" / "old").write_bytes(b"before")
+    for name in ("old", "new"):
+        write_file(tmp_path / name, File(b"after", "image/png"))
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / "real" / name).read_bytes() == b"after"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "new", "old", "old", "real"]
+
+
+def test_written_file_goes_into_a_pipe_that_exists(tmp_path: Path) -> None:
+    pipe, received = tmp_path / "pipe.png", list[bytes]()
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: received.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    write_file(pipe, File(b"content", "image/png"))
+    reader.join(10)
+    assert received == [b"content"]
+    assert pipe.is_fifo()
+
+
+def test_written_file_that_is_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="is a folder: give the name of a file in it"):
+        write_file(tmp_path, File(b"", "image/png"))
 
 
 def test_call_answers_any_verb_with_its_keys(repository: Path, horse: Path, tmp_path: Path) -> None:

@@ -136,6 +136,13 @@ def test_arithmetic_results_have_the_norm_of_a_latent() -> None:
     assert abs(np.linalg.norm(results, axis=1).mean() / 16 - 1) < 0.01
 
 
+@pytest.mark.parametrize("scale", [5e-324, 1e-300, 1e-160, 1000.0])
+def test_arithmetic_depends_on_the_ratios_of_weights_alone(scale: float) -> None:
+    expected = plan("arithmetic", numbers=[4, 9], weights=[1, -1])["latent"]
+    codes = plan("arithmetic", numbers=[4, 9], weights=[scale, -scale])["latent"]
+    np.testing.assert_allclose(codes, expected, rtol=1e-6)
+
+
 def test_arithmetic_keeps_one_class() -> None:
     assert plan("arithmetic", CONDITIONAL.interface, a=[5, 1], b=2, c=3)["label"].tolist() == [2] * 4
     assert plan("arithmetic", CONDITIONAL.interface, a=5, b=2, c=3, label=0, only_result=True)["label"].tolist() == [0]
