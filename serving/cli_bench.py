@@ -37,7 +37,7 @@ def bench_serve(
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Closed loop: connections that send one request after another.")
     ] = None,
-    rate: Annotated[float | None, typer.Option(min=0.001, help="Open loop: requests per second.")] = None,
+    rate: Annotated[float | None, typer.Option(min=0.001, max=1e9, help="Open loop: requests per second.")] = None,
     arrivals: Annotated[ArrivalsName, typer.Option(help="Open loop: random arrivals or equal gaps.")] = (
         ArrivalsName.POISSON
     ),

@@ -29,7 +29,8 @@ class Samples:
         early_ends: float64 [k], when the successful answers to requests of the warm-up were complete, in seconds after
             the start of the measurement. They count in the rate: the server worked on them while it was measured.
         seconds: the length of the measurement.
-        not_sent: the number of requests that were not sent because too many were in flight.
+        not_sent: the number of requests that were not sent because too many were in flight, or because the client was
+            too slow to send them before the end.
         failures: for each status that is no success, up to `FAILURE_TEXTS` different bodies or reasons.
     """
 

@@ -20,6 +20,8 @@ from serving.bench.samples import FAILURE_TEXTS, Samples
 
 SWEEP_SECONDS = 0.1
 """How often requests that have waited too long are given up."""
+SLICE_SECONDS = 0.1
+"""The longest time for which an open loop starts requests without a look at answers."""
 RETRY_SECONDS = 0.01
 """How long a closed loop waits after a request without an answer, so that a dead server is not flooded."""
 now = time.perf_counter
@@ -141,10 +143,18 @@ class _Sender:
             self._next_of_slot()
 
     def _arrive(self, loop: Open, times: Iterator[float], due: float | None) -> None:
-        """Start every request of an open loop that is due, and come back for the next."""
+        """Start every request of an open loop that is due, and come back for the next.
+
+        The requests of a rate that is too high for this process are not walked one by one after the end: those that are
+        left are counted as not sent.
+        """
         time = now()
         due = next(times) if due is None else due
-        while due <= time:
+        if time >= self._end and (due >= self._end or time >= self._end + SLICE_SECONDS):
+            self._log.not_sent += round(loop.rate * max(0.0, self._end - max(due, self._measured)))
+            self._end_if_idle()
+            return
+        while due <= time and now() < time + SLICE_SECONDS:
             if self._finished(due):
                 self._end = min(self._end, due)
                 self._end_if_idle()
@@ -155,7 +165,8 @@ class _Sender:
                 self._log.not_sent += 1
             due = next(times)
         # The loop's timers count whole milliseconds. A late start is part of the latency and is shown as lag.
-        self._loop.call_later(math.ceil((due - time) * 1000) / 1000, self._arrive, loop, times, due)
+        wait = max(0.0, min(due, self._end) - time)
+        self._loop.call_later(math.ceil(wait * 1000) / 1000, self._arrive, loop, times, due)
 
     def _start(self, due: float, after: Callable[[Answer], None]) -> None:
         """Send the next request, whose intended start is `due`, and call `after` with its answer."""

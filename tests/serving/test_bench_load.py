@@ -83,6 +83,22 @@ def test_open_loop_counts_what_exceeds_the_limit_in_flight() -> None:
     assert samples.failures == {0: ("no answer within 1 s",)}
 
 
+@pytest.mark.parametrize("warm_up", [0, 0.2])
+def test_open_loop_of_an_impossible_rate_ends_on_time_and_counts_what_is_not_sent(warm_up: float) -> None:
+    begin = time.monotonic()
+    samples = send(answer_at_once, Load(Open(1e9), duration=0.3, warm_up=warm_up))
+    assert time.monotonic() - begin < 10
+    assert samples.seconds == pytest.approx(0.3)
+    assert len(samples.status) + samples.not_sent == pytest.approx(3e8, rel=0.01)
+
+
+def test_open_loop_of_a_low_rate_ends_on_time() -> None:
+    begin = time.monotonic()
+    samples = send(answer_at_once, Load(Open(0.01, "uniform"), duration=0.2, warm_up=0))
+    assert time.monotonic() - begin < 10
+    assert (len(samples.status), samples.not_sent) == (1, 0)
+
+
 def test_samples_count_statuses_and_keep_the_first_bodies_of_failures() -> None:
     async def respond(number: int, body: bytes) -> bytes:
         return answer("503 Service Unavailable", b"full") if number % 2 else answer()

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from serving.bench.requests import Work, prepare_requests, split_target
 from serving.bench.sender import Target
 from serving.cli import register_bench
-from serving.errors import BenchError
+from serving.errors import BenchError, ServerError
 from serving.open_inference import HEADER_LENGTH, parse_infer
 from tests.serving.timed_server import answer, timed_server
 from zorse_common.image_writer import encode
@@ -116,6 +116,13 @@ def test_target_has_the_schemes_port() -> None:
     assert split_target("http://[::1]:80/") == Target("::1", 80)
 
 
+def invoke(*words: str) -> Result:
+    app, group = typer.Typer(), typer.Typer()
+    register_bench(group)
+    app.add_typer(group, name="bench")
+    return CliRunner().invoke(app, ["bench", "serve", *words])
+
+
 def run(status: str, *arguments: object) -> tuple[str, BaseException | None, list[tuple[str, bytes]]]:
     """Run the command against a server of one model that answers each of its requests with `status`."""
 
@@ -123,12 +130,8 @@ def run(status: str, *arguments: object) -> tuple[str, BaseException | None, lis
         raw = answer("200 OK", json.dumps(GENERATOR).encode(), "Content-Type: application/json")
         return answer(status, b"why") if body else raw
 
-    app, group = typer.Typer(), typer.Typer()
-    register_bench(group)
-    app.add_typer(group, name="bench")
     with timed_server(respond) as server:
-        words = ["bench", "serve", f"http://127.0.0.1:{server.port}", "digits", *map(str, arguments)]
-        result = CliRunner().invoke(app, words)
+        result = invoke(f"http://127.0.0.1:{server.port}", "digits", *map(str, arguments))
         return result.output, result.exception, server.requests
 
 
@@ -143,6 +146,16 @@ def test_bench_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     assert figures["statuses"]["200"] >= 12
     assert figures["latency_ms"]["p50"] <= figures["latency_ms"]["p99.9"]
     assert {body for _, body in requests[1:]} == {json.dumps({"seed": str(seed)}).encode() for seed in (3, 4, 5)}
+
+
+def test_bench_command_of_a_foreign_server_is_one_line() -> None:
+    async def respond(number: int, body: bytes) -> bytes:
+        return answer("200 OK", b'{"name": "x", "inputs": [{}]}', "Content-Type: application/json")
+
+    with timed_server(respond) as server:
+        result = invoke(f"http://127.0.0.1:{server.port}", "x")
+    assert isinstance(result.exception, ServerError)
+    assert "answers /v2/models/x as no zorse server does" in str(result.exception)
 
 
 def test_bench_command_fails_with_the_servers_answer_if_nothing_succeeds() -> None:
