@@ -2,7 +2,8 @@
 
 A model lies at `<repository>/<model>/<version>/manifest.json`: its name fits `manifest.NAME`, versions are numbers from
 1 on, and the manifest states the name and number of its folders. A folder with manifests that breaks this rule is
-skipped with a reason. Hidden folders, and folders without manifests two levels down, are not models and are ignored.
+skipped with a reason, and so is a version's folder that has a model file and no manifest, unless a hidden file in it
+marks an unfinished upload. Hidden folders, and other folders without manifests two levels down, are ignored.
 
 The file `aliases.json` beside the versions is a JSON object such as {"stable": 3}. Without aliases there is no file.
 """
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from pydantic_core import from_json
 
 from export.errors import ExportError, ManifestError, RepositoryError
-from export.manifest import MANIFEST_FILE, NAME, VERSION, Manifest
+from export.manifest import MANIFEST_FILE, MODEL_FILE, NAME, VERSION, Manifest
 from zorse_common.errors import StorageError, first_sentence, printable
 from zorse_common.storage import Storage
 
@@ -26,6 +27,7 @@ NAME_RULE = "may hold letters, digits, '.', '_' and '-' only, and starts with a 
 ALIASES_FILE = "aliases.json"
 LATEST = "latest"
 """Means the newest version; no alias can have this name."""
+_NO_MANIFEST = f"it has a {MODEL_FILE} and no {MANIFEST_FILE}: export the model again, or remove the folder"
 _ALIAS = re.compile(r"(?!latest$|[0-9]+$)[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -176,18 +178,29 @@ class RepositoryReader:
         return self.storage / model
 
     def _listed(self, skipped: dict[str, str]) -> dict[str, list[str]]:
-        """Return the names of the folders with a manifest, by the name of their parent folder."""
+        """Return the names of the folders with a manifest, by the name of their parent folder.
+
+        Add to `skipped` what cannot be read, and versions that have a model file alone.
+        """
         listed: dict[str, list[str]] = {}
         if self.storage.local is None:
             # One request instead of one for each folder.
+            files: dict[tuple[str, str], set[str]] = {}
             for path in self.storage.entries():
                 match path.split("/"):
-                    case [model, version, name] if name == MANIFEST_FILE:
-                        listed.setdefault(model, []).append(version)
+                    case [model, version, name]:
+                        files.setdefault((model, version), set()).add(name)
+            for (model, version), names in files.items():
+                if MANIFEST_FILE in names:
+                    listed.setdefault(model, []).append(version)
+                elif MODEL_FILE in names and not any(name.startswith(".") for name in names):
+                    _skip_unpublished(model, version, skipped)
         else:
             for model in self.storage.folders():
                 try:
                     listed[model] = _with_manifest(self.storage / model)
+                    for version in _with_model_alone(self.storage / model):
+                        _skip_unpublished(model, version, skipped)
                 except OSError as error:
                     skipped[printable(model)] = f"it cannot be read: {first_sentence(error)}"
         return {model: folders for model, folders in listed.items() if folders and not model.startswith(".")}
@@ -224,6 +237,21 @@ def _with_manifest(model: Storage) -> list[str]:
         with contextlib.suppress(FileNotFoundError):  # the folder may have been removed since it was listed
             names = [name for name in model.folders() if model.exists(f"{name}/{MANIFEST_FILE}")]
     return sorted(name for name in names if not name.startswith("."))
+
+
+def _with_model_alone(model: Storage) -> list[str]:
+    """Return the names of the folders of a model on a disk that have a model file and no manifest."""
+    return [
+        name
+        for name in model.folders()
+        if not model.exists(f"{name}/{MANIFEST_FILE}") and model.exists(f"{name}/{MODEL_FILE}")
+    ]
+
+
+def _skip_unpublished(model: str, version: str, skipped: dict[str, str]) -> None:
+    """Add the folder of a version without a manifest to `skipped`, if its names are those of a version of a model."""
+    if NAME.fullmatch(model) and VERSION.fullmatch(version):
+        skipped[f"{model}/{version}"] = _NO_MANIFEST
 
 
 def is_alias(name: str) -> bool:

@@ -36,6 +36,7 @@ from serving.codec import ZIP, File
 from serving.config import Limits
 from serving.errors import BadRequestError, InvalidKeyError, NotFoundError, TooLargeError
 from serving.feeds import check_source_size, source_channels, source_size
+from serving.number_keys import has_boolean, number_keys
 from zorse_common.errors import nearest_hint, printable, shortened
 from zorse_common.images import check_range
 from zorse_common.registry import Registry
@@ -47,14 +48,8 @@ Number = Annotated[int, Field(ge=0, lt=2**62)]
 
 
 def _as_classes(value: Any) -> Any:
-    """Return the entry of a list of one, which a query cannot tell from a single value.
-
-    Refuse a boolean, which Python counts as the number 0 or 1.
-    """
-    entries = value if isinstance(value, list) else [value]
-    if any(isinstance(entry, bool) for entry in entries):
-        raise PydanticCustomError("boolean", "a class is a name or an index and not true or false", {})
-    return entries[0] if len(entries) == 1 else value
+    """Return the entry of a list of one, which a query cannot tell from a single value."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 Class = Annotated[str | int, BeforeValidator(_as_classes)]
@@ -91,6 +86,9 @@ class VerbRequest(BaseModel):
             InvalidKeyError: a key is unknown or missing, or a value is not legal.
         """
         present = {key: value for key, value in keys.items() if value is not None}
+        for key, what in number_keys(cls).items():
+            if has_boolean(present.get(key)):
+                raise InvalidKeyError(f"{'.'.join((*place, key))}: give {what} and not true or false")
         try:
             return cls.model_validate(present)
         except ValidationError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -72,6 +73,42 @@ def test_other_folders_and_hidden_ones_are_ignored(place: Path) -> None:
     models = RepositoryReader(Storage(place)).models()
     assert models.skipped == {}
     assert _versions(place) == {"digits": [2]}
+
+
+def test_version_with_a_model_and_without_a_manifest_is_skipped_and_named(place: Path) -> None:
+    (place / "digits" / "2" / "manifest.json").unlink()
+    (place / "digits" / "3").mkdir()
+    (place / "digits" / "copy").mkdir()
+    (place / "digits" / "copy" / "model.onnx").write_bytes(b"")
+    models = RepositoryReader(Storage(place)).models()
+    assert list(models.manifests["digits"]) == [1]
+    assert models.skipped == {
+        "digits/2": "it has a model.onnx and no manifest.json: export the model again, or remove the folder"
+    }
+    (place / "digits" / "1" / "manifest.json").unlink()
+    models = RepositoryReader(Storage(place)).models()
+    assert (models.manifests, sorted(models.skipped)) == ({}, ["digits/1", "digits/2"])
+
+
+class FakeStore(Storage):
+    """An object store with these paths and no contents."""
+
+    def __init__(self, *paths: str) -> None:
+        self.uri, self.local, self._paths = "s3://models", None, paths
+
+    def kind(self) -> Literal["folder", "file", "nothing"]:
+        return "folder"
+
+    def entries(self) -> dict[str, float]:
+        return dict.fromkeys(self._paths, 0.0)
+
+
+def test_version_without_a_manifest_on_an_object_store_is_skipped_unless_its_upload_is_unfinished() -> None:
+    whole = [f"digits/1/{name}" for name in ("model.onnx", "manifest.json")]
+    paths = ["digits/2/model.onnx", "digits/3/model.onnx", "digits/3/.unfinished-1", "digits/4/notes.txt"]
+    published, skipped = RepositoryReader(FakeStore(*whole, *paths)).published_models()
+    assert published == {"digits": [1]}
+    assert list(skipped) == ["digits/2"]
 
 
 def test_links_to_folders_are_followed(place: Path, tmp_path: Path) -> None:

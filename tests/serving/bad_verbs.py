@@ -141,6 +141,8 @@ def _latents() -> Iterator[BadRequest]:
     yield keys("latent with NaN", "finite number", b'{"latents": [[NaN, 0, 0, 0, 0, 0]]}')
     yield keys("latent of 5 numbers", "5 numbers and the model takes 6", {"latents": [code[:5]]}, status=400)
     yield keys("latent of 1e300", "too large", {"latents": [[1e300] * 6]}, status=400)
+    yield keys("true for a number", "n: give a number and not true or false", {"n": True})
+    yield keys("false in a latent", "latents: give a number and not true or false", {"latents": [[0.0] * 5 + [False]]})
     yield keys("true for a class", "not true or false", {"labels": True}, path=f"{LABELLED}/generate")
     yield keys("false in a list of classes", "not true or false", {"labels": [False]}, path=f"{LABELLED}/generate")
     interpolate, arithmetic = "/v2/models/digits/interpolate", "/v2/models/digits/arithmetic"

@@ -170,6 +170,11 @@ def test_plans_refuse_translators_and_labels_of_models_without_classes(verb: str
         ("arithmetic", {"a": list(range(65)), "b": 1, "c": 1}, "a: List should have at most 64 items"),
         ("arithmetic", {"a": -1, "b": 1, "c": 1}, "a.0: Input should be greater than or equal to 0"),
         ("arithmetic", {"a": 1, "b": 1}, "c is missing: give a, b and c"),
+        ("generate", {"n": True}, "n: give a number and not true or false"),
+        ("generate", {"latents": [[0.0] * (LATENT_DIM - 1) + [True]]}, "latents: give a number and not true or false"),
+        ("generate", {"labels": ["cat", False]}, "labels: give a name or a number and not true or false"),
+        ("arithmetic", {"numbers": [1, 2], "weights": [1, False]}, "weights: give a number and not true or false"),
+        ("arithmetic", {"a": False, "b": 1, "c": 1}, "a: give a number and not true or false"),
         ("generate", {"n": 0}, "n: Input should be greater than or equal to 1"),
     ],
 )
@@ -178,6 +183,13 @@ def test_requests_out_of_their_limits_are_refused(verb: str, keys: dict[str, Any
         plan(verb, **keys)
     response = http().post(f"/v2/models/digits/{verb}", json=keys)
     assert (response.status_code, response.json()["code"]) == (422, "bad_request")
+
+
+def test_digits_of_a_query_are_numbers_and_booleans_stay_booleans() -> None:
+    request = VERBS.find("arithmetic").request.parse({"a": "1", "b": ["2", "3"], "c": "4", "only_result": "true"})
+    assert (request.a, request.b, request.c, request.only_result) == ([1], [2, 3], [4], True)
+    assert VERBS.find("arithmetic").request.parse({"a": 1, "b": 2, "c": 3, "only_result": True}).only_result
+    assert VERBS.find("translate").request.parse({"tile": True}).tile
 
 
 # Over HTTP
