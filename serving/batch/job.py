@@ -131,22 +131,26 @@ def translate(
     source = Storage(expanded(inputs)).uri
     check_output(source, output)
 
-    def plan_of(count: int, digest: str | None) -> Plan:
+    def plan_of(count: int, digest: str | None, length: int) -> Plan:
         plan = _plan("translate", artifact, keys, count, options)
-        return plan.model_copy(update={"inputs": digest, "source": source})
+        return plan.model_copy(
+            update={"inputs": digest, "source": source, "shard_length": options.shard_size or length}
+        )
 
     finished = None if options.verify else _finished(output, plan_of)
     if finished is not None:
         echo("the job is finished, and its inputs are not listed again: new ones need another output")
         return finished
     listing = list_inputs(source)
-    return _run(plan_of(len(listing.entries), inputs_digest(listing)), listing, output, options, echo)
+    count, nbytes = len(listing.entries), sum(entry.size for entry in listing.entries)
+    plan = plan_of(count, inputs_digest(listing), shard_length(artifact.manifest, count, nbytes))
+    return _run(plan, listing, output, options, echo)
 
 
-def _finished(uri: str, plan_of: Callable[[int, str | None], Plan]) -> JobResult | None:
+def _finished(uri: str, plan_of: Callable[[int, str | None, int], Plan]) -> JobResult | None:
     """Return the result of a finished job with the same command, or None. The inputs are not listed.
 
-    `plan_of` returns the command's plan for a number of inputs and their digest.
+    `plan_of` returns the command's plan for a number of inputs, their digest, and the default length of a shard.
 
     Raises:
         BatchError: the output cannot be read, or its manifest is not of its plan.
@@ -159,7 +163,7 @@ def _finished(uri: str, plan_of: Callable[[int, str | None], Plan]) -> JobResult
         raise BatchError(f"{output.storage.uri} cannot be read: {one_line(error)}") from error
     if first is None:
         return None
-    plan = plan_of(first.count, first.inputs)
+    plan = plan_of(first.count, first.inputs, first.shard_length)
     if (plan.digest(), plan.source) != (first.digest(), first.source):
         return None
     return None if manifest is None else _result(output, manifest, was_finished=True)

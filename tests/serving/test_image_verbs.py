@@ -204,16 +204,18 @@ class NotedRequest(TranslateRequest):
         return super().check_images(contents, interface, limits)
 
 
-@pytest.mark.parametrize(("size", "is_here"), [(16, True), (300, False)])
-def test_tiles_are_admitted_and_long_files_are_looked_at_in_a_thread(size: int, is_here: bool) -> None:
+@pytest.mark.parametrize(("files", "is_here"), [(1, True), (2, False)])
+def test_tiles_are_admitted_and_headers_of_many_files_are_read_in_a_thread(files: int, is_here: bool) -> None:
+    size = 300
     manifest = with_interface(inverter_manifest(), size=SizeLimits.square(4, 16, 64))
     admission, keys = NotedAdmission(), NotedRequest(tile=True)
     service = ModelService(manifest, FakeEngine().submit, Limits(), admission)
     photo = encode(np.random.default_rng(0).integers(14, 256, (size, size, 3), dtype=np.uint8), "png")
-    asyncio.run(service.call_with_images(VERBS.find("translate"), keys, [photo]))
+    asyncio.run(service.call_with_images(VERBS.find("translate"), keys, [photo] * files))
     ((images, pixels),) = admission.noted
     tiles = keys.tiling_of(manifest.interface, (size, size))
-    assert (images, pixels) == (tiles.count, 2 * tiles.count * tiles.tile[0] * tiles.tile[1])
+    count = files * tiles.count
+    assert (images, pixels) == (count, 2 * count * tiles.tile[0] * tiles.tile[1])
     assert (keys._threads == [threading.get_ident()]) == is_here
 
 
