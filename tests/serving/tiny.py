@@ -99,7 +99,7 @@ def inverter_graph(pixels: Pixels = BYTES, axes: Axes = OPEN, scale: int = 1) ->
 def slow_graph() -> onnx.ModelProto:
     """source → 255 - source as `inverter_graph`, with four million multiplications more for each pixel."""
     graph = inverter_graph()
-    width, layers = 512, 8
+    width, layers = 512, 16
     nodes = [
         helper.make_node("Reshape", ["float", "pixels"], ["layer0"]),
         helper.make_node("MatMul", ["layer0", "widen"], ["layer1"]),
