@@ -83,7 +83,8 @@ def check_config(folder: str) -> None:
     Raises:
         StartError: Ray's configuration is not the expected one, HAProxy refuses ours, or does not run.
     """
-    with tempfile.TemporaryDirectory() as scratch:
+    # In the folder, whose path is short: HAProxy accepts 97 characters for its socket.
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
         file = Path(scratch) / "haproxy.cfg"
         file.write_text(rendered_by_ray(scratch), encoding="utf-8")
         check = subprocess.run([_program(folder), "-c", "-f", file], capture_output=True, text=True, check=False)

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from export.cli import register
 from export.errors import ExportError, ImageSetError, ImporterError, RepositoryError, UnsupportedGraphError
-from export.manifest import MODEL_FILE, read_manifest
-from export.pipeline import _reversed_directions, export
+from export.manifest import MODEL_FILE, read_manifest, reversed_directions
+from export.pipeline import export
 from export.repository import Repository
 from tests.export.conftest import BUCKET
 from tests.export.networks import LARGEST
@@ -177,6 +177,6 @@ def test_command_line_is_assembled_without_torch() -> None:
     ("direction", "way_back"), [("AtoB", "BtoA"), ("phototomap", "maptophoto"), ("tomatotoapple", "appletotomato")]
 )
 def test_way_back_is_found_although_a_domain_has_a_to_in_its_name(direction: str, way_back: str) -> None:
-    assert way_back in _reversed_directions(direction)
-    assert direction in _reversed_directions(way_back)
-    assert _reversed_directions("") == []
+    assert way_back in reversed_directions(direction)
+    assert direction in reversed_directions(way_back)
+    assert reversed_directions("") == []

@@ -58,7 +58,8 @@ def test_engine_fixes_the_axes_of_a_bucket(tmp_path: Path) -> None:
     engine = OrtEngine(write(tmp_path, *MODELS["digits"]) / "model.onnx", "cpu", 1, axes={"batch": 5})
     assert engine.inputs == [("latent", "float32", (5, LATENT_DIM))]
     with pytest.raises(EngineError, match="onnxruntime failed"):
-        engine.run({"latent": np.zeros((4, LATENT_DIM), np.float32)})
+        engine.run({"latent": np.zeros((6, LATENT_DIM), np.float32)})
+    assert len(engine.run({"latent": np.zeros((4, LATENT_DIM), np.float32)})["image"]) == 4
 
 
 def test_verify_refuses_a_bucket_whose_images_differ_from_those_with_dynamic_axes(tmp_path: Path) -> None:
