@@ -232,8 +232,8 @@ def _is_orderly_stop(answers: list[Answer], stopped: float, proxy: str) -> bool:
     if any(answer.status != 200 for answer in answers if answer.sent < stopped):
         return False
     unanswered = [answer for answer in answers if answer.status is None and not answer.is_refused]
-    # After the signal a connection may be closed before its request is answered: one that waits for its next request, and
-    # one that the system had accepted when the port was closed. Ray ends its own proxy also in the middle of a refusal.
+    # After the signal a connection may be closed before its request is answered: one that waits for its next request,
+    # and one that the system had accepted when the port was closed. Ray ends its own proxy also amid a refusal.
     if not all(answer.is_closed or proxy == "ray" for answer in unanswered):
         return False
     later = [answer for answer in answers if answer.status not in (200, None)]
