@@ -51,6 +51,7 @@ class Load:
     clients: int = 8
     answers: list[Answer] = field(default_factory=list)
     _ended: threading.Event = field(default_factory=threading.Event)
+    _arrival: threading.Condition = field(default_factory=threading.Condition)
 
     @contextmanager
     def running(self) -> Iterator[Load]:
@@ -68,8 +69,8 @@ class Load:
     def wait_for(self, count: int) -> None:
         """Wait until `count` more requests have been answered."""
         target = len(self.answers) + count
-        while len(self.answers) < target:
-            time.sleep(0.01)
+        with self._arrival:
+            assert self._arrival.wait_for(lambda: len(self.answers) >= target, 120)
 
     def summary(self) -> str:
         """Return the numbers of answers by what they are."""
@@ -80,7 +81,9 @@ class Load:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         while not self._ended.is_set():
             answer = self._ask(connection)
-            self.answers.append(answer)
+            with self._arrival:
+                self.answers.append(answer)
+                self._arrival.notify_all()
             if answer.is_refused:
                 self._ended.wait(0.05)
             if not keep or answer.status is None:

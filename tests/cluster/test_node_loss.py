@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from ray.cluster_utils import Cluster
 
+from tests.cluster.nodes import two_nodes_cluster
 from tests.cluster.toys import config, events, newest_tensors, toy
 from tests.trainer.fitting import Job, fit_ranks
-from trainer.cluster import ALONE
 from trainer.progress_actor import Update
 from trainer.run import train
-from zorse_common.private_ray import ray_environment
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -24,16 +22,8 @@ TOTAL = 1600
 
 @pytest.fixture
 def two_nodes() -> Iterator[Cluster]:
-    """A cluster of two nodes with a CPU each, to which this process is connected."""
-    with ray_environment(ALONE):
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-        cluster.add_node(num_cpus=1)
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-        try:
-            yield cluster
-        finally:
-            ray.shutdown()
-            cluster.shutdown()
+    with two_nodes_cluster() as cluster:
+        yield cluster
 
 
 @pytest.mark.timeout(400)

@@ -232,9 +232,9 @@ def _is_orderly_stop(answers: list[Answer], stopped: float, proxy: str) -> bool:
     if any(answer.status != 200 for answer in answers if answer.sent < stopped):
         return False
     unanswered = [answer for answer in answers if answer.status is None and not answer.is_refused]
-    # After the signal a connection may be closed before its request is answered: one that waits for its next request,
-    # and one that the system had accepted when the port was closed. Ray ends its own proxy also amid a refusal.
-    if not all(answer.is_closed or proxy == "ray" for answer in unanswered):
+    # A connection that waits for its next request may be closed. Ray ends its own proxy with new connections too, and
+    # amid refusals.
+    if not all(proxy == "ray" or (answer.is_closed and answer.is_reused) for answer in unanswered):
         return False
     later = [answer for answer in answers if answer.status not in (200, None)]
     return all((answer.status, answer.code, answer.retry_after) == (503, "unavailable", "5") for answer in later)

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import schemathesis
 from hypothesis import HealthCheck, given, settings
-
-from tests.serving.live import live_server
-from tests.serving.tiny import conditional_manifest, generator_manifest, inverter_manifest
-
-schemathesis = pytest.importorskip("schemathesis", reason="pip install -c constraints.txt --editable '.[dev]'")
-
-from schemathesis.checks import not_a_server_error  # noqa: E402
-from schemathesis.specs.openapi.checks import (  # noqa: E402
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_headers_conformance,
     response_schema_conformance,
     status_code_conformance,
 )
+
+from tests.serving.live import live_server
+from tests.serving.tiny import conditional_manifest, generator_manifest, inverter_manifest
 
 CHECKS = [
     not_a_server_error,

@@ -8,18 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 from ray.cluster_utils import Cluster
 
 from serving.batch import job
 from serving.batch.driver import Scale, run_tasks
 from serving.batch.job import JobOptions
-from serving.batch.ray_cluster import ALONE
 from serving.batch.worker import WorkerSettings
+from tests.cluster.nodes import two_nodes_cluster
 from tests.serving.batch.jobs import files_of, make_all, plan_of_command
 from tests.serving.tiny import inverter_manifest, slow_graph, write
 from zorse_common.image_writer import encode
-from zorse_common.private_ray import ray_environment
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -29,16 +27,8 @@ IMAGES = 40
 
 @pytest.fixture(scope="module")
 def two_nodes() -> Iterator[Cluster]:
-    """A cluster of two nodes with a CPU each, to which this process is connected."""
-    with ray_environment(ALONE):
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-        cluster.add_node(num_cpus=1)
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-        try:
-            yield cluster
-        finally:
-            ray.shutdown()
-            cluster.shutdown()
+    with two_nodes_cluster() as cluster:
+        yield cluster
 
 
 def test_two_nodes_write_the_bytes_of_one_also_when_one_is_lost(tmp_path: Path, two_nodes: Cluster) -> None:
