@@ -24,6 +24,10 @@ def translate(
         tuple[float, float] | None,
         typer.Option(metavar="BLACK WHITE", help="The values of black and white in images of more than 8 bits."),
     ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="N|HxW", help="Resize images to this height and width first, as training does."),
+    ] = None,
     tile: Annotated[
         bool, typer.Option("--tile", help="Translate images that are larger than the model takes in tiles.")
     ] = False,
@@ -48,7 +52,8 @@ def translate(
     translated by several processes or a cluster.
     """
     black, white = value_range or (None, None)
-    keys: dict[str, object] = {"black": black, "white": white, "tile": tile or None, "overlap": overlap}
+    keys: dict[str, object] = {"black": black, "white": white, "size": size}
+    keys |= {"tile": tile or None, "overlap": overlap}
     options = {"format": shard_format, "image_format": image_format, "shard_size": shard_size, "workers": workers}
     options |= {"per_gpu": per_gpu, "address": address, "verify": verify}
     _check_range(value_range)

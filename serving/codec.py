@@ -81,9 +81,13 @@ def check_file(data: bytes, limits: Limits) -> tuple[int, int]:
 
 
 def decode(
-    data: bytes, channels: int, limits: Limits, value_range: tuple[float, float] | None = None
+    data: bytes,
+    channels: int,
+    limits: Limits,
+    value_range: tuple[float, float] | None = None,
+    size: tuple[int, int] | None = None,
 ) -> NDArray[np.uint8]:
-    """Decode one image file to uint8 [h, w, channels], as `zorse_common.images.decode_image` does.
+    """Decode one image file to uint8 [h, w, channels], as `zorse_common.images.decode` does.
 
     Raises:
         TooLargeError: more bytes or pixels than `limits`; nothing was decoded.
@@ -94,7 +98,7 @@ def decode(
         raise UnsupportedError(f"the model takes {channels} channels, which no image file has: use infer")
     _check_bytes(data, limits)
     try:
-        return images.decode(data, channels, value_range=value_range, max_pixels=limits.pixels)
+        return images.decode(data, channels, value_range=value_range, max_pixels=limits.pixels, size=size)
     except images.ImageTooLargeError as error:
         raise TooLargeError(str(error)) from error
     except images.ImageError as error:

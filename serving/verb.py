@@ -7,6 +7,7 @@ route, its documentation, `Client.call`, `LocalModel.call` and the command `zors
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,6 +61,17 @@ Code = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_l
 """A latent that the request has in full."""
 OR_SINGLE = BeforeValidator(lambda value: [value] if isinstance(value, int | str) else value)
 """Marks a key that is a list, and for which a single number is a list of one."""
+
+
+def _size_text(value: Any) -> str:
+    """Return a size as "<height>x<width>"; a number stands for both."""
+    match = _SIZE.fullmatch(str(value))
+    if match is None or isinstance(value, bool):
+        raise PydanticCustomError("size", "give 256, or height and width as 256x512", {})
+    return f"{match[1]}x{match[2] or match[1]}"
+
+
+_SIZE = re.compile(r"([1-9][0-9]{0,4})(?:x([1-9][0-9]{0,4}))?")
 
 
 def _model_name(value: str) -> str:
@@ -127,11 +139,13 @@ class SourceWork(NamedTuple):
 class ImagesRequest(PictureRequest):
     """The keys beside image files. Over HTTP the files are the body, a form, or base64 in JSON.
 
-    `black` and `white` are the values of these in files of more than 8 bits.
+    `black` and `white` are the values of these in files of more than 8 bits. `size`, a number or "<height>x<width>", is
+    the size to which images are resized first.
     """
 
     black: float | None = None
     white: float | None = None
+    size: Annotated[str, BeforeValidator(_size_text)] | None = None
     _images: list[NDArray[np.uint8]] = PrivateAttr(default_factory=list)
 
     @property
@@ -174,7 +188,8 @@ class ImagesRequest(PictureRequest):
         pixels = sum(width * height for width, height in sizes)
         if pixels > limits.pixels:
             raise TooLargeError(f"the images have {pixels} pixels in all and the limit is {limits.pixels}: send fewer")
-        work = self.source_work(interface, sizes)
+        resized = self.resized
+        work = self.source_work(interface, sizes if resized is None else [resized[::-1]] * len(sizes))
         if work.images > limits.images:
             raise TooLargeError(
                 f"the images have {work.images} tiles and the limit is {limits.images}: scale them down"
@@ -188,8 +203,15 @@ class ImagesRequest(PictureRequest):
             UnsupportedError, TooLargeError, ImageError: as `source_channels` and `codec.decode`.
         """
         channels = source_channels(interface)
-        self._images = [codec.decode(content, channels, limits, self.value_range) for content in contents]
+        resized = self.resized
+        self._images = [codec.decode(content, channels, limits, self.value_range, resized) for content in contents]
         return self
+
+    @property
+    def resized(self) -> tuple[int, int] | None:
+        """The height and width to which images are resized, or None where they keep their own."""
+        height, _, width = (self.size or "").partition("x")
+        return (int(height), int(width)) if self.size is not None else None
 
     @property
     def value_range(self) -> tuple[float, float] | None:

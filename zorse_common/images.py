@@ -109,9 +109,16 @@ def decode(
     *,
     value_range: tuple[float, float] | None = None,
     max_pixels: int = MAX_PIXELS,
+    size: tuple[int, int] | None = None,
 ) -> Pixels:
-    """Decode an image file to uint8 [height, width, channels]. Arguments and errors are those of `decode_image`."""
-    return to_array(decode_image(content, channels, value_range=value_range, max_pixels=max_pixels))
+    """Decode an image file to uint8 [height, width, channels].
+
+    With `size` (height, width) the image is resized as for training: both sides, bicubic, whatever the aspect ratio.
+    The other arguments and the errors are those of `decode_image`.
+    """
+    least_side = None if size is None else max(size)
+    image = decode_image(content, channels, value_range=value_range, max_pixels=max_pixels, least_side=least_side)
+    return to_array(image if size is None else image.resize(size[::-1], Pillow.Resampling.BICUBIC))
 
 
 def decode_image(

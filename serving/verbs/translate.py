@@ -27,7 +27,8 @@ class TranslateRequest(ImagesRequest):
 
     An answer has the image's size, or that times the model's scale; several are a ZIP, or with `layout` a grid. With
     `tile` an image that is larger than the model takes is translated in tiles that overlap by at least `overlap`
-    pixels, and blended. `black` and `white` are the values of these in files of more than 8 bits.
+    pixels, and blended. With `size`, a number or "<height>x<width>", images are resized first, as for training.
+    `black` and `white` are the values of these in files of more than 8 bits.
     """
 
     tile: bool = False

@@ -8,6 +8,7 @@ import json
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -32,6 +33,8 @@ from tests.serving.apps import server, transport
 from tests.serving.bad_verbs import png_header
 from tests.serving.fakes import FakeEngine
 from tests.serving.tiny import inverter_manifest, upscaler_manifest, with_interface
+from trainer.data.resized_files import ResizedFiles, squash
+from zorse_common.files import ImageFiles
 
 INVERTER = inverter_manifest()
 RNG = np.random.default_rng(0)
@@ -103,6 +106,33 @@ def test_translate_makes_grids_and_arrays_of_images_of_one_size() -> None:
     np.testing.assert_array_equal(array, 255 - np.stack([PHOTOS[0], PHOTOS[3]]))
     with pytest.raises(ServerError, match="the images have different sizes"):
         client.call("translate", "invert", FILES, layout="grid")
+
+
+@pytest.mark.parametrize("file_format", ["png", "jpeg"])
+def test_translate_resizes_images_as_training_does(file_format: str, tmp_path: Path) -> None:
+    (tmp_path / "photo").write_bytes(encode(noise(90, 130), file_format))
+    trained = ResizedFiles(ImageFiles(str(tmp_path)), squash, 40).read("photo", 3)
+    response = server().post(f"{TRANSLATE}?size=40", content=(tmp_path / "photo").read_bytes())
+    np.testing.assert_array_equal(255 - value(response), trained)
+
+
+@pytest.mark.parametrize(("size", "shape"), [("20x48", (20, 48)), (24, (24, 24)), ("24", (24, 24))])
+def test_translate_takes_a_number_or_height_and_width(size: object, shape: tuple[int, int]) -> None:
+    encoded = base64.b64encode(encode(WIDE, "png")).decode()
+    assert value(server().post(TRANSLATE, json={"image": encoded, "size": size})).shape == (*shape, 3)
+
+
+@pytest.mark.parametrize("size", ["0", "x20", "20x", "20x30x3", "-4", "1e3", True, [20, 30], 123456])
+def test_translate_refuses_other_sizes_in_one_line(size: object) -> None:
+    response = server().post(TRANSLATE, json={"image": base64.b64encode(FILES[0]).decode(), "size": size})
+    assert response.status_code == 422
+    assert "size: give 256, or height and width as 256x512" in response.json()["error"]
+
+
+def test_resized_images_count_with_the_size_that_the_model_gets() -> None:
+    large = server().post(f"{TRANSLATE}?size=4000", content=FILES[0])
+    assert (large.status_code, large.json()["error"][:12]) == (422, "4000×4000 is")
+    assert value(server().post(f"{TRANSLATE}?size=40x700&tile=true", content=FILES[0])).shape == (40, 700, 3)
 
 
 def test_images_of_a_request_are_limited_in_number_and_pixels_before_they_are_decoded() -> None:
