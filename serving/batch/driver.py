@@ -7,15 +7,17 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
+from serving.batch.output import shard_name
 from serving.batch.plan import Plan
-from serving.batch.ray_cluster import answers, connected
+from serving.batch.ray_cluster import RemoteReports, answers, connected, start_board
 from serving.batch.shard import Outcome, Task
 from serving.batch.worker import OUTCOME, TASK, ShardWorker, WorkerSettings, parse_outcome
 from serving.config import Device
@@ -27,7 +29,11 @@ _SILENCE_SECONDS = 15.0
 """How long the cluster's control service (GCS) may be unreachable. Ray itself would wait for a minute."""
 _CHECK_SECONDS = 3.0
 _NO_PROGRESS_SECONDS = 7200.0
-"""How long no shard may be done, or no worker start. A shard takes some seconds, unless its size was chosen."""
+"""How long no image may be done, or no worker start."""
+_ASK_SECONDS = 1.0
+_MOST_NAMED = 4
+InHand = dict[int, int]
+"""The number of images that are done of each shard in hand."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +75,16 @@ def pool_of(device: Device, scale: Scale, cpus: float, gpus: float, tasks: int) 
 
 
 def run_tasks(
-    plan: Plan, tasks: Sequence[Task], settings: WorkerSettings, scale: Scale, stop: threading.Event
+    plan: Plan,
+    tasks: Sequence[Task],
+    settings: WorkerSettings,
+    scale: Scale,
+    stop: threading.Event,
+    show: Callable[[int], Any] = lambda images: None,
 ) -> Iterator[Outcome]:
     """Yield the outcome of each task, in any order.
+
+    `show` is called about once a second, with the number of images that are done of all shards without an outcome.
 
     Raises:
         BatchStoppedError: `stop` was set.
@@ -82,21 +95,86 @@ def run_tasks(
         pool = pool_of(plan.device, scale, total.get("CPU", 1), total.get("GPU", 0), len(tasks))
         settings = replace(settings, gpu_fraction=pool.num_gpus or 1.0)
         outcomes: queue.Queue[Any] = queue.Queue()
-        ended = threading.Event()
-        arguments = (_dataset(tasks, settings, pool), outcomes, ended)
+        ended, board = threading.Event(), start_board()
+        arguments = (_dataset(tasks, settings, pool, board), outcomes, ended)
         threading.Thread(target=_consume, args=arguments, daemon=True, name="zorse-batch-rows").start()
         del arguments  # so that the execution ends with the thread
+        watch = _Watch(_Asking(board).in_hand, show)
         try:
-            yield from _received(outcomes, stop, str(ray.get_runtime_context().gcs_address))
+            yield from _received(outcomes, stop, str(ray.get_runtime_context().gcs_address), watch)
         finally:
             ended.set()
 
 
-def _dataset(tasks: Sequence[Task], settings: WorkerSettings, pool: Resources) -> Any:
+class _Asking:
+    """Asks a board about once a second what is in hand, and does not wait for the answers."""
+
+    def __init__(self, board: Any) -> None:
+        self._board, self._asked = board, 0.0
+        self._answer: Any = None
+
+    def in_hand(self, done: list[int]) -> InHand | None:
+        """Return an answer if there is a new one. `done` are shards that are not in hand any more; it is emptied."""
+        if self._answer is None and time.monotonic() - self._asked > _ASK_SECONDS:
+            self._asked, self._answer = time.monotonic(), self._board.in_hand.remote(list(done))
+            done.clear()
+        elif self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+            answer, self._answer = self._answer, None
+            try:
+                found: InHand = ray.get(answer)
+            except ray.exceptions.RayError:
+                return None  # the actor is being restarted
+            return found
+        return None
+
+
+class _Watch:
+    """Shows the images of shards in hand, and ends a job in which no image is done any more."""
+
+    def __init__(
+        self,
+        in_hand: Callable[[list[int]], InHand | None],
+        show: Callable[[int], Any],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._in_hand, self._show, self._clock = in_hand, show, clock
+        self._done: list[int] = []
+        self._known: InHand = {}
+        self._since = clock()
+
+    def done(self, shard: int) -> None:
+        """Note that the outcome of a shard arrived."""
+        self._done.append(shard)
+        self._known.pop(shard, None)
+        self._since = self._clock()
+        self._show(sum(self._known.values()))
+
+    def check(self) -> None:
+        """Look at what is in hand.
+
+        Raises:
+            BatchError: for a long time no image was done.
+        """
+        found = self._in_hand(self._done)
+        if found is not None:
+            found = {shard: images for shard, images in found.items() if shard not in self._done}
+        if found is not None and found != self._known:
+            self._known, self._since = found, self._clock()
+            self._show(sum(found.values()))
+        if self._clock() - self._since > _NO_PROGRESS_SECONDS:
+            names = [shard_name(shard) for shard in sorted(self._known)]
+            more = ", …" if len(names) > _MOST_NAMED else ""
+            raise BatchError(
+                f"no image was done for {timedelta(seconds=_NO_PROGRESS_SECONDS)} h (shards in hand: "
+                f"{', '.join(names[:_MOST_NAMED]) or 'none'}{more}): the same command continues the job"
+            )
+
+
+def _dataset(tasks: Sequence[Task], settings: WorkerSettings, pool: Resources, board: Any) -> Any:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = _NO_PROGRESS_SECONDS
+    context.execution_no_progress_timeout_s = -1  # it would count shards, and the watch counts images
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # A list has no read tasks, which would take the CPUs of the actors and wait for ever. One block for each row
     # makes each shard a task of its own.
@@ -105,7 +183,7 @@ def _dataset(tasks: Sequence[Task], settings: WorkerSettings, pool: Resources) -
         ShardWorker,
         batch_size=1,
         batch_format="numpy",
-        fn_constructor_args=(settings,),
+        fn_constructor_args=(settings, RemoteReports(board)),
         compute=ActorPoolStrategy(min_size=1, max_size=pool.workers, initial_size=pool.workers),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus or None,
@@ -129,7 +207,7 @@ def _consume(dataset: Any, outcomes: queue.Queue[Any], ended: threading.Event) -
         outcomes.put(error)
 
 
-def _received(outcomes: queue.Queue[Any], stop: threading.Event, gcs: str) -> Iterator[Outcome]:
+def _received(outcomes: queue.Queue[Any], stop: threading.Event, gcs: str, watch: _Watch) -> Iterator[Outcome]:
     checked = heard = time.monotonic()
     while True:
         if stop.is_set():
@@ -140,6 +218,7 @@ def _received(outcomes: queue.Queue[Any], stop: threading.Event, gcs: str) -> It
             heard = now if answers(gcs) else heard
             if now - heard > _SILENCE_SECONDS:
                 raise BatchError("the Ray cluster no longer answers: the same command continues the job")
+        watch.check()
         try:
             received = outcomes.get(timeout=_POLL_SECONDS)
         except queue.Empty:
@@ -149,4 +228,6 @@ def _received(outcomes: queue.Queue[Any], stop: threading.Event, gcs: str) -> It
         if isinstance(received, BaseException):
             reason = first_sentence(getattr(received, "cause", None) or received)
             raise BatchError(f"the job failed ({reason}): the same command continues it") from received
-        yield parse_outcome(received)
+        outcome = parse_outcome(received)
+        watch.done(outcome.record.shard)
+        yield outcome

@@ -248,8 +248,12 @@ def _make_missing(
         if tasks:
             from serving.batch.driver import Scale, run_tasks
 
+            def show(images: int) -> None:
+                tally.set_in_hand(images)
+                display.update()
+
             scale = Scale(options.workers, options.per_gpu, options.address)
-            for outcome in run_tasks(plan, tasks, settings, scale, stop):
+            for outcome in run_tasks(plan, tasks, settings, scale, stop, show):
                 records[outcome.record.shard] = outcome.record
                 tally.add(outcome)
                 display.update()

@@ -22,6 +22,7 @@ class Tally:
     def __init__(self, images: int, ready: int, clock: Callable[[], float] = time.monotonic) -> None:
         """Count up to `images`, of which `ready` belong to shards that exist already."""
         self.total, self.done, self.errors, self.new, self.new_shards = images, ready, 0, 0, 0
+        self._in_hand = 0
         self._are_workers_there = False
         self.stages: dict[str, float] = {}
         self._clock, self._start = clock, clock()
@@ -37,9 +38,20 @@ class Tally:
         if outcome.is_new:
             self.new += number
             self.new_shards += 1
-            self._first = self._first or (self.seconds, self.new)
+            self._note_first()
         for stage, seconds in outcome.seconds.items():
             self.stages[stage] = self.stages.get(stage, 0.0) + seconds
+
+    def set_in_hand(self, images: int) -> None:
+        """Set how many images are done of the shards that were not added yet."""
+        self._in_hand = images
+        if images:
+            self._note_first()
+
+    @property
+    def shown(self) -> int:
+        """The images that are done, with those of unfinished shards."""
+        return self.done + self._in_hand
 
     @property
     def seconds(self) -> float:
@@ -48,20 +60,21 @@ class Tally:
 
     @property
     def images_per_second(self) -> float:
-        """The images made in a second, without the start of the workers: counted from the first shard on.
+        """The images made in a second, without the start of the workers: counted from the first ones on.
 
-        As long as there is only one shard it is counted from the start on.
+        As long as there are only those it is counted from the start on.
         """
+        made = self.new + self._in_hand
         since, before = self._first or (0.0, 0)
-        if self.new == before:
+        if made <= before:
             since, before = 0.0, 0
-        return (self.new - before) / max(self.seconds - since, 1e-9)
+        return (made - before) / max(self.seconds - since, 1e-9)
 
     def text(self) -> str:
         """Return the state as one line."""
-        parts = [f"{self.done:,} of {self.total:,} images"]
-        if self.new:
-            rest = timedelta(seconds=round((self.total - self.done) / self.images_per_second))
+        parts = [f"{self.shown:,} of {self.total:,} images"]
+        if self.new + self._in_hand:
+            rest = timedelta(seconds=round((self.total - self.shown) / self.images_per_second))
             parts += [f"{self.images_per_second:,.4g} images/s", f"{rest} to go"]
         elif self.done < self.total:
             parts.append("checking" if self._are_workers_there else "waiting for workers")
@@ -72,6 +85,9 @@ class Tally:
             shares = sorted(self.stages.items(), key=lambda entry: -entry[1])
             parts.append(", ".join(f"{stage} {100 * seconds / busy:.0f} %" for stage, seconds in shares))
         return " · ".join(parts)
+
+    def _note_first(self) -> None:
+        self._first = self._first or (self.seconds, self.new + self._in_hand)
 
 
 class ProgressDisplay:
@@ -101,7 +117,7 @@ class ProgressDisplay:
     def update(self) -> None:
         """Show the present state. Lines are at least five seconds apart."""
         if self._is_terminal:
-            self._bar.update(self._task, completed=self._tally.done, description=self._tally.text())
+            self._bar.update(self._task, completed=self._tally.shown, description=self._tally.text())
         elif self._tally.seconds >= self._next_line:
             self._next_line = self._tally.seconds + _LINE_SECONDS
             self._echo(self._tally.text())

@@ -1,4 +1,4 @@
-"""The Ray of a batch job: connects to a cluster or starts a private Ray, and ends the connection in bounded time."""
+"""The Ray of a batch job: connects to a cluster or starts a private Ray, ends in bounded time, and has the board."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import serving
+from serving.batch.board import Board
 from serving.engine import cpu_cores
 from serving.errors import BatchError
 from zorse_common.errors import first_sentence
@@ -61,6 +63,30 @@ def answers(address: str, seconds: float = 2.0) -> bool:
     except OSError:
         return False
     return True
+
+
+class RemoteReports:
+    """Sends a worker's reports to the actor of the board."""
+
+    def __init__(self, board: Any) -> None:
+        """`board` is the handle of the actor."""
+        self._board = board
+
+    def begin(self, shard: int) -> int:
+        """See `Reports`."""
+        deaths: int = ray.get(self._board.begin.remote(shard, ray.get_runtime_context().get_node_id()))
+        return deaths
+
+    def report(self, shard: int, images: int) -> None:
+        """See `Reports`. It does not wait for the actor."""
+        self._board.report.remote(shard, images)
+
+
+def start_board() -> Any:
+    """Start the actor of a board on this node, and return its handle."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    return ray.remote(**options)(Board).remote(_is_node_alive)
 
 
 def _connect(address: str | None, folder: str | None) -> None:
@@ -118,3 +144,7 @@ def _shut_down() -> None:
     thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
     thread.join(_SHUTDOWN_SECONDS)
+
+
+def _is_node_alive(node: str) -> bool:
+    return any(each["NodeID"] == node and each["Alive"] for each in ray.nodes())

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from serving.batch import work
 from serving.batch.formats.base import FORMATS, Item
 from serving.batch.output import BadItem, Output, Record, files_digest, shard_name
 from serving.batch.pipeline import Stopwatch
 from serving.batch.plan import Plan
-from serving.batch.runner import Runner
+from serving.batch.results import ResultMaker
 from serving.batch.sources.base import Entry
 from serving.batch.work import Input
 
@@ -51,23 +50,28 @@ class Outcome:
     warnings: frozenset[str] = frozenset()
 
 
-class ShardMaker:
-    """Makes shards of one job with one model, whose runs, decoding and encoding overlap."""
+def _ignore(number: int) -> None:
+    return None
 
-    def __init__(self, runner: Runner, plan: Plan, output: Output, *, verify: bool = False) -> None:
-        """Decode and encode in a thread. With `verify` the files of existing shards are read and compared."""
-        self._runner, self._plan, self._output, self._verify = runner, plan, output, verify
+
+class ShardMaker:
+    """Makes the shards of one job."""
+
+    def __init__(self, source: ResultMaker, plan: Plan, output: Output, *, verify: bool = False) -> None:
+        """Publish the results of `source`. With `verify` the files of existing shards are read and compared."""
+        self._source, self._plan, self._output, self._verify = source, plan, output, verify
         self._digest = plan.digest()
-        self._pool = ThreadPoolExecutor(1, "zorse-batch")
-        self._columns = work.columns(plan, runner.interface.labels is not None)
         self._write = FORMATS.find(plan.format)
 
-    def make(self, task: Task) -> Outcome:
+    def make(self, task: Task, report: Callable[[int], Any] = _ignore) -> Outcome:
         """Return the record of a shard. A shard that is whole is not made again.
+
+        `report` is called after each result, with the number of results so far.
 
         Raises:
             FetchError, OSError: a storage failed.
             EngineError: the graph failed.
+            BatchError: the model is not that of the plan, or a process died.
         """
         record = self._output.record(task.shard, self._digest)
         if record is not None and not (self._verify and not self._output.is_whole(record)):
@@ -75,14 +79,19 @@ class ShardMaker:
         if self._verify:
             self._output.withdraw(task.shard)
         stopwatch = Stopwatch()
-        results = list(self._results(task, stopwatch))
-        items = [one for one in results if isinstance(one, Item)]
-        bad = tuple(one for one in results if isinstance(one, BadItem))
+        items: list[Item] = []
+        bad: list[BadItem] = []
+        for result in self._source.results(self._plan.numbers(task.shard), task.inputs, stopwatch):
+            if isinstance(result, Item):
+                items.append(result)
+            else:
+                bad.append(result)
+            report(len(items) + len(bad))
         with stopwatch.measured("pack"):
-            files = self._write(shard_name(task.shard), items, self._columns)
+            files = self._write(shard_name(task.shard), items, self._source.columns)
             nbytes = sum(map(len, files.values()))
             digest = files_digest(files)
-        record = Record(task.shard, self._digest, len(items), len(files), nbytes, digest, bad)
+        record = Record(task.shard, self._digest, len(items), len(files), nbytes, digest, tuple(bad))
         with stopwatch.measured("write"):
             if self._verify:
                 self._output.remove_others(task.shard, files)
@@ -90,11 +99,5 @@ class ShardMaker:
         return Outcome(record, is_new=True, seconds=stopwatch.seconds)
 
     def close(self) -> None:
-        """End the threads."""
-        self._pool.shutdown(cancel_futures=True)
-
-    def _results(self, task: Task, stopwatch: Stopwatch) -> Iterator[work.Result]:
-        if self._plan.verb == "translate":
-            return work.translate(self._runner, self._plan, task.inputs, self._pool, stopwatch)
-        numbers = self._plan.numbers(task.shard)
-        return work.generate(self._runner, self._plan, numbers, self._pool, stopwatch)
+        """End the threads and processes."""
+        self._source.close()

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from serving.batch.output import Output, Record
+from serving.batch.alone import Alone
+from serving.batch.board import Reports
+from serving.batch.output import Output, Record, shard_name
 from serving.batch.plan import Plan, environment
-from serving.batch.runner import Runner
+from serving.batch.results import EXPECTED_ERRORS, InProcess
 from serving.batch.shard import Outcome, ShardMaker, Task
 from serving.errors import BatchError
-from zorse_common.errors import FetchError, ZorseError, one_line
+from zorse_common.errors import one_line
 from zorse_common.storage import Storage
 
 TASK, OUTCOME = "task", "outcome"
 """The columns of a row that goes to a worker, and of the row that it returns; both are JSON."""
-_USER_ERRORS = (ZorseError, FetchError, OSError, MemoryError)
+_DEATHS, _MOST_DEATHS = 2, 5
+"""After how many deaths of processes with a shard its images are made alone, and after how many it is given up."""
+_REPORT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -37,35 +43,69 @@ class ShardWorker:
     actor again.
     """
 
-    def __init__(self, settings: WorkerSettings) -> None:
-        self._failure, self._warnings = "", frozenset[str]()
-        try:
-            plan = Plan.from_json(settings.plan, "the plan of the job")
-            own = environment(plan.format, plan.image_format)
-            here = plan.model_copy(update={"environment": plan.environment | own})
-            self._warnings = frozenset(here.changed_environment(plan))
-            self._maker = _maker(plan, settings)
-        except _USER_ERRORS as error:
-            self._failure = one_line(error)
+    def __init__(self, settings: WorkerSettings, board: Reports) -> None:
+        """The model is opened for the first shard: if the process dies with it, `board` knows with which shard."""
+        self._settings, self._board = settings, board
+        self._maker: ShardMaker | None = None
+        self._is_alone = False
 
     def __call__(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
         """Make the shards of `rows` and return their outcomes."""
         return {OUTCOME: [self._make(str(task)) for task in rows[TASK]]}
 
-    def _make(self, task: str) -> str:
-        if self._failure:
-            return json.dumps({"failure": self._failure})
+    def _make(self, text: str) -> str:
         try:
-            return outcome_json(replace(self._maker.make(Task.from_json(task)), warnings=self._warnings))
-        except _USER_ERRORS as error:
+            task = Task.from_json(text)
+            deaths = self._board.begin(task.shard)
+            if deaths >= _MOST_DEATHS:
+                raise BatchError(self._given_up(task, deaths))
+            maker = self._maker_for(is_alone=deaths >= _DEATHS)
+            return outcome_json(replace(maker.make(task, self._reporter(task.shard)), warnings=self._warnings))
+        except EXPECTED_ERRORS as error:
             return json.dumps({"failure": one_line(error)})
 
+    @cached_property
+    def _plan(self) -> Plan:
+        return Plan.from_json(self._settings.plan, "the plan of the job")
 
-def _maker(plan: Plan, settings: WorkerSettings) -> ShardMaker:
-    runner = Runner.load(plan.uri, plan.device, plan.batch, gpu_fraction=settings.gpu_fraction)
-    if runner.origin.digest != plan.model_digest:
-        raise BatchError(f"the model at {plan.uri} is not the one that the job started with: restore it")
-    return ShardMaker(runner, plan, Output(Storage(settings.output)), verify=settings.verify)
+    @cached_property
+    def _warnings(self) -> frozenset[str]:
+        own = environment(self._plan.format, self._plan.image_format)
+        here = self._plan.model_copy(update={"environment": self._plan.environment | own})
+        return frozenset(here.changed_environment(self._plan))
+
+    def _maker_for(self, *, is_alone: bool) -> ShardMaker:
+        """Return the maker, which is made again if `is_alone` changes. There are never two models in memory."""
+        if self._maker is None or is_alone != self._is_alone:
+            if self._maker is not None:
+                self._maker.close()
+                self._maker = None
+            plan, settings = self._plan, self._settings
+            source = (Alone if is_alone else InProcess.open)(plan, settings.gpu_fraction)
+            self._maker = ShardMaker(source, plan, Output(Storage(settings.output)), verify=settings.verify)
+            self._is_alone = is_alone
+        return self._maker
+
+    def _reporter(self, shard: int) -> Callable[[int], None]:
+        """Return a function that reports the number of images of a shard, once a second."""
+        last = time.monotonic()
+
+        def report(images: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= _REPORT_SECONDS:
+                last = now
+                self._board.report(shard, images)
+
+        return report
+
+    def _given_up(self, task: Task, deaths: int) -> str:
+        numbers = self._plan.numbers(task.shard)
+        names = [source.entry.name for source in task.inputs] or [f"image {number}" for number in numbers]
+        return (
+            f"{deaths} processes died with shard {shard_name(task.shard)} ({names[0]} to {names[-1]}), also when its "
+            "images were made one by one: check the memory of the nodes, or leave these images out"
+        )
 
 
 def outcome_json(outcome: Outcome) -> str:

@@ -123,6 +123,32 @@ def slow_graph() -> onnx.ModelProto:
     return graph
 
 
+def deadly_graph() -> onnx.ModelProto:
+    """source → 255 - source as `inverter_graph`; a black image kills the process: the lowest int64 is divided by -1."""
+    graph = inverter_graph()
+    cast, subtract, store = graph.graph.node
+    nodes = [
+        helper.make_node("Cast", ["source"], ["integer"], to=TensorProto.INT64),
+        helper.make_node("ReduceMax", ["integer", "axes"], ["brightest"], keepdims=1),
+        helper.make_node("Sub", ["brightest", "one"], ["divisor"]),
+        helper.make_node("Div", ["lowest", "divisor"], ["quotient"]),
+        helper.make_node("Cast", ["quotient"], ["large"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["large", "zero"], ["nothing"]),
+        helper.make_node("Add", ["ends", "nothing"], ["raised"]),
+    ]
+    constants = {
+        "axes": np.array([1, 2, 3], np.int64),
+        "one": np.array(1, np.int64),
+        "lowest": np.array(np.iinfo(np.int64).min),
+        "zero": np.float32(0),
+    }
+    subtract.input[0] = "raised"
+    del graph.graph.node[:]
+    graph.graph.node.extend([*nodes, cast, subtract, store])
+    graph.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items())
+    return graph
+
+
 def generator_manifest(
     name: str = "digits", version: int = 1, pixels: Pixels = BYTES, batch: int | str = "batch"
 ) -> Manifest:

@@ -12,6 +12,7 @@ from serving.batch.inputs import inputs_digest, list_inputs
 from serving.batch.job import JobOptions
 from serving.batch.output import Output
 from serving.batch.plan import BatchVerb, Plan
+from serving.batch.results import InProcess
 from serving.batch.runner import Runner
 from serving.batch.shard import Outcome, ShardMaker, Task
 from serving.batch.sources.base import Entry
@@ -58,13 +59,28 @@ def make_all(model: Path, plan: Plan, folder: Path, inputs: str | None = None, *
         known = {"inputs": inputs_digest(listing), "source": inputs, "count": len(entries)}
         plan = plan.model_copy(update=known)
     Output(Storage(folder)).claim(plan)
-    maker = ShardMaker(Runner.load(str(model), "cpu", plan.batch), plan, Output(Storage(folder)), **options)
+    source = InProcess(Runner.load(str(model), "cpu", plan.batch), plan)
+    maker = ShardMaker(source, plan, Output(Storage(folder)), **options)
     names = result_names([entry.name for entry in entries], plan.image_format)
     every = [Input(i, name, e) for i, (name, e) in enumerate(zip(names, entries, strict=True))]
     try:
         return [maker.make(Task(k, [every[i] for i in plan.numbers(k)] if every else [])) for k in range(plan.shards)]
     finally:
         maker.close()
+
+
+class Reports:
+    """The reports of a worker in this process. `deaths` processes died with each shard before."""
+
+    def __init__(self, deaths: int = 0) -> None:
+        self.deaths = deaths
+        self.images: list[int] = []
+
+    def begin(self, shard: int) -> int:
+        return self.deaths
+
+    def report(self, shard: int, images: int) -> None:
+        self.images.append(images)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -16,7 +16,7 @@ import pytest
 import ray
 
 from serving.batch import job
-from serving.batch.driver import Resources, Scale, _received, pool_of, run_tasks
+from serving.batch.driver import _NO_PROGRESS_SECONDS, Resources, Scale, _received, _Watch, pool_of, run_tasks
 from serving.batch.inputs import list_inputs
 from serving.batch.job import JobOptions
 from serving.batch.output import BadItem, Output, Record
@@ -24,7 +24,7 @@ from serving.batch.ray_cluster import answers, connected
 from serving.batch.shard import Outcome
 from serving.batch.worker import OUTCOME, TASK, ShardWorker, WorkerSettings, outcome_json, parse_outcome
 from serving.errors import BatchError, BatchStoppedError
-from tests.serving.batch.jobs import files_of, make_all, plan_of_command
+from tests.serving.batch.jobs import Reports, files_of, make_all, plan_of_command
 from tests.serving.tiny import inverter_manifest, slow_graph, write
 from zorse_common.image_writer import encode
 from zorse_common.storage import Storage
@@ -111,12 +111,56 @@ def test_stop_drops_the_outcomes_that_wait() -> None:
     for one in (*map(outcome_json, every), None):
         waiting.put(one)
     stop = threading.Event()
-    outcomes = _received(waiting, stop, "127.0.0.1:1")
+    outcomes = _received(waiting, stop, "127.0.0.1:1", _Watch(lambda done: None, lambda images: None))
     assert [next(outcomes), next(outcomes)] == every[:2]
     stop.set()
     with pytest.raises(BatchStoppedError, match="the job was stopped: the same command continues it"):
         next(outcomes)
     assert waiting.qsize() == 2
+
+
+def test_watch_shows_the_images_of_shards_without_an_outcome() -> None:
+    answers: list[dict[int, int] | None] = [{0: 5, 1: 0}, None, {0: 9, 1: 4}, {0: 9, 1: 4}, {1: 6}]
+    shown: list[int] = []
+    watch = _Watch(lambda done: answers.pop(0), shown.append)
+    for _ in range(4):
+        watch.check()
+    watch.done(0)
+    watch.check()
+    assert shown == [5, 13, 4, 6]
+
+
+def test_watch_ends_a_job_in_which_no_image_is_done_any_more() -> None:
+    now, images = 0.0, 0
+    watch = _Watch(lambda done: {7: images}, lambda images: None, lambda: now)
+    for _ in range(8):
+        now += _NO_PROGRESS_SECONDS - 1
+        images += 1
+        watch.check()
+    now += _NO_PROGRESS_SECONDS - 1
+    watch.check()
+    now += 2
+    with pytest.raises(
+        BatchError, match=r"no image was done for 2:00:00 h \(shards in hand: 000007\): the same command"
+    ):
+        watch.check()
+
+
+@pytest.mark.ray
+def test_progress_of_a_long_shard_is_shown_before_its_end(tmp_path: Path, one_ray: None) -> None:
+    model = write(tmp_path / "repository", slow_graph(), inverter_manifest())
+    (tmp_path / "photos").mkdir()
+    for number in range(60):
+        (tmp_path / f"photos/{number:03d}.png").write_bytes(encode(np.full((32, 32, 3), number, np.uint8)))
+    listing = list_inputs(str(tmp_path / "photos"))
+    plan = plan_of_command(model, {}, 60, JobOptions(device="cpu", shard_size=60))
+    settings = WorkerSettings(plan.to_json(), str(tmp_path / "out"))
+    shown: list[int] = []
+    tasks = job._tasks(plan, listing, range(plan.shards))
+    (outcome,) = run_tasks(plan, tasks, settings, Scale(workers=1), threading.Event(), shown.append)
+    assert outcome.record.count == 60
+    assert any(0 < images < 60 for images in shown)
+    assert shown[-1] == 0
 
 
 @pytest.mark.ray
@@ -144,7 +188,7 @@ def test_worker_returns_the_reason_of_a_failure(repository: Path, tmp_path: Path
     shutil.copytree(repository / "digits", copy)
     plan = plan_of_command(copy, {"seed": 7}, 8, OPTIONS)
     shutil.rmtree(copy)
-    worker = ShardWorker(WorkerSettings(plan.to_json(), str(tmp_path / "out")))
+    worker = ShardWorker(WorkerSettings(plan.to_json(), str(tmp_path / "out")), Reports())
     (text,) = worker({TASK: ["[0, []]"]})[OUTCOME]
     with pytest.raises(BatchError, match="there is no artifact at"):
         parse_outcome(text)
@@ -152,7 +196,7 @@ def test_worker_returns_the_reason_of_a_failure(repository: Path, tmp_path: Path
 
 def test_worker_refuses_a_model_that_was_replaced(repository: Path, tmp_path: Path) -> None:
     plan = plan_of_command(repository / "digits", {"seed": 7}, 8, OPTIONS).model_copy(update={"model_digest": "other"})
-    worker = ShardWorker(WorkerSettings(plan.to_json(), str(tmp_path)))
+    worker = ShardWorker(WorkerSettings(plan.to_json(), str(tmp_path)), Reports())
     with pytest.raises(BatchError, match="is not the one that the job started with"):
         parse_outcome(worker({TASK: ["[0, []]"]})[OUTCOME][0])
 
@@ -182,7 +226,7 @@ def test_address_where_nothing_listens_does_not_answer() -> None:
 def test_worker_with_other_libraries_warns(repository: Path, tmp_path: Path) -> None:
     plan = plan_of_command(repository / "digits", {"seed": 7}, 8, OPTIONS)
     other = plan.model_copy(update={"environment": {**plan.environment, "numpy": "0"}})
-    worker = ShardWorker(WorkerSettings(other.to_json(), str(tmp_path)))
+    worker = ShardWorker(WorkerSettings(other.to_json(), str(tmp_path)), Reports())
     outcome = parse_outcome(worker({TASK: ["[0, []]"]})[OUTCOME][0])
     (warning,) = outcome.warnings
     assert warning == f"numpy {plan.environment['numpy']} instead of 0"
@@ -194,8 +238,8 @@ def test_worker_without_zorse_as_a_package_works(repository: Path, tmp_path: Pat
     code = (
         "import sys; from importlib.metadata import MetadataPathFinder as Finder; find = Finder.find_distributions; "
         "Finder.find_distributions = lambda context: [] if context.name == 'zorse' else find(context); "
-        "from serving.batch.worker import *; "
-        "worker = ShardWorker(WorkerSettings(sys.argv[1], sys.argv[2])); "
+        "from serving.batch.worker import *; from tests.serving.batch.jobs import Reports; "
+        "worker = ShardWorker(WorkerSettings(sys.argv[1], sys.argv[2]), Reports()); "
         "print(worker({TASK: ['[0, []]']})[OUTCOME][0])"
     )
     command = [sys.executable, "-c", code, plan.to_json(), str(tmp_path)]

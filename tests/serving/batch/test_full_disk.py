@@ -13,7 +13,7 @@ from serving.batch.output import TEMPORARY, Output
 from serving.batch.shard import Outcome, Task
 from serving.batch.worker import OUTCOME, TASK, ShardWorker, WorkerSettings, parse_outcome
 from serving.errors import BatchError
-from tests.serving.batch.jobs import files_of, make_all, plan_of_command
+from tests.serving.batch.jobs import Reports, files_of, make_all, plan_of_command
 from zorse_common.storage import Storage
 
 
@@ -48,7 +48,7 @@ def test_job_on_a_full_disk_continues_when_there_is_space(
     plan = plan_of_command(repository / "digits", {"seed": 1}, 200, options)
     make_all(repository / "digits", plan, tmp_path / "undisturbed")
     Output(Storage(small_disk)).claim(plan)
-    worker = ShardWorker(WorkerSettings(plan.to_json(), str(small_disk)))
+    worker = ShardWorker(WorkerSettings(plan.to_json(), str(small_disk)), Reports())
     tasks = [Task(shard).to_json() for shard in range(plan.shards)]
     with pytest.raises(BatchError, match="No space left on device"):
         _work(worker, tasks)

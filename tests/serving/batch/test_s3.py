@@ -15,6 +15,7 @@ from serving.artifacts import load
 from serving.batch.formats.base import FORMATS
 from serving.batch.inputs import list_inputs, read_entry
 from serving.batch.output import BadItem, Output
+from serving.batch.results import InProcess
 from serving.batch.runner import Runner
 from serving.batch.shard import ShardMaker, Task
 from serving.batch.status import job_status
@@ -46,7 +47,7 @@ def test_output_on_an_object_store_is_that_on_a_disk(name: str, repository: Path
     runner = Runner.load(str(repository / "digits"), "cpu", plan.batch)
     Output(Storage(uri)).claim(plan)
     for is_new in (True, False):
-        maker = ShardMaker(runner, plan, Output(Storage(uri)), verify=True)
+        maker = ShardMaker(InProcess(runner, plan), plan, Output(Storage(uri)), verify=True)
         outcomes = [maker.make(Task(shard)) for shard in range(plan.shards)]
         maker.close()
         assert [outcome.is_new for outcome in outcomes] == [is_new] * 3
@@ -101,7 +102,7 @@ def test_input_that_is_gone_is_a_bad_input(repository: Path) -> None:
     Storage(f"{BUCKET}/photos").remove("a.png")
     plan = plan_of(load(repository / "invert").manifest, count=1)
     runner, output = Runner.load(str(repository / "invert"), "cpu", 4), Output(Storage(f"{BUCKET}/gone"))
-    maker = ShardMaker(runner, plan, output)
+    maker = ShardMaker(InProcess(runner, plan), plan, output)
     (error,) = maker.make(Task(0, [Input(0, "a", entry)])).record.errors
     maker.close()
     assert error == BadItem(0, "a.png", "the file is gone: it was there when the inputs were listed")

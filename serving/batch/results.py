@@ -1,0 +1,67 @@
+"""Makes the results of a shard: images and bad inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from serving.batch import work
+from serving.batch.formats.base import Columns
+from serving.batch.pipeline import Stopwatch
+from serving.batch.plan import Plan
+from serving.batch.runner import Runner
+from serving.batch.work import Input, Result
+from serving.errors import BatchError
+from zorse_common.errors import FetchError, ZorseError
+
+EXPECTED_ERRORS = (ZorseError, FetchError, OSError, MemoryError)
+"""What a user or a machine can cause while results are made and published."""
+
+
+class ResultMaker(Protocol):
+    """Makes results; `columns` are those of the job's images."""
+
+    columns: Columns
+
+    def results(self, numbers: range, inputs: Sequence[Input], stopwatch: Stopwatch) -> Iterator[Result]:
+        """Yield the result of each of `numbers`, in order. Of a translation `inputs` has the files with these numbers.
+
+        `stopwatch` measures the stages.
+        """
+
+    def close(self) -> None:
+        """End the threads and processes."""
+
+
+class InProcess:
+    """Makes results with a model in this process. Its runs, decoding and encoding overlap."""
+
+    def __init__(self, runner: Runner, plan: Plan) -> None:
+        """Decode and encode in a thread."""
+        self._runner, self._plan = runner, plan
+        self._pool = ThreadPoolExecutor(1, "zorse-batch")
+        self.columns = work.columns(plan, runner.interface.labels is not None)
+
+    @classmethod
+    def open(cls, plan: Plan, gpu_fraction: float) -> InProcess:
+        """Open the model of `plan`, which may use the part `gpu_fraction` of the GPU's memory.
+
+        Raises:
+            BatchError: it is not the model that the job started with.
+            ArtifactError, EngineError: as `Runner.load`.
+        """
+        runner = Runner.load(plan.uri, plan.device, plan.batch, gpu_fraction=gpu_fraction)
+        if runner.origin.digest != plan.model_digest:
+            raise BatchError(f"the model at {plan.uri} is not the one that the job started with: restore it")
+        return cls(runner, plan)
+
+    def results(self, numbers: range, inputs: Sequence[Input], stopwatch: Stopwatch) -> Iterator[Result]:
+        """Yield results, see `work.generate` and `work.translate`."""
+        if self._plan.verb == "translate":
+            return work.translate(self._runner, self._plan, inputs, self._pool, stopwatch)
+        return work.generate(self._runner, self._plan, numbers, self._pool, stopwatch)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._pool.shutdown(cancel_futures=True)
