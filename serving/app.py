@@ -7,8 +7,9 @@ import logging
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from serving import artifacts
 from serving.artifacts import Artifact
@@ -25,7 +26,7 @@ from serving.cuda import gpu_fraction
 from serving.engine import resolve_device
 from serving.errors import StartError
 from serving.haproxy import check_config
-from serving.logs import copied_log
+from serving.logs import append_warning, copied_log
 from serving.loopback import is_loopback
 from serving.memory import check_memory
 from serving.network import check_address, chosen_proxy, serve_environment, serve_host
@@ -69,6 +70,7 @@ def running_server(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
             check_config(folder)
         stack.callback(stop_applications, folder)
         _start_ray(folder)
+        stack.enter_context(_ray_in_log(folder))
         _start_proxy(settings, proxy)
         gateway = GatewaySettings(
             models=tuple(summaries), access=_access(settings), folder=folder, access_log=settings.access_log
@@ -152,6 +154,22 @@ def _start_ray(folder: str) -> None:
         # Ray replaces them by handlers that abort the process.
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _ray_in_log(folder: str) -> Iterator[None]:
+    """While the block runs, write to the log what Ray would print to this process's output: that a process has died."""
+    from ray._private import worker
+
+    def write(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+        append_warning(folder, f"Ray: {' '.join(data['lines'])}")
+
+    printing = worker.print_to_stdstream
+    worker.print_to_stdstream = write
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = printing
 
 
 def _start_proxy(settings: ServerSettings, proxy: Proxy) -> None:

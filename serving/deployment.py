@@ -154,6 +154,8 @@ def run_target(
         max_constructor_retry_count=1,
         graceful_shutdown_timeout_s=DRAIN_SECONDS,
         graceful_shutdown_wait_loop_s=0.2,
+        # How long Ray Serve may take to see that a process has died; by default 10 s.
+        health_check_period_s=1.0,
         **options,
     )
     application = deployment.bind(*arguments)

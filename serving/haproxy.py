@@ -15,6 +15,7 @@ from serving import haproxy_config
 from serving.config import ServerSettings
 from serving.errors import StartError
 from serving.haproxy_config import Front, unavailable_answer
+from serving.logs import log_file
 from serving.replica_server import socket_folder
 
 _CONNECTIONS = 4096
@@ -45,15 +46,15 @@ def wrap_haproxy(binary: str, settings: ServerSettings, folder: str) -> dict[str
     """
     sockets = socket_folder(folder)
     sockets.mkdir()
-    front = Front(settings.host, settings.port, f"{folder}/unavailable.http", str(sockets))
+    front = Front(settings.host, settings.port, f"{folder}/unavailable.http", str(sockets), str(log_file(folder)))
     Path(front.unavailable).write_text(unavailable_answer(), encoding="utf-8", newline="")
-    program = _program(folder)
+    file = program(folder)
     # -I -S: neither the environment nor installed packages, so that it starts fast and always alike.
     words = [sys.executable, "-I", "-S", haproxy_config.__file__, *(str(field) for field in front), binary]
-    program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n', encoding="utf-8")
-    program.chmod(0o700)
+    file.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n', encoding="utf-8")
+    file.chmod(0o700)
     return {
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(program),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(file),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(threads()),
         "RAY_SERVE_HAPROXY_MAXCONN": str(_max_connections()),
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(_BUFFER),
@@ -66,7 +67,8 @@ def wrap_haproxy(binary: str, settings: ServerSettings, folder: str) -> dict[str
     }
 
 
-def _program(folder: str) -> Path:
+def program(folder: str) -> Path:
+    """Return the path of the program that Ray starts as HAProxy."""
     return Path(folder) / "haproxy"
 
 
@@ -87,7 +89,7 @@ def check_config(folder: str) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         file = Path(scratch) / "haproxy.cfg"
         file.write_text(rendered_by_ray(scratch), encoding="utf-8")
-        check = subprocess.run([_program(folder), "-c", "-f", file], capture_output=True, text=True, check=False)
+        check = subprocess.run([program(folder), "-c", "-f", file], capture_output=True, text=True, check=False)
     if check.returncode:
         lines = [line.strip() for line in check.stderr.splitlines()]
         alerts = [line.partition(" : ")[2] for line in lines if line.startswith("[ALERT]")]

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Collection
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,13 +48,14 @@ class Front(NamedTuple):
 
     `host` and `port` are the address to listen on.
     `unavailable` is the path of the file with the answer of a model that has no live replica (see
-    `unavailable_answer`). `sockets` is the folder of the replicas' Unix sockets.
+    `unavailable_answer`). `sockets` is the folder of the replicas' Unix sockets, and `log` the server's log.
     """
 
     host: str
     port: int
     unavailable: str
     sockets: str
+    log: str
 
 
 def rewrite(text: str, front: Front, replicas: Collection[str] = ()) -> str:
@@ -107,9 +109,11 @@ def main(arguments: list[str]) -> None:
     The arguments are the fields of `Front`, the path of HAProxy, and its own arguments. Ray Serve checks the process id
     and the arguments of the process that it started, and both stay.
     """
-    host, port, unavailable, sockets, binary, *own = arguments
+    host, port, unavailable, sockets, log, binary, *own = arguments
     file = Path(own[own.index("-f") + 1])
-    front = Front(host, int(port), unavailable, sockets)
+    front = Front(host, int(port), unavailable, sockets, log)
+    if "-sf" not in own:
+        _note_start(file.with_name("started"), Path(log))
     replicas = [entry.name for entry in Path(sockets).iterdir()]
     try:
         text = rewrite(file.read_text(encoding="utf-8"), front, replicas)
@@ -117,6 +121,16 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"the configuration of HAProxy is not the expected one: {error}")
     file.write_text(text, encoding="utf-8")
     os.execv(binary, [binary, *own])
+
+
+def _note_start(mark: Path, log: Path) -> None:
+    """Write a line to the server's log if HAProxy was started before, which the file `mark` says: then it has died."""
+    if mark.exists():
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        message = "HAProxy has died and is started again: meanwhile no connection was taken"
+        with log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"time": time, "level": "error", "message": message}) + "\n")
+    mark.touch()
 
 
 def _changes(front: Front) -> dict[str, dict[str, list[str]]]:

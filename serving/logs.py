@@ -75,6 +75,13 @@ class JsonFormatter(logging.Formatter):
         return json.dumps({key: value for key, value in line.items() if value is not None})
 
 
+def append_warning(folder: str | Path, message: str) -> None:
+    """Append a line to the log of the server with this folder, from a process that has no logger of its own for it."""
+    record = logging.makeLogRecord({"msg": message, "levelname": "WARNING"})
+    with log_file(folder).open("a", encoding="utf-8") as file:
+        file.write(JsonFormatter().format(record) + "\n")
+
+
 @contextlib.contextmanager
 def copied_log(folder: str | Path, out: IO[bytes] | None = None) -> Iterator[None]:
     """Copy the log's lines to `out` (by default standard error) while the block runs, in one thread."""

@@ -76,6 +76,8 @@ def serve_environment(settings: ServerSettings, proxy: Proxy, folder: str, repli
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "0",
         # By default Ray Serve gives a proxy on a busy machine up too soon.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "45",
+        # After three failed checks Ray Serve starts HAProxy again. By default that takes half a minute.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.3",
         "RAY_SERVE_ENABLE_HA_PROXY": flag,
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": flag,
         # With an arena for each thread, glibc keeps several times the memory that images of many sizes need.

@@ -13,6 +13,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from serving.config import DRAIN_SECONDS
+from serving.haproxy import program
 
 _LAST_ANSWERS_SECONDS = 1.0
 """How long HAProxy may take for its last answers: more than its attempts to reach a replica that has stopped."""
@@ -53,6 +54,8 @@ def _end_serve(folder: str) -> None:
 
 def _end_haproxy(folder: str) -> None:
     """Have the HAProxy processes of the server close their port, and give them a moment for their last answers."""
+    # Without it Ray Serve cannot start HAProxy again.
+    program(folder).unlink(missing_ok=True)
     processes = _haproxy_processes(folder)
     for process in processes:
         with contextlib.suppress(ProcessLookupError):

@@ -77,10 +77,14 @@ class Server:
     def load(self) -> Load:
         return Load(self.port, PATH, BODY)
 
+    def processes(self, word: str) -> list[psutil.Process]:
+        """Return the processes with `word` in their command lines."""
+        children = psutil.Process(self.command.process.pid).children(recursive=True)
+        return [child for child in children if word in command_line(child)]
+
     def replicas(self) -> list[psutil.Process]:
         """Return the processes of the model `digits`."""
-        children = psutil.Process(self.command.process.pid).children(recursive=True)
-        return [child for child in children if "ServeReplica:digits" in command_line(child)]
+        return self.processes("ServeReplica:digits")
 
     def has_replaced(self, before: set[int]) -> bool:
         """Return whether as many processes as `before` run the model, and at least one is new."""
@@ -148,6 +152,38 @@ def test_replica_that_is_killed_fails_hardly_a_request(server: Server) -> None:
         server.command.wait_until(lambda: server.has_replaced({process.pid for process in before}))
         load.wait_for(1000)
     assert _fails_hardly(load.answers), load.summary()
+
+
+def test_server_logs_a_dead_process_and_prints_nothing_of_ray(server: Server) -> None:
+    before = server.replicas()
+    word = f"Worker PID: {before[0].pid} "
+    before[0].kill()
+    server.command.wait_until(lambda: word in server.command.log)
+    told = [line for line in server.command.log.splitlines() if word in line]
+    assert [json.loads(line)["level"] for line in told] == ["warning"]
+    server.command.wait_until(lambda: server.has_replaced({process.pid for process in before}))
+
+
+def test_haproxy_that_has_died_is_started_again_and_that_is_logged(server: Server) -> None:
+    # After a reload the one before may still end.
+    for process in server.processes("/haproxy.cfg"):
+        process.kill()
+    server.command.wait_until(lambda: server.get("/v2") is None)
+    server.command.wait_until(server.is_ready)
+    (line,) = (line for line in server.command.log.splitlines() if "HAProxy has died" in line)
+    assert json.loads(line)["level"] == "error"
+
+
+def test_gateway_that_has_died_delays_requests_or_asks_to_try_again(server: Server) -> None:
+    (process,) = server.processes("ServeReplica:_gateway")
+    process.kill()
+    answer = httpx.get(f"http://127.0.0.1:{server.port}/v2", timeout=60)
+    while answer.status_code != 200:
+        # The machine was too busy to start the next one within the time for which requests wait.
+        assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "unavailable", "5")
+        answer = httpx.get(f"http://127.0.0.1:{server.port}/v2", timeout=60)
+    assert answer.json()["name"] == "zorse"
+    assert process.pid not in [other.pid for other in server.processes("ServeReplica:_gateway")]
 
 
 @pytest.mark.parametrize("sent", INCOMPLETE)

@@ -17,8 +17,9 @@ from serving.errors import StartError, UnavailableError
 from serving.haproxy import check_config, find_haproxy, rendered_by_ray, threads, wrap_haproxy
 from serving.haproxy_config import REQUEST_ID, RETRY_SECONDS, ConfigError, Front, rewrite, unavailable_answer
 from serving.http import error_response
+from serving.logs import log_file
 
-FRONT = Front("127.0.0.1", 8000, "/tmp/unavailable.http", "/tmp/r")
+FRONT = Front("127.0.0.1", 8000, "/tmp/unavailable.http", "/tmp/r", "/tmp/log.jsonl")
 SETTINGS = ServerSettings(repository="r", port=8123)
 
 
@@ -100,8 +101,21 @@ def test_program_becomes_haproxy_with_the_arguments_of_ray(tmp_path: Path, rende
     file.write_text(rendered)
     words = [tmp_path / "haproxy", "-db", "-f", file, "-sf", "17"]
     assert subprocess.check_output(words, text=True) == f"-db -f {file} -sf 17\n"
-    front = Front("127.0.0.1", 8123, f"{tmp_path}/unavailable.http", f"{tmp_path}/r")
+    front = Front("127.0.0.1", 8123, f"{tmp_path}/unavailable.http", f"{tmp_path}/r", f"{tmp_path}/log.jsonl")
     assert file.read_text() == rewrite(rendered, front)
+
+
+def test_program_logs_that_haproxy_has_died_and_no_reload(tmp_path: Path, rendered: str) -> None:
+    wrap_haproxy("/bin/true", SETTINGS, str(tmp_path))
+    file, lines = tmp_path / "haproxy.cfg", []
+    for own in ((), ("-sf", "17"), ()):
+        file.write_text(rendered)
+        subprocess.run([tmp_path / "haproxy", "-db", "-f", file, *own], check=True)
+        lines.append(log_file(tmp_path).read_text().splitlines() if log_file(tmp_path).exists() else [])
+    assert lines[:2] == [[], []]
+    (line,) = map(json.loads, lines[2])
+    assert line.keys() == {"time", "level", "message"}
+    assert line["message"].startswith("HAProxy has died and is started again")
 
 
 @pytest.mark.parametrize(
