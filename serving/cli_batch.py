@@ -15,44 +15,44 @@ if TYPE_CHECKING:
 
 batch_group = typer.Typer(help="Look at batch jobs: generate or translate with --output.", no_args_is_help=True)
 
-_PANEL = "Batch jobs"
+PANEL = "Batch jobs"
 OutputOption = Annotated[
     str | None,
-    typer.Option(rich_help_panel=_PANEL, help="A folder or URI: write a batch job of any size there, exactly once."),
+    typer.Option(rich_help_panel=PANEL, help="A folder or URI: write a batch job of any size there, exactly once."),
 ]
 InputOption = Annotated[
     str | None,
     typer.Option(
-        "--input", rich_help_panel=_PANEL, help="A folder, ZIP, tar, Parquet file, or a pattern of them in quotes."
+        "--input", rich_help_panel=PANEL, help="A folder, ZIP, tar, Parquet file, or a pattern of them in quotes."
     ),
 ]
 FormatOption = Annotated[
     str | None,
     typer.Option(
-        "--format", rich_help_panel=_PANEL, help="images, webdataset (the default), parquet, or zip (as StyleGAN's)."
+        "--format", rich_help_panel=PANEL, help="images, webdataset (the default), parquet, or zip (as StyleGAN's)."
     ),
 ]
 ImageFormatOption = Annotated[
-    str | None, typer.Option(rich_help_panel=_PANEL, help="png (the default), jpeg, webp, or npy.")
+    str | None, typer.Option(rich_help_panel=PANEL, help="png (the default), jpeg, webp, or npy.")
 ]
 ShardSizeOption = Annotated[
-    int | None, typer.Option(min=1, rich_help_panel=_PANEL, help="Images in a file. By default some seconds of work.")
+    int | None, typer.Option(min=1, rich_help_panel=PANEL, help="Images in a file. By default some seconds of work.")
 ]
 WorkersOption = Annotated[
-    int | None, typer.Option(min=1, rich_help_panel=_PANEL, help="Processes. By default one for each CPU or GPU.")
+    int | None, typer.Option(min=1, rich_help_panel=PANEL, help="Processes. By default one for each CPU or GPU.")
 ]
 PerGpuOption = Annotated[
-    int | None, typer.Option(min=1, rich_help_panel=_PANEL, help="Processes that share a GPU. By default one.")
+    int | None, typer.Option(min=1, rich_help_panel=PANEL, help="Processes that share a GPU. By default one.")
 ]
 AddressOption = Annotated[
-    str | None, typer.Option(rich_help_panel=_PANEL, help="A Ray cluster: auto, or host:port. RAY_ADDRESS counts too.")
+    str | None, typer.Option(rich_help_panel=PANEL, help="A Ray cluster: auto, or host:port. RAY_ADDRESS counts too.")
 ]
 MaxErrorsOption = Annotated[
-    int | None, typer.Option(min=0, rich_help_panel=_PANEL, help="With more bad inputs the exit code is 1. Default 0.")
+    int | None, typer.Option(min=0, rich_help_panel=PANEL, help="With more bad inputs the exit code is 1. Default 0.")
 ]
 VerifyOption = Annotated[
     bool | None,
-    typer.Option("--verify", rich_help_panel=_PANEL, help="Read all shards again, and repair damaged ones."),
+    typer.Option("--verify", rich_help_panel=PANEL, help="Read all shards again, and repair damaged ones."),
 ]
 
 
@@ -103,7 +103,7 @@ def status(
 
         print_json(asdict(job))
     else:
-        typer.echo(f"{job.state}: {job.verb} with {job.model} to {job.format} in {job.output}")
+        typer.echo(f"{job.state}: {job.verb} with {job.models} to {job.format} in {job.output}")
         typer.echo(f"{job.images_done:,} of {job.images:,} images, {job.shards_done:,} of {job.shards:,} shards")
         if job.errors:
             typer.echo(f"{job.errors:,} inputs were bad: see errors.jsonl")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +17,11 @@ from zorse_common.errors import one_line, printable
 def translate(
     model: ModelArgument,
     images: Annotated[
-        list[Path] | None, typer.Argument(help="The image files, and folders of them, to translate.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[IMAGES]... | [MODELS]...",
+            help="The image files, and folders of them, to translate; in a batch job, more models.",
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The folder to write into; no file is replaced.")] = None,
     value_range: Annotated[
@@ -34,6 +38,14 @@ def translate(
     overlap: Annotated[int | None, typer.Option(min=0, help="How many pixels tiles share at least.")] = None,
     device: DeviceOption = DeviceName.AUTO,
     api_key: KeyOption = None,
+    both: Annotated[
+        bool | None,
+        typer.Option("--both", rich_help_panel=cli_batch.PANEL, help="Translate back too, and measure the error."),
+    ] = None,
+    partner: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=cli_batch.PANEL, help="The model that translates back, if it is not known."),
+    ] = None,
     inputs: cli_batch.InputOption = None,
     output: cli_batch.OutputOption = None,
     shard_format: cli_batch.FormatOption = None,
@@ -52,23 +64,27 @@ def translate(
     translated by several processes or a cluster.
     """
     black, white = value_range or (None, None)
-    keys: dict[str, object] = {"black": black, "white": white, "size": size}
+    keys: dict[str, Any] = {"black": black, "white": white, "size": size}
     keys |= {"tile": tile or None, "overlap": overlap}
     options = {"format": shard_format, "image_format": image_format, "shard_size": shard_size, "workers": workers}
     options |= {"per_gpu": per_gpu, "address": address, "verify": verify}
     _check_range(value_range)
     if output is None:
-        cli_batch.check_only_with_output(options | {"input": inputs, "max_errors": max_errors})
+        others = {"input": inputs, "max_errors": max_errors, "both": both, "partner": partner}
+        cli_batch.check_only_with_output(options | others)
         if not images or out is None:
             raise typer.BadParameter("give IMAGES and --out FOLDER, or --input and --output for a batch job")
-        _translate_files(images, out, lambda: open_model(model, device, api_key), keys)
+        _translate_files([Path(image) for image in images], out, lambda: open_model(model, device, api_key), keys)
         return
-    if inputs is None or images or out is not None:
+    if inputs is None or out is not None:
         raise typer.BadParameter("a batch job has --input and --output, and neither IMAGES nor --out")
     from serving.batch import job
 
-    job_options = cli_batch.job_options(device, options)
-    cli_batch.finish(job.translate(model, inputs, output, job_options, cli_batch.echo, **keys), max_errors)
+    models, job_options = [model, *(images or [])], cli_batch.job_options(device, options)
+    result = job.translate(
+        models, inputs, output, job_options, cli_batch.echo, both=bool(both), partner=partner, **keys
+    )
+    cli_batch.finish(result, max_errors)
 
 
 def _check_range(value_range: tuple[float, float] | None) -> None:
@@ -80,7 +96,7 @@ def _check_range(value_range: tuple[float, float] | None) -> None:
         raise typer.BadParameter(f"--value-range: {error}") from error
 
 
-def _translate_files(images: list[Path], out: Path, opener: Callable[[], OpenModel], keys: dict[str, object]) -> None:
+def _translate_files(images: list[Path], out: Path, opener: Callable[[], OpenModel], keys: dict[str, Any]) -> None:
     """Translate the image files that have no result yet. Exits with 1 if one fails."""
     from rich.console import Console
     from rich.progress import track

@@ -7,11 +7,12 @@ from typing import Protocol
 
 from export.errors import ExportError
 from export.feeds import Feeds
+from export.interface import Interface
 from export.layout import RepositoryReader
 from export.manifest import Manifest, reversed_directions
 from serving.artifacts import Artifact
 from serving.batching import Tensors
-from serving.errors import ArtifactError, BadRequestError
+from serving.errors import ArtifactError, BadRequestError, UnsupportedError
 from zorse_common.errors import StorageError
 from zorse_common.storage import Storage
 
@@ -72,6 +73,19 @@ def partner_place(artifact: Artifact, name: str | None) -> str:
     except (ExportError, StorageError) as error:
         raise ArtifactError(str(error)) from error
     return (reader.storage / model / str(version)).uri
+
+
+def check_cycle(interface: Interface, partner: Interface) -> None:
+    """Compare the images of a translator and its partner.
+
+    Raises:
+        UnsupportedError: one cannot take the images of the other, or makes them larger.
+    """
+    kinds = {(spec.dtype, spec.shape[-1]) for one in (interface, partner) for spec in (one.inputs[0], one.outputs[0])}
+    if len(kinds) > 1 or interface.scale * partner.scale > 1:
+        raise UnsupportedError(
+            "images of the model and its partner differ in size, channels or depth: they do not cycle"
+        )
 
 
 def _stem(manifest: Manifest) -> str:

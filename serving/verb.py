@@ -203,8 +203,12 @@ class ImagesRequest(PictureRequest):
             UnsupportedError, TooLargeError, ImageError: as `source_channels` and `codec.decode`.
         """
         channels = source_channels(interface)
-        resized = self.resized
-        self._images = [codec.decode(content, channels, limits, self.value_range, resized) for content in contents]
+        decoded = [codec.decode(content, channels, limits, self.value_range, self.resized) for content in contents]
+        return self.with_arrays(decoded)
+
+    def with_arrays(self, images: list[NDArray[np.uint8]]) -> Self:
+        """Keep the decoded `images`, uint8 [h, w, c]; return the request."""
+        self._images = images
         return self
 
     @property

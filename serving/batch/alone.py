@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 
 from serving import artifacts
-from serving.batch import work
+from serving.batch.columns import columns
 from serving.batch.output import BadItem
 from serving.batch.pipeline import Stopwatch
 from serving.batch.plan import Plan
@@ -29,9 +29,10 @@ class Alone:
     """
 
     def __init__(self, plan: Plan, gpu_fraction: float) -> None:
-        """Use the model of `plan`. No process is started before the first result."""
+        """Use the models of `plan`. No process is started before the first result."""
         self._plan, self._gpu_fraction = plan, gpu_fraction
-        self.columns = work.columns(plan, artifacts.load(plan.uri).manifest.interface.labels is not None)
+        interface = artifacts.load(plan.passes[0].uri).manifest.interface
+        self.columns = columns(plan, is_conditional=interface.labels is not None)
         self._child: _Child | None = None
 
     def results(self, numbers: range, inputs: Sequence[Input], stopwatch: Stopwatch) -> Iterator[Result]:
@@ -66,13 +67,13 @@ class Alone:
 
 
 class _Child:
-    """A process with the model of a plan."""
+    """A process with the models of a plan."""
 
     def __init__(self, plan: Plan, gpu_fraction: float) -> None:
-        """Start the process, and wait until the model is open.
+        """Start the process, and wait until the models are open.
 
         Raises:
-            BatchError: the model cannot be opened, or the process died with it.
+            BatchError: a model cannot be opened, or the process died with it.
         """
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
@@ -80,7 +81,7 @@ class _Child:
         self._process.start()
         theirs.close()  # so that the end of the process ends the connection
         if self._received() is None:
-            raise BatchError(f"the process dies with the model {plan.uri} ({self.end()}): check the memory")
+            raise BatchError(f"the process dies with {plan.models} ({self.end()}): check the memory")
 
     def ask(self, number: int, inputs: Sequence[Input]) -> Result | None:
         """Return the result of the image `number`, or None if the process died."""
@@ -109,7 +110,7 @@ class _Child:
 
 
 def _serve(connection: Connection, plan_json: str, gpu_fraction: float) -> None:
-    """Open the model, send an empty list, and answer each item with its result. A text is the reason of a failure.
+    """Open the models, send an empty list, and answer each item with its result. A text is the reason of a failure.
 
     The end of the connection ends the process.
     """

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from serving.batch.output import SHARDS
-from serving.batch.sources.base import SOURCES, Entry, Listing, ReadEntry, source_of
+from serving.batch.sources.base import SOURCES, Contents, Entry, Listing, ReadEntry, source_of
 from serving.errors import BatchError
 from zorse_common.errors import FetchError, ZorseError, one_line, printable
 from zorse_common.files import FilesError, is_hidden, left_out_line
@@ -87,13 +87,14 @@ def open_place(kind: str, place: str) -> ReadEntry:
     return SOURCES.find(kind).reader(place)
 
 
-def read_entry(entry: Entry) -> bytes:
-    """Return the bytes of an image file.
+def read_entry(entry: Entry) -> Contents:
+    """Return the bytes of an image file, and its values.
 
     Raises:
         FetchError: an object store failed.
         FileNotFoundError: the file, or the archive that it was in, is gone.
         OSError, … (`UNREADABLE`): the file is truncated or encrypted.
+        ImageError: a value cannot be read.
     """
     try:
         return open_place(entry.kind, entry.place)(entry)
@@ -140,7 +141,7 @@ def _list_folder(files: str, folder: str) -> Listing:
     listing = SOURCES.find("folder").entries(files)
     place = Storage(folder).uri
     entries = [entry._replace(place=place) for entry in listing.entries]
-    left_out, facts = listing.left_out, {}
+    left_out, facts, columns = listing.left_out, {}, listing.columns
     archives = {name: kind for name in left_out if not is_hidden(name) and (kind := source_of(name))}
     for name, kind in sorted(archives.items()):
         archive = Storage(place) / name
@@ -152,8 +153,12 @@ def _list_folder(files: str, folder: str) -> Listing:
         prefix = f"{PurePosixPath(name).with_suffix('')}/" if len(archives) > 1 else ""
         entries += [entry._replace(name=f"{prefix}{entry.name}") for entry in inside.entries]
         left_out |= inside.left_out
+        # Where archives have different kinds of values in a column, they are any JSON.
+        columns |= {
+            column: kind if columns.get(column, kind) == kind else "json" for column, kind in inside.columns.items()
+        }
         del left_out[name]
-    return Listing(entries, left_out, facts)
+    return Listing(entries, left_out, facts, columns)
 
 
 def _shards_of_job(folder: Storage) -> Storage:

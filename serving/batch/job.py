@@ -6,19 +6,18 @@ Running the same command again continues a job that was interrupted, and does no
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 
-from export.manifest import fields_digest
 from serving import artifacts
 from serving.artifacts import Artifact
 from serving.batch.formats.base import FORMATS
 from serving.batch.inputs import check_output, inputs_digest, list_inputs
 from serving.batch.output import Output
+from serving.batch.passes import model_passes, partners, translators
 from serving.batch.plan import BatchVerb, Plan, environment, rows_per_run, shard_length
 from serving.batch.progress import ProgressDisplay, Tally
 from serving.batch.shard import Task
@@ -29,7 +28,7 @@ from serving.batch.worker import WorkerSettings
 from serving.config import DeviceChoice
 from serving.engine import resolve_device
 from serving.errors import BatchError, BatchStoppedError
-from serving.feeds import class_labels, latent_dim, source_channels
+from serving.feeds import class_labels, latent_dim
 from serving.verb import VERBS
 from serving.verbs.generate import GenerateRequest
 from zorse_common.errors import one_line
@@ -104,53 +103,59 @@ def generate(
     latent_dim(artifact.manifest.interface, "generate")
     if unknown := keys.keys() & {"n", "latents", "layout", "format"}:
         raise BatchError(f"a batch job takes no {', '.join(sorted(unknown))}: it has count and options")
-    return _run(_plan("generate", artifact, keys, count, options), Listing([]), output, options, echo)
+    return _run(_plan("generate", [artifact], [], keys, count, options), Listing([]), output, options, echo)
 
 
 @_interrupts_as_stops()
 def translate(
-    model: str,
+    models: str | Sequence[str],
     inputs: str,
     output: str,
     options: JobOptions = _DEFAULTS,
     echo: Callable[[str], Any] = print,
+    *,
+    both: bool = False,
+    partner: str | None = None,
     **keys: Any,
 ) -> JobResult:
-    """Translate the images at `inputs` with the translator `model`, and write them to the folder `output`.
+    """Translate the images at `inputs` with each of the translators `models`, and write them to the folder `output`.
 
-    `inputs` is a folder, a ZIP, tar or Parquet file, an image, or a pattern of these. `keys` are those of the verb
-    `translate`: `tile`, `overlap`, `black` and `white`.
+    `inputs` is a folder, a ZIP, tar or Parquet file, an image, or a pattern of these. With `both` images are translated
+    back as well, by the model `partner` of the same repository, or by the one that is known to, and the error of the
+    cycle is a column. `keys` are those of the verb `translate`: `size`, `tile`, `overlap`, `black` and `white`.
 
     Raises:
         ServingError, BatchError: as `generate`.
     """
-    artifact = artifacts.load(model)
-    source_channels(artifact.manifest.interface)
+    there = translators([models] if isinstance(models, str) else models)
+    if partner is not None and not both:
+        raise BatchError("a partner is for both ways: give both")
+    back = partners(there, partner) if both else []
     if unknown := keys.keys() & {"layout", "format"}:
         raise BatchError(f"a batch job takes no {', '.join(sorted(unknown))}: it has options")
     source = Storage(expanded(inputs)).uri
     check_output(source, output)
-
-    def plan_of(count: int, digest: str | None, length: int) -> Plan:
-        plan = _plan("translate", artifact, keys, count, options)
-        return plan.model_copy(
-            update={"inputs": digest, "source": source, "shard_length": options.shard_size or length}
-        )
-
-    finished = None if options.verify else _finished(output, plan_of)
+    command = _plan("translate", there, back, keys, 1, options).model_copy(update={"source": source})
+    finished = None if options.verify else _finished(output, command, options)
     if finished is not None:
         echo("the job is finished, and its inputs are not listed again: new ones need another output")
         return finished
     listing = list_inputs(source)
     count, nbytes = len(listing.entries), sum(entry.size for entry in listing.entries)
-    plan = plan_of(count, inputs_digest(listing), shard_length(artifact.manifest, count, nbytes))
-    return _run(plan, listing, output, options, echo)
+    manifests = [artifact.manifest for artifact in (*there, *back)]
+    listed = {
+        "count": count,
+        "inputs": inputs_digest(listing),
+        "carried": listing.columns,
+        "shard_length": options.shard_size or shard_length(manifests, count, nbytes),
+    }
+    return _run(command.model_copy(update=listed), listing, output, options, echo)
 
 
-def _finished(uri: str, plan_of: Callable[[int, str | None, int], Plan]) -> JobResult | None:
+def _finished(uri: str, command: Plan, options: JobOptions) -> JobResult | None:
     """Return the result of a finished job with the same command, or None. The inputs are not listed.
 
-    `plan_of` returns the command's plan for a number of inputs, their digest, and the default length of a shard.
+    `command` is the plan without what the inputs decide.
 
     Raises:
         BatchError: the output cannot be read, or its manifest is not of its plan.
@@ -163,19 +168,27 @@ def _finished(uri: str, plan_of: Callable[[int, str | None, int], Plan]) -> JobR
         raise BatchError(f"{output.storage.uri} cannot be read: {one_line(error)}") from error
     if first is None:
         return None
-    plan = plan_of(first.count, first.inputs, first.shard_length)
+    listed = {"count": first.count, "inputs": first.inputs, "carried": first.carried}
+    plan = command.model_copy(update=listed | {"shard_length": options.shard_size or first.shard_length})
     if (plan.digest(), plan.source) != (first.digest(), first.source):
         return None
     return None if manifest is None else _result(output, manifest, was_finished=True)
 
 
-def _plan(verb: BatchVerb, artifact: Artifact, keys: Mapping[str, Any], count: int, options: JobOptions) -> Plan:
+def _plan(
+    verb: BatchVerb,
+    models: Sequence[Artifact],
+    back: Sequence[Artifact],
+    keys: Mapping[str, Any],
+    count: int,
+    options: JobOptions,
+) -> Plan:
     """Return the plan of a command. Raises a ServingError if a value is not legal."""
-    manifest = artifact.manifest
+    manifests = [artifact.manifest for artifact in (*models, *back)]
     request = VERBS.find(verb).request.parse({**keys, "format": options.image_format})
     known = request.model_dump(mode="json", exclude={"n", "format", "layout"}, exclude_none=True)
     if isinstance(request, GenerateRequest):
-        labels = class_labels(manifest.interface, request.labels, [0])
+        labels = class_labels(manifests[0].interface, request.labels, [0])
         if labels is not None and request.labels is not None:
             known["labels"] = int(labels[0])  # by its index, however the command names it
     FORMATS.find(options.format)
@@ -185,18 +198,15 @@ def _plan(verb: BatchVerb, artifact: Artifact, keys: Mapping[str, Any], count: i
         raise BatchError(f"the shard size is {options.shard_size} and must be at least 1")
     return Plan(
         verb=verb,
-        model=manifest.name,
-        version=manifest.version,
-        model_digest=fields_digest(dataclasses.asdict(manifest)),
+        passes=model_passes(models, back),
         keys=known,
         count=count,
         inputs=None,
         format=options.format,
         image_format=options.image_format,
-        shard_length=options.shard_size or shard_length(manifest, count),
-        batch=rows_per_run(manifest),
+        shard_length=options.shard_size or shard_length(manifests, count),
+        batch=rows_per_run(manifests),
         device=resolve_device(options.device),
-        uri=artifact.uri,
         source=None,
         environment=environment(options.format, options.image_format),
     )
@@ -229,7 +239,7 @@ def _claim(output: Output, plan: Plan, echo: Callable[[str], Any]) -> Plan:
     first = output.claim(plan)
     if changed := plan.changed_environment(first):
         echo(f"warning: the job started with other versions, so that bytes may differ: {'; '.join(changed)}")
-    return first.model_copy(update={"uri": plan.uri, "source": plan.source})
+    return first.model_copy(update={"passes": plan.passes, "source": plan.source})
 
 
 def _make_missing(
@@ -261,7 +271,7 @@ def _make_missing(
                     echo(f"warning: a worker differs from this machine, so that bytes may differ: {warning}")
                 warned |= outcome.warnings
     report = {
-        "model": f"{plan.model}@{plan.version}",
+        "models": plan.models,
         "seconds": round(tally.seconds, 3),
         "images": plan.count,
         "new_images": tally.new,

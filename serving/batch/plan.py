@@ -9,17 +9,19 @@ import hashlib
 import json
 import platform
 import zlib
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import features
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from export.interface import IMAGE
 from export.manifest import PROVED_BATCH, Manifest, fields_digest
-from serving.batch.formats.base import FORMATS, Item
+from serving.batch.formats.base import FORMATS, IMAGE_COLUMN, Item, Kind
+from serving.batch.passes import RULES, ModelPass
 from serving.codec import encode
 from serving.config import Device
 from serving.errors import BatchError
@@ -41,33 +43,31 @@ _MOST_BYTES = 2**28
 _MOST_INPUT_BYTES = 2**26
 """The most bytes of input files of a shard, if all are of equal size: a PNG can have ten times the bytes of a JPEG."""
 _SHARDS_OF_SMALL_JOBS = 16
-_INFORMATIVE = ("uri", "source", "environment")
 
 
 class Plan(BaseModel):
-    """The plan. `uri`, `source` and `environment` only inform: plans that differ in these alone are equal.
+    """The plan. `source`, `environment` and the `uri` of a pass only inform: plans that differ in these are equal.
 
-    `uri` is the place of the model and `model_digest` that of its manifest. `keys` are those of the verb's request.
-    `count` is the number of images, and `inputs` the digest of the names and sizes of the input files, in order, which
-    lie at `source`. Shard k has the images `shard_length` · k to `shard_length` · (k + 1) - 1. Up to `batch` images run
-    together. `environment` has the versions and processor flags on which bytes may depend.
+    `passes` are the models, each after the one whose images it translates. `keys` are those of the verb's request.
+    `count` is the number of images, `inputs` the digest of the names and sizes of the input files, in order, which lie
+    at `source`, and `carried` has the kinds of the values of inputs that are kept. Shard k has the images
+    `shard_length` · k to `shard_length` · (k + 1) - 1. Up to `batch` images run together. `environment` has the
+    versions and processor flags on which bytes may depend.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = RULES
 
     verb: BatchVerb
-    model: str
-    version: int
-    model_digest: str
+    passes: Annotated[tuple[ModelPass, ...], Field(min_length=1)]
     keys: dict[str, Any]
     count: Annotated[int, Field(ge=0)]
     inputs: str | None
+    carried: dict[str, Kind] = Field(default_factory=dict)
     format: str
     image_format: str
     shard_length: Positive
     batch: Positive
     device: Device
-    uri: str
     source: str | None
     environment: dict[str, str]
 
@@ -80,9 +80,16 @@ class Plan(BaseModel):
         """Return the numbers of the images of a shard, or the positions of its input files."""
         return range(shard * self.shard_length, min((shard + 1) * self.shard_length, self.count))
 
+    @property
+    def models(self) -> str:
+        """The names and versions of the models."""
+        return ", ".join(dict.fromkeys(one.title for one in self.passes))
+
     def identity(self) -> dict[str, Any]:
         """Return the fields in which equal plans agree."""
-        return self.model_dump(mode="json", exclude=set(_INFORMATIVE))
+        return self.model_dump(
+            mode="json", exclude={"source": True, "environment": True, "passes": {"__all__": {"uri"}}}
+        )
 
     def digest(self) -> str:
         """Return the SHA-256 of the identity, in hex."""
@@ -107,8 +114,12 @@ class Plan(BaseModel):
     def differences(self, other: Plan) -> list[str]:
         """Return one text for each field of the identity in which this plan differs from `other`."""
         mine, others = self.identity(), other.identity()
-        mine |= mine.pop("keys")
-        others |= others.pop("keys")
+        for fields in (mine, others):
+            fields |= fields.pop("keys")
+            fields["models"] = ", ".join(
+                f"{one['column']} by {one['model']}@{one['version']} ({one['digest'][:8]})"
+                for one in fields.pop("passes")
+            )
         return [
             f"{key} {json.dumps(mine.get(key))} instead of {json.dumps(others.get(key))}"
             for key in sorted(mine.keys() | others.keys())
@@ -125,32 +136,34 @@ class Plan(BaseModel):
         ]
 
 
-def shard_length(manifest: Manifest, count: int, nbytes: int = 0) -> int:
+def shard_length(manifests: Sequence[Manifest], count: int, nbytes: int = 0) -> int:
     """Return how many images a shard has: about `TARGET_SECONDS` of work, as a pure function of the arguments.
 
     `nbytes` are the bytes of all input files, where they are known. A process holds the images of a shard as files, so
     that large input files make shards short.
 
-    The work of an image is estimated from the size of the model's files, taken as float32 weights, and from the size of
-    its images, which for a translator of open sizes is taken as 256 × 256 pixels. A small job has 16 shards, so that
+    The work of an image is estimated from the size of the models' files, taken as float32 weights, and from the size of
+    their images, which for a translator of open sizes is taken as 256 × 256 pixels. A small job has 16 shards, so that
     several processes can share it.
     """
-    shape = next(spec.shape for spec in manifest.interface.outputs if spec.name == IMAGE)
-    height, width, channels = (
-        size if isinstance(size, int) else nominal
-        for size, nominal in zip(shape[1:], (*[_NOMINAL_SIDE * manifest.interface.scale] * 2, 3), strict=True)
-    )
-    values = height * width * channels
-    weights = manifest.nbytes / np.dtype(np.float32).itemsize
-    seconds = 2 * weights * (height * width / _REUSE) / _FLOPS + values * _SECONDS_PER_VALUE + _SECONDS_PER_IMAGE
+    seconds, values = _SECONDS_PER_IMAGE, 0
+    for manifest in manifests:
+        shape = next(spec.shape for spec in manifest.interface.outputs if spec.name == IMAGE)
+        height, width, channels = (
+            size if isinstance(size, int) else nominal
+            for size, nominal in zip(shape[1:], (*[_NOMINAL_SIDE * manifest.interface.scale] * 2, 3), strict=True)
+        )
+        weights = manifest.nbytes / np.dtype(np.float32).itemsize
+        seconds += 2 * weights * (height * width / _REUSE) / _FLOPS + height * width * channels * _SECONDS_PER_VALUE
+        values += height * width * channels
     length = min(int(TARGET_SECONDS / seconds), _MOST_BYTES // values, _MOST_IMAGES, -(-count // _SHARDS_OF_SMALL_JOBS))
     return max(1, min(length, _MOST_INPUT_BYTES * count // max(1, nbytes)))
 
 
-def rows_per_run(manifest: Manifest) -> int:
-    """Return how many images run together at most: as many as the proof of the model tried."""
-    batch = manifest.interface.inputs[0].shape[0]
-    return batch if isinstance(batch, int) else PROVED_BATCH
+def rows_per_run(manifests: Sequence[Manifest]) -> int:
+    """Return how many images run together at most: as many as the proof of every model tried."""
+    batches = (manifest.interface.inputs[0].shape[0] for manifest in manifests)
+    return min(batch if isinstance(batch, int) else PROVED_BATCH for batch in batches)
 
 
 def environment(format_name: str, image_format: str) -> dict[str, str]:
@@ -198,7 +211,8 @@ def _probe(format_name: str, image_format: str) -> str:
     pixels = np.arange(3 * 48 * 48, dtype=np.uint32).reshape(48, 48, 3)
     images = [(pixels * factor >> 7).astype(np.uint8) for factor in (5, 2654435761 % 2**16)]
     items = [
-        Item(f"probe{i}", encode(image, image_format, "probe"), image_format, {}) for i, image in enumerate(images)
+        Item(f"probe{i}", {IMAGE_COLUMN: encode(image, image_format, "probe")}, image_format, {})
+        for i, image in enumerate(images)
     ]
-    files = FORMATS.find(format_name)("probe", items, {})
+    files = FORMATS.find(format_name)("probe", items, {IMAGE_COLUMN: "image"})
     return hashlib.sha256(b"".join(files.values())).hexdigest()[:16]

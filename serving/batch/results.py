@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from serving.batch import work
+from serving.batch.columns import columns
 from serving.batch.formats.base import Columns
 from serving.batch.pipeline import Stopwatch
 from serving.batch.plan import Plan
@@ -35,32 +36,35 @@ class ResultMaker(Protocol):
 
 
 class InProcess:
-    """Makes results with a model in this process. Its runs, decoding and encoding overlap."""
+    """Makes results with the models in this process. Their runs, decoding and encoding overlap."""
 
-    def __init__(self, runner: Runner, plan: Plan) -> None:
-        """Decode and encode in a thread."""
-        self._runner, self._plan = runner, plan
+    def __init__(self, runners: Sequence[Runner], plan: Plan) -> None:
+        """Use `runners`, one for each pass; decode and encode in a thread."""
+        self._runners, self._plan = runners, plan
         self._pool = ThreadPoolExecutor(1, "zorse-batch")
-        self.columns = work.columns(plan, runner.interface.labels is not None)
+        self.columns = columns(plan, is_conditional=runners[0].interface.labels is not None)
 
     @classmethod
     def open(cls, plan: Plan, gpu_fraction: float) -> InProcess:
-        """Open the model of `plan`, which may use the part `gpu_fraction` of the GPU's memory.
+        """Open the models of `plan`, which together may use the part `gpu_fraction` of the GPU's memory.
 
         Raises:
-            BatchError: it is not the model that the job started with.
+            BatchError: one is not the model that the job started with.
             ArtifactError, EngineError: as `Runner.load`.
         """
-        runner = Runner.load(plan.uri, plan.device, plan.batch, gpu_fraction=gpu_fraction)
-        if runner.origin.digest != plan.model_digest:
-            raise BatchError(f"the model at {plan.uri} is not the one that the job started with: restore it")
-        return cls(runner, plan)
+        uris = {one.uri for one in plan.passes}
+        fraction = gpu_fraction / len(uris)
+        loaded = {uri: Runner.load(uri, plan.device, plan.batch, gpu_fraction=fraction) for uri in sorted(uris)}
+        for one in plan.passes:
+            if loaded[one.uri].origin.digest != one.digest:
+                raise BatchError(f"the model at {one.uri} is not the one that the job started with: restore it")
+        return cls([loaded[one.uri] for one in plan.passes], plan)
 
     def results(self, numbers: range, inputs: Sequence[Input], stopwatch: Stopwatch) -> Iterator[Result]:
         """Yield results, see `work.generate` and `work.translate`."""
         if self._plan.verb == "translate":
-            return work.translate(self._runner, self._plan, inputs, self._pool, stopwatch)
-        return work.generate(self._runner, self._plan, numbers, self._pool, stopwatch)
+            return work.translate(self._runners, self._plan, inputs, self._pool, stopwatch)
+        return work.generate(self._runners[0], self._plan, numbers, self._pool, stopwatch)
 
     def close(self) -> None:
         """End the thread."""

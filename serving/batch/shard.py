@@ -31,7 +31,7 @@ class Task:
     def from_json(cls, text: str) -> Task:
         """Parse what `to_json` returned."""
         shard, inputs = json.loads(text)
-        entries = (Entry._make([*rest, tuple(at)]) for _, _, (*rest, at) in inputs)
+        entries = (Entry._make([*fields[:5], tuple(fields[5]), fields[6]]) for _, _, fields in inputs)
         return cls(
             shard, [Input(number, name, entry) for (number, name, _), entry in zip(inputs, entries, strict=True)]
         )

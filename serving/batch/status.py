@@ -20,7 +20,7 @@ class JobStatus:
     output: str
     state: JobState
     verb: str
-    model: str
+    models: str
     format: str
     shards_done: int
     shards: int
@@ -46,7 +46,7 @@ def job_status(uri: str) -> JobStatus:
         output=output.storage.uri,
         state="finished" if manifest is not None else "running" if output.is_locked() else "unfinished",
         verb=plan.verb,
-        model=f"{plan.model}@{plan.version}",
+        models=plan.models,
         format=plan.format,
         shards_done=len(done),
         shards=plan.shards,

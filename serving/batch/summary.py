@@ -57,16 +57,20 @@ def contact_sheet(output: Output, plan: Plan, records: Sequence[Record]) -> byte
     chosen = evenly_spaced([record.shard for record in records if record.count], _SHEET_SHARDS)
     if not chosen or plan.image_format == "npy":
         return None
-    names = [(shard, entry) for shard in chosen for entry in _first_images(output, shard)]
+    names = [(shard, entry) for shard in chosen for entry in _first_images(output, plan, shard)]
     tiles = [
-        Tile(fitted(decode_image(read_entry(entry), 3)), printable(entry.name), f"shard {shard_name(shard)}")
+        Tile(fitted(decode_image(read_entry(entry).image, 3)), printable(entry.name), f"shard {shard_name(shard)}")
         for shard, entry in names
     ]
-    total = sum(record.count for record in records)
-    return encode(drawn_sheet(f"{plan.model}@{plan.version}: {len(tiles)} of {total:,} images", tiles))
+    total = sum(record.count for record in records) * len(plan.passes)
+    return encode(drawn_sheet(f"{plan.models}: {len(tiles)} of {total:,} images", tiles))
 
 
-def _first_images(output: Output, shard: int) -> list[Entry]:
+def _first_images(output: Output, plan: Plan, shard: int) -> list[Entry]:
+    """Return the first images of a shard; what several models made of one input is side by side."""
     folder, name = output.storage / SHARDS, shard_name(shard)
     file = next((file for file in folder.files() if file.startswith(f"{name}.")), name)
-    return list_inputs((folder / file).uri).entries[:_SHEET_IMAGES_PER_SHARD]
+    entries = list_inputs((folder / file).uri).entries
+    if len(plan.passes) > 1 and plan.format != "webdataset":
+        entries = sorted(entries, key=lambda entry: entry.name.partition("/")[2])  # the first part is the model
+    return entries[:_SHEET_IMAGES_PER_SHARD]

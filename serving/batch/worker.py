@@ -37,14 +37,14 @@ class WorkerSettings:
 
 
 class ShardWorker:
-    """Holds the model, and makes shards with it.
+    """Holds the models, and makes shards with them.
 
     Errors that a user can cause are returned and not raised: Ray would print their stack traces, and would make the
     actor again.
     """
 
     def __init__(self, settings: WorkerSettings, board: Reports) -> None:
-        """The model is opened for the first shard: if the process dies with it, `board` knows with which shard."""
+        """The models are opened for the first shard: if the process dies with it, `board` knows with which shard."""
         self._settings, self._board = settings, board
         self._maker: ShardMaker | None = None
         self._is_alone = False
@@ -75,7 +75,7 @@ class ShardWorker:
         return frozenset(here.changed_environment(self._plan))
 
     def _maker_for(self, *, is_alone: bool) -> ShardMaker:
-        """Return the maker, which is made again if `is_alone` changes. There are never two models in memory."""
+        """Return the maker, which is made again if `is_alone` changes. Never are the models in memory twice."""
         if self._maker is None or is_alone != self._is_alone:
             if self._maker is not None:
                 self._maker.close()

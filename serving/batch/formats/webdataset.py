@@ -1,37 +1,66 @@
 """The format `webdataset`: a tar for each shard, whose members are grouped to samples by their names.
 
-A sample's key is the name of its members up to the first dot. Beside the image `<key>.<ending>` a sample has the number
-of its class in `<key>.cls`, if the job has classes, and the columns that are text in `<key>.json`, if there are any.
-Members have no time and no owner, and are in the order of the images, so that equal images give equal bytes.
+A sample's key is the name of its members up to the first dot. Its image is `<key>.<ending>`; of several models each has
+`<key>.<column>.<ending>`. The number of its class is in `<key>.cls`, its text in `<key>.txt`, and all its other values
+are in `<key>.json`, with those of an input's own JSON. Members have no time and no owner, and are in the order of the
+images, so that equal images give equal bytes.
 """
 
 from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from serving.batch.formats.base import FORMATS, LABEL_COLUMN, Columns, Item
+from serving.batch.formats.base import (
+    FORMATS,
+    JSON_COLUMN,
+    LABEL_COLUMN,
+    TEXT_COLUMN,
+    Columns,
+    Item,
+    Kind,
+    Value,
+    free_name,
+)
 
+_ENDINGS: dict[tuple[str, Kind], str] = {(LABEL_COLUMN, "int"): "cls", (TEXT_COLUMN, "str"): "txt"}
+"""The columns that are members of their own, if they are of this kind, and the endings of these."""
 _MODE = 0o644
 _END = bytes(tarfile.BLOCKSIZE * 2)
 
 
 def write(shard: str, items: Sequence[Item], columns: Columns) -> dict[str, bytes]:
     """Return the file `<shard>.tar`."""
-    texts = [name for name, kind in columns.items() if kind is str]
-    parts = [part for item in items for name, content in _members(item, texts) for part in _member(name, content)]
+    endings = {name: ending for (name, kind), ending in _ENDINGS.items() if columns.get(name) == kind}
+    described = [name for name, kind in columns.items() if kind not in ("image", "index") and name not in endings]
+    members = (member for item in items for member in _members(item, endings, described))
+    parts = [part for name, content in members for part in _member(name, content)]
     archive = b"".join([*parts, _END])
     return {f"{shard}.tar": archive + bytes(-len(archive) % tarfile.RECORDSIZE)}
 
 
-def _members(item: Item, texts: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+def _members(item: Item, endings: Mapping[str, str], described: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     key = sample_key(item.name)
-    yield f"{key}.{item.suffix}", item.content
-    if LABEL_COLUMN in item.fields:
-        yield f"{key}.cls", str(item.fields[LABEL_COLUMN]).encode()
-    if texts:
-        yield f"{key}.json", json.dumps({name: item.fields[name] for name in texts}).encode()
+    for column, content in item.images.items():
+        yield f"{key}.{item.suffix}" if len(item.images) == 1 else f"{key}.{column}.{item.suffix}", content
+    for column, ending in endings.items():
+        if (value := item.fields.get(column)) is not None:
+            yield f"{key}.{ending}", str(value).encode()
+    values = {name: value for name in described if (value := item.fields.get(name)) is not None}
+    if values:
+        yield f"{key}.json", json.dumps(_merged(values)).encode()
+
+
+def _merged(values: dict[str, Value]) -> dict[str, Value]:
+    """Return the values of a sample with those of the input's own JSON in place of this, if it is an object."""
+    if not isinstance(values.get(JSON_COLUMN), dict):
+        return values
+    own = values.pop(JSON_COLUMN)
+    merged = dict(values)
+    for name, value in own.items():
+        merged[free_name(name, merged)] = value
+    return merged
 
 
 def sample_key(name: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
+from serving.batch.formats.base import Kind, Value
 from serving.errors import BatchError
 from zorse_common.registry import Registry
 
@@ -14,7 +16,8 @@ class Entry(NamedTuple):
     """One image file: its name, its bytes, and where it lies.
 
     `kind` is the name of the source, `place` the URI of the folder or archive, `member` the name inside. `at` are
-    numbers by which the source finds the file without a search.
+    numbers by which the source finds the file without a search, and `beside` is JSON by which it finds the image's
+    values.
     """
 
     name: str
@@ -23,6 +26,7 @@ class Entry(NamedTuple):
     place: str
     member: str
     at: tuple[int, int] = (0, 0)
+    beside: str = "{}"
 
 
 @dataclass(frozen=True)
@@ -30,15 +34,24 @@ class Listing:
     """The image files of a place, sorted, and the reason for each file that was left out, by name.
 
     `archives` has the size in bytes and the time of the last change, in nanoseconds, of each archive, by name.
+    `columns` are the values that images may have, such as labels.
     """
 
     entries: list[Entry]
     left_out: dict[str, str] = field(default_factory=dict)
     archives: dict[str, tuple[int, int]] = field(default_factory=dict)
+    columns: dict[str, Kind] = field(default_factory=dict)
 
 
-ReadEntry = Callable[[Entry], bytes]
-"""Returns the bytes of an image file. It may be called by several threads."""
+class Contents(NamedTuple):
+    """An image file and its values, by column."""
+
+    image: bytes
+    values: Mapping[str, Value] = MappingProxyType({})
+
+
+ReadEntry = Callable[[Entry], Contents]
+"""Returns the bytes of an image file and its values. It may be called by several threads."""
 
 
 @dataclass(frozen=True)

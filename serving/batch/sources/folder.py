@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving.batch.sources.base import SOURCES, Entry, Listing, ReadEntry, Source
+from serving.batch.sources.base import SOURCES, Contents, Entry, Listing, ReadEntry, Source
 from zorse_common.files import ImageFiles
 from zorse_common.storage import Storage
 
@@ -16,7 +16,7 @@ def entries(place: str) -> Listing:
 def reader(place: str) -> ReadEntry:
     """Read files of the folder `place`."""
     storage = Storage(place)
-    return lambda entry: storage.read(entry.member)
+    return lambda entry: Contents(storage.read(entry.member))
 
 
 SOURCES.register("folder", Source((), entries, reader))

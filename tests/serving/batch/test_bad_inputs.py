@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from serving.artifacts import load
-from tests.serving.batch.jobs import files_of, make_all, plan_of
+from tests.serving.batch.jobs import images_of, make_all, plan_of
 from zorse_common.image_writer import encode
 
 GOOD = 60
@@ -65,7 +65,7 @@ def test_twelve_kinds_of_broken_files_are_rows_beside_sixty_images(repository: P
         (photos / name).write_bytes(content)
     plan = plan_of(load(repository / "invert").manifest, format="images", shard_length=9)
     outcomes = make_all(repository / "invert", plan, tmp_path / "out", str(photos))
-    assert len(files_of(tmp_path / "out/shards")) == GOOD
+    assert len(images_of(tmp_path / "out/shards")) == GOOD
     rows = {error.name: error.reason for outcome in outcomes for error in outcome.record.errors}
     assert rows.keys() == BROKEN.keys()
     assert {name: reason for name, reason in rows.items() if BROKEN[name][1] not in reason} == {}

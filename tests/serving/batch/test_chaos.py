@@ -15,7 +15,7 @@ from serving.batch.job import JobOptions
 from serving.local_model import LocalModel
 from tests.s3 import s3_server
 from tests.serving.batch.chaos import STOPPED, VICTIMS, Schedule, Victim, contents, run_until_done
-from tests.serving.batch.jobs import files_of, make_all, plan_of_command
+from tests.serving.batch.jobs import images_of, make_all, plan_of_command
 from zorse_common.image_writer import encode
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -74,7 +74,7 @@ def _assert_equal(actual: dict[str, bytes], expected: dict[str, bytes], schedule
 
 def _assert_single_answers(shards: Path, repository: Path, photos: Path) -> None:
     """Compare each translated file with the answer to a request for it alone: nothing of a batch job is used."""
-    model, files = LocalModel.load(repository / "invert"), files_of(shards)
+    model, files = LocalModel.load(repository / "invert"), images_of(shards)
     with zipfile.ZipFile(photos) as archive:
         for name, content in files.items():
             source = archive.read(name.partition("/")[2])

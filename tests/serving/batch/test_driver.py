@@ -195,7 +195,8 @@ def test_worker_returns_the_reason_of_a_failure(repository: Path, tmp_path: Path
 
 
 def test_worker_refuses_a_model_that_was_replaced(repository: Path, tmp_path: Path) -> None:
-    plan = plan_of_command(repository / "digits", {"seed": 7}, 8, OPTIONS).model_copy(update={"model_digest": "other"})
+    plan = plan_of_command(repository / "digits", {"seed": 7}, 8, OPTIONS)
+    plan = plan.model_copy(update={"passes": (plan.passes[0].model_copy(update={"digest": "other"}),)})
     worker = ShardWorker(WorkerSettings(plan.to_json(), str(tmp_path)), Reports())
     with pytest.raises(BatchError, match="is not the one that the job started with"):
         parse_outcome(worker({TASK: ["[0, []]"]})[OUTCOME][0])

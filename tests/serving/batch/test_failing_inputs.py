@@ -51,7 +51,7 @@ def _translated(model: Path, photos: Path, engine: _LimitedEngine) -> list[work.
     manifest = load(model).manifest
     inputs = [work.Input(i, entry.name, entry) for i, entry in enumerate(list_inputs(str(photos)).entries)]
     with ThreadPoolExecutor(1) as pool:
-        return list(work.translate(Runner(manifest, engine, 8), plan_of(manifest), inputs, pool, Stopwatch()))
+        return list(work.translate([Runner(manifest, engine, 8)], plan_of(manifest), inputs, pool, Stopwatch()))
 
 
 def test_input_that_fails_in_the_model_is_a_row_beside_its_neighbours(repository: Path, photos: Path) -> None:

@@ -55,7 +55,7 @@ def _parquet(path: Path) -> Path:
 
 
 def _read(uri: Path | str) -> dict[str, bytes]:
-    return {entry.name: read_entry(entry) for entry in list_inputs(str(uri)).entries}
+    return {entry.name: read_entry(entry).image for entry in list_inputs(str(uri)).entries}
 
 
 MAKERS = {"folder": _folder, "zip": _zip, "tar": _tar, "parquet": _parquet}
@@ -75,8 +75,10 @@ def test_source_lists_and_reads_its_images_in_order(kind: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("kind", sorted(FORMATS.names()))
 def test_format_is_an_input_again(kind: str, tmp_path: Path) -> None:
-    items = [Item(name.removesuffix(".png"), content, "png", {"number": 0}) for name, content in CONTENTS.items()]
-    for name, content in FORMATS.find(kind)("000000", items, {"number": int}).items():
+    items = [
+        Item(name.removesuffix(".png"), {"image": content}, "png", {"number": 0}) for name, content in CONTENTS.items()
+    ]
+    for name, content in FORMATS.find(kind)("000000", items, {"image": "image", "number": "index"}).items():
         (tmp_path / "shards" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "shards" / name).write_bytes(content)
     (tmp_path / "plan-0123456789abcdef.json").write_text("{}")
@@ -147,14 +149,18 @@ def test_place_without_images_is_refused(write, message: str, tmp_path: Path) ->
         list_inputs(str(tmp_path / "images.tar"))
 
 
-def test_parquet_without_or_with_several_image_columns_is_refused(tmp_path: Path) -> None:
+def test_parquet_without_images_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     parquet.write_table(pyarrow.table({"caption": ["a"]}), path)
-    with pytest.raises(BatchError, match="needs one column with the bytes of image files and has none"):
+    with pytest.raises(BatchError, match="has no column with the bytes of image files"):
         list_inputs(str(path))
-    parquet.write_table(pyarrow.table({"a": [b"x"], "b": [b"x"]}), path)
-    with pytest.raises(BatchError, match="has a, b"):
-        list_inputs(str(path))
+
+
+def test_parquet_with_several_columns_of_images_has_all_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pyarrow.table({"photo": [b"x", b"y"], "mask": [b"z", b"w"]}), path)
+    names = ["mask/rows-000000", "mask/rows-000001", "photo/rows-000000", "photo/rows-000001"]
+    assert _read(path) == dict(zip(names, [b"z", b"w", b"x", b"y"], strict=True))
 
 
 @pytest.mark.parametrize(

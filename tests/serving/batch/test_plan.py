@@ -9,7 +9,7 @@ import pytest
 from export.manifest import FileEntry, Manifest
 from serving.batch.plan import TARGET_SECONDS, Plan, environment, shard_length
 from serving.errors import BatchError
-from tests.serving.batch.jobs import plan_of
+from tests.serving.batch.jobs import pass_of, plan_of
 from tests.serving.tiny import generator_manifest, inverter_manifest
 
 
@@ -32,7 +32,8 @@ def test_plan_with_an_unknown_field_is_refused() -> None:
 
 def test_plan_identity_leaves_out_what_only_informs() -> None:
     plan = plan_of(generator_manifest())
-    moved = plan.model_copy(update={"uri": "s3://elsewhere", "source": "x", "environment": {"numpy": "3"}})
+    elsewhere = pass_of(generator_manifest(), uri="s3://elsewhere")
+    moved = plan.model_copy(update={"passes": (elsewhere,), "source": "x", "environment": {"numpy": "3"}})
     assert moved.digest() == plan.digest()
     assert moved.changed_environment(plan) == ["numpy 3 instead of 2"]
     assert plan.model_copy(update={"count": 21}).digest() != plan.digest()
@@ -44,6 +45,12 @@ def test_plan_differences_name_each_key_with_both_values() -> None:
     assert plan.differences(other) == ["count 20 instead of 40", "seed 7 instead of 8"]
 
 
+def test_plan_differences_name_the_models() -> None:
+    plan = plan_of(generator_manifest())
+    other = plan_of(generator_manifest(version=2))
+    assert plan.differences(other) == ['models "image by digits@1 (feed)" instead of "image by digits@2 (feed)"']
+
+
 def test_plan_shards_cover_every_number_once() -> None:
     plan = plan_of(generator_manifest(), count=20, shard_length=8)
     assert [number for shard in range(plan.shards) for number in plan.numbers(shard)] == list(range(20))
@@ -51,7 +58,7 @@ def test_plan_shards_cover_every_number_once() -> None:
 
 
 def test_shard_length_falls_with_the_size_of_the_model() -> None:
-    lengths = [shard_length(_of_size(inverter_manifest(), nbytes), 10**6) for nbytes in (10**5, 10**7, 10**8, 10**11)]
+    lengths = [shard_length([_of_size(inverter_manifest(), nbytes)], 10**6) for nbytes in (10**5, 10**7, 10**8, 10**11)]
     assert lengths == sorted(lengths, reverse=True)
     assert len(set(lengths)) == len(lengths)
     assert lengths[-1] == 1
@@ -59,14 +66,14 @@ def test_shard_length_falls_with_the_size_of_the_model() -> None:
 
 def test_shard_length_of_a_resnet_is_some_seconds_of_work() -> None:
     # ResNet-9 (45 MB) takes 0.12 s of a core at 128 px and four times that at 256 px.
-    length = shard_length(_of_size(inverter_manifest(), 45_000_000), 10**6)
+    length = shard_length([_of_size(inverter_manifest(), 45_000_000)], 10**6)
     assert TARGET_SECONDS / 10 < length * 0.12 < length * 0.48 < 3 * TARGET_SECONDS
 
 
 def test_shard_length_of_a_small_job_gives_several_shards() -> None:
-    assert shard_length(generator_manifest(), 160) == 10
-    assert shard_length(generator_manifest(), 1) == 1
-    assert shard_length(generator_manifest(), 0) == 1
+    assert shard_length([generator_manifest()], 160) == 10
+    assert shard_length([generator_manifest()], 1) == 1
+    assert shard_length([generator_manifest()], 0) == 1
 
 
 def test_environment_has_a_probe_of_the_written_bytes() -> None:

@@ -47,7 +47,7 @@ def test_output_on_an_object_store_is_that_on_a_disk(name: str, repository: Path
     runner = Runner.load(str(repository / "digits"), "cpu", plan.batch)
     Output(Storage(uri)).claim(plan)
     for is_new in (True, False):
-        maker = ShardMaker(InProcess(runner, plan), plan, Output(Storage(uri)), verify=True)
+        maker = ShardMaker(InProcess([runner], plan), plan, Output(Storage(uri)), verify=True)
         outcomes = [maker.make(Task(shard)) for shard in range(plan.shards)]
         maker.close()
         assert [outcome.is_new for outcome in outcomes] == [is_new] * 3
@@ -64,7 +64,7 @@ def test_job_on_an_object_store_is_an_input(name: str, repository: Path, tmp_pat
         Storage(uri).write(path, content)
     remote, local = list_inputs(uri).entries, list_inputs(str(tmp_path)).entries
     assert [entry.name for entry in remote] == [entry.name for entry in local]
-    assert [read_entry(entry) for entry in remote] == [read_entry(entry) for entry in local]
+    assert [read_entry(entry).image for entry in remote] == [read_entry(entry).image for entry in local]
 
 
 def test_claims_of_different_jobs_at_once_are_never_both_successful(repository: Path) -> None:
@@ -102,7 +102,7 @@ def test_input_that_is_gone_is_a_bad_input(repository: Path) -> None:
     Storage(f"{BUCKET}/photos").remove("a.png")
     plan = plan_of(load(repository / "invert").manifest, count=1)
     runner, output = Runner.load(str(repository / "invert"), "cpu", 4), Output(Storage(f"{BUCKET}/gone"))
-    maker = ShardMaker(InProcess(runner, plan), plan, output)
+    maker = ShardMaker(InProcess([runner], plan), plan, output)
     (error,) = maker.make(Task(0, [Input(0, "a", entry)])).record.errors
     maker.close()
     assert error == BadItem(0, "a.png", "the file is gone: it was there when the inputs were listed")

@@ -16,7 +16,7 @@ from serving.batch.shard import Task
 from serving.batch.sources.base import Entry
 from serving.batch.work import Input
 from serving.local_model import LocalModel
-from tests.serving.batch.jobs import files_of, make_all, plan_of
+from tests.serving.batch.jobs import files_of, images_of, make_all, plan_of
 from tests.serving.tiny import conditional_manifest, generator_graph, write
 from zorse_common.image_writer import encode
 
@@ -127,7 +127,7 @@ def test_translated_files_are_those_of_single_requests(repository: Path, photos:
     plan = plan_of(load(repository / "invert").manifest, format="images")
     outcomes = make_all(repository / "invert", plan, tmp_path / "out", str(photos))
     model = LocalModel.load(repository / "invert")
-    files = files_of(tmp_path / "out/shards")
+    files = images_of(tmp_path / "out/shards")
     assert len(files) == 12
     for name, content in files.items():
         source = photos / name.partition("/")[2]
