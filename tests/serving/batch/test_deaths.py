@@ -23,7 +23,7 @@ from serving.batch.shard import Outcome
 from serving.batch.worker import OUTCOME, TASK, ShardWorker, WorkerSettings, parse_outcome
 from serving.errors import BatchError
 from serving.local_model import LocalModel
-from tests.serving.batch.jobs import Reports, files_of, plan_of_command
+from tests.serving.batch.jobs import Reports, files_of, images_of, plan_of_command
 from tests.serving.tiny import deadly_graph, inverter_manifest, sample_feeds, write, write_manifest
 from zorse_common.image_writer import encode
 
@@ -69,7 +69,7 @@ def test_shard_with_which_processes_died_is_made_alone_and_has_a_row(model: Path
     single = LocalModel.load(model)
     names = [f"{number:02d}.png" for number in range(6) if number not in DEADLY]
     expected = {name: single.fetch("translate", (photos / name).read_bytes()).content for name in names}
-    assert files_of(tmp_path / "out/shards/000000") == expected
+    assert images_of(tmp_path / "out/shards/000000") == expected
 
 
 def test_shard_made_alone_has_the_bytes_of_one_made_together(model: Path, photos: Path, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_process_that_dies_with_the_model_ends_the_job(model: Path, photos: Path
     arrays = {golden_key("input", 0, "source"): black, golden_key("output", 0, "image"): 255 - black}
     np.savez(model / GOLDEN_FILE, allow_pickle=False, **arrays)
     write_manifest(model, manifest)
-    with pytest.raises(BatchError, match=r"the process dies with the model .*SIGFPE\): check the memory"):
+    with pytest.raises(BatchError, match=r"the process dies with invert@1 .*SIGFPE\): check the memory"):
         _made(_plan(model, photos), photos, tmp_path / "out", Reports(2), 0)
 
 
