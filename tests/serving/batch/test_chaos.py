@@ -121,10 +121,12 @@ def test_killed_job_on_an_object_store_has_the_bytes_of_one_on_a_disk(
 def test_jobs_survive_random_kills(
     repository: Path, photos: Path, tmp_path: Path, object_store: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Each verb and format is tried on a disk and on an object store."""
+    names = FORMATS.names()
     for seed in range(SOAK_SCHEDULES):
-        verb, name = ("generate", "translate")[seed % 2], FORMATS.names()[seed // 2 % len(FORMATS.names())]
+        verb, name = ("generate", "translate")[seed % 2], names[seed // 2 % len(names)]
         schedule = Schedule.seeded(seed, 60, VICTIMS)
-        output = f"{BUCKET}/soak{seed}" if seed % 4 == 3 else str(tmp_path / f"out{seed}")
+        output = f"{BUCKET}/soak{seed}" if seed // (2 * len(names)) % 2 else str(tmp_path / f"out{seed}")
         command = [*_command(verb, name, repository, photos), "--output", output]
         codes = run_until_done(command, output, schedule, tmp_path / "log")
         expected = _undisturbed(verb, name, repository, photos, tmp_path / f"{verb}-{name}")
