@@ -34,10 +34,10 @@ class Schedule:
     kills: tuple[tuple[Victim, int], ...]
 
     @staticmethod
-    def seeded(seed: int, files: int, victims: tuple[Victim, ...] = VICTIMS) -> Schedule:
+    def seeded(seed: int, files: int) -> Schedule:
         """Return one or two kills, each after up to `files` new files."""
         draws = random.Random(seed)
-        return Schedule(tuple((draws.choice(victims), draws.randrange(files)) for _ in range(draws.randint(1, 2))))
+        return Schedule(tuple((draws.choice(VICTIMS), draws.randrange(files)) for _ in range(draws.randint(1, 2))))
 
 
 def run_until_done(command: list[str], output: str, schedule: Schedule, log: Path) -> list[int]:
@@ -85,7 +85,9 @@ def _kill_after(process: subprocess.Popen[bytes], output: Storage, victim: Victi
 
 
 def _count(output: Storage) -> int:
-    return len((output / RECORDS).files()) + len((output / SHARDS).files())
+    """Return the number of records, and of files and folders of shards."""
+    shards = output / SHARDS
+    return len((output / RECORDS).files()) + len(shards.files()) + len(shards.folders())
 
 
 def _targets(front: int, victim: Victim) -> list[psutil.Process]:

@@ -14,7 +14,7 @@ from serving.batch.formats.base import FORMATS
 from serving.batch.job import JobOptions
 from serving.local_model import LocalModel
 from tests.s3 import s3_server
-from tests.serving.batch.chaos import STOPPED, VICTIMS, Schedule, Victim, contents, run_until_done
+from tests.serving.batch.chaos import STOPPED, Schedule, Victim, contents, run_until_done
 from tests.serving.batch.jobs import images_of, make_all, plan_of_command
 from zorse_common.image_writer import encode
 
@@ -125,7 +125,7 @@ def test_jobs_survive_random_kills(
     names = FORMATS.names()
     for seed in range(SOAK_SCHEDULES):
         verb, name = ("generate", "translate")[seed % 2], names[seed // 2 % len(names)]
-        schedule = Schedule.seeded(seed, 60, VICTIMS)
+        schedule = Schedule.seeded(seed, 50)
         output = f"{BUCKET}/soak{seed}" if seed // (2 * len(names)) % 2 else str(tmp_path / f"out{seed}")
         command = [*_command(verb, name, repository, photos), "--output", output]
         codes = run_until_done(command, output, schedule, tmp_path / "log")
