@@ -126,7 +126,7 @@ def _bare_part(model: str, output: Path, images: int, part: int, parts: int) -> 
     manifest = artifact.manifest
     assert manifest.interface.latent is not None
     engine, batch = OrtEngine(artifact.model, "cpu", 1), rows_per_run([manifest])
-    length, origin = shard_length([manifest], images), Origin.of(manifest).facts
+    length, origin = shard_length([manifest], images, "webdataset"), Origin.of(manifest).facts
     for shard in range(part, -(-images // length), parts):
         stream = io.BytesIO()
         numbers = range(shard * length, min((shard + 1) * length, images))

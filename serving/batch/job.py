@@ -147,7 +147,7 @@ def translate(
         "count": count,
         "inputs": inputs_digest(listing),
         "carried": listing.columns,
-        "shard_length": options.shard_size or shard_length(manifests, count, nbytes),
+        "shard_length": options.shard_size or shard_length(manifests, count, options.format, nbytes),
     }
     return _run(command.model_copy(update=listed), listing, output, options, echo)
 
@@ -204,7 +204,7 @@ def _plan(
         inputs=None,
         format=options.format,
         image_format=options.image_format,
-        shard_length=options.shard_size or shard_length(manifests, count),
+        shard_length=options.shard_size or shard_length(manifests, count, options.format),
         batch=rows_per_run(manifests),
         device=resolve_device(options.device),
         source=None,

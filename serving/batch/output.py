@@ -31,7 +31,7 @@ from zorse_common.storage import Storage
 
 MANIFEST, SHARDS, RECORDS, TEMPORARY = "manifest.json", "shards", "records", ".temporary"
 _PLAN, _CLAIM = re.compile(r"plan-[0-9a-f]{16}\.json"), re.compile(r"claim-[0-9a-f]{16}-[0-9a-f]{32}\.json")
-_READERS = 16
+_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -159,18 +159,18 @@ class Output:
     def records(self, plan: Plan) -> dict[int, Record]:
         """Return the records of all shards that have one, read by several threads."""
         digest, shards = plan.digest(), (shard for shard in self.recorded() if shard < plan.shards)
-        with ThreadPoolExecutor(_READERS) as pool:
+        with ThreadPoolExecutor(_THREADS) as pool:
             records = pool.map(lambda shard: self.record(shard, digest), shards)
             return {record.shard: record for record in records if record is not None}
 
     def publish_shard(self, files: Mapping[str, bytes], record: Record) -> None:
-        """Write the files of a shard, and then its record.
+        """Write the files of a shard, by several threads, and then its record.
 
         Raises:
             OSError: the storage fails. The shard has no record then.
         """
-        for name, content in files.items():
-            self.publish(f"{SHARDS}/{name}", content, is_flushed=False)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            list(pool.map(lambda name: self.publish(f"{SHARDS}/{name}", files[name], is_flushed=False), files))
         if self.storage.local is not None:
             disk.flush([self.storage.local / SHARDS / name for name in files], self.storage.local)
         self.publish(f"{RECORDS}/{shard_name(record.shard)}.json", record.to_json().encode())

@@ -37,7 +37,9 @@ _REUSE = 16
 """Convolutions use a weight once for each of about height · width / `_REUSE` pixels: most weights lie where images are
 small."""
 _NOMINAL_SIDE = 256
-_MOST_IMAGES = 8192
+_MOST_IMAGES = 2**16
+_MOST_FILES = 2**13
+"""The most images of a shard whose images are files of their own: to write a file takes longer than a small image."""
 _MOST_BYTES = 2**28
 """The most bytes of decoded images in a shard, which a process holds in memory as image files."""
 _MOST_INPUT_BYTES = 2**26
@@ -136,7 +138,7 @@ class Plan(BaseModel):
         ]
 
 
-def shard_length(manifests: Sequence[Manifest], count: int, nbytes: int = 0) -> int:
+def shard_length(manifests: Sequence[Manifest], count: int, format_name: str, nbytes: int = 0) -> int:
     """Return how many images a shard has: about `TARGET_SECONDS` of work, as a pure function of the arguments.
 
     `nbytes` are the bytes of all input files, where they are known. A process holds the images of a shard as files, so
@@ -156,7 +158,8 @@ def shard_length(manifests: Sequence[Manifest], count: int, nbytes: int = 0) -> 
         weights = manifest.nbytes / np.dtype(np.float32).itemsize
         seconds += 2 * weights * (height * width / _REUSE) / _FLOPS + height * width * channels * _SECONDS_PER_VALUE
         values += height * width * channels
-    length = min(int(TARGET_SECONDS / seconds), _MOST_BYTES // values, _MOST_IMAGES, -(-count // _SHARDS_OF_SMALL_JOBS))
+    most = _MOST_FILES // len(manifests) if format_name == "images" else _MOST_IMAGES
+    length = min(int(TARGET_SECONDS / seconds), _MOST_BYTES // values, most, -(-count // _SHARDS_OF_SMALL_JOBS))
     return max(1, min(length, _MOST_INPUT_BYTES * count // max(1, nbytes)))
 
 

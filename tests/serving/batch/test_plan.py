@@ -58,7 +58,9 @@ def test_plan_shards_cover_every_number_once() -> None:
 
 
 def test_shard_length_falls_with_the_size_of_the_model() -> None:
-    lengths = [shard_length([_of_size(inverter_manifest(), nbytes)], 10**6) for nbytes in (10**5, 10**7, 10**8, 10**11)]
+    lengths = [
+        shard_length([_of_size(inverter_manifest(), nbytes)], 10**6, "zip") for nbytes in (10**5, 10**7, 10**8, 10**11)
+    ]
     assert lengths == sorted(lengths, reverse=True)
     assert len(set(lengths)) == len(lengths)
     assert lengths[-1] == 1
@@ -66,14 +68,21 @@ def test_shard_length_falls_with_the_size_of_the_model() -> None:
 
 def test_shard_length_of_a_resnet_is_some_seconds_of_work() -> None:
     # ResNet-9 (45 MB) takes 0.12 s of a core at 128 px and four times that at 256 px.
-    length = shard_length([_of_size(inverter_manifest(), 45_000_000)], 10**6)
+    length = shard_length([_of_size(inverter_manifest(), 45_000_000)], 10**6, "zip")
     assert TARGET_SECONDS / 10 < length * 0.12 < length * 0.48 < 3 * TARGET_SECONDS
 
 
+def test_shard_length_of_a_small_generator_is_some_seconds_of_work() -> None:
+    # A DCGAN for 32 px (0.4 MB) takes 0.13 ms of a core. The generator here is as large, and has smaller images.
+    manifest = _of_size(generator_manifest(), 440_000)
+    assert 3 < shard_length([manifest], 10**7, "webdataset") * 0.13e-3 < TARGET_SECONDS
+    assert shard_length([manifest], 10**7, "images") < shard_length([manifest], 10**7, "webdataset") / 4
+
+
 def test_shard_length_of_a_small_job_gives_several_shards() -> None:
-    assert shard_length([generator_manifest()], 160) == 10
-    assert shard_length([generator_manifest()], 1) == 1
-    assert shard_length([generator_manifest()], 0) == 1
+    assert shard_length([generator_manifest()], 160, "zip") == 10
+    assert shard_length([generator_manifest()], 1, "zip") == 1
+    assert shard_length([generator_manifest()], 0, "zip") == 1
 
 
 def test_environment_has_a_probe_of_the_written_bytes() -> None:
