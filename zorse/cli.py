@@ -11,8 +11,8 @@ import typer
 import export.cli
 import serving.cli
 import trainer.cli
-import trainer.cli_data
 import trainer.cli_latent
+from zorse.cli_data import register_data
 from zorse.home import provide_home
 from zorse.output import make_output_robust
 from zorse.process import run_in_new_session
@@ -30,7 +30,7 @@ trainer.cli.register(app)
 export.cli.register(app)
 serving.cli.register(app)
 data = typer.Typer(help="Look at a set of images before it is used.", no_args_is_help=True)
-trainer.cli_data.register_data(data)
+register_data(data)
 app.add_typer(data, name="data")
 latent = typer.Typer(
     help="Interpolate between latents of a generator, calculate with them, and find the latents of images.",

@@ -28,7 +28,7 @@ _HEADER_BYTES = 2**16
 """How many bytes of a file are read for its header. Where they do not suffice, the whole file is read."""
 _DIGEST_BYTES = 16
 _THREADS = 8
-_ZIP_THREADS = 2
+_ARCHIVE_THREADS = 2
 """Each thread has the directory of a zip in memory once more."""
 NARROW = 1 / 16
 """If images of more than 8 bits use a smaller share of their range, the range is probably another one."""
@@ -258,7 +258,7 @@ def _folders(files: ImageFiles) -> dict[str, tuple[int, int]]:
 
 
 def _threads(files: ImageFiles) -> int:
-    return _ZIP_THREADS if files.kind == "zip" else _THREADS
+    return _THREADS if files.kind == "folder" else _ARCHIVE_THREADS
 
 
 def _in_order(function: Callable[[S], T], items: Iterable[S], count: int) -> Iterator[T]:

@@ -9,7 +9,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from PIL import Image as Pillow
 
@@ -77,9 +77,9 @@ class FileSet:
         self.skipped = tree.skipped
 
     @property
-    def is_zip(self) -> bool:
-        """Whether the files are members of a zip."""
-        return bool(self._members)
+    def kind(self) -> str:
+        """What the files are in: "zip" or "folder"."""
+        return "zip" if self._members else "folder"
 
     def read(self, name: str, most: int | None = None) -> bytes:
         """Return the content of a file, or its first `most` bytes.
@@ -122,17 +122,36 @@ class FileSet:
         return archive
 
 
+class Files(Protocol):
+    """Files by name, with the attributes of a `FileSet`."""
+
+    sizes: dict[str, int]
+    skipped: dict[str, str]
+
+    @property
+    def kind(self) -> str:
+        """What the files are in."""
+
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """Return the content of a file, or its first `most` bytes. Raises as `FileSet.read`."""
+
+
 class ImageFiles:
-    """The image files of a `FileSet`.
+    """The image files of a `FileSet`, or of other `Files`.
 
     A file with one of the usual suffixes counts as an image. Other files are recognised by their first bytes: on a
     local disk each file, on an object store one file for all with the same suffix. Hidden files are left out.
     """
 
     def __init__(
-        self, root: str, *, value_range: tuple[float, float] | None = None, max_pixels: int = MAX_PIXELS
+        self,
+        root: str,
+        *,
+        value_range: tuple[float, float] | None = None,
+        max_pixels: int = MAX_PIXELS,
+        files: Files | None = None,
     ) -> None:
-        """List the files; `value_range` and `max_pixels` are those of `decode_image`.
+        """List the files at `root`, or take `files`. `value_range` and `max_pixels` are those of `decode_image`.
 
         Raises:
             FilesError: as `FileSet`, or the numbers of `value_range` are equal or not finite.
@@ -145,7 +164,7 @@ class ImageFiles:
         self.unreadable: dict[str, str] = {}
         """The reason for each file that could not be decoded, by name, in the order of the attempts."""
         self.value_range, self._max_pixels = value_range, max_pixels
-        self._files = FileSet(root)
+        self._files: Files = FileSet(root) if files is None else files
         self.left_out = self._files.skipped.copy()
         """The reason for each file that does not count as an image, by name."""
         self._sniffed: dict[str, bool] = {}
@@ -154,8 +173,8 @@ class ImageFiles:
 
     @property
     def kind(self) -> str:
-        """What the files are in: "zip" or "folder"."""
-        return "zip" if self._files.is_zip else "folder"
+        """What the files are in."""
+        return self._files.kind
 
     @property
     def names(self) -> list[str]:

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 from PIL import Image
+from pyarrow import parquet
 from typer.testing import CliRunner
 
 from zorse.cli import app
 from zorse_common.files import FilesError
+from zorse_common.image_writer import encode
 
 KEYS = [
     *("schema", "path", "kind", "decoded", "images", "bytes", "folders", "formats", "modes", "bits", "width", "height"),
-    *("file_bytes", "turned", "deep_greys", "deep_colours", "duplicates", "unreadable", "left_out", "datasets"),
+    *(
+        "file_bytes",
+        "turned",
+        "deep_greys",
+        "deep_colours",
+        "duplicates",
+        "unreadable",
+        "left_out",
+        "datasets",
+        "columns",
+    ),
 ]
 
 
@@ -150,3 +166,92 @@ def test_preview_lists_its_images_as_json(pictures: Path, tmp_path: Path) -> Non
 def test_preview_refuses_a_folder_without_images(tmp_path: Path) -> None:
     with pytest.raises(FilesError, match="holds no images"):
         _run("preview", tmp_path)
+
+
+def _webdataset(path: Path, count: int) -> None:
+    with tarfile.open(path, "w") as archive:
+        for number in range(count):
+            noise = np.random.default_rng(number).integers(0, 256, (20, 30 + number, 3), dtype=np.uint8)
+            members = {"png": encode(noise), "cls": str(number).encode(), "xml": b"<a/>"}
+            for ending, content in members.items():
+                info = tarfile.TarInfo(f"{path.stem}/{number}.{ending}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("place", ["a.tar", "", "*.tar"])
+def test_info_counts_the_images_of_a_webdataset(place: str, tmp_path: Path) -> None:
+    _webdataset(tmp_path / "a.tar", 5)
+    if place != "a.tar":
+        _webdataset(tmp_path / "b.tar", 3)
+    document = _info(f"{tmp_path}/{place}")
+    assert list(document) == KEYS
+    count = 5 if place == "a.tar" else 8
+    assert (document["kind"], document["images"], document["width"]["most"]) == ("tar", count, 34)
+    assert (document["columns"], document["datasets"]) == ({"label": "int"}, [])
+    assert document["left_out"]["a.tar/a/0.xml"] == "no image"
+    assert len(document["left_out"]) == count
+    assert len(document["duplicates"]) == (0 if place == "a.tar" else 3)
+    assert document["bytes"] == sum(len(content) for content in _png_members(tmp_path))
+
+
+def _png_members(folder: Path) -> Iterator[bytes]:
+    for path in folder.glob("*.tar"):
+        with tarfile.open(path) as archive:
+            yield from (archive.extractfile(name).read() for name in archive.getnames() if name.endswith("png"))  # type: ignore[union-attr]
+
+
+def test_info_of_parquet_has_sizes_values_and_what_cannot_be_read(tmp_path: Path) -> None:
+    images = [encode(np.full((4, 6 + number, 3), number, np.uint8)) for number in range(3)]
+    rows = [*images, b"no image", images[0], None]
+    columns = {"image": pyarrow.array(rows, pyarrow.binary()), "caption": ["a horse"] * 6}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "photos.parquet", row_group_size=2)
+    document = _info(tmp_path / "photos.parquet")
+    assert (document["kind"], document["columns"]) == ("parquet", {"caption": "str"})
+    # Without a name a file counts as an image by its first bytes.
+    assert (document["images"], document["formats"]) == (4, {"PNG": 4})
+    assert document["left_out"] == {"photos-000003": "no image", "photos-000005": "no image"}
+    assert document["duplicates"] == [["photos-000000", "photos-000004"]]
+    assert document["bytes"] == sum(map(len, images)) + len(images[0])
+    text = _run("info", tmp_path / "photos.parquet")
+    assert "caption" in text
+    assert "these are inputs for zorse translate" in text
+
+
+def test_info_names_an_image_whose_value_is_damaged(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, content in {"0.png": encode(np.zeros((4, 4, 3), np.uint8)), "0.cls": b"horse"}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    (reason,) = _info(tmp_path / "a.tar")["unreadable"].values()
+    assert "the .cls beside the image cannot be read" in reason
+
+
+def test_info_keeps_rows_of_one_name_apart(tmp_path: Path) -> None:
+    rows = [{"bytes": encode(np.full((4, 4, 3), number, np.uint8)), "path": "a.png"} for number in range(3)]
+    parquet.write_table(pyarrow.table({"image": rows}), tmp_path / "photos.parquet")
+    assert _info(tmp_path / "photos.parquet")["images"] == 3
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_preview_draws_the_images_of_archives(kind: str, tmp_path: Path) -> None:
+    _webdataset(tmp_path / "photos.tar", 5)
+    with tarfile.open(tmp_path / "photos.tar") as archive:
+        rows = [{"bytes": archive.extractfile(m).read(), "path": m.name} for m in archive if m.name.endswith("png")]  # type: ignore[union-attr]
+    parquet.write_table(pyarrow.table({"image": rows}), tmp_path / "photos.parquet")
+    (tmp_path / "folder").mkdir()
+    for row in rows:
+        (tmp_path / "folder" / Path(row["path"]).name).write_bytes(row["bytes"])
+    sheets = {}
+    for place in (f"photos.{kind}", "folder"):
+        output = tmp_path / f"{place}.png"
+        document = json.loads(_run("preview", tmp_path / place, "-o", output, "--json"))
+        sheets[place] = np.asarray(Image.open(output))
+        assert [image["detail"] for image in document["images"]][:2] == [
+            "30×20 PNG, RGB, 8 bits",
+            "31×20 PNG, RGB, 8 bits",
+        ]
+    first, second = sheets.values()
+    tile = (slice(50, 240), slice(14, 206))
+    np.testing.assert_array_equal(first[tile], second[tile])

@@ -14,6 +14,7 @@ from zorse_common.tables import print_json, print_table
 if TYPE_CHECKING:
     from collections import Counter
 
+    from serving.batch.input_files import InputFiles
     from trainer.dataset_view import DatasetView
     from zorse_common.data_report import DataReport, DeepGreys
     from zorse_common.files import ImageFiles
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 Place = Annotated[
     str,
     typer.Argument(
-        metavar="PATH", help="A folder, a zip, a pattern such as 'a/**/*.png', or a URI.", show_default=False
+        metavar="PATH",
+        help="A folder, a zip, tar or Parquet file, a pattern such as 'a/**/*.png', or a URI.",
+        show_default=False,
     ),
 ]
 ValueRange = Annotated[
@@ -52,14 +55,19 @@ def info(
     from trainer.dataset_view import dataset_views
     from zorse_common.data_report import examine
 
-    files = _open(path, value_range)
+    files, inputs = _open(path, value_range)
+    columns = dict(inputs.columns) if inputs else {}
     with _progress(len(files.names)) as advance:
         report = examine(files, decode=decode, progress=advance)
-    views = list(dataset_views(files))
+    views = [] if inputs else list(dataset_views(files))
     if as_json:
-        print_json(_document(files, report, views, decode))
-    else:
-        _print_report(files, report, views)
+        print_json(_document(files, report, views, decode) | {"columns": columns})
+        return
+    _print_report(files, report, views)
+    if columns:
+        print_table(("value", "kind"), list(columns.items()))
+    if inputs:
+        typer.echo("these are inputs for zorse translate: to train on them, unpack them to a folder")
 
 
 def preview(
@@ -74,7 +82,7 @@ def preview(
     from zorse_common.errors import printable
     from zorse_common.files import FilesError, evenly_spaced, write_image
 
-    files = _open(path, value_range)
+    files, _ = _open(path, value_range, is_measured=False)
     names = evenly_spaced(files.names, count)
     if not names:
         raise FilesError(f"{path} holds no images")
@@ -93,11 +101,22 @@ def preview(
     typer.echo(f"{output}: {len(names)} of {len(files.names)} images")
 
 
-def _open(path: str, value_range: tuple[float, float] | None) -> ImageFiles:
+def _open(
+    path: str, value_range: tuple[float, float] | None, *, is_measured: bool = True
+) -> tuple[ImageFiles, InputFiles | None]:
+    """Open a set of images. Archives that training does not read are opened as the inputs of a batch job."""
+    from serving.batch.input_files import InputFiles, holds_archives
+    from serving.batch.sources.base import source_of
     from zorse_common.files import ImageFiles
-    from zorse_common.globs import expanded
+    from zorse_common.globs import expanded, find_glob
 
-    return ImageFiles(expanded(path), value_range=value_range)
+    path = expanded(path)
+    if source_of(path) in (None, "zip") or find_glob(path):
+        files = ImageFiles(path, value_range=value_range)
+        if not holds_archives(files):
+            return files, None
+    inputs = InputFiles(path, is_measured=is_measured)
+    return ImageFiles(path, value_range=value_range, files=inputs), inputs
 
 
 @contextmanager
