@@ -17,10 +17,11 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from serving.batch.output import shard_name
 from serving.batch.plan import Plan
-from serving.batch.ray_cluster import RemoteReports, answers, connected, start_board
+from serving.batch.ray_cluster import RemoteReports, answers, connected, is_private, start_board
 from serving.batch.shard import Outcome, Task
 from serving.batch.worker import OUTCOME, TASK, ShardWorker, WorkerSettings, parse_outcome
 from serving.config import Device
+from serving.engine import resolve_device
 from serving.errors import BatchError, BatchStoppedError
 from zorse_common.errors import first_sentence
 
@@ -72,6 +73,18 @@ def pool_of(device: Device, scale: Scale, cpus: float, gpus: float, tasks: int) 
             "CUDA was requested and the cluster has no GPU: use --device cpu, or give --workers to add nodes"
         )
     return Resources(min(count, tasks), 1.0, math.floor(10_000 / scale.per_gpu) / 10_000)
+
+
+def cluster_device(address: str | None) -> Device:
+    """Return CUDA if the Ray where a job runs has GPUs now, else the CPU.
+
+    Raises:
+        BatchError: no cluster answers at `address`.
+    """
+    if is_private(address):
+        return resolve_device("auto")
+    with connected(address):
+        return "cuda" if ray.cluster_resources().get("GPU", 0) else "cpu"
 
 
 def run_tasks(

@@ -6,6 +6,7 @@ Running the same command again continues a job that was interrupted, and does no
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,19 +15,18 @@ from rich.console import Console
 
 from serving import artifacts
 from serving.artifacts import Artifact
+from serving.batch.devices import job_device
 from serving.batch.formats.base import FORMATS
 from serving.batch.inputs import check_output, inputs_digest, list_inputs
 from serving.batch.output import Output
 from serving.batch.passes import model_passes, partners, translators
 from serving.batch.plan import BatchVerb, Plan, environment, rows_per_run, shard_length
 from serving.batch.progress import ProgressDisplay, Tally
-from serving.batch.shard import Task
+from serving.batch.shard import tasks_of
 from serving.batch.sources.base import Listing
 from serving.batch.summary import commit
-from serving.batch.work import Input
 from serving.batch.worker import WorkerSettings
 from serving.config import DeviceChoice
-from serving.engine import resolve_device
 from serving.errors import BatchError, BatchStoppedError
 from serving.feeds import class_labels, latent_dim
 from serving.verb import VERBS
@@ -34,7 +34,6 @@ from serving.verbs.generate import GenerateRequest
 from zorse_common.errors import one_line
 from zorse_common.files import left_out_line
 from zorse_common.globs import expanded
-from zorse_common.result_names import result_names
 from zorse_common.signals import stop_requested
 from zorse_common.storage import Storage
 
@@ -103,6 +102,7 @@ def generate(
     latent_dim(artifact.manifest.interface, "generate")
     if unknown := keys.keys() & {"n", "latents", "layout", "format"}:
         raise BatchError(f"a batch job takes no {', '.join(sorted(unknown))}: it has count and options")
+    options = _resolved(options, output)
     return _run(_plan("generate", [artifact], [], keys, count, options), Listing([]), output, options, echo)
 
 
@@ -135,6 +135,7 @@ def translate(
         raise BatchError(f"a batch job takes no {', '.join(sorted(unknown))}: it has options")
     source = Storage(expanded(inputs)).uri
     check_output(source, output)
+    options = _resolved(options, output)
     command = _plan("translate", there, back, keys, 1, options).model_copy(update={"source": source})
     finished = None if options.verify else _finished(output, command, options)
     if finished is not None:
@@ -150,6 +151,10 @@ def translate(
         "shard_length": options.shard_size or shard_length(manifests, count, options.format, nbytes),
     }
     return _run(command.model_copy(update=listed), listing, output, options, echo)
+
+
+def _resolved(options: JobOptions, output: str) -> JobOptions:
+    return dataclasses.replace(options, device=job_device(options.device, output, options.address))
 
 
 def _finished(uri: str, command: Plan, options: JobOptions) -> JobResult | None:
@@ -183,7 +188,8 @@ def _plan(
     count: int,
     options: JobOptions,
 ) -> Plan:
-    """Return the plan of a command. Raises a ServingError if a value is not legal."""
+    """Return the plan of a command whose device is known. Raises a ServingError if a value is not legal."""
+    assert options.device != "auto", "where the workers run decides"
     manifests = [artifact.manifest for artifact in (*models, *back)]
     request = VERBS.find(verb).request.parse({**keys, "format": options.image_format})
     known = request.model_dump(mode="json", exclude={"n", "format", "layout"}, exclude_none=True)
@@ -206,7 +212,7 @@ def _plan(
         image_format=options.image_format,
         shard_length=options.shard_size or shard_length(manifests, count, options.format),
         batch=rows_per_run(manifests),
-        device=resolve_device(options.device),
+        device=options.device,
         source=None,
         environment=environment(options.format, options.image_format),
     )
@@ -249,7 +255,7 @@ def _make_missing(
     if line := left_out_line(listing.left_out):
         echo(line)
     records = {} if options.verify else output.records(plan)
-    tasks = _tasks(plan, listing, [shard for shard in range(plan.shards) if shard not in records])
+    tasks = tasks_of(plan, listing, [shard for shard in range(plan.shards) if shard not in records])
     warned: set[str] = set()
     tally = Tally(plan.count, sum(len(plan.numbers(shard)) for shard in records))
     settings = WorkerSettings(plan.to_json(), output.storage.uri, verify=options.verify)
@@ -285,13 +291,3 @@ def _make_missing(
     manifest = output.manifest(plan)
     assert manifest is not None
     return manifest
-
-
-def _tasks(plan: Plan, listing: Listing, shards: Sequence[int]) -> list[Task]:
-    if plan.verb == "generate":
-        return [Task(shard) for shard in shards]
-    names = result_names([entry.name for entry in listing.entries], plan.image_format)
-    return [
-        Task(shard, [Input(number, names[number], listing.entries[number]) for number in plan.numbers(shard)])
-        for shard in shards
-    ]

@@ -44,7 +44,7 @@ def connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS") or None
+    address = _address(address)
     with contextlib.ExitStack() as stack:
         folder = None
         if address is None:
@@ -53,6 +53,11 @@ def connected(address: str | None) -> Iterator[None]:
         stack.callback(_shut_down)
         _connect(address, folder)
         yield
+
+
+def is_private(address: str | None) -> bool:
+    """Return whether `connected` starts a private Ray."""
+    return not ray.is_initialized() and _address(address) is None
 
 
 def answers(address: str, seconds: float = 2.0) -> bool:
@@ -87,6 +92,10 @@ def start_board() -> Any:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
     return ray.remote(**options)(Board).remote(_is_node_alive)
+
+
+def _address(address: str | None) -> str | None:
+    return address or os.environ.get("RAY_ADDRESS") or None
 
 
 def _connect(address: str | None, folder: str | None) -> None:

@@ -12,8 +12,9 @@ from serving.batch.output import BadItem, Output, Record, files_digest, shard_na
 from serving.batch.pipeline import Stopwatch
 from serving.batch.plan import Plan
 from serving.batch.results import ResultMaker
-from serving.batch.sources.base import Entry
+from serving.batch.sources.base import Entry, Listing
 from serving.batch.work import Input
+from zorse_common.result_names import result_names
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,17 @@ class Task:
         return cls(
             shard, [Input(number, name, entry) for (number, name, _), entry in zip(inputs, entries, strict=True)]
         )
+
+
+def tasks_of(plan: Plan, listing: Listing, shards: Sequence[int]) -> list[Task]:
+    """Return the tasks of `shards`; `listing` has the inputs of a translation."""
+    if plan.verb == "generate":
+        return [Task(shard) for shard in shards]
+    names = result_names([entry.name for entry in listing.entries], plan.image_format)
+    return [
+        Task(shard, [Input(number, names[number], listing.entries[number]) for number in plan.numbers(shard)])
+        for shard in shards
+    ]
 
 
 @dataclass(frozen=True)

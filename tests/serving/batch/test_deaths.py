@@ -19,7 +19,7 @@ from serving.batch.job import JobOptions
 from serving.batch.output import BadItem
 from serving.batch.pipeline import Stopwatch
 from serving.batch.plan import Plan
-from serving.batch.shard import Outcome
+from serving.batch.shard import Outcome, tasks_of
 from serving.batch.worker import OUTCOME, TASK, ShardWorker, WorkerSettings, parse_outcome
 from serving.errors import BatchError
 from serving.local_model import LocalModel
@@ -58,7 +58,7 @@ def _plan(model: Path, photos: Path) -> Plan:
 
 def _made(plan: Plan, photos: Path, output: Path, reports: Reports, shard: int) -> Outcome:
     worker = ShardWorker(WorkerSettings(plan.to_json(), str(output)), reports)
-    (task,) = job._tasks(plan, list_inputs(str(photos)), [shard])
+    (task,) = tasks_of(plan, list_inputs(str(photos)), [shard])
     return parse_outcome(worker({TASK: [task.to_json()]})[OUTCOME][0])
 
 

@@ -21,7 +21,7 @@ from serving.batch.inputs import list_inputs
 from serving.batch.job import JobOptions
 from serving.batch.output import BadItem, Output, Record
 from serving.batch.ray_cluster import answers, connected
-from serving.batch.shard import Outcome
+from serving.batch.shard import Outcome, tasks_of
 from serving.batch.worker import OUTCOME, TASK, ShardWorker, WorkerSettings, outcome_json, parse_outcome
 from serving.errors import BatchError, BatchStoppedError
 from tests.serving.batch.jobs import Reports, files_of, make_all, plan_of_command
@@ -96,7 +96,7 @@ def test_stopped_job_continues(repository: Path, tmp_path: Path, one_ray: None) 
     plan = plan_of_command(repository / "digits", {"seed": 7, "first": 0}, 60, OPTIONS)
     stop = threading.Event()
     settings = WorkerSettings(plan.to_json(), str(tmp_path))
-    outcomes = run_tasks(plan, job._tasks(plan, job.Listing([]), range(plan.shards)), settings, Scale(workers=1), stop)
+    outcomes = run_tasks(plan, tasks_of(plan, job.Listing([]), range(plan.shards)), settings, Scale(workers=1), stop)
     next(outcomes)
     stop.set()
     with pytest.raises(BatchStoppedError, match="the job was stopped: the same command continues it"):
@@ -156,7 +156,7 @@ def test_progress_of_a_long_shard_is_shown_before_its_end(tmp_path: Path, one_ra
     plan = plan_of_command(model, {}, 60, JobOptions(device="cpu", shard_size=60))
     settings = WorkerSettings(plan.to_json(), str(tmp_path / "out"))
     shown: list[int] = []
-    tasks = job._tasks(plan, listing, range(plan.shards))
+    tasks = tasks_of(plan, listing, range(plan.shards))
     (outcome,) = run_tasks(plan, tasks, settings, Scale(workers=1), threading.Event(), shown.append)
     assert outcome.record.count == 60
     assert any(0 < images < 60 for images in shown)
@@ -172,7 +172,7 @@ def test_stopped_job_ends_its_workers_in_a_ray_that_goes_on(tmp_path: Path, one_
     listing = list_inputs(str(tmp_path / "photos"))
     plan = plan_of_command(model, {}, 200, JobOptions(device="cpu", shard_size=1))
     settings, stop = WorkerSettings(plan.to_json(), str(tmp_path / "out")), threading.Event()
-    outcomes = run_tasks(plan, job._tasks(plan, listing, range(plan.shards)), settings, Scale(workers=1), stop)
+    outcomes = run_tasks(plan, tasks_of(plan, listing, range(plan.shards)), settings, Scale(workers=1), stop)
     next(outcomes)
     stop.set()
     with pytest.raises(BatchError, match="was stopped"):

@@ -11,9 +11,12 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from serving.batch import job
+from serving.batch.devices import job_device
 from serving.batch.driver import Scale, run_tasks
 from serving.batch.job import JobOptions
+from serving.batch.shard import tasks_of
 from serving.batch.worker import WorkerSettings
+from serving.errors import BatchError
 from tests.cluster.nodes import two_nodes_cluster
 from tests.serving.batch.jobs import files_of, make_all, plan_of_command
 from tests.serving.tiny import inverter_manifest, slow_graph, write
@@ -43,7 +46,7 @@ def test_two_nodes_write_the_bytes_of_one_also_when_one_is_lost(tmp_path: Path, 
 
     job.translate(str(model), str(photos), str(tmp_path / "two"), OPTIONS, [].append)
     settings, stop = WorkerSettings(plan.to_json(), str(tmp_path / "lost")), threading.Event()
-    tasks = job._tasks(plan, listing, range(plan.shards))
+    tasks = tasks_of(plan, listing, range(plan.shards))
     shards = []
     for outcome in run_tasks(plan, tasks, settings, Scale(workers=2), stop):
         shards.append(outcome.record.shard)
@@ -53,3 +56,16 @@ def test_two_nodes_write_the_bytes_of_one_also_when_one_is_lost(tmp_path: Path, 
     assert files_of(tmp_path / "one/shards") == files_of(tmp_path / "two/shards")
     assert files_of(tmp_path / "one/records") == files_of(tmp_path / "two/records")
     assert files_of(tmp_path / "one/shards") == files_of(tmp_path / "lost/shards")
+
+
+def test_device_is_that_of_the_cluster_and_a_worker_without_it_ends_the_job(
+    repository: Path, tmp_path: Path, two_nodes: Cluster
+) -> None:
+    output = str(tmp_path / "out")
+    assert job_device("auto", output, None) == "cpu"
+    node = two_nodes.add_node(num_cpus=1, num_gpus=1)  # a GPU that Ray is told of, and that does not exist
+    assert job_device("auto", output, None) == "cuda"
+    with pytest.raises(BatchError, match=r"(CUDA was requested|has no CUDA provider).* use --device cpu"):
+        job.generate(str(repository / "digits"), output, 20, JobOptions(), [].append)
+    two_nodes.remove_node(node)
+    assert job_device("auto", output, None) == "cuda"
