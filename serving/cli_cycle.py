@@ -29,8 +29,12 @@ def cycle(
     api_key: KeyOption = None,
 ) -> None:
     """Translate an image and translate it back, and print what was lost."""
+    from serving.errors import ServerError
+
     keys = keys_of_ending(out, MEASURED)
     answer = open_model(model, device, api_key)("cycle", image.read_bytes(), partner=partner, **keys)
+    l1, psnr = (answer.headers.get(f"zorse-{name}") for name in ("l1", "psnr"))
+    if l1 is None or psnr is None:
+        raise ServerError(f"{model} answers cycle as no zorse server does: it states no error", 200, "protocol")
     write_file(out, answer)
-    l1, psnr = (answer.headers[f"zorse-{name}"] for name in ("l1", "psnr"))
     typer.echo(f"there and back in {out}: {l1} grey levels of mean difference, PSNR {psnr} dB")

@@ -9,12 +9,13 @@ from fastapi import APIRouter, Request
 
 from serving.errors import NotFoundError
 
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 server_router = APIRouter(include_in_schema=False)
 model_router = APIRouter(include_in_schema=False)
 
 
-@server_router.api_route("/v2/models/{name}", methods=["GET", "POST"])
-@server_router.api_route("/v2/models/{name}/{rest:path}", methods=["GET", "POST"])
+@server_router.api_route("/v2/models/{name}", methods=_METHODS)
+@server_router.api_route("/v2/models/{name}/{rest:path}", methods=_METHODS)
 async def unknown_model(name: str, request: Request) -> None:
     """Answer 404: the paths of existing models are routed to their own applications."""
     names = ", ".join(summary.name for summary in request.app.state.models)

@@ -18,6 +18,11 @@ class Closed:
 
     concurrency: int
 
+    @property
+    def connections(self) -> int:
+        """The most connections at a time."""
+        return self.concurrency
+
     def share(self, processes: int, number: int) -> Closed:
         """Return the part of process `number` of `processes`."""
         return Closed(len(range(number, self.concurrency, processes)))
@@ -38,6 +43,11 @@ class Open:
     arrivals: Arrivals = "poisson"
     in_flight: int = 1000
     phase: float = 0.0
+
+    @property
+    def connections(self) -> int:
+        """The most connections at a time."""
+        return self.in_flight
 
     def share(self, processes: int, number: int) -> Open:
         """Return the part of process `number` of `processes`. The parts of a Poisson process are Poisson processes."""
@@ -81,8 +91,7 @@ class Load:
         Raises:
             BenchError: there are more processes than connections or requests.
         """
-        connections = self.loop.concurrency if isinstance(self.loop, Closed) else self.loop.in_flight
-        least = min(connections, self.requests or connections)
+        least = min(self.loop.connections, self.requests or self.loop.connections)
         if self.processes > least:
             raise BenchError(f"{self.processes} processes cannot share {least} connections or requests: use fewer")
 

@@ -113,8 +113,6 @@ class _Sender:
             self._arrive(loop, map(self._begin.__add__, loop.times(self._load.seed)), None)
         await self._over
         sweep.cancel()
-        for connection in self._idle:
-            connection.abort("the measurement is over")
         return self._log.samples(max(self._window(), 1e-9))
 
     def _window(self) -> float:
@@ -234,7 +232,12 @@ class _Sender:
             self._over.set_exception(context.get("exception") or RuntimeError(context["message"]))
 
     def _end_if_idle(self) -> None:
-        if self._in_flight == 0 and self._finished(now()) and not self._over.done():
+        if not self._finished(now()):
+            return
+        # A server that has as many connections as it takes accepts the next one when one is closed.
+        while self._idle:
+            self._idle.pop().abort("the measurement is over")
+        if self._in_flight == 0 and not self._over.done():
             self._over.set_result(None)
 
 

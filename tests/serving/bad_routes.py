@@ -17,6 +17,10 @@ def _routes() -> Iterator[BadRequest]:
     for method in ("GET", "PUT", "DELETE", "PATCH"):
         yield route(f"{method} infer", method, INFER, 405, "method_not_allowed", "takes OPTIONS, POST")
     yield route("OPTIONS of an unknown route", "OPTIONS", "/nothing", 404, "not_found", "Not Found")
+    for method in ("PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"):
+        yield route(f"{method} of an unknown model", method, "/v2/models/nothing", 404, "not_found", "it serves digits")
+        path = "/v2/models/nothing/infer"
+        yield route(f"{method} infer of an unknown model", method, path, 404, "not_found", "it serves digits")
     yield route("POST to metadata", "POST", "/v2/models/digits", 405, "method_not_allowed", "GET")
     yield route("DELETE of a model", "DELETE", "/v2/models/digits", 405, "method_not_allowed", "GET")
     yield route("POST to /v2", "POST", "/v2", 405, "method_not_allowed", "GET")

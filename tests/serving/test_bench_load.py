@@ -141,6 +141,19 @@ def test_connections_are_kept_open() -> None:
         assert server.connections == 2
 
 
+def test_connections_that_wait_for_others_are_served_when_the_load_is_over() -> None:
+    with timed_server(answer_at_once, most=2) as server:
+        load = Load(Closed(3), duration=0.3, warm_up=0, timeout=20)
+        samples = send_load(Target("127.0.0.1", server.port), [REQUEST], load, lambda: None)
+    assert samples.summary()["statuses"].keys() == {"200"}
+    assert samples.latency.max() >= 0.2
+
+
+def test_more_connections_than_a_process_may_open_are_refused() -> None:
+    with pytest.raises(BenchError, match=r"may open \d+ files, and .* need 2147483712: raise the limit"):
+        measure(Target("127.0.0.1", 1), [REQUEST], Load(Closed(2**31)))
+
+
 def test_dead_server_is_a_failure_of_every_request() -> None:
     with timed_server(answer_at_once) as server:
         port = server.port

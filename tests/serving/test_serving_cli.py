@@ -18,8 +18,18 @@ from serving.cli import register, register_latent
 from serving.cli_endings import check_ending
 from serving.cli_models import split_url, write_file
 from serving.codec import File
-from serving.errors import BadRequestError, ImageError, OutputError, ServingError, TooLargeError, UnsupportedError
+from serving.errors import (
+    BadRequestError,
+    ImageError,
+    OutputError,
+    ServerError,
+    ServingError,
+    TooLargeError,
+    UnsupportedError,
+)
 from serving.local_model import LocalModel
+from tests.serving.timed_server import answer, timed_server
+from zorse_common.image_writer import encode
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (18, 21, 3), dtype=np.uint8)
 
@@ -226,6 +236,16 @@ def test_cycle_prints_the_error_and_writes_the_row(repository: Path, horse: Path
     np.testing.assert_array_equal(row, np.concatenate([PIXELS, 255 - PIXELS, PIXELS], axis=1))
     with pytest.raises(BadRequestError, match="name it with partner"):
         run(*command)
+
+
+def test_cycle_with_another_server_is_one_clear_line(horse: Path, tmp_path: Path) -> None:
+    async def respond(number: int, body: bytes) -> bytes:
+        return answer("200 OK", encode(PIXELS), "Content-Type: image/png", "Connection: close")
+
+    out = tmp_path / "row.png"
+    with timed_server(respond) as server, pytest.raises(ServerError, match="answers cycle as no zorse server does"):
+        run("cycle", f"http://127.0.0.1:{server.port}/v2/models/a", horse, "--out", out)
+    assert not out.exists()
 
 
 def test_cycle_writes_the_format_of_the_ending(repository: Path, horse: Path, tmp_path: Path) -> None:

@@ -18,9 +18,13 @@ def answer(status: str = "200 OK", body: bytes = b"", *headers: str) -> bytes:
 
 
 class TimedServer:
-    """Answers requests with `respond` and keeps them in `requests` as (head, body)."""
+    """Answers requests with `respond` and keeps them in `requests` as (head, body).
 
-    def __init__(self, respond: Respond) -> None:
+    It reads from at most `most` connections at a time. Further ones wait until one of them is closed.
+    """
+
+    def __init__(self, respond: Respond, most: int = 1000) -> None:
+        self._slots = asyncio.Semaphore(most)
         self._respond = respond
         self.requests: list[tuple[str, bytes]] = []
         self.connections = 0
@@ -37,6 +41,7 @@ class TimedServer:
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         try:
+            await self._slots.acquire()
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 length = (
@@ -53,13 +58,14 @@ class TimedServer:
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass  # the client is done, or the test is
         finally:
+            self._slots.release()
             writer.close()
 
 
 @contextmanager
-def timed_server(respond: Respond) -> Iterator[TimedServer]:
+def timed_server(respond: Respond, most: int = 1000) -> Iterator[TimedServer]:
     """Run a server until the block ends."""
-    server, started = TimedServer(respond), threading.Event()
+    server, started = TimedServer(respond, most), threading.Event()
     stops: list[Callable[[], object]] = []
 
     async def run() -> None:
