@@ -65,8 +65,7 @@ def model_app(service: ModelService, settings: ModelSettings) -> Application:
         _route_names("model_router", prefix) | {path: path.rpartition("/")[2] for path in handlers},
         Access(settings.access, settings.replicas),
         service.admission,
-        # 64 KiB more for a form around the image; the image itself has its own, exact limit.
-        settings.limits.bytes + 2**16,
+        settings.limits.body,
         metrics=service.metrics,
         access_log=settings.access_log,
         watch_clients=service.is_slow,

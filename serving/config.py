@@ -34,6 +34,11 @@ class Limits(Settings):
     pixels: int = Field(default=16 * 2**20, gt=0)
     images: int = Field(default=256, gt=0)
 
+    @property
+    def body(self) -> int:
+        """The most bytes of a body: an image of `bytes`, and 64 KiB of a form around it."""
+        return self.bytes + 2**16
+
 
 class Batching(Settings):
     """How requests are merged into batches.

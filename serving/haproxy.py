@@ -46,7 +46,8 @@ def wrap_haproxy(binary: str, settings: ServerSettings, folder: str) -> dict[str
     """
     sockets = socket_folder(folder)
     sockets.mkdir()
-    front = Front(settings.host, settings.port, f"{folder}/unavailable.http", str(sockets), str(log_file(folder)))
+    address = (settings.host, settings.port, settings.limits.body)
+    front = Front(*address, f"{folder}/unavailable.http", str(sockets), str(log_file(folder)))
     Path(front.unavailable).write_text(unavailable_answer(), encoding="utf-8", newline="")
     file = program(folder)
     # -I -S: neither the environment nor installed packages, so that it starts fast and always alike.

@@ -36,6 +36,7 @@ REQUEST_ID = [
     f"    http-after-response set-header x-request-id %[{_ID}] if {{ {_ID} -m found }}",
 ]
 """Give each request the id that the client stated, as far as it is harmless, or a new one, and each answer the same."""
+_METHODS = "GET HEAD POST PUT PATCH DELETE OPTIONS TRACE"
 _UNUSED_SECTIONS = ("frontend prometheus", "listen stats")
 
 
@@ -46,13 +47,14 @@ class ConfigError(ValueError):
 class Front(NamedTuple):
     """The public side of a server.
 
-    `host` and `port` are the address to listen on.
+    `host` and `port` are the address to listen on, and `max_bytes` is the largest body of a request.
     `unavailable` is the path of the file with the answer of a model that has no live replica (see
     `unavailable_answer`). `sockets` is the folder of the replicas' Unix sockets, and `log` the server's log.
     """
 
     host: str
     port: int
+    max_bytes: int
     unavailable: str
     sockets: str
     log: str
@@ -68,6 +70,8 @@ def rewrite(text: str, front: Front, replicas: Collection[str] = ()) -> str:
       it fits into HAProxy's buffer. With that part requests reach a replica, which limits the time of the rest; HAProxy
       closes connections that pause twice as long.
     - Requests have an id, and answers repeat it.
+    - Letters that a client has encoded in a path without need are decoded, so that the model's name is found.
+    - Methods that no route has, and bodies that are too large and that the client has not begun to send, are refused.
     - Ray's own routes `/-/…` answer 404. Clients cannot set Ray's headers, nor the address that replicas see.
     - What HAProxy answers itself is JSON. While there is no application yet, or no longer, it answers 503.
     - Requests go to the Unix socket of a replica that has one in `replicas`, the names of the files in the folder
@@ -109,9 +113,9 @@ def main(arguments: list[str]) -> None:
     The arguments are the fields of `Front`, the path of HAProxy, and its own arguments. Ray Serve checks the process id
     and the arguments of the process that it started, and both stay.
     """
-    host, port, unavailable, sockets, log, binary, *own = arguments
+    host, port, max_bytes, unavailable, sockets, log, binary, *own = arguments
     file = Path(own[own.index("-f") + 1])
-    front = Front(host, int(port), unavailable, sockets, log)
+    front = Front(host, int(port), int(max_bytes), unavailable, sockets, log)
     if "-sf" not in own:
         _note_start(file.with_name("started"), Path(log))
     replicas = [entry.name for entry in Path(sockets).iterdir()]
@@ -138,7 +142,8 @@ def _changes(front: Front) -> dict[str, dict[str, list[str]]]:
     not_found = _error("not_found", "there is no such route: GET /v2 describes the server")
     unavailable = _error("unavailable", UNAVAILABLE)
     return {
-        "global": {"    log ": []},
+        # Of the normalization of paths.
+        "global": {"    log ": ["    expose-experimental-directives"]},
         "defaults": {
             "    mode http": [
                 "    mode http",
@@ -158,6 +163,12 @@ def _changes(front: Front) -> dict[str, dict[str, list[str]]]:
                 # The address :: stands for those of both families.
                 f"    bind {front.host}:{front.port} proto h1{' v4v6' if front.host == '::' else ''}",
                 *REQUEST_ID,
+                "    http-request normalize-uri percent-decode-unreserved",
+                f"    http-request return status 501 {_returned(_error(*_ERRORS[501]))} unless {{ method {_METHODS} }}",
+                "    http-request return status 204 hdr allow 'GET,HEAD,OPTIONS,POST' if METH_OPTIONS { url * }",
+                # HAProxy would ask for the body, to hand its start on.
+                f"    http-request return status 413 {_returned(_error(*_ERRORS[413]))} "
+                f"if {{ req.hdr(expect) -m found }} {{ req.hdr_val(content-length) gt {front.max_bytes} }}",
                 # Decoded, as Ray compares it.
                 f"    http-request return status 404 {_returned(not_found)} if {{ path,url_dec -m beg /-/ }}",
                 "    http-request del-header x-request-timeout-seconds",

@@ -6,20 +6,25 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPResponse
 from pathlib import Path
 
 import httpx
 import pytest
 
-from serving.config import ServerSettings
+from serving.config import Limits, ServerSettings
 from serving.errors import StartError, UnavailableError
 from serving.haproxy import check_config, find_haproxy, rendered_by_ray, threads, wrap_haproxy
 from serving.haproxy_config import REQUEST_ID, RETRY_SECONDS, ConfigError, Front, rewrite, unavailable_answer
 from serving.http import error_response
 from serving.logs import log_file
+from tests.serving.live import live_server
 
-FRONT = Front("127.0.0.1", 8000, "/tmp/unavailable.http", "/tmp/r", "/tmp/log.jsonl")
+FRONT = Front("127.0.0.1", 8000, 2**20, "/tmp/unavailable.http", "/tmp/r", "/tmp/log.jsonl")
 SETTINGS = ServerSettings(repository="r", port=8123)
 
 
@@ -34,6 +39,86 @@ def haproxy() -> str:
     if binary is None:
         pytest.skip("HAProxy is not installed")
     return binary
+
+
+@contextmanager
+def running(program: str, config: Path) -> Iterator[None]:
+    """Run HAProxy while the block runs."""
+    pid = config.with_name("pid")
+    # The command ends when HAProxy listens.
+    subprocess.run([program, "-D", "-p", str(pid), "-f", str(config)], check=True)
+    try:
+        yield
+    finally:
+        os.kill(int(pid.read_text()), signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def front(rendered: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    """Yield the address of the real front of the model `digits`, which is in this process."""
+    binary = find_haproxy()
+    if binary is None:
+        pytest.skip("HAProxy is not installed")
+    folder = tmp_path_factory.mktemp("front")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    wrap_haproxy(binary, SETTINGS.model_copy(update={"port": port, "limits": Limits(bytes=1000)}), str(folder))
+    with live_server() as url:
+        text = re.sub("127.0.0.1:1 check.*", f"{url.removeprefix('http://')} no-check", rendered)
+        text = text.replace("path_beg /", "path_beg /v2/models/digits/")
+        config = folder / "haproxy.cfg"
+        config.write_text("".join(f"{line}\n" for line in text.splitlines() if " fallback " not in line))
+        with running(str(folder / "haproxy"), config):
+            yield "127.0.0.1", port
+
+
+def sent(address: tuple[str, int], head: str) -> tuple[int, str, bytes]:
+    """Send the head of a request: the status, the media type and the body of the answer. The rest is never sent."""
+    with socket.create_connection(address, timeout=30) as connection:
+        connection.sendall(f"{head}\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        with HTTPResponse(connection) as response:
+            response.begin()
+            return response.status, response.headers.get_content_type(), response.read()
+
+
+def test_front_refuses_a_body_that_is_too_large_before_it_is_sent(front: tuple[str, int]) -> None:
+    limit = Limits(bytes=1000).body
+    head = "POST /v2/models/digits/infer HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: "
+    status, media_type, body = sent(front, f"{head}{limit + 1}")
+    assert (status, media_type, json.loads(body)["code"]) == (413, "application/json", "too_large")
+    with socket.create_connection(front, timeout=30) as connection:
+        connection.sendall(f"{head}{limit}\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        assert connection.recv(4096).startswith(b"HTTP/1.1 100 ")
+
+
+@pytest.mark.parametrize("name", ["digits", "%64igits", "digit%73", "%64%69%67%69%74%73"])
+def test_front_finds_a_model_by_its_encoded_name(name: str, front: tuple[str, int]) -> None:
+    status, _, body = sent(front, f"GET /v2/models/{name}/ready HTTP/1.1")
+    assert (status, json.loads(body)["name"]) == (200, "digits")
+
+
+@pytest.mark.parametrize("method", ["get", "BREW", "PROPFIND"])
+def test_front_refuses_unknown_methods(method: str, front: tuple[str, int]) -> None:
+    status, media_type, body = sent(front, f"{method} /v2/models/digits HTTP/1.1")
+    assert (status, media_type, json.loads(body)["code"]) == (501, "application/json", "unsupported")
+
+
+def test_front_answers_the_options_of_the_whole_server(front: tuple[str, int]) -> None:
+    assert sent(front, "OPTIONS * HTTP/1.1")[0] == 204
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        ("CONNECT example.com:80 HTTP/1.1", 400),
+        ("POST /v2/models/digits/infer HTTP/1.1\r\nTransfer-Encoding: gzip", 400),
+        ("POST /v2/models/digits/infer HTTP/1.1\r\nTransfer-Encoding: gzip, chunked", 422),
+        ("POST /v2/models/digits/infer HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2", 400),
+    ],
+)
+def test_front_refuses_what_is_no_request_of_http(head: str, expected: int, front: tuple[str, int]) -> None:
+    assert sent(front, head)[0] == expected
 
 
 def test_rewrite_keeps_only_the_public_address(rendered: str) -> None:
@@ -74,15 +159,10 @@ def test_haproxy_gives_requests_and_answers_an_id(
     ]
     limits = "    timeout client 9s\n    timeout server 9s\n    timeout connect 9s"
     front = f"defaults\n    mode http\n{limits}\nfrontend test\n    bind unix@{tmp_path}/s"
-    config, pid = tmp_path / "haproxy.cfg", tmp_path / "pid"
+    config = tmp_path / "haproxy.cfg"
     config.write_text("\n".join([front, *rules, ""]), encoding="utf-8")
-    # The command ends when HAProxy listens.
-    subprocess.run([haproxy, "-D", "-p", str(pid), "-f", str(config)], check=True)
-    try:
-        with httpx.Client(transport=httpx.HTTPTransport(uds=f"{tmp_path}/s")) as client:
-            response = client.get("http://server/", headers=headers)
-    finally:
-        os.kill(int(pid.read_text()), signal.SIGTERM)
+    with running(haproxy, config), httpx.Client(transport=httpx.HTTPTransport(uds=f"{tmp_path}/s")) as client:
+        response = client.get("http://server/", headers=headers)
     assert re.fullmatch(expected, response.text)
     assert response.headers.get_list("x-request-id") == [response.text]
 
@@ -101,7 +181,14 @@ def test_program_becomes_haproxy_with_the_arguments_of_ray(tmp_path: Path, rende
     file.write_text(rendered)
     words = [tmp_path / "haproxy", "-db", "-f", file, "-sf", "17"]
     assert subprocess.check_output(words, text=True) == f"-db -f {file} -sf 17\n"
-    front = Front("127.0.0.1", 8123, f"{tmp_path}/unavailable.http", f"{tmp_path}/r", f"{tmp_path}/log.jsonl")
+    front = Front(
+        "127.0.0.1",
+        8123,
+        SETTINGS.limits.body,
+        f"{tmp_path}/unavailable.http",
+        f"{tmp_path}/r",
+        f"{tmp_path}/log.jsonl",
+    )
     assert file.read_text() == rewrite(rendered, front)
 
 
