@@ -57,6 +57,11 @@ def inputs_digest(listing: Listing) -> str:
     return digest.hexdigest()
 
 
+def inputs_nbytes(listing: Listing) -> int:
+    """Return about how many bytes the images have: in a Parquet file, which lists no sizes, about those of the file."""
+    return max(sum(entry.size for entry in listing.entries), sum(size for size, _ in listing.archives.values()))
+
+
 def check_output(uri: str, output: str) -> None:
     """Refuse an output whose files `list_inputs(uri)` would list the next time.
 

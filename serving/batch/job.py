@@ -17,7 +17,7 @@ from serving import artifacts
 from serving.artifacts import Artifact
 from serving.batch.devices import job_device
 from serving.batch.formats.base import FORMATS
-from serving.batch.inputs import check_output, inputs_digest, list_inputs
+from serving.batch.inputs import check_output, inputs_digest, inputs_nbytes, list_inputs
 from serving.batch.output import Output
 from serving.batch.passes import model_passes, partners, translators
 from serving.batch.plan import BatchVerb, Plan, environment, rows_per_run, shard_length
@@ -142,7 +142,7 @@ def translate(
         echo("the job is finished, and its inputs are not listed again: new ones need another output")
         return finished
     listing = list_inputs(source)
-    count, nbytes = len(listing.entries), sum(entry.size for entry in listing.entries)
+    count, nbytes = len(listing.entries), inputs_nbytes(listing)
     manifests = [artifact.manifest for artifact in (*there, *back)]
     listed = {
         "count": count,

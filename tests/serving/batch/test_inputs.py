@@ -15,7 +15,7 @@ import pytest
 from pyarrow import parquet
 
 from serving.batch.formats.base import FORMATS, Item
-from serving.batch.inputs import check_output, inputs_digest, list_inputs, read_entry, safe_name
+from serving.batch.inputs import check_output, inputs_digest, inputs_nbytes, list_inputs, read_entry, safe_name
 from serving.batch.sources.base import SOURCES, Entry, Listing
 from serving.errors import BatchError
 from zorse_common.errors import ZorseError
@@ -147,6 +147,26 @@ def test_place_without_images_is_refused(write, message: str, tmp_path: Path) ->
     write(tmp_path / "images.tar")
     with pytest.raises(BatchError, match=message):
         list_inputs(str(tmp_path / "images.tar"))
+
+
+@pytest.mark.parametrize("kind", ["folder", "parquet", "tar", "zip"])
+def test_inputs_have_about_the_bytes_of_their_images(kind: str, tmp_path: Path) -> None:
+    images = {f"{n}.png": np.random.default_rng(n).bytes(40_000 * (n + 1)) for n in range(4)}
+    path = tmp_path / f"photos.{kind}"
+    if kind == "parquet":
+        parquet.write_table(pyarrow.table({"image": list(images.values())}), path)
+    elif kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in images.items():
+                archive.writestr(name, content)
+    else:
+        (tmp_path / "photos.folder").mkdir()
+        for name, content in images.items():
+            (tmp_path / "photos.folder" / name).write_bytes(content)
+        if kind == "tar":
+            with tarfile.open(path, "w") as archive:
+                archive.add(tmp_path / "photos.folder", arcname="photos")
+    assert 400_000 <= inputs_nbytes(list_inputs(str(path))) < 1.2 * 400_000
 
 
 def test_parquet_without_images_is_refused(tmp_path: Path) -> None:
