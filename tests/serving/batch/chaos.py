@@ -47,10 +47,7 @@ def run_until_done(command: list[str], output: str, schedule: Schedule, log: Pat
     """
     codes, kills = [], 0
     for run in range(_MOST_RUNS):
-        with log.open("ab") as stream:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "zorse", *command], stdout=stream, stderr=stream, start_new_session=True
-            )
+        process = start(command, log)
         try:
             if run < len(schedule.kills):
                 kills += _kill_after(process, Storage(output), *schedule.kills[run])
@@ -61,6 +58,26 @@ def run_until_done(command: list[str], output: str, schedule: Schedule, log: Pat
             assert kills, f"{schedule}: every run ended before its kill"
             return codes
     raise AssertionError(f"{schedule}: not done after {codes}\n{log.read_text(errors='replace')}")
+
+
+def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start `zorse` with the words `command`, which writes to `log`."""
+    with log.open("ab") as stream:
+        return subprocess.Popen(
+            [sys.executable, "-m", "zorse", *command], stdout=stream, stderr=stream, start_new_session=True
+        )
+
+
+def run_together(commands: list[list[str]], logs: Path) -> list[tuple[int, str]]:
+    """Run several commands of `zorse` at once. Returns the exit code of each and what it wrote."""
+    files = [logs / f"log{number}" for number in range(len(commands))]
+    processes = [start(command, log) for command, log in zip(commands, files, strict=True)]
+    try:
+        codes = [process.wait(timeout=_RUN_SECONDS) for process in processes]
+    finally:
+        for process in processes:
+            _end(process)
+    return [(code, log.read_text(errors="replace")) for code, log in zip(codes, files, strict=True)]
 
 
 def contents(output: str) -> dict[str, bytes]:

@@ -14,7 +14,7 @@ from serving.batch.formats.base import FORMATS
 from serving.batch.job import JobOptions
 from serving.local_model import LocalModel
 from tests.s3 import s3_server
-from tests.serving.batch.chaos import STOPPED, Schedule, Victim, contents, run_until_done
+from tests.serving.batch.chaos import STOPPED, Schedule, Victim, contents, run_together, run_until_done
 from tests.serving.batch.jobs import images_of, make_all, plan_of_command
 from zorse_common.image_writer import encode
 
@@ -114,6 +114,28 @@ def test_killed_job_on_an_object_store_has_the_bytes_of_one_on_a_disk(
     schedule = Schedule((("everything", 15),))
     run_until_done([*command, "--output", output], output, schedule, tmp_path / "log")
     _assert_equal(contents(output), _undisturbed("generate", "parquet", repository, photos, tmp_path / "a"), schedule)
+
+
+def test_second_job_on_a_disk_is_refused(repository: Path, photos: Path, tmp_path: Path) -> None:
+    command, output = _command("generate", "webdataset", repository, photos), str(tmp_path / "out")
+    done = run_together([[*command, "--output", output]] * 3, tmp_path)
+    assert sorted(code for code, _ in done) == [0, 1, 1]
+    assert all("another job writes to" in log for code, log in done if code)
+    expected = _undisturbed("generate", "webdataset", repository, photos, tmp_path / "alone")
+    _assert_equal(contents(output), expected, Schedule(()))
+
+
+def test_equal_jobs_on_an_object_store_write_the_same_bytes_and_others_are_refused(
+    repository: Path, photos: Path, tmp_path: Path, object_store: None
+) -> None:
+    command, output = _command("generate", "images", repository, photos), f"{BUCKET}/together"
+    done = run_together([[*command, "--output", output]] * 2, tmp_path)
+    assert [code for code, _ in done] == [0, 0], done
+    expected = _undisturbed("generate", "images", repository, photos, tmp_path / "alone")
+    _assert_equal(contents(output), expected, Schedule(()))
+    ((code, log),) = run_together([[*command, "--output", output, "--seed", "4"]], tmp_path)
+    assert code == 1
+    assert "belongs to another job (seed 4 instead of 3)" in log
 
 
 @pytest.mark.soak
