@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from export.manifest import GOLDEN_FILE, golden_key
@@ -116,6 +121,19 @@ def test_alone_process_ends_when_it_is_closed(repository: Path) -> None:
     assert result.name == "7_000003"
     alone.close()
     assert alone._child is None
+
+
+def test_alone_process_ends_with_the_one_that_started_it(repository: Path) -> None:
+    plan = plan_of_command(repository / "digits", {"seed": 7}, 12, JobOptions(device="cpu"))
+    code = (
+        "import multiprocessing, os, signal, sys; from serving.batch.alone import *; "
+        "alone = Alone(Plan.from_json(sys.argv[1], 'plan'), 1.0); next(alone.results(range(3), (), Stopwatch())); "
+        "print(multiprocessing.active_children()[0].pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, plan.to_json()], capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(done.stdout)).wait(timeout=60)
 
 
 def test_board_counts_deaths_of_processes_and_not_those_of_nodes() -> None:
