@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -12,19 +11,18 @@ from contextlib import contextmanager
 from typing import Any
 
 from serving import artifacts
+from serving.applications import reason_of, start_applications
 from serving.artifacts import Artifact
 from serving.config import (
     AccessSettings,
-    Device,
     GatewaySettings,
     ModelSettings,
     ModelSummary,
     Proxy,
     ServerSettings,
 )
-from serving.cuda import gpu_fraction
 from serving.engine import resolve_device
-from serving.errors import StartError
+from serving.errors import ArtifactError, StartError
 from serving.haproxy import check_config
 from serving.logs import append_warning, copied_log
 from serving.loopback import is_loopback
@@ -35,26 +33,18 @@ from serving.stopping import stop_applications
 from zorse_common.private_ray import ray_environment, ray_files, ray_folder
 from zorse_common.signals import stop_requested
 
-_LARGEST_SHARE = 0.1
-"""The most cores that a replica reserves. Ray uses it for placement only, so that two cores can serve many models."""
-_SMALLEST = 1e-4
-"""The smallest amount of a resource that Ray can reserve."""
-
 
 @contextmanager
 def running_server(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
-    """Serve every model of the repository on a local Ray cluster while the block runs.
+    """Serve every sound model of the repository on a local Ray cluster while the block runs, and yield these models.
 
     Raises:
-        ArtifactError: the repository is empty or an artifact is not sound; nothing was started.
-        StartError: the address is in use or not permitted, or a model does not start.
+        ArtifactError: the repository has no sound artifact; nothing was started.
+        StartError: the address is in use or not permitted, or no model starts.
     """
     check_address(settings)
     proxy = chosen_proxy(settings)
-    listing = artifacts.find(settings.repository, settings.alias)
-    for name, reason in listing.skipped.items():
-        logging.getLogger(__name__).warning("skipped %s of %s: %s", name, settings.repository, reason)
-    models = {name: artifacts.load(folder.uri) for name, folder in listing.models.items()}
+    models, skipped = _load(settings)
     check_memory(settings.replicas, [artifact.manifest.nbytes for artifact in models.values()])
     summaries = [
         ModelSummary(name=n, version=a.manifest.version, kind=a.manifest.interface.kind) for n, a in models.items()
@@ -73,10 +63,42 @@ def running_server(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
         stack.enter_context(_ray_in_log(folder))
         _start_proxy(settings, proxy)
         gateway = GatewaySettings(
-            models=tuple(summaries), access=_access(settings), folder=folder, access_log=settings.access_log
+            models=tuple(summaries),
+            unavailable=skipped,
+            access=_access(settings),
+            folder=folder,
+            access_log=settings.access_log,
         )
-        _start_applications(settings.replicas, settings_of_models, gateway)
-        yield summaries
+        gateway = start_applications(settings.replicas, settings_of_models, gateway)
+        for name in gateway.unavailable.keys() - skipped.keys():
+            _warn_of(name, settings.repository, gateway.unavailable[name])
+        yield list(gateway.models)
+
+
+def _load(settings: ServerSettings) -> tuple[dict[str, Artifact], dict[str, str]]:
+    """Return the sound artifacts of the repository by model, and the reasons for the others, which are logged.
+
+    Raises:
+        ArtifactError: there is no sound artifact.
+    """
+    listing = artifacts.find(settings.repository, settings.alias)
+    models: dict[str, Artifact] = {}
+    skipped = dict(listing.skipped)
+    for name, folder in listing.models.items():
+        try:
+            models[name] = artifacts.load(folder.uri)
+        except ArtifactError as error:
+            skipped[f"{name}/{folder.name}"] = str(error)
+    if not models:
+        reasons = "; ".join(f"skipped {name}: {reason}" for name, reason in skipped.items())
+        raise ArtifactError(f"{settings.repository} holds no artifact that can be served; {reasons}")
+    for name, reason in skipped.items():
+        _warn_of(name, settings.repository, reason)
+    return models, skipped
+
+
+def _warn_of(name: str, repository: str, reason: str) -> None:
+    logging.getLogger(__name__).warning("skipped %s of %s: %s", name, repository, reason)
 
 
 class _StoppedError(BaseException):
@@ -149,7 +171,9 @@ def _start_ray(folder: str) -> None:
             _temp_dir=ray_files(folder),
         )
     except Exception as error:
-        raise StartError(f"Ray does not start here ({_reason(str(error))}): try again, and see zorse doctor") from error
+        raise StartError(
+            f"Ray does not start here ({reason_of(str(error))}): try again, and see zorse doctor"
+        ) from error
     if threading.current_thread() is threading.main_thread():
         # Ray replaces them by handlers that abort the process.
         for number, handler in handlers.items():
@@ -190,58 +214,4 @@ def _start_proxy(settings: ServerSettings, proxy: Proxy) -> None:
     except Exception as error:
         # Another program may have taken the port after the first check.
         check_address(settings)
-        raise StartError(f"the proxy does not start ({_reason(str(error))})") from error
-
-
-def _start_applications(replicas: int, settings_of_models: list[ModelSettings], gateway: GatewaySettings) -> None:
-    """Start the applications of the models, each with `replicas` processes, and wait until all of them answer."""
-    import ray
-    from ray import serve
-
-    from serving.deployment import GATEWAY, GatewayReplica, ModelReplica, run_target
-
-    cluster = ray.cluster_resources()
-    count = len(settings_of_models) * replicas
-    resources = replica_resources(
-        settings_of_models[0].device, count, int(cluster.get("CPU", 0)), int(cluster.get("GPU", 0))
-    )
-    options = {"num_replicas": replicas, "ray_actor_options": resources}
-    fraction = {"gpu_fraction": resources.get("num_gpus", 1.0)}
-    targets = [
-        run_target(ModelReplica, m.name, f"/v2/models/{m.name}", options, m.model_copy(update=fraction))
-        for m in settings_of_models
-    ]
-    options = {"num_replicas": 1, "ray_actor_options": {"num_cpus": resources["num_cpus"]}}
-    targets.append(run_target(GatewayReplica, GATEWAY, "/", options, gateway))
-    try:
-        serve.run_many(targets)
-    except RuntimeError as error:
-        # Ray's exception only names the application; the reason is in the status of its deployments.
-        deployments = [one for entry in serve.status().applications.values() for one in entry.deployments.values()]
-        raise StartError(_reason("\n".join([str(error), *(one.message for one in deployments)]))) from error
-
-
-def replica_resources(device: Device, replicas: int, cpus: int, gpus: int) -> dict[str, float]:
-    """Return the Ray resources of each of `replicas` equal processes, so that all of them and the gateway fit.
-
-    Raises:
-        StartError: `device` is CUDA and there is no GPU.
-    """
-    if device == "cuda" and not gpus:
-        raise StartError("CUDA was requested and Ray sees no GPU: use --device cpu")
-    reserved = {"num_cpus": min(_LARGEST_SHARE, _rounded(cpus / (replicas + 1)))}
-    if device == "cuda":
-        reserved["num_gpus"] = _rounded(gpu_fraction(replicas, gpus))
-    return reserved
-
-
-def _rounded(share: float) -> float:
-    """Round down to an amount that Ray can reserve."""
-    return max(_SMALLEST, round(math.floor(share / _SMALLEST) * _SMALLEST, 4))
-
-
-def _reason(text: str) -> str:
-    """Return the line of a failed start that has an error of this stage, without Ray's traceback around it."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    own_errors = [line.split(": ", 1)[1] for line in lines if line.startswith("serving.errors.") and ": " in line]
-    return (own_errors or lines)[-1]
+        raise StartError(f"the proxy does not start ({reason_of(str(error))})") from error

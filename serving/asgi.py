@@ -79,6 +79,7 @@ def gateway_app(settings: GatewaySettings, not_ready: Callable[[], list[str]]) -
         f"- [{model.name}](/v2/models/{model.name}/docs): {model.kind}" for model in settings.models
     )
     rest.state.models = list(settings.models)
+    rest.state.unavailable = settings.unavailable
     rest.state.not_ready = not_ready
     rest.state.access_log = settings.access_log
     rest.state.folder = settings.folder

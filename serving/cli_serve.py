@@ -150,6 +150,9 @@ def status(
         print_table(titles, [_cells(model) for model in found.models])
     if not found.ready:
         typer.echo("not ready: a model cannot answer at this moment", err=True)
+    for name, reason in found.unavailable.items():
+        typer.echo(f"{name} cannot answer: {reason}", err=True)
+    if found.unavailable or not found.ready:
         raise typer.Exit(1)
 
 

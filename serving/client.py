@@ -95,6 +95,10 @@ class Client:
         """Return the name, version and kind of each model."""
         return self._request(_read_models, "GET", "/v2/models")
 
+    def unavailable(self) -> dict[str, str]:
+        """Return the reason for each `<model>/<version>` of the server's repository that is not served."""
+        return self._request(_read_unavailable, "POST", "/v2/repository/index")
+
     def metadata(self, model: str) -> dict[str, Any]:
         """Return the kind, versions, inputs and outputs of a model (KServe v2 model metadata)."""
         return self._request(_read_metadata, "GET", f"/v2/models/{quote(model, safe='')}")
@@ -249,6 +253,17 @@ def _read_models(response: httpx.Response) -> list[dict[str, Any]]:
     if not isinstance(models, list) or not all(_is_object(model, "name", "version", "kind") for model in models):
         raise ValueError("the answer is not a list of models")
     return models
+
+
+def _read_unavailable(response: httpx.Response) -> dict[str, str]:
+    index = response.json()
+    if not isinstance(index, list) or not all(_is_object(entry, "name", "version", "state") for entry in index):
+        raise ValueError("the answer is not the index of a repository")
+    return {
+        f"{entry['name']}/{entry['version']}".rstrip("/"): str(entry.get("reason", ""))
+        for entry in index
+        if entry["state"] == "UNAVAILABLE"
+    }
 
 
 def _read_metadata(response: httpx.Response) -> dict[str, Any]:

@@ -141,9 +141,14 @@ class ModelSettings(Settings):
 
 
 class GatewaySettings(Settings):
-    """The application of the server-level routes. `folder` is as in `ModelSettings`."""
+    """The application of the server-level routes. `folder` is as in `ModelSettings`.
+
+    `unavailable` has the reason for each model of the repository that is not served. Its keys are `<model>` or
+    `<model>/<version>`.
+    """
 
     models: tuple[ModelSummary, ...]
+    unavailable: dict[str, str] = {}
     access: AccessSettings = AccessSettings()
     folder: str | None = None
     access_log: bool = False

@@ -33,10 +33,10 @@ class ServedPartners:
         if model not in self._names:
             names = ", ".join(sorted(self._names))
             raise NotFoundError(f"there is no model {printable(model)}: the server has {names}")
-        if model not in self._handles:
-            self._handles[model] = serve.get_app_handle(model)
         limit = self._timeout_s if seconds is None else seconds
         try:
+            if model not in self._handles:
+                self._handles[model] = serve.get_app_handle(model)
             # The method of `ModelReplica`. It returns its errors, because Ray would put its own around them.
             async with asyncio.timeout(limit):
                 outcome: list[Tensors] | ServingError = await self._handles[model].run_all.remote(

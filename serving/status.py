@@ -39,11 +39,15 @@ class ModelStatus:
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """A server. It is ready if every model can answer."""
+    """A server. It is ready if every model that it serves can answer.
+
+    `unavailable` has the reasons of the models of its repository that do not answer, by `<model>/<version>`.
+    """
 
     url: str
     ready: bool
     models: tuple[ModelStatus, ...]
+    unavailable: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the status as an object of JSON."""
@@ -60,7 +64,8 @@ def server_status(client: Client, url: str, clock: Callable[[], float], pause: C
     before, began = _readings(client), clock()
     pause()
     now, seconds = _readings(client), clock() - began
-    return ServerStatus(url, client.ready(), tuple(_model(model, before, now, seconds) for model in models))
+    statuses = tuple(_model(model, before, now, seconds) for model in models)
+    return ServerStatus(url, client.ready(), statuses, client.unavailable())
 
 
 def _readings(client: Client) -> Readings:

@@ -18,6 +18,9 @@ model_router = APIRouter(include_in_schema=False)
 @server_router.api_route("/v2/models/{name}/{rest:path}", methods=_METHODS)
 async def unknown_model(name: str, request: Request) -> None:
     """Answer 404: the paths of existing models are routed to their own applications."""
+    for skipped, reason in request.app.state.unavailable.items():
+        if skipped.partition("/")[0] == name:
+            raise NotFoundError(f"the model {skipped} is not served: {reason}")
     names = ", ".join(summary.name for summary in request.app.state.models)
     raise NotFoundError(f"there is no model {name[:80]!r} on this server: it serves {names}")
 

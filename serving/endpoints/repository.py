@@ -36,13 +36,20 @@ async def index(request: Request) -> list[IndexEntry]:
     if not isinstance(only_ready, bool):
         raise BadRequestError(f"ready is {str(only_ready)[:40]!r}: give true or false")
     waiting = await run_in_threadpool(request.app.state.not_ready)
-    return [
+    served = [
         IndexEntry(name=model.name, version=str(model.version), state="READY")
         if model.name not in waiting
         else IndexEntry(name=model.name, version=str(model.version), state="UNAVAILABLE", reason="not started")
         for model in request.app.state.models
         if not (only_ready and model.name in waiting)
     ]
+    return served if only_ready else [*served, *map(_unavailable, request.app.state.unavailable.items())]
+
+
+def _unavailable(skipped: tuple[str, str]) -> IndexEntry:
+    """Return the entry of a model that is not served, for `<model>/<version>` or `<model>` and the reason."""
+    (name, _, version), reason = skipped[0].partition("/"), skipped[1]
+    return IndexEntry(name=name, version=version, state="UNAVAILABLE", reason=reason)
 
 
 @server_router.post("/models/{name}/load")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import onnx
 import psutil
 import pytest
 
@@ -22,7 +23,16 @@ from serving.readings import parse
 from tests.cluster.commands import Started, started
 from tests.cluster.load import Answer, Load
 from tests.cluster.sockets import command_line, is_loopback, listening
-from tests.serving.tiny import inverter_manifest, slow_graph, write, write_repository
+from tests.serving.tiny import (
+    generator_graph,
+    generator_manifest,
+    inverter_graph,
+    inverter_manifest,
+    slow_graph,
+    write,
+    write_manifest,
+    write_repository,
+)
 from zorse_common.image_writer import encode
 from zorse_common.private_ray import RAY_FOLDERS, ray_folder_prefix
 
@@ -227,6 +237,24 @@ def test_requests_of_clients_that_have_left_are_not_run(proxy: str, tmp_path: Pa
         assert server.reading("zorse_rows_total") == 1
 
 
+def test_broken_models_are_named_and_the_others_are_served(tmp_path: Path) -> None:
+    with _server(tmp_path, "--replicas", "1", write_models=_write_broken) as server:
+        index = httpx.post(f"http://127.0.0.1:{server.port}/v2/repository/index").json()
+        assert {entry["name"]: entry["state"] for entry in index} == {
+            "digits": "READY",
+            "corrupt": "UNAVAILABLE",
+            "other": "UNAVAILABLE",
+        }
+        assert all(bool(entry["reason"]) == (entry["state"] == "UNAVAILABLE") for entry in index)
+        assert httpx.post(f"http://127.0.0.1:{server.port}{PATH}", content=BODY).status_code == 200
+        answer = server.get("/v2/models/other/ready")
+        assert answer is not None
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+        server.command.wait_until(lambda: "/docs" in server.command.log)
+        told = [line for line in server.command.log.splitlines() if line.startswith("skipped ")]
+        assert sorted(line.split()[1] for line in told) == ["corrupt/1", "other/1"]
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("proxy", PROXIES)
@@ -250,6 +278,17 @@ def _fails_hardly(answers: list[Answer]) -> bool:
     failed = [answer for answer in answers if answer.status != 200]
     is_explained = all(answer.code == "unavailable" or answer.error == "IncompleteRead" for answer in failed)
     return is_explained and len(failed) <= len(answers) / 1000
+
+
+def _write_broken(repository: Path) -> None:
+    """Write a sound model, one whose file has another digest, and one whose graph is not that of its manifest."""
+    write(repository, generator_graph(), generator_manifest("digits"))
+    corrupt = write(repository, generator_graph(), generator_manifest("corrupt"))
+    (corrupt / "model.onnx").write_bytes(b"no graph")
+    manifest = generator_manifest("other")
+    other = write(repository, generator_graph(), manifest)
+    onnx.save(inverter_graph(), other / "model.onnx")
+    write_manifest(other, manifest)
 
 
 def _write_slow(repository: Path) -> None:

@@ -30,6 +30,7 @@ def transport(
     api_key: str | None = None,
     access: AccessSettings | None = None,
     not_ready: tuple[str, ...] = (),
+    unavailable: dict[str, str] | None = None,
     folder: Path | None = None,
     access_log: bool = False,
 ) -> InProcess:
@@ -52,9 +53,8 @@ def transport(
         service = ModelService(manifest, run, settings.limits, metrics=metrics)
         apps[f"/v2/models/{manifest.name}"] = model_app(service, settings)
     summaries = [ModelSummary(name=m.name, version=m.version, kind=m.interface.kind) for m in manifests]
-    apps[""] = gateway_app(
-        GatewaySettings(models=tuple(summaries), access=access, **observation), lambda: list(not_ready)
-    )
+    gateway = GatewaySettings(models=tuple(summaries), unavailable=unavailable or {}, access=access, **observation)
+    apps[""] = gateway_app(gateway, lambda: list(not_ready))
     return InProcess(apps)
 
 

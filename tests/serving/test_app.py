@@ -9,12 +9,19 @@ from pathlib import Path
 import pytest
 
 from serving import artifacts
-from serving.app import model_settings, replica_resources, running_server
+from serving.app import model_settings, running_server
+from serving.applications import replica_resources
 from serving.config import Batching, Limits, ServerSettings
 from serving.deployment import GATEWAY
 from serving.errors import ArtifactError, StartError
 from serving.memory import COPIES, REPLICA_BYTES, _control_group_memory, available_memory, check_memory
 from tests.serving.tiny import generator_graph, generator_manifest, write
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 @pytest.mark.parametrize("gpus", [1, 2, 3, 8])
@@ -60,11 +67,22 @@ def test_start_counts_weights_in_a_separate_file(tmp_path: Path) -> None:
     folder = write(tmp_path, generator_graph(), generator_manifest(), weights_apart=True)
     nbytes = sum((folder / name).stat().st_size for name in ("model.onnx", "model.onnx.data", "golden.npz"))
     needed = 10**9 * (REPLICA_BYTES + COPIES * nbytes)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = ServerSettings(repository=str(tmp_path), port=port, replicas=10**9)
+    settings = ServerSettings(repository=str(tmp_path), port=free_port(), replicas=10**9)
     with pytest.raises(StartError, match=f"need about {needed / 2**30:.1f} GiB"), running_server(settings):
+        pass
+
+
+def test_start_skips_a_broken_artifact_and_names_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, generator_graph(), generator_manifest("digits"))
+    broken = write(tmp_path, generator_graph(), generator_manifest("faces"))
+    (broken / "model.onnx").write_bytes(b"no graph")
+    settings = ServerSettings(repository=str(tmp_path), port=free_port(), replicas=10**9)
+    with pytest.raises(StartError, match="1 models with"), running_server(settings):
+        pass
+    assert f"skipped faces/1 of {tmp_path}: " in caplog.text
+    (tmp_path / "digits" / "1" / "model.onnx").write_bytes(b"no graph")
+    reasons = r"skipped digits/1: .*; skipped faces/1: .*"
+    with pytest.raises(ArtifactError, match=f"no artifact that can be served; {reasons}"), running_server(settings):
         pass
 
 

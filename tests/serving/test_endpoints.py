@@ -304,3 +304,16 @@ def test_crash_shows_no_internals() -> None:
 
     response = server(submit=crash).post("/v2/models/digits/generate")
     assert (response.status_code, response.json()) == (500, {"error": "internal error", "code": "internal"})
+
+
+def test_index_has_the_models_that_are_not_served_with_the_reason() -> None:
+    client = server(unavailable={"faces/3": "the graph does not load"})
+    whole = client.post("/v2/repository/index").json()
+    entry = {"name": "faces", "version": "3", "state": "UNAVAILABLE", "reason": "the graph does not load"}
+    assert [one["name"] for one in whole] == ["digits", "invert", "faces"]
+    assert whole[-1] == entry
+    assert entry not in client.post("/v2/repository/index", json={"ready": True}).json()
+    assert client.get("/v2/health/ready").status_code == 200
+    answer = client.post("/v2/models/faces/infer", json={})
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    assert answer.json()["error"] == "the model faces/3 is not served: the graph does not load"

@@ -56,3 +56,12 @@ def test_status_of_a_server_that_is_not_ready_says_so(tmp_path: Path) -> None:
 def test_status_needs_the_key() -> None:
     with pytest.raises(ServerError, match="requires its API key"):
         server_status(Client(URL, transport=transport(api_key="k3y")), URL, lambda: 0.0, lambda: None)
+
+
+def test_status_names_the_models_that_are_not_served(tmp_path: Path) -> None:
+    skipped = {"faces/3": "the graph does not load", "x": "it has no manifest"}
+    client = Client(URL, transport=transport(folder=tmp_path, unavailable=skipped))
+    clock = times(1.0, 2.0)
+    status = server_status(client, URL, lambda: next(clock), lambda: None)
+    assert (status.ready, status.unavailable) == (True, skipped)
+    assert [model.name for model in status.models] == ["digits", "invert"]
