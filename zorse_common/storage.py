@@ -21,6 +21,8 @@ from pyarrow import fs
 from zorse_common.errors import StorageError, one_line
 
 _CHUNK = 8 * 2**20
+BROKEN_LINK, NO_FILE = "a link to a missing file", "neither a file nor a folder"
+"""The reasons for which an entry that is no folder is left out of a `Tree`."""
 
 
 @dataclass
@@ -220,9 +222,14 @@ class Storage:
             if not self.local.is_dir():
                 return []
             with os.scandir(self.local) as entries:
-                return sorted(entry.name for entry in entries if entry.is_dir() == (kind == fs.FileType.Directory))
+                return sorted(entry.name for entry in entries if _is_folder(entry) == (kind == fs.FileType.Directory))
         infos = self._remote.get_file_info(fs.FileSelector(self._path, allow_not_found=True))
         return sorted(info.base_name for info in infos if info.type == kind)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder, or a link to one. Of a link that leads to itself scandir would not say."""
+    return Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()
 
 
 def _remove(path: Path) -> None:
@@ -274,10 +281,10 @@ def _local_tree(root: Path, depth: int | None) -> Tree:
             return
         for entry in entries:
             name = f"{prefix}{entry.name}"
-            if depth is not None and name.count("/") + 1 >= depth and entry.is_dir():
-                continue
             if entry.is_symlink() and not Path(entry.path).exists():
-                tree.skipped[name] = "a link to a missing file"
+                tree.skipped[name] = BROKEN_LINK
+            elif depth is not None and name.count("/") + 1 >= depth and entry.is_dir():
+                continue
             elif entry.is_symlink() and entry.is_dir():
                 target, walked = Path(entry.path).resolve(), (*links, folder.resolve())
                 if is_listed_anyway(target, walked):
@@ -292,7 +299,7 @@ def _local_tree(root: Path, depth: int | None) -> Tree:
             elif entry.is_file():
                 tree.sizes[name] = entry.stat().st_size
             else:
-                tree.skipped[name] = "neither a file nor a folder"
+                tree.skipped[name] = NO_FILE
 
     walk(root, "")
     return tree

@@ -17,7 +17,7 @@ class Entry(NamedTuple):
 
     `kind` is the name of the source, `place` the URI of the folder or archive, `member` the name inside. `at` are
     numbers by which the source finds the file without a search, and `beside` is JSON by which it finds the image's
-    values.
+    values, or why there is no file.
     """
 
     name: str

@@ -183,6 +183,27 @@ def test_parquet_with_several_columns_of_images_has_all_of_them(tmp_path: Path) 
     assert _read(path) == dict(zip(names, [b"z", b"w", b"x", b"y"], strict=True))
 
 
+@pytest.mark.parametrize("pattern", ["", "/*.png"])
+def test_folder_lists_what_is_called_as_an_image_and_is_no_file(pattern: str, tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "photos")
+    os.mkfifo(folder / "pipe.png")
+    os.mkfifo(folder / "pipe.txt")
+    (folder / "gone.png").symlink_to(tmp_path / "gone")
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    (folder / "loop.jpg").symlink_to(folder / "loop.jpg")
+    listing = list_inputs(f"{folder}{pattern}")
+    reasons = {}
+    for entry in listing.entries:
+        if entry.member not in CONTENTS:
+            with pytest.raises(OSError, match=r"^(a link to|neither)") as error:
+                read_entry(entry)
+            reasons[entry.name] = str(error.value)
+    link = "a link to a missing file"
+    expected = {"gone.png": link, "loop.png": link, "pipe.png": "neither a file nor a folder"}
+    assert reasons == expected | ({} if pattern else {"loop.jpg": link})
+    assert listing.left_out["pipe.txt"] == "neither a file nor a folder"
+
+
 @pytest.mark.parametrize(
     ("name", "safe"),
     [
