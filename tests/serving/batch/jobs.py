@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
 from export.manifest import Manifest
 from serving.artifacts import load
 from serving.batch import job
@@ -19,6 +23,7 @@ from serving.batch.runner import Runner
 from serving.batch.shard import Outcome, ShardMaker, Task
 from serving.batch.sources.base import Entry
 from serving.batch.work import Input
+from serving.cli import register
 from zorse_common.result_names import result_names
 from zorse_common.storage import Storage
 
@@ -93,6 +98,13 @@ class Reports:
 
     def report(self, shard: int, images: int) -> None:
         self.images.append(images)
+
+
+def invoke(*arguments: object) -> Result:
+    """Run a command of the serving stage in this process."""
+    app = typer.Typer()
+    register(app)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

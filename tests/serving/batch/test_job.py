@@ -13,10 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
-from click.testing import Result
 from PIL import Image
-from typer.testing import CliRunner
 
 from serving.artifacts import load
 from serving.batch import job
@@ -25,10 +22,9 @@ from serving.batch.output import Output
 from serving.batch.progress import Tally
 from serving.batch.shard import Outcome, Record
 from serving.batch.status import job_status
-from serving.cli import register
 from serving.errors import BatchError, BatchStoppedError, InvalidKeyError, ServingError
 from serving.local_model import LocalModel
-from tests.serving.batch.jobs import files_of, make_all, plan_of_command
+from tests.serving.batch.jobs import files_of, invoke, make_all, plan_of_command
 from tests.serving.tiny import conditional_manifest, generator_graph, write
 from zorse_common.contact_sheet import Tile, contact_sheet
 from zorse_common.image_writer import encode
@@ -48,12 +44,6 @@ def generated(repository: Path, tmp_path: Path) -> Path:
 
 def _generate(repository: Path, out: Path, **keys: Any) -> job.JobResult:
     return job.generate(str(repository / "digits"), str(out), 20, CPU, [].append, seed=7, **keys)
-
-
-def invoke(*arguments: object) -> Result:
-    app = typer.Typer()
-    register(app)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_job_whose_shards_exist_is_committed_without_ray(repository: Path, generated: Path) -> None:

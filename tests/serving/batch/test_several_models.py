@@ -11,10 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
-from click.testing import Result
 from pyarrow import parquet
-from typer.testing import CliRunner
 
 from export.interface import AxisLimits, SizeLimits
 from serving.artifacts import load
@@ -23,10 +20,9 @@ from serving.batch.job import JobOptions
 from serving.batch.passes import model_passes, partners
 from serving.batch.plan import Plan
 from serving.batch.status import job_status
-from serving.cli import register
 from serving.errors import BatchError, ServingError
 from serving.local_model import LocalModel
-from tests.serving.batch.jobs import files_of, images_of, make_all
+from tests.serving.batch.jobs import files_of, images_of, invoke, make_all
 from tests.serving.tiny import (
     Pixels,
     inverter_graph,
@@ -74,12 +70,6 @@ def _make(models: Path, plan: Plan, folder: Path, photos: Path) -> dict[str, str
     """Make all shards, and return the reason for each bad input."""
     outcomes = make_all([models / one.model for one in plan.passes], plan, folder, str(photos))
     return {error.name: error.reason for outcome in outcomes for error in outcome.record.errors}
-
-
-def _invoke(*arguments: object) -> Result:
-    app = typer.Typer()
-    register(app)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_models_of_one_job_write_what_each_writes_alone(models: Path, photos: Path, tmp_path: Path) -> None:
@@ -155,15 +145,15 @@ def test_command_with_several_models_and_both_ways_is_one_job(models: Path, phot
     _make(models, plan, out, photos)
     command = ["translate", models / "invert", models / "restore", "--both", "--input", photos, "--output", out]
     command += ["--format", "images", "--device", "cpu", "--shard-size", 4, "--max-errors", 1]
-    result = _invoke(*command, "--size", 24)
+    result = invoke(*command, "--size", 24)
     assert result.exit_code == 0, result.output
     assert len(images_of(out / "shards")) == 4 * 9
     assert job_status(str(out)).models == "invert@1, restore@1"
     assert (out / "contact-sheet.png").exists()
     before = files_of(out)
-    assert "as before" in _invoke(*command, "--size", 24).output
+    assert "as before" in invoke(*command, "--size", 24).output
     assert files_of(out) == before
-    refused = _invoke(*command, "--size", 28)
+    refused = invoke(*command, "--size", 28)
     assert 'belongs to another job (size "28x28" instead of "24x24")' in str(refused.exception)
 
 
