@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test test-fast soak check lint format bench clean
+.PHONY: install demo test test-fast soak check lint format proto bench clean
 
 install: $(INSTALLED)
 
@@ -40,6 +40,10 @@ lint: install
 
 format: install
 	$(BIN)/ruff format .
+
+# The classes of gRPC's messages.
+proto: install
+	$(BIN)/python -m grpc_tools.protoc --proto_path . --python_out . --pyi_out . serving/grpc/open_inference.proto
 
 # Benchmarks read these: a zip of the CycleGAN dataset, and a trained run of digits, which is made if it is missing.
 HORSE2ZEBRA ?= data/horse2zebra.zip

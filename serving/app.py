@@ -65,6 +65,7 @@ def running_server(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
         gateway = GatewaySettings(
             models=tuple(summaries),
             unavailable=skipped,
+            limits=settings.limits,
             access=_access(settings),
             folder=folder,
             access_log=settings.access_log,

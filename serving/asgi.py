@@ -27,7 +27,7 @@ from serving.admission import Admission
 from serving.application import Application
 from serving.config import GatewaySettings, ModelSettings
 from serving.endpoints.infer import INFER
-from serving.errors import InternalError, NotFoundError, ServingError
+from serving.errors import InternalError, ServingError
 from serving.http import (
     ErrorBody,
     Handler,
@@ -130,10 +130,7 @@ def _bound(route: ModelRoute, service: ModelService) -> Handler:
 
 async def _check_version(request: Request) -> None:
     """Refuse a request whose path names another version than the one that is served."""
-    served = str(request.app.state.service.manifest.version)
-    version = request.path_params.get("version", served)
-    if version != served:
-        raise NotFoundError(f"version {version} of {request.app.state.name} is not served: version {served} is")
+    request.app.state.service.check_version(request.path_params.get("version", ""))
 
 
 def _fastapi(

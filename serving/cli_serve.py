@@ -67,6 +67,10 @@ def serve(
         str, typer.Option(help="The address to listen on. An address other than loopback needs a key.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Serve gRPC on this port of the address too.", show_default="no gRPC"),
+    ] = None,
     alias: Annotated[
         str | None, typer.Option(help="Serve the versions of this alias, such as stable.", show_default="the newest")
     ] = None,
@@ -114,6 +118,7 @@ def serve(
         alias=alias,
         host=host,
         port=port,
+        grpc_port=grpc_port,
         device=device.value,
         replicas=replicas,
         batching=Batching(max_size=max_batch, max_pixels=max_batch_pixels),
@@ -125,7 +130,8 @@ def serve(
     )
     typer.echo(f"starting the models of {repository} …")
     address = f"[{host}]" if ":" in host else host
-    serve_repository(settings, lambda models: _announce(f"http://{address}:{port}", models))
+    grpc = None if grpc_port is None else f"{address}:{grpc_port}"
+    serve_repository(settings, lambda models: _announce(f"http://{address}:{port}", grpc, models))
     typer.echo("stopped")
 
 
@@ -189,9 +195,11 @@ def key(
     typer.echo(line)
 
 
-def _announce(url: str, models: list[ModelSummary]) -> None:
+def _announce(url: str, grpc: str | None, models: list[ModelSummary]) -> None:
     width = max(len(model.name) for model in models)
     for model in models:
         verb = "generate" if model.kind == "generator" else "translate"
         typer.echo(f"{model.name:<{width}}  {url}/v2/models/{model.name}/{verb}")
+    if grpc is not None:
+        typer.echo(f"{'grpc':<{width}}  {grpc}")
     typer.echo(f"{'docs':<{width}}  {url}/docs")

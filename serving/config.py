@@ -144,23 +144,28 @@ class GatewaySettings(Settings):
     """The application of the server-level routes. `folder` is as in `ModelSettings`.
 
     `unavailable` has the reason for each model of the repository that is not served. Its keys are `<model>` or
-    `<model>/<version>`.
+    `<model>/<version>`. `limits` are those of the requests that it passes on to models.
     """
 
     models: tuple[ModelSummary, ...]
     unavailable: dict[str, str] = {}
+    limits: Limits = Limits()
     access: AccessSettings = AccessSettings()
     folder: str | None = None
     access_log: bool = False
 
 
 class ServerSettings(Settings):
-    """The settings of `zorse serve`. `alias` names the versions to serve instead of the newest."""
+    """The settings of `zorse serve`. `alias` names the versions to serve instead of the newest.
+
+    Without a `grpc_port` the server answers HTTP only.
+    """
 
     repository: str
     alias: str | None = None
     host: str = "127.0.0.1"
     port: int = Field(default=8000, gt=0, lt=65536)
+    grpc_port: int | None = Field(default=None, gt=0, lt=65536)
     device: DeviceChoice = "auto"
     replicas: int = Field(default=1, gt=0)
     batching: Batching = Batching()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ray import serve
 from ray.serve import RunTarget
@@ -20,34 +21,45 @@ from serving.application import Application
 from serving.asgi import gateway_app, model_app
 from serving.batcher import Batcher
 from serving.batching import Tensors
-from serving.config import DRAIN_SECONDS, GatewaySettings, ModelSettings
+from serving.config import DRAIN_SECONDS, Batching, GatewaySettings, Limits, ModelSettings
 from serving.errors import InternalError, ServingError, StartError
-from serving.logs import write_log
+from serving.grpc.application import GrpcApplication
+from serving.grpc.calls import Calls, GatewayCalls, ModelCalls
+from serving.grpc.server import GrpcServer
+from serving.logs import REQUEST_ID, write_log
 from serving.metrics import ModelMetrics
 from serving.opening import load_checked_engine, measure_profile, useful
 from serving.readiness import Readiness
-from serving.replica_server import ReplicaServer, socket_folder
+from serving.replica_server import ReplicaServer, grpc_socket_folder, socket_folder
 from serving.served_partners import ServedPartners
 from serving.service import ModelService, batching_of
 
 GATEWAY = "_gateway"
 """The name of the gateway's application. Models cannot have it, since their names do not begin with an underscore."""
 _LOGGER = logging.getLogger("serving")
+T = TypeVar("T")
 LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
 _NO_QUEUE_LIMIT = 100_000
 """So many that Ray never delays a request: the batcher's queue is full, and answers 503, long before."""
 
 
 class _Replica:
-    """Gives an HTTP application to Ray Serve, and to HAProxy on a Unix socket, if HAProxy is in front."""
+    """Gives an HTTP application to Ray Serve, and to HAProxy on a Unix socket, if HAProxy is in front.
+
+    If gRPC is served too, there is a second socket for it.
+    """
 
     _server: ReplicaServer | None = None
+    _grpc_server: GrpcServer | None = None
 
-    def _serve(self, app: Application, folder: str | None) -> Application:
-        """Serve `app` on a socket in the server's `folder`, and return it. Ray Serve calls this in its event loop."""
+    def _serve(self, app: Application, calls: Calls, limits: Limits, folder: str | None) -> Application:
+        """Serve `app` and `calls` on sockets in the server's `folder`; return `app`. It is called in the event loop."""
         if folder is not None and (sockets := socket_folder(folder)).is_dir():
             replica = serve.get_replica_context().replica_id.unique_id
             self._server = ReplicaServer(app, sockets / replica)
+            if (grpc_sockets := grpc_socket_folder(folder)).is_dir():
+                application = GrpcApplication.beside(app, calls, limits.body)
+                self._grpc_server = GrpcServer(application, grpc_sockets / replica)
         return app
 
     def check_health(self) -> None:
@@ -57,8 +69,8 @@ class _Replica:
 
     async def close(self) -> None:
         """Answer the requests in flight and stop. No new ones arrive: Ray Serve has taken the replica from HAProxy."""
-        if self._server is not None:
-            await self._server.close()
+        servers = [server for server in (self._server, self._grpc_server) if server is not None]
+        await asyncio.gather(*(server.close() for server in servers))
 
 
 class ModelReplica(_Replica):
@@ -77,25 +89,27 @@ class ModelReplica(_Replica):
         self._service = ModelService(
             artifact.manifest, batcher.submit, settings.limits, admission, profile, metrics, partners
         )
+        self._calls = ModelCalls(self._service, settings.folder, partners)
         self._settings = settings
         if settings.folder is not None:
             write_log(settings.folder, settings.name, artifact.manifest.version)
 
     def __serve_build_asgi_app__(self) -> Application:
-        return self._serve(model_app(self._service, self._settings), self._settings.folder)
+        settings = self._settings
+        return self._serve(model_app(self._service, settings), self._calls, settings.limits, settings.folder)
 
     async def run_all(self, planned: list[Feeds], seconds: float) -> list[Tensors] | ServingError:
         """Run feeds for another replica, within `seconds`; return the error if that fails."""
-        try:
-            return await self._service.run_all(planned, time.monotonic() + seconds)
-        except ServingError as error:
-            if not error.is_internal:
-                return error
-            _LOGGER.exception("a run for another model failed")
-        except Exception:
-            _LOGGER.exception("a run for another model failed")
-        # The reason is in the log here: a cause does not travel to the other replica.
-        return InternalError()
+        return await _result(self._service.run_all(planned, time.monotonic() + seconds))
+
+    async def answer(self, method: str, content: bytes, seconds: float, request_id: str | None) -> bytes | ServingError:
+        """Answer a call of gRPC that arrived in another replica, within `seconds`; return the error if that fails."""
+        REQUEST_ID.set(request_id)
+        admission = self._service.admission
+        with admission.content() as received:
+            received.keep(len(content))
+            with admission.request():
+                return await _result(self._calls.answer(method, content, time.monotonic() + seconds))
 
 
 class GatewayReplica(_Replica):
@@ -110,7 +124,23 @@ class GatewayReplica(_Replica):
 
     def __serve_build_asgi_app__(self) -> Application:
         app = gateway_app(self._settings, lambda: self._readiness.not_ready)
-        return self._serve(app, self._settings.folder)
+        models = ServedPartners([m.name for m in self._settings.models], None, Batching().timeout_s)
+        calls = GatewayCalls(self._settings, lambda: self._readiness.not_ready, models)
+        return self._serve(app, calls, self._settings.limits, self._settings.folder)
+
+
+async def _result(work: Coroutine[Any, Any, T]) -> T | ServingError:
+    """Return the result of `work` for another replica, or its error."""
+    try:
+        return await work
+    except ServingError as error:
+        if not error.is_internal:
+            return error
+        _LOGGER.exception("a run for another model failed")
+    except Exception:
+        _LOGGER.exception("a run for another model failed")
+    # The reason is in the log here: a cause does not travel to the other replica.
+    return InternalError()
 
 
 def _close_inner_server() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from serving.haproxy_config import RETRY_SECONDS, UNAVAILABLE
+from serving.haproxy_text import RETRY_SECONDS, UNAVAILABLE
 from zorse_common.errors import ZorseError
 
 

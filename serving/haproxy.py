@@ -11,13 +11,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from serving import haproxy_config
 from serving.config import ServerSettings
 from serving.errors import StartError
 from serving.haproxy_config import Front, unavailable_answer
 from serving.logs import log_file
-from serving.replica_server import socket_folder
+from serving.replica_server import grpc_socket_folder, socket_folder
 
+_PROGRAM = f"""import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from serving.haproxy_config import main
+main(sys.argv[1:])"""
 _CONNECTIONS = 4096
 """The most connections at a time. Further ones wait until others end."""
 _BUFFER = 64 * 2**10
@@ -44,14 +47,17 @@ def wrap_haproxy(binary: str, settings: ServerSettings, folder: str) -> dict[str
     Returns:
         The environment variables with which Ray Serve starts that program.
     """
-    sockets = socket_folder(folder)
+    sockets, grpc_sockets = socket_folder(folder), grpc_socket_folder(folder)
     sockets.mkdir()
+    unavailable, log, grpc_port = f"{folder}/unavailable.http", str(log_file(folder)), settings.grpc_port or 0
+    if grpc_port:
+        grpc_sockets.mkdir()
     address = (settings.host, settings.port, settings.limits.body)
-    front = Front(*address, f"{folder}/unavailable.http", str(sockets), str(log_file(folder)))
+    front = Front(*address, unavailable, str(sockets), log, grpc_port, str(grpc_sockets))
     Path(front.unavailable).write_text(unavailable_answer(), encoding="utf-8", newline="")
     file = program(folder)
     # -I -S: neither the environment nor installed packages, so that it starts fast and always alike.
-    words = [sys.executable, "-I", "-S", haproxy_config.__file__, *(str(field) for field in front), binary]
+    words = [sys.executable, "-I", "-S", "-c", _PROGRAM, *(str(field) for field in front), binary]
     file.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n', encoding="utf-8")
     file.chmod(0o700)
     return {

@@ -1,7 +1,7 @@
 """Rewrites the configuration that Ray Serve renders for HAProxy, and starts HAProxy with it.
 
 The module is also the program that Ray starts in place of HAProxy. It uses the standard library alone, and runs without
-the packages of the environment, so that it starts fast.
+the packages of the environment, so that it starts fast. What it imports of this package does so too.
 """
 
 from __future__ import annotations
@@ -14,42 +14,34 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-RETRY_SECONDS = 5
-"""When a client should try again: about the time in which a dead replica is replaced."""
-SENDER_SECONDS = 10
-"""How long a client may take for the headers of a request, and for its body, and how long it may pause in a body."""
-UNAVAILABLE = "the model cannot answer at this moment, because its server starts, stops or replaces it: try again"
-_ERRORS = {
-    400: ("bad_request", "the request is not valid HTTP"),
-    408: ("slow_request", "the request was not complete in time: send its headers and body faster"),
-    413: ("too_large", "the request is larger than the server takes"),
-    500: ("internal", "internal error"),
-    501: ("unsupported", "the server does not have this method of HTTP"),
-    504: ("deadline", "the model did not answer in time"),
-}
-"""The code and message of each status that HAProxy answers by itself, except 502 and 503."""
-_ID = "var(txn.request_id)"
-REQUEST_ID = [
-    f"    http-request set-{_ID} req.hdr(x-request-id),bytes(0,128),regsub([^-A-Za-z0-9._:/+=@],?,g)",
-    f"    http-request set-{_ID} uuid unless {{ {_ID} -m len 1:128 }}",
-    f"    http-request set-header x-request-id %[{_ID}]",
-    f"    http-after-response set-header x-request-id %[{_ID}] if {{ {_ID} -m found }}",
-]
-"""Give each request the id that the client stated, as far as it is harmless, or a new one, and each answer the same."""
+from serving.haproxy_grpc import grpc_sections
+from serving.haproxy_text import (
+    ERRORS,
+    REQUEST_ID,
+    RETRY_SECONDS,
+    SENDER_SECONDS,
+    UNAVAILABLE,
+    ConfigError,
+    bind,
+    error_body,
+    quoted,
+    replica_of,
+    returned,
+    sections_of,
+)
+
 _METHODS = "GET HEAD POST PUT PATCH DELETE OPTIONS TRACE"
 _UNUSED_SECTIONS = ("frontend prometheus", "listen stats")
-
-
-class ConfigError(ValueError):
-    """A line that Ray Serve's configuration for HAProxy should have is missing."""
 
 
 class Front(NamedTuple):
     """The public side of a server.
 
-    `host` and `port` are the address to listen on, and `max_bytes` is the largest body of a request.
+    `host` and `port` are the address to listen on, `grpc_port` is that for gRPC, or 0 for none, and `max_bytes` is the
+    largest body of a request.
     `unavailable` is the path of the file with the answer of a model that has no live replica (see
-    `unavailable_answer`). `sockets` is the folder of the replicas' Unix sockets, and `log` the server's log.
+    `unavailable_answer`). `sockets` and `grpc_sockets` are the folders of the replicas' Unix sockets, and `log` the
+    server's log.
     """
 
     host: str
@@ -58,9 +50,11 @@ class Front(NamedTuple):
     unavailable: str
     sockets: str
     log: str
+    grpc_port: int
+    grpc_sockets: str
 
 
-def rewrite(text: str, front: Front, replicas: Collection[str] = ()) -> str:
+def rewrite(text: str, front: Front, replicas: Collection[str] = (), grpc_replicas: Collection[str] = ()) -> str:
     """Return Ray Serve's configuration of HAProxy `text` with the protection of `front`.
 
     - HAProxy listens on the address of `front` only, for HTTP/1. Its pages with metrics and statistics are left out.
@@ -76,11 +70,12 @@ def rewrite(text: str, front: Front, replicas: Collection[str] = ()) -> str:
     - What HAProxy answers itself is JSON. While there is no application yet, or no longer, it answers 503.
     - Requests go to the Unix socket of a replica that has one in `replicas`, the names of the files in the folder
       `front.sockets`. Its health is still that of its port, where Ray Serve answers.
+    - With a `grpc_port` there are sections for gRPC: see `grpc_sections`.
 
     Raises:
         ConfigError: a line that is to be changed is not there exactly once.
     """
-    sections = _sections(text)
+    sections = sections_of(text)
     for name in _UNUSED_SECTIONS:
         if sections.pop(name, None) is None:
             raise ConfigError(f"there is no section {name!r}")
@@ -93,16 +88,20 @@ def rewrite(text: str, front: Front, replicas: Collection[str] = ()) -> str:
     if not any(line.startswith("    stats socket ") and " mode 600 " in line for line in sections["global"]):
         raise ConfigError("section 'global' has no line 'stats socket' with mode 666")
     backends = [name for name in sections if name.startswith("backend ") and name != "backend default_backend"]
+    added = []
+    if front.grpc_port:
+        line = bind(front.host, front.grpc_port, "h2")
+        added = grpc_sections(sections, line, front.grpc_sockets, grpc_replicas)
     for name in backends:
         # In the backend, because a frontend answers incomplete requests in HTML.
         lines = [_through_socket(line, front.sockets, replicas) for line in sections[name][1:]]
         sections[name] = [sections[name][0], "    option http-buffer-request", *lines]
-    return "".join(f"{line}\n" for lines in sections.values() for line in lines)
+    return "".join(f"{line}\n" for lines in (*sections.values(), *added) for line in lines)
 
 
 def unavailable_answer() -> str:
     """Return the HTTP answer of a model that has no live replica."""
-    body = _error("unavailable", UNAVAILABLE)
+    body = error_body("unavailable", UNAVAILABLE)
     headers = f"content-type: application/json\r\nretry-after: {RETRY_SECONDS}\r\ncontent-length: {len(body)}"
     return f"HTTP/1.1 503 Service Unavailable\r\n{headers}\r\n\r\n{body}"
 
@@ -113,14 +112,14 @@ def main(arguments: list[str]) -> None:
     The arguments are the fields of `Front`, the path of HAProxy, and its own arguments. Ray Serve checks the process id
     and the arguments of the process that it started, and both stay.
     """
-    host, port, max_bytes, unavailable, sockets, log, binary, *own = arguments
+    host, port, max_bytes, unavailable, sockets, log, grpc_port, grpc_sockets, binary, *own = arguments
     file = Path(own[own.index("-f") + 1])
-    front = Front(host, int(port), int(max_bytes), unavailable, sockets, log)
+    front = Front(host, int(port), int(max_bytes), unavailable, sockets, log, int(grpc_port), grpc_sockets)
     if "-sf" not in own:
         _note_start(file.with_name("started"), Path(log))
-    replicas = [entry.name for entry in Path(sockets).iterdir()]
+    replicas, grpc_replicas = ([entry.name for entry in Path(folder).glob("*")] for folder in (sockets, grpc_sockets))
     try:
-        text = rewrite(file.read_text(encoding="utf-8"), front, replicas)
+        text = rewrite(file.read_text(encoding="utf-8"), front, replicas, grpc_replicas)
     except ConfigError as error:
         sys.exit(f"the configuration of HAProxy is not the expected one: {error}")
     file.write_text(text, encoding="utf-8")
@@ -139,8 +138,8 @@ def _note_start(mark: Path, log: Path) -> None:
 
 def _changes(front: Front) -> dict[str, dict[str, list[str]]]:
     """Return for each section the starts of lines, and the lines that take their places."""
-    not_found = _error("not_found", "there is no such route: GET /v2 describes the server")
-    unavailable = _error("unavailable", UNAVAILABLE)
+    not_found = error_body("not_found", "there is no such route: GET /v2 describes the server")
+    unavailable = error_body("unavailable", UNAVAILABLE)
     return {
         # Of the normalization of paths.
         "global": {"    log ": ["    expose-experimental-directives"]},
@@ -148,29 +147,29 @@ def _changes(front: Front) -> dict[str, dict[str, list[str]]]:
             "    mode http": [
                 "    mode http",
                 f"    timeout http-request {SENDER_SECONDS}s",
-                *(f"    http-error status {s} {_returned(_error(*error))}" for s, error in _ERRORS.items()),
+                *(f"    http-error status {s} {returned(error_body(*error))}" for s, error in ERRORS.items()),
             ],
             # HAProxy waits for as long before it tries again.
             "    timeout connect ": ["    timeout connect 200ms"],
             # No limit for a replica's answer, which HAProxy wants to be said: the batcher has one.
             "    timeout client ": [f"    timeout client {2 * SENDER_SECONDS}s", "    timeout server 0"],
-            "    errorfile 502 ": [f"    errorfile 502 {_quoted(front.unavailable)}"],
-            "    errorfile 503 ": [f"    errorfile 503 {_quoted(front.unavailable)}"],
+            "    errorfile 502 ": [f"    errorfile 502 {quoted(front.unavailable)}"],
+            "    errorfile 503 ": [f"    errorfile 503 {quoted(front.unavailable)}"],
             "    errorfile 504 ": [],
         },
         "frontend http_frontend": {
             "    bind ": [
-                # The address :: stands for those of both families.
-                f"    bind {front.host}:{front.port} proto h1{' v4v6' if front.host == '::' else ''}",
+                bind(front.host, front.port, "h1"),
                 *REQUEST_ID,
                 "    http-request normalize-uri percent-decode-unreserved",
-                f"    http-request return status 501 {_returned(_error(*_ERRORS[501]))} unless {{ method {_METHODS} }}",
+                f"    http-request return status 501 {returned(error_body(*ERRORS[501]))} "
+                f"unless {{ method {_METHODS} }}",
                 "    http-request return status 204 hdr allow 'GET,HEAD,OPTIONS,POST' if METH_OPTIONS { url * }",
                 # HAProxy would ask for the body, to hand its start on.
-                f"    http-request return status 413 {_returned(_error(*_ERRORS[413]))} "
+                f"    http-request return status 413 {returned(error_body(*ERRORS[413]))} "
                 f"if {{ req.hdr(expect) -m found }} {{ req.hdr_val(content-length) gt {front.max_bytes} }}",
                 # Decoded, as Ray compares it.
-                f"    http-request return status 404 {_returned(not_found)} if {{ path,url_dec -m beg /-/ }}",
+                f"    http-request return status 404 {returned(not_found)} if {{ path,url_dec -m beg /-/ }}",
                 "    http-request del-header x-request-timeout-seconds",
                 "    http-request set-header x-request-disconnect-disabled ?1",
                 "    http-request set-header x-forwarded-for %[src]",
@@ -180,39 +179,23 @@ def _changes(front: Front) -> dict[str, dict[str, list[str]]]:
             "    http-request return status 404 ": [
                 # A connection that is closed while the client still sends loses the answer.
                 "    http-request wait-for-body time 1s",
-                f"    http-request return status 503 {_returned(unavailable)} hdr retry-after {RETRY_SECONDS}",
+                f"    http-request return status 503 {returned(unavailable)} hdr retry-after {RETRY_SECONDS}",
             ],
         },
     }
 
 
 def _through_socket(line: str, sockets: str, replicas: Collection[str]) -> str:
-    """Return the line of a backend with its server's Unix socket for its address, if `replicas` has its id.
-
-    Ray's name of a server ends with the replica's id, after a hyphen.
-    """
+    """Return the line of a backend with its server's Unix socket for its address, if `replicas` has its id."""
     words = line.split()
     if len(words) < 4 or words[0] != "server" or words[3] != "check":
         return line
     _, name, address, check, *options = words
-    replica = name.rpartition("-")[2]
+    replica = replica_of(name)
     if replica not in replicas:
         return line
     host, _, port = address.rpartition(":")
     return " ".join(["    server", name, f"unix@{sockets}/{replica}", check, "addr", host, "port", port, *options])
-
-
-def _sections(text: str) -> dict[str, list[str]]:
-    """Return the lines of each section by its first line, without comments and empty lines."""
-    sections: dict[str, list[str]] = {}
-    lines: list[str] = []
-    for line in text.splitlines():
-        if not line.strip() or line.strip().startswith("#"):
-            continue
-        if not line.startswith(" "):
-            lines = sections.setdefault(line.strip(), [])
-        lines.append(line.rstrip())
-    return sections
 
 
 def _replaced(lines: list[str], start: str, new: list[str], section: str) -> list[str]:
@@ -221,21 +204,3 @@ def _replaced(lines: list[str], start: str, new: list[str], section: str) -> lis
     if len(found) != 1:
         raise ConfigError(f"section {section!r} has {len(found)} lines {start.strip()!r} instead of one")
     return [*lines[: found[0]], *new, *lines[found[0] + 1 :]]
-
-
-def _error(code: str, message: str) -> str:
-    return json.dumps({"error": message, "code": code})
-
-
-def _returned(body: str) -> str:
-    """Return the arguments of `http-request return` and `http-error` for a JSON body."""
-    return f"content-type application/json string {_quoted(body)}"
-
-
-def _quoted(text: str) -> str:
-    """Quote a word of HAProxy's configuration. Within single quotes every character but the quote stands for itself."""
-    return "'" + text.replace("'", "'\\''") + "'"
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -24,7 +24,7 @@ from serving.errors import (
     TooLargeError,
     UnsupportedMediaError,
 )
-from serving.haproxy_config import SENDER_SECONDS
+from serving.haproxy_text import SENDER_SECONDS
 from serving.open_inference import body_length
 from zorse_common.errors import printable
 

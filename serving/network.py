@@ -21,18 +21,26 @@ def check_address(settings: ServerSettings) -> None:
     """Check that the server may and can listen on its address.
 
     Raises:
-        StartError: other machines reach the address and there is neither a key nor `insecure`, or it is in use.
+        StartError: other machines reach the address and there is neither a key nor `insecure`, or a port is in use.
     """
     if not (is_loopback(settings.host) or settings.access.keys or settings.insecure):
         raise StartError(f"{settings.host} is open to other machines: give --keys or ZORSE_API_KEY, or say --insecure")
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    if settings.grpc_port == settings.port:
+        raise StartError(f"--port and --grpc-port are both {settings.port}: choose two ports")
+    _check_port(settings.host, settings.port, "--port")
+    if settings.grpc_port is not None:
+        _check_port(settings.host, settings.grpc_port, "--grpc-port")
+
+
+def _check_port(host: str, port: int, option: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((settings.host, settings.port))
+            probe.bind((host, port))
         except OSError as error:
             raise StartError(
-                f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): choose another --port or --host"
+                f"cannot listen on {host}:{port} ({error.strerror}): choose another {option} or --host"
             ) from error
 
 
@@ -40,12 +48,16 @@ def chosen_proxy(settings: ServerSettings) -> Proxy:
     """Return the proxy of the settings: for "auto" HAProxy where it is installed, otherwise Ray's own.
 
     Raises:
-        StartError: HAProxy is chosen and is not installed.
+        StartError: HAProxy is not installed and is chosen or needed, or gRPC is to be served without it.
     """
+    if settings.proxy == "ray" and settings.grpc_port is not None:
+        raise StartError("Ray's own proxy does not serve gRPC: leave out --grpc-port, or --proxy ray")
     if settings.proxy == "ray":
         return "ray"
     if find_haproxy() is not None:
         return "haproxy"
+    if settings.grpc_port is not None:
+        raise StartError("gRPC needs HAProxy, which is not installed: install haproxy, or leave out --grpc-port")
     if settings.proxy == "haproxy":
         raise StartError("HAProxy is not installed: install haproxy, or choose --proxy ray")
     logging.getLogger(__name__).warning("HAProxy is not installed: Ray's own proxy is used, which is slower")

@@ -25,7 +25,7 @@ DATATYPES: dict[str, np.dtype[Any]] = {
     "INT64": np.dtype("<i8"),
 }
 _NAMES = {dtype: name for name, dtype in DATATYPES.items()}
-_NO_SHARED_MEMORY = "this server reads no shared memory, send the data in the body"
+_NO_SHARED_MEMORY = "this server reads no shared memory, send the data in the request"
 _REFUSED = {
     "shared_memory_region": _NO_SHARED_MEMORY,
     "shared_memory_byte_size": _NO_SHARED_MEMORY,
@@ -63,6 +63,19 @@ class InferRequest(BaseModel):
     parameters: dict[str, Any] = {}
     inputs: list[_Input] = Field(max_length=64, fail_fast=True)
     outputs: list[_Tensor] | None = Field(default=None, max_length=64, fail_fast=True)
+
+    def check_inputs(self) -> None:
+        """Check that no input is given twice or has a parameter for what the server does not do.
+
+        Raises:
+            BadRequestError, UnsupportedError: one is or has.
+        """
+        names: set[str] = set()
+        for entry in self.inputs:
+            if entry.name in names:
+                raise BadRequestError(f"the input {entry.name!r} is given twice")
+            names.add(entry.name)
+            entry.check_parameters()
 
     def requested_outputs(self, produced: list[str]) -> dict[str, bool]:
         """Map the name of each requested output to whether its data is sent in binary. By default all are requested.
@@ -141,15 +154,11 @@ def parse_infer(content: bytes, header_length: str | None) -> tuple[InferRequest
     try:
         request = InferRequest.model_validate_json(content[:length])
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadRequestError(f"the inference request is wrong at {where or 'its start'}: {first['msg']}") from error
+        raise wrong_request(error) from error
+    request.check_inputs()
     tail = memoryview(content)[length:]
     inputs: dict[str, NDArray[Any]] = {}
     for entry in request.inputs:
-        if entry.name in inputs:
-            raise BadRequestError(f"the input {entry.name!r} is given twice")
-        entry.check_parameters()
         size = entry.parameters.get("binary_data_size")
         try:
             values, tail = (_from_json(entry), tail) if size is None else _from_binary(entry, size, tail)
@@ -159,6 +168,13 @@ def parse_infer(content: bytes, header_length: str | None) -> tuple[InferRequest
     if tail:
         raise BadRequestError(f"{len(tail)} bytes follow the last tensor: check every binary_data_size")
     return request, inputs
+
+
+def wrong_request(error: ValidationError) -> BadRequestError:
+    """Return the error for an inference request that `InferRequest` does not take."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return BadRequestError(f"the inference request is wrong at {where or 'its start'}: {first['msg']}")
 
 
 def _from_binary(entry: _Input, size: object, tail: memoryview) -> tuple[NDArray[Any], memoryview]:

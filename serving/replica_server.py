@@ -26,6 +26,11 @@ def socket_folder(folder: str) -> Path:
     return Path(folder) / "r"
 
 
+def grpc_socket_folder(folder: str) -> Path:
+    """Return the folder of the replicas' sockets of gRPC, as `socket_folder`. It exists if gRPC is served."""
+    return Path(folder) / "g"
+
+
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import TypeVar
 
 from ray import serve
 from ray.exceptions import RayActorError
@@ -13,7 +14,10 @@ from ray.serve.handle import DeploymentHandle
 from export.feeds import Feeds
 from serving.batching import Tensors
 from serving.errors import DeadlineError, NotFoundError, ServingError, UnavailableError
+from serving.logs import REQUEST_ID
 from zorse_common.errors import printable
+
+T = TypeVar("T")
 
 
 class ServedPartners:
@@ -30,6 +34,23 @@ class ServedPartners:
 
     async def run_all(self, model: str, planned: Sequence[Feeds], seconds: float | None) -> list[Tensors]:
         """See `Partners.run_all`. A model without a live replica is an `UnavailableError`."""
+        feeds = [dict(one) for one in planned]
+        return await self._call(model, seconds, lambda handle, limit: handle.run_all.remote(feeds, limit))
+
+    async def answer(self, model: str, method: str, content: bytes, seconds: float | None) -> bytes:
+        """Return a model's answer to a call of gRPC: see `serving.grpc.calls.OtherModels`."""
+        stated = REQUEST_ID.get()
+        return await self._call(
+            model, seconds, lambda handle, limit: handle.answer.remote(method, content, limit, stated)
+        )
+
+    async def _call(
+        self,
+        model: str,
+        seconds: float | None,
+        call: Callable[[DeploymentHandle, float], Awaitable[T | ServingError]],
+    ) -> T:
+        """Return the result of `call` with the model's handle and the seconds that it may take."""
         if model not in self._names:
             names = ", ".join(sorted(self._names))
             raise NotFoundError(f"there is no model {printable(model)}: the server has {names}")
@@ -37,11 +58,9 @@ class ServedPartners:
         try:
             if model not in self._handles:
                 self._handles[model] = serve.get_app_handle(model)
-            # The method of `ModelReplica`. It returns its errors, because Ray would put its own around them.
+            # A method of `ModelReplica`. It returns its errors, because Ray would put its own around them.
             async with asyncio.timeout(limit):
-                outcome: list[Tensors] | ServingError = await self._handles[model].run_all.remote(
-                    [dict(feeds) for feeds in planned], limit
-                )
+                outcome = await call(self._handles[model], limit)
         except TimeoutError as error:
             raise DeadlineError(f"the model {model} did not answer within {limit:.3g} s") from error
         except (RayActorError, RayServeException) as error:

@@ -93,6 +93,12 @@ class ModelService:
         """Whether runs take so long that it pays to notice that a client has disconnected."""
         return self._profile is None or not self._profile.inline
 
+    def check_version(self, version: str) -> None:
+        """Raise NotFoundError if `version` is not the served one. Without a version ("") that one is meant."""
+        served = str(self.manifest.version)
+        if version not in ("", served):
+            raise NotFoundError(f"version {version[:20]} of {self.manifest.name} is not served: version {served} is")
+
     async def call(self, verb: Verb[R], request: R, deadline: float | None = None) -> File:
         """Return the answer of `verb` to `request`. `deadline` is in the event loop's time.
 

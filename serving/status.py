@@ -9,7 +9,7 @@ from typing import Any
 from serving.client import Client
 from serving.errors import ServerError
 from serving.readings import MEMORY, Readings, parse
-from serving.verb import VERBS
+from serving.verb import running_routes
 
 _COUNT = "zorse_request_seconds_count"
 
@@ -77,7 +77,7 @@ def _readings(client: Client) -> Readings:
 
 def _model(model: dict[str, Any], before: Readings, now: Readings, seconds: float) -> ModelStatus:
     labels = {"model": str(model["name"]), "version": str(model["version"])}
-    routes = ("infer", *VERBS.names())
+    routes = running_routes()
     counts = now.only("route", routes).by("status", _COUNT, **labels)
     requests = sum(counts.values())
     earlier = before.only("route", routes).total(_COUNT, **labels)

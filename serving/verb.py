@@ -290,3 +290,10 @@ class Verb(Generic[R]):
 
 
 VERBS: Registry[Verb[Any]] = Registry("serving.verbs", "verb", NotFoundError)
+GRPC_INFER = "grpc_infer"
+"""The name of inference over gRPC in metrics and logs."""
+
+
+def running_routes() -> tuple[str, ...]:
+    """Return the names that the routes that run a model have in metrics and logs."""
+    return ("infer", GRPC_INFER, *VERBS.names())

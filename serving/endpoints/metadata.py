@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from export.interface import Kind, TensorSpec
+from export.manifest import Manifest
 from export.triton import model_config
 from serving.config import ModelSummary
 from serving.open_inference import datatype
@@ -52,13 +53,13 @@ def _version() -> str:
         return "0"
 
 
-_SERVER = ServerMetadata(version=_version())
+SERVER = ServerMetadata(version=_version())
 
 
 @server_router.get("/v2")
 async def server() -> ServerMetadata:
     """Return KServe v2 server metadata."""
-    return _SERVER
+    return SERVER
 
 
 @server_router.get("/v2/models")
@@ -72,9 +73,13 @@ async def models(request: Request) -> list[ModelSummary]:
 @model_router.get("/versions/{version}", include_in_schema=False)
 async def model(request: Request) -> ModelMetadata:
     """Return KServe v2 model metadata."""
-    manifest = request.app.state.service.manifest
+    return model_metadata(request.app.state.service.manifest)
+
+
+def model_metadata(manifest: Manifest) -> ModelMetadata:
+    """Return what clients may know of a model: its version, inputs and outputs."""
     return ModelMetadata(
-        name=request.app.state.name,
+        name=manifest.name,
         versions=[str(manifest.version)],
         kind=manifest.interface.kind,
         inputs=[_tensor(tensor) for tensor in manifest.interface.inputs],

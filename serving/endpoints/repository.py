@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
-from serving.errors import BadRequestError, NotFoundError, UnsupportedError
+from serving.config import ModelSummary
+from serving.errors import BadRequestError, NotFoundError, ServingError, UnsupportedError
 from serving.json_bodies import json_object
 
 server_router = APIRouter(prefix="/v2/repository", tags=["repository"])
@@ -36,14 +38,32 @@ async def index(request: Request) -> list[IndexEntry]:
     if not isinstance(only_ready, bool):
         raise BadRequestError(f"ready is {str(only_ready)[:40]!r}: give true or false")
     waiting = await run_in_threadpool(request.app.state.not_ready)
+    state = request.app.state
+    return model_index(state.models, state.unavailable, waiting, only_ready=only_ready)
+
+
+@server_router.post("/models/{name}/load")
+@server_router.post("/models/{name}/unload")
+async def load_or_unload(name: str, request: Request) -> None:
+    """Refuse: the server loads the models of its repository when it starts."""
+    raise no_loading(name, request.app.state.models)
+
+
+def model_index(
+    models: Sequence[ModelSummary], unavailable: Mapping[str, str], waiting: Collection[str], *, only_ready: bool
+) -> list[IndexEntry]:
+    """Return an entry for each of `models` and of those `unavailable`, or only for those that take requests.
+
+    `waiting` are the names of models that do not take any yet, and `unavailable` is that of `GatewaySettings`.
+    """
     served = [
         IndexEntry(name=model.name, version=str(model.version), state="READY")
         if model.name not in waiting
         else IndexEntry(name=model.name, version=str(model.version), state="UNAVAILABLE", reason="not started")
-        for model in request.app.state.models
+        for model in models
         if not (only_ready and model.name in waiting)
     ]
-    return served if only_ready else [*served, *map(_unavailable, request.app.state.unavailable.items())]
+    return served if only_ready else [*served, *map(_unavailable, unavailable.items())]
 
 
 def _unavailable(skipped: tuple[str, str]) -> IndexEntry:
@@ -52,10 +72,8 @@ def _unavailable(skipped: tuple[str, str]) -> IndexEntry:
     return IndexEntry(name=name, version=version, state="UNAVAILABLE", reason=reason)
 
 
-@server_router.post("/models/{name}/load")
-@server_router.post("/models/{name}/unload")
-async def load_or_unload(name: str, request: Request) -> None:
-    """Refuse: the server loads the models of its repository when it starts."""
-    if name not in {model.name for model in request.app.state.models}:
-        raise NotFoundError(f"there is no model {name[:80]!r} on this server")
-    raise UnsupportedError(f"{name} cannot be loaded or unloaded by a request: start the server again to do so")
+def no_loading(name: str, models: Sequence[ModelSummary]) -> ServingError:
+    """Return the error for a request to load or unload a model."""
+    if name not in {model.name for model in models}:
+        return NotFoundError(f"there is no model {name[:80]!r} on this server")
+    return UnsupportedError(f"{name} cannot be loaded or unloaded by a request: start the server again to do so")

@@ -34,7 +34,7 @@ async def trace_settings() -> dict[str, Any]:
 @model_router.post("/trace/setting", openapi_extra=_BODY)
 async def update_trace_settings(request: Request) -> dict[str, Any]:
     """Return the trace settings, or refuse a change. `null` stands for the present value."""
-    return _unchanged(TRACE, json_object(await request.body()))
+    return unchanged(TRACE, json_object(await request.body()))
 
 
 @server_router.get("/v2/logging")
@@ -43,9 +43,14 @@ async def log_settings(request: Request) -> dict[str, Any]:
 
     Besides warnings and errors each request is logged where the server was started with `--access-log`.
     """
+    return log_settings_of(access_log=request.app.state.access_log)
+
+
+def log_settings_of(*, access_log: bool) -> dict[str, Any]:
+    """Return the log settings of a server that logs each request or not."""
     return {
         "log_file": "",
-        "log_info": request.app.state.access_log,
+        "log_info": access_log,
         "log_warning": True,
         "log_error": True,
         "log_verbose_level": 0,
@@ -56,10 +61,10 @@ async def log_settings(request: Request) -> dict[str, Any]:
 @server_router.post("/v2/logging", openapi_extra=_BODY)
 async def update_log_settings(request: Request) -> dict[str, Any]:
     """Return the log settings, or refuse a change."""
-    return _unchanged(await log_settings(request), json_object(await request.body()))
+    return unchanged(await log_settings(request), json_object(await request.body()))
 
 
-def _unchanged(settings: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+def unchanged(settings: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     """Return `settings`.
 
     Raises:

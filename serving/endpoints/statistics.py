@@ -10,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
 from serving.readings import Readings, read
-from serving.verb import VERBS
+from serving.verb import running_routes
 
 server_router = APIRouter(tags=["metrics"])
 model_router = APIRouter(tags=["metrics"])
@@ -67,7 +67,7 @@ class Statistics(BaseModel):
 async def statistics(request: Request) -> Statistics:
     """Return the statistics of all models."""
     models = [(model.name, str(model.version)) for model in request.app.state.models]
-    return await run_in_threadpool(_statistics, request.app.state.folder, models)
+    return await run_in_threadpool(statistics_of, request.app.state.folder, models)
 
 
 @model_router.get("/stats")
@@ -75,10 +75,11 @@ async def statistics(request: Request) -> Statistics:
 async def model_statistics(request: Request) -> Statistics:
     """Return the statistics of this model."""
     version = str(request.app.state.service.manifest.version)
-    return await run_in_threadpool(_statistics, request.app.state.folder, [(request.app.state.name, version)])
+    return await run_in_threadpool(statistics_of, request.app.state.folder, [(request.app.state.name, version)])
 
 
-def _statistics(folder: str | Path | None, models: Sequence[tuple[str, str]]) -> Statistics:
+def statistics_of(folder: str | Path | None, models: Sequence[tuple[str, str]]) -> Statistics:
+    """Return the statistics of `models`, each a name and a version, of the server with this folder."""
     readings = read(folder)
     return Statistics(model_stats=[_model(readings, name, version) for name, version in models])
 
@@ -110,7 +111,7 @@ def _model(readings: Readings, name: str, version: str) -> ModelStatistics:
 def _requests(readings: Readings, labels: dict[str, str]) -> dict[str, Duration]:
     """Return the requests that ran the model or should have, by success."""
     success, fail = (0.0, 0.0), (0.0, 0.0)
-    for route in ("infer", *VERBS.names()):
+    for route in running_routes():
         counts = readings.by("status", "zorse_request_seconds_count", route=route, **labels)
         seconds = readings.by("status", "zorse_request_seconds_sum", route=route, **labels)
         for status, count in counts.items():

@@ -19,12 +19,13 @@ import pytest
 from serving.config import Limits, ServerSettings
 from serving.errors import StartError, UnavailableError
 from serving.haproxy import check_config, find_haproxy, rendered_by_ray, threads, wrap_haproxy
-from serving.haproxy_config import REQUEST_ID, RETRY_SECONDS, ConfigError, Front, rewrite, unavailable_answer
+from serving.haproxy_config import Front, rewrite, unavailable_answer
+from serving.haproxy_text import REQUEST_ID, RETRY_SECONDS, ConfigError
 from serving.http import error_response
 from serving.logs import log_file
 from tests.serving.live import live_server
 
-FRONT = Front("127.0.0.1", 8000, 2**20, "/tmp/unavailable.http", "/tmp/r", "/tmp/log.jsonl")
+FRONT = Front("127.0.0.1", 8000, 2**20, "/tmp/unavailable.http", "/tmp/r", "/tmp/log.jsonl", 0, "/tmp/g")
 SETTINGS = ServerSettings(repository="r", port=8123)
 
 
@@ -168,8 +169,11 @@ def test_haproxy_gives_requests_and_answers_an_id(
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "0.0.0.0", "::"])
-def test_haproxy_takes_the_rewritten_configuration(host: str, haproxy: str, tmp_path: Path) -> None:
-    settings = SETTINGS.model_copy(update={"host": host})
+@pytest.mark.parametrize("grpc_port", [None, 8124])
+def test_haproxy_takes_the_rewritten_configuration(
+    host: str, grpc_port: int | None, haproxy: str, tmp_path: Path
+) -> None:
+    settings = SETTINGS.model_copy(update={"host": host, "grpc_port": grpc_port})
     variables = wrap_haproxy(haproxy, settings, str(tmp_path))
     assert Path(variables["RAY_SERVE_HAPROXY_BINARY_PATH"]).parent == tmp_path
     check_config(str(tmp_path))
@@ -181,14 +185,8 @@ def test_program_becomes_haproxy_with_the_arguments_of_ray(tmp_path: Path, rende
     file.write_text(rendered)
     words = [tmp_path / "haproxy", "-db", "-f", file, "-sf", "17"]
     assert subprocess.check_output(words, text=True) == f"-db -f {file} -sf 17\n"
-    front = Front(
-        "127.0.0.1",
-        8123,
-        SETTINGS.limits.body,
-        f"{tmp_path}/unavailable.http",
-        f"{tmp_path}/r",
-        f"{tmp_path}/log.jsonl",
-    )
+    paths = (f"{tmp_path}/unavailable.http", f"{tmp_path}/r", f"{tmp_path}/log.jsonl")
+    front = Front("127.0.0.1", 8123, SETTINGS.limits.body, *paths, 0, f"{tmp_path}/g")
     assert file.read_text() == rewrite(rendered, front)
 
 
@@ -243,6 +241,21 @@ def test_answer_of_haproxy_without_replicas_is_the_one_of_replicas() -> None:
 
 def test_haproxy_gets_few_threads() -> None:
     assert 1 <= threads() <= 4
+
+
+def test_rewrite_adds_grpc_on_the_same_host(rendered: str) -> None:
+    text = rewrite(rendered, FRONT._replace(grpc_port=8001))
+    binds = [line.strip() for line in text.splitlines() if line.strip().startswith("bind ")]
+    assert binds == ["bind 127.0.0.1:8000 proto h1", "bind 127.0.0.1:8001 proto h2"]
+    assert text.startswith(rewrite(rendered, FRONT))
+
+
+def test_rewrite_refuses_to_add_grpc_where_the_path_of_a_model_is_not_stated(rendered: str) -> None:
+    text = rendered.replace("acl is_http-model path /\n", "acl is_http-model path_reg /\n")
+    assert text != rendered
+    rewrite(text, FRONT)
+    with pytest.raises(ConfigError, match="the path of backend 'http-model' is not stated"):
+        rewrite(text, FRONT._replace(grpc_port=8001))
 
 
 def test_replica_with_a_socket_is_called_there_and_checked_at_its_port(rendered: str) -> None:

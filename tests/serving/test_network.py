@@ -34,6 +34,32 @@ def test_proxy_of_ray_can_be_chosen() -> None:
     assert chosen_proxy(SETTINGS.model_copy(update={"proxy": "ray"})) == "ray"
 
 
+def test_grpc_needs_haproxy() -> None:
+    settings = SETTINGS.model_copy(update={"grpc_port": 8001})
+    with pytest.raises(StartError, match="Ray's own proxy does not serve gRPC: leave out --grpc-port, or --proxy ray"):
+        chosen_proxy(settings.model_copy(update={"proxy": "ray"}))
+
+
+@pytest.mark.usefixtures("without_haproxy")
+def test_grpc_is_not_left_out_silently_where_haproxy_is_missing() -> None:
+    with pytest.raises(StartError, match="gRPC needs HAProxy, which is not installed"):
+        chosen_proxy(SETTINGS.model_copy(update={"grpc_port": 8001}))
+
+
+def test_port_of_grpc_must_be_free_and_another_one() -> None:
+    with socket.socket() as other, socket.socket() as free:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        free.bind(("127.0.0.1", 0))
+        taken, port = other.getsockname()[1], free.getsockname()[1]
+        free.close()
+        settings = SETTINGS.model_copy(update={"port": port, "grpc_port": taken})
+        with pytest.raises(StartError, match=r"Address already in use.*: choose another --grpc-port or --host"):
+            check_address(settings)
+        with pytest.raises(StartError, match=f"--port and --grpc-port are both {port}: choose two ports"):
+            check_address(settings.model_copy(update={"grpc_port": port}))
+
+
 def test_ray_listens_on_loopback_behind_haproxy() -> None:
     settings = SETTINGS.model_copy(update={"host": "0.0.0.0"})
     assert serve_host(settings, "haproxy") == "127.0.0.1"
