@@ -9,11 +9,16 @@ from typing import Any
 from pydantic import BaseModel
 
 from serving.compression import compress, response_encoding
+from serving.config import Limits
+from serving.errors import TooLargeError
 from serving.http import HttpRequest, HttpResponse
 from serving.json_bodies import check_json
 from serving.open_inference import HEADER_LENGTH, InferRequest, json_length, pack, parse_infer
 from serving.route import ModelRoute, openapi_schema
 from serving.service import ModelService
+
+_JSON_NUMBER_BYTES = 4
+"""About the bytes of a grey level in JSON. Other numbers have up to five times as many."""
 
 
 class OutputTensor(BaseModel):
@@ -61,6 +66,7 @@ async def infer(service: ModelService, request: HttpRequest) -> HttpResponse:
     if timeout is not None:
         deadline = min(received + timeout, math.inf if deadline is None else deadline)
     outputs = await service.run(inputs, deadline)
+    _check_numbers(sum(outputs[name].size for name, in_binary in requested.items() if not in_binary), service.limits)
     extra = {"model_name": service.manifest.name, "model_version": str(service.manifest.version)}
     if parsed.id is not None:
         extra["id"] = parsed.id
@@ -72,6 +78,19 @@ async def infer(service: ModelService, request: HttpRequest) -> HttpResponse:
         body = await service.work(len(body), compress, body, encoding)
         headers |= {"content-encoding": encoding, "vary": "accept-encoding"}
     return HttpResponse(body, headers)
+
+
+def _check_numbers(count: int, limits: Limits) -> None:
+    """Refuse an answer with `count` numbers in JSON that would have many more bytes than a request may have.
+
+    Raises:
+        TooLargeError: there are more numbers than that.
+    """
+    most = limits.bytes // _JSON_NUMBER_BYTES
+    if count > most:
+        raise TooLargeError(
+            f"the answer has {count} numbers and JSON takes {most}: ask for binary tensors (binary_data_output)"
+        )
 
 
 INFER = ModelRoute(

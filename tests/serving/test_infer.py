@@ -45,6 +45,17 @@ def test_infer_in_json_and_in_binary(binary: bool) -> None:
     assert (header["model_name"], header["model_version"], header["id"]) == ("invert", "1", "q1")
 
 
+@pytest.mark.parametrize(("spare", "binary", "status"), [(0, False, 200), (-1, False, 413), (-1, True, 200)])
+def test_infer_limits_the_numbers_of_an_answer_in_json(spare: int, binary: bool, status: int) -> None:
+    client = server(limits=Limits(bytes=4 * SOURCE.size + spare))
+    content, headers = pack(
+        "inputs", {"source": SOURCE}, {"source": True}, {"parameters": {"binary_data_output": binary}}
+    )
+    response = client.post("/v2/models/invert/infer", content=content, headers=headers)
+    assert response.status_code == status
+    assert status == 200 or "ask for binary tensors" in response.json()["error"]
+
+
 def test_infer_of_a_generator_equals_generate() -> None:
     client = server()
     content, headers = pack("inputs", {"latent": latents(5, [0], LATENT_DIM)}, {"latent": True}, {})
