@@ -13,9 +13,11 @@ import webdataset
 from PIL import Image
 
 from serving.artifacts import load
+from serving.batch.formats.base import FORMATS, Columns, Item
 from serving.local_model import LocalModel
 from tests.serving.batch.jobs import make_all, plan_of
 from tests.serving.tiny import conditional_manifest, generator_graph, write
+from zorse_common.image_writer import encode
 
 # webdataset leaves the files of its shards open.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -74,6 +76,35 @@ def test_datasets_reads_a_folder_of_images(model: Path, tmp_path: Path) -> None:
         "imagefolder", data_dir=str(tmp_path / "out/shards"), split="train", cache_dir=str(tmp_path / "cache")
     )
     assert len(data) == COUNT
+
+
+@pytest.mark.slow
+def test_datasets_reads_the_images_of_several_models_and_all_values(tmp_path: Path) -> None:
+    import datasets
+
+    columns: Columns = {"a": "image", "a-back": "image", "number": "index", "label": "int", "a-l1": "float"}
+    pixels = [np.full((4, 4, 3), level, np.uint8) for level in range(5)]
+    for shard in range(2):
+        items = [
+            Item(
+                f"zoo/{number}",
+                {"a": encode(pixels[number]), "a-back": encode(pixels[number + 1])},
+                "png",
+                {"number": number, "label": number % 2, "a-l1": number / 2},
+            )
+            for number in range(2 * shard, 2 * shard + 2)
+        ]
+        for name, content in FORMATS.find("images")(f"{shard:06d}", items, columns).items():
+            (tmp_path / "shards" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "shards" / name).write_bytes(content)
+    data = datasets.load_dataset(
+        "imagefolder", data_dir=str(tmp_path / "shards"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    rows = sorted(data, key=lambda row: row["number"])
+    assert [(row["number"], row["label"], row["a-l1"]) for row in rows] == [(n, n % 2, n / 2) for n in range(4)]
+    for number, row in enumerate(rows):
+        assert np.array_equal(row["a"], pixels[number])
+        assert np.array_equal(row["a-back"], pixels[number + 1])
 
 
 def test_pillow_reads_images(model: Path, expected: list[bytes], tmp_path: Path) -> None:

@@ -16,13 +16,17 @@ from pyarrow import parquet
 from export.interface import AxisLimits, SizeLimits
 from serving.artifacts import load
 from serving.batch import job
+from serving.batch.inputs import list_inputs
 from serving.batch.job import JobOptions
+from serving.batch.output import Output
 from serving.batch.passes import model_passes, partners
 from serving.batch.plan import Plan
+from serving.batch.shard import tasks_of
 from serving.batch.status import job_status
+from serving.batch.worker import OUTCOME, TASK, ShardWorker, WorkerSettings, parse_outcome
 from serving.errors import BatchError, ServingError
 from serving.local_model import LocalModel
-from tests.serving.batch.jobs import files_of, images_of, invoke, make_all
+from tests.serving.batch.jobs import Reports, files_of, images_of, invoke, make_all
 from tests.serving.tiny import (
     Pixels,
     inverter_graph,
@@ -32,6 +36,7 @@ from tests.serving.tiny import (
     write,
 )
 from zorse_common.image_writer import encode
+from zorse_common.storage import Storage
 
 OPTIONS = JobOptions(device="cpu", format="images", shard_size=4)
 DARKER = Pixels("uint8", 0, 245)
@@ -80,6 +85,20 @@ def test_models_of_one_job_write_what_each_writes_alone(models: Path, photos: Pa
         alone = images_of(tmp_path / name / "shards")
         assert alone == {file.replace(f"{name}/", ""): content for file, content in both.items() if f"/{name}/" in file}
         assert len(alone) == 9
+
+
+@pytest.mark.parametrize("deaths", [0, 2])
+def test_worker_makes_what_is_made_here(deaths: int, models: Path, photos: Path, tmp_path: Path) -> None:
+    plan = _plan(models, ["invert", "restore"], dataclasses.replace(OPTIONS, shard_size=20), both=True)
+    _make(models, plan, tmp_path / "here", photos)
+    listing = list_inputs(str(photos))
+    made = Output(Storage(tmp_path / "here")).plan()
+    assert made is not None
+    worker = ShardWorker(WorkerSettings(made.to_json(), str(tmp_path / "worker")), Reports(deaths))
+    (task,) = tasks_of(made, listing, [0])
+    outcome = parse_outcome(worker({TASK: [task.to_json()]})[OUTCOME][0])
+    assert outcome.record.count == 9
+    assert files_of(tmp_path / "worker/shards") == files_of(tmp_path / "here/shards")
 
 
 def test_input_that_one_model_cannot_translate_is_a_row(models: Path, photos: Path, tmp_path: Path) -> None:
