@@ -19,7 +19,7 @@ def translate(
     images: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[IMAGES]... | [MODELS]...",
+            metavar="[IMAGES | MODELS]",
             help="The image files, and folders of them, to translate; in a batch job, more models.",
         ),
     ] = None,
