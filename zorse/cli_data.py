@@ -105,7 +105,7 @@ def _open(
     path: str, value_range: tuple[float, float] | None, *, is_measured: bool = True
 ) -> tuple[ImageFiles, InputFiles | None]:
     """Open a set of images. Archives that training does not read are opened as the inputs of a batch job."""
-    from serving.batch.input_files import InputFiles, holds_archives
+    from serving.batch.input_files import InputFiles, is_for_jobs_alone
     from serving.batch.sources.base import source_of
     from zorse_common.files import ImageFiles
     from zorse_common.globs import expanded, find_glob
@@ -113,7 +113,7 @@ def _open(
     path = expanded(path)
     if source_of(path) in (None, "zip") or find_glob(path):
         files = ImageFiles(path, value_range=value_range)
-        if not holds_archives(files):
+        if not is_for_jobs_alone(files):
             return files, None
     inputs = InputFiles(path, is_measured=is_measured)
     return ImageFiles(path, value_range=value_range, files=inputs), inputs

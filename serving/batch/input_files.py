@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 
-from serving.batch.inputs import list_inputs, read_entry
+from serving.batch.inputs import list_inputs, read_entry, shards_of_job
 from serving.batch.sources.base import source_of
 from serving.errors import ServingError
 from zorse_common.errors import one_line
 from zorse_common.files import ImageFiles
+from zorse_common.globs import find_glob
+from zorse_common.storage import Storage
 
 
-def holds_archives(files: ImageFiles) -> bool:
-    """Return whether a place has no images but in archives, such as the shards of a data set."""
+def is_for_jobs_alone(files: ImageFiles) -> bool:
+    """Return whether a place is the output of a batch job, or has no images but in archives, as shards are."""
+    if files.kind == "folder" and find_glob(files.root) is None:
+        folder = Storage(files.root)
+        if shards_of_job(folder).uri != folder.uri:
+            return True
     return not files.names and any(source_of(name) for name in files.left_out)
 
 

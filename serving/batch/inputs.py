@@ -71,7 +71,7 @@ def check_output(uri: str, output: str) -> None:
     glob = find_glob(uri)
     folder = Storage(glob.folder if glob else uri)
     if glob is None:
-        folder = _shards_of_job(folder)
+        folder = shards_of_job(folder)
     outer, inner = _path_parts(folder), _path_parts(Storage(output))
     depth = len(inner) - len(outer)
     if inner[: len(outer)] == outer and (glob is None or glob.depth is None or depth < glob.depth):
@@ -116,6 +116,12 @@ def read_entry(entry: Entry) -> Contents:
         raise
 
 
+def shards_of_job(folder: Storage) -> Storage:
+    """Return the folder of the shards if `folder` is the output of a batch job, else `folder`."""
+    has_plan = any(name.startswith("plan-") and name.endswith(".json") for name in folder.files())
+    return folder / SHARDS if has_plan and SHARDS in folder.folders() else folder
+
+
 def _path_parts(storage: Storage) -> list[str]:
     """Return the parts of the path of a folder, without links."""
     if storage.local is not None:
@@ -132,7 +138,7 @@ def _list(uri: str) -> Listing:
     if kind == "nothing":
         raise BatchError(f"there is nothing at {uri}: give a folder, an archive, an image file or a pattern")
     if kind == "folder":
-        folder = _shards_of_job(storage).uri
+        folder = shards_of_job(storage).uri
         return _list_folder(folder, folder)
     archive = source_of(storage.name)
     if archive is not None:
@@ -164,9 +170,3 @@ def _list_folder(files: str, folder: str) -> Listing:
         }
         del left_out[name]
     return Listing(entries, left_out, facts, columns)
-
-
-def _shards_of_job(folder: Storage) -> Storage:
-    """Return the folder of the shards if `folder` is the output of a batch job, else `folder`."""
-    has_plan = any(name.startswith("plan-") and name.endswith(".json") for name in folder.files())
-    return folder / SHARDS if has_plan and SHARDS in folder.folders() else folder

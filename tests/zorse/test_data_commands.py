@@ -17,6 +17,7 @@ from PIL import Image
 from pyarrow import parquet
 from typer.testing import CliRunner
 
+from serving.batch.formats.base import FORMATS, Item
 from zorse.cli import app
 from zorse_common.files import FilesError
 from zorse_common.image_writer import encode
@@ -226,6 +227,19 @@ def test_info_names_an_image_whose_value_is_damaged(tmp_path: Path) -> None:
             archive.addfile(info, io.BytesIO(content))
     (reason,) = _info(tmp_path / "a.tar")["unreadable"].values()
     assert "the .cls beside the image cannot be read" in reason
+
+
+@pytest.mark.parametrize("name", ["images", "webdataset"])
+def test_info_of_the_output_of_a_batch_job_has_its_images(name: str, tmp_path: Path) -> None:
+    image = encode(np.zeros((4, 4, 3), np.uint8))
+    files = FORMATS.find(name)("000000", [Item("a", {"image": image}, "png", {})], {"image": "image"})
+    for path, content in {**{f"shards/{path}": content for path, content in files.items()}, "sheet.png": image}.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(content)
+    assert _info(tmp_path)["images"] == 2 - (name == "webdataset")  # no plan: it could be any folder
+    (tmp_path / "plan-0123456789abcdef.json").write_text("{}")
+    document = _info(tmp_path)
+    assert (document["images"], document["kind"]) == (1, "folder" if name == "images" else "tar")
 
 
 def test_info_keeps_rows_of_one_name_apart(tmp_path: Path) -> None:
