@@ -35,9 +35,9 @@ def write(shard: str, items: Sequence[Item], columns: Columns) -> dict[str, byte
     endings = {name: ending for (name, kind), ending in _ENDINGS.items() if columns.get(name) == kind}
     described = [name for name, kind in columns.items() if kind not in ("image", "index") and name not in endings]
     members = (member for item in items for member in _members(item, endings, described))
-    parts = [part for name, content in members for part in _member(name, content)]
-    archive = b"".join([*parts, _END])
-    return {f"{shard}.tar": archive + bytes(-len(archive) % tarfile.RECORDSIZE)}
+    parts = [*(part for name, content in members for part in _member(name, content)), _END]
+    parts.append(bytes(-sum(map(len, parts)) % tarfile.RECORDSIZE))
+    return {f"{shard}.tar": b"".join(parts)}
 
 
 def _members(item: Item, endings: Mapping[str, str], described: Sequence[str]) -> Iterator[tuple[str, bytes]]:
