@@ -24,6 +24,7 @@ from serving.errors import BatchError
 from tests.s3 import s3_server
 from tests.serving.batch.chaos import contents
 from tests.serving.batch.jobs import make_all, plan_of
+from tests.serving.tiny import conditional_manifest, generator_graph, write
 from zorse_common.errors import FetchError
 from zorse_common.image_writer import encode
 from zorse_common.storage import Storage
@@ -56,15 +57,17 @@ def test_output_on_an_object_store_is_that_on_a_disk(name: str, repository: Path
 
 
 @pytest.mark.parametrize("name", FORMATS.names())
-def test_job_on_an_object_store_is_an_input(name: str, repository: Path, tmp_path: Path) -> None:
-    uri = f"{BUCKET}/in-{name}"
-    plan = plan_of(load(repository / "digits").manifest, format=name)
-    make_all(repository / "digits", plan, tmp_path)
-    for path, content in contents(str(tmp_path)).items():
+def test_job_on_an_object_store_is_an_input(name: str, tmp_path: Path) -> None:
+    model = write(tmp_path / "repository", generator_graph(classes=3), conditional_manifest())
+    uri, out = f"{BUCKET}/in-{name}", str(tmp_path / "out")
+    make_all(model, plan_of(load(model).manifest, format=name), Path(out))
+    for path, content in contents(out).items():
         Storage(uri).write(path, content)
-    remote, local = list_inputs(uri).entries, list_inputs(str(tmp_path)).entries
-    assert [entry.name for entry in remote] == [entry.name for entry in local]
-    assert [read_entry(entry).image for entry in remote] == [read_entry(entry).image for entry in local]
+    remote, local = list_inputs(uri), list_inputs(out)
+    assert [entry.name for entry in remote.entries] == [entry.name for entry in local.entries]
+    assert remote.columns == local.columns
+    assert [read_entry(entry) for entry in remote.entries] == [read_entry(entry) for entry in local.entries]
+    assert ("label" in read_entry(remote.entries[0]).values) == (name != "images")
 
 
 def test_claims_of_different_jobs_at_once_are_never_both_successful(repository: Path) -> None:
