@@ -144,11 +144,12 @@ def translate(
     listing = list_inputs(source)
     count, nbytes = len(listing.entries), inputs_nbytes(listing)
     manifests = [artifact.manifest for artifact in (*there, *back)]
+    size = VERBS.find("translate").request.parse(keys).resized
     listed = {
         "count": count,
         "inputs": inputs_digest(listing),
         "carried": listing.columns,
-        "shard_length": options.shard_size or shard_length(manifests, count, options.format, nbytes),
+        "shard_length": options.shard_size or shard_length(manifests, count, options.format, nbytes, size),
     }
     return _run(command.model_copy(update=listed), listing, output, options, echo)
 

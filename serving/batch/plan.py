@@ -36,7 +36,7 @@ the work that is the same on every machine, and not a measurement of this one.""
 _REUSE = 16
 """Convolutions use a weight once for each of about height · width / `_REUSE` pixels: most weights lie where images are
 small."""
-_NOMINAL_SIDE = 256
+_NOMINAL_SIZE = (256, 256)
 _MOST_IMAGES = 2**16
 _MOST_FILES = 2**13
 """The most images of a shard whose images are files of their own: to write a file takes longer than a small image."""
@@ -138,22 +138,28 @@ class Plan(BaseModel):
         ]
 
 
-def shard_length(manifests: Sequence[Manifest], count: int, format_name: str, nbytes: int = 0) -> int:
+def shard_length(
+    manifests: Sequence[Manifest],
+    count: int,
+    format_name: str,
+    nbytes: int = 0,
+    size: tuple[int, int] | None = None,
+) -> int:
     """Return how many images a shard has: about `TARGET_SECONDS` of work, as a pure function of the arguments.
 
     `nbytes` are the bytes of all input files, where they are known. A process holds the images of a shard as files, so
     that large input files make shards short.
 
     The work of an image is estimated from the size of the models' files, taken as float32 weights, and from the size of
-    their images, which for a translator of open sizes is taken as 256 × 256 pixels. A small job has 16 shards, so that
-    several processes can share it.
+    their images, which for a translator of open sizes is `size` (height, width), or is taken as 256 × 256 pixels. A
+    small job has 16 shards, so that several processes can share it.
     """
     seconds, values = _SECONDS_PER_IMAGE, 0
     for manifest in manifests:
         shape = next(spec.shape for spec in manifest.interface.outputs if spec.name == IMAGE)
         height, width, channels = (
-            size if isinstance(size, int) else nominal
-            for size, nominal in zip(shape[1:], (*[_NOMINAL_SIDE * manifest.interface.scale] * 2, 3), strict=True)
+            axis if isinstance(axis, int) else side * manifest.interface.scale
+            for axis, side in zip(shape[1:], (*(size or _NOMINAL_SIZE), 3), strict=True)
         )
         weights = manifest.nbytes / np.dtype(np.float32).itemsize
         seconds += 2 * weights * (height * width / _REUSE) / _FLOPS + height * width * channels * _SECONDS_PER_VALUE

@@ -79,6 +79,14 @@ def test_shard_length_of_a_small_generator_is_some_seconds_of_work() -> None:
     assert shard_length([manifest], 10**7, "images") < shard_length([manifest], 10**7, "webdataset") / 4
 
 
+def test_shard_length_falls_with_the_size_of_the_images() -> None:
+    sizes = [None, (256, 256), (512, 512), (4096, 4096)]
+    lengths = [shard_length([inverter_manifest()], 10**6, "webdataset", size=size) for size in sizes]
+    assert lengths[0] == lengths[1] > lengths[2] > lengths[3] >= 1
+    assert lengths[3] * 4096 * 4096 * 3 <= 2**28
+    assert shard_length([inverter_manifest()] * 4, 10**6, "webdataset") < lengths[0] / 3
+
+
 def test_shard_length_of_a_small_job_gives_several_shards() -> None:
     assert shard_length([generator_manifest()], 160, "zip") == 10
     assert shard_length([generator_manifest()], 1, "zip") == 1
