@@ -61,6 +61,7 @@ bench: install
 	$(BIN)/python -m benchmarks.serve_peers
 	$(BIN)/python -m benchmarks.serve_profile
 	$(BIN)/python -m benchmarks.serve_load
+	$(BIN)/python -m benchmarks.serve_grpc
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
