@@ -24,6 +24,8 @@ _ERRORS = [
 ]
 _STREAM_SECONDS = 3600
 """How long a client may pause in a stream."""
+_CONNECTIONS = 1024
+"""The most connections at a time, so that those with long streams leave some to HTTP."""
 
 
 def grpc_sections(
@@ -62,6 +64,7 @@ def grpc_sections(
     frontend = [
         "frontend grpc_frontend",
         bind_line,
+        f"    maxconn {_CONNECTIONS}",
         f"    timeout client {_STREAM_SECONDS}s",
         *_ERRORS,
         f"    acl names_model path {paths}",

@@ -25,7 +25,7 @@ from serving.errors import InternalError, OverloadedError
 from serving.haproxy_grpc import MESSAGE_BYTES
 from serving.keys import plain_key
 from tests.serving import triton_grpc
-from tests.serving.fakes import FakeEngine
+from tests.serving.gated_submit import Gate
 from tests.serving.grpc_live import LiveGrpc, live_grpc
 from tests.serving.tiny import conditional_manifest, generator_manifest, inverter_manifest
 from tests.serving.triton_grpc import SECONDS, refused
@@ -129,31 +129,6 @@ def test_failure_inside_the_server_stays_there(submit: Any, caplog: pytest.LogCa
         error = error_of(live, request(), model="invert")
     assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "internal error")
     assert "a secret" in caplog.text
-
-
-class Gate:
-    """Holds runs until it is opened, and counts those that wait, their most, and those that were cancelled."""
-
-    def __init__(self) -> None:
-        self.opened, self.arrived, self.left = threading.Event(), threading.Semaphore(0), threading.Semaphore(0)
-        self.waiting = self.most = self.cancelled = 0
-        self.deadlines: list[float | None] = []
-
-    async def submit(self, tensors: Tensors, deadline: float | None = None) -> Tensors:
-        self.deadlines.append(deadline)
-        self.waiting += 1
-        self.most = max(self.most, self.waiting)
-        self.arrived.release()
-        try:
-            while not self.opened.is_set():
-                await asyncio.sleep(0.001)
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            raise
-        finally:
-            self.waiting -= 1
-            self.left.release()
-        return FakeEngine().run(tensors)
 
 
 def test_deadline_of_the_client_is_that_of_the_run() -> None:

@@ -16,12 +16,14 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.grpc import InferenceServerClient, InferInput, service_pb2
 
+from serving.batcher import Submit
 from serving.haproxy import find_haproxy
 from serving.haproxy_grpc import GRPC_SERVICE, grpc_sections
 from serving.haproxy_text import UNAVAILABLE
 from tests.serving import triton_grpc
+from tests.serving.gated_submit import Gate
 from tests.serving.grpc_live import live_grpc
 from tests.serving.tiny import conditional_manifest, generator_manifest, inverter_manifest
 from tests.serving.triton_grpc import SECONDS, refused
@@ -41,7 +43,7 @@ defaults
 
 
 @contextmanager
-def haproxy(paths: dict[str, str], *changes: tuple[str, str]) -> Iterator[str]:
+def haproxy(paths: dict[str, str], *changes: tuple[str, str], submit: Submit | None = None) -> Iterator[str]:
     """Run HAProxy in front of the servers of `paths`, each with the path of its application; yield the target.
 
     `changes` are texts of the configuration and what takes their places.
@@ -51,7 +53,7 @@ def haproxy(paths: dict[str, str], *changes: tuple[str, str]) -> Iterator[str]:
         pytest.skip("HAProxy is not installed")
     # The server of a replica is named as Ray does, with the replica's id at the end.
     sections = {"frontend http_frontend": [f"    acl is_http-{name} path {path}" for name, path in paths.items()]}
-    with tempfile.TemporaryDirectory() as folder, live_grpc(Path(folder), MANIFESTS):
+    with tempfile.TemporaryDirectory() as folder, live_grpc(Path(folder), MANIFESTS, submit=submit):
         for name in paths:
             lines = [f"backend http-{name}", f"    server R-{name} unix@{folder}/{name} check"]
             sections[lines[0]] = lines
@@ -136,6 +138,21 @@ def test_call_without_its_message_is_ended() -> None:
         error: Any = caught.value
         assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         assert error.details() == "the request was not complete in time: send its headers and body faster"
+
+
+@pytest.mark.parametrize("paths", [MODELS, GATEWAY])
+def test_call_that_is_cancelled_is_not_run_further(paths: dict[str, str]) -> None:
+    gate = Gate()
+    request = service_pb2.ModelInferRequest(model_name="invert", raw_input_contents=[bytes(1200)])
+    request.inputs.add(name="source", datatype="UINT8", shape=[1, 20, 20, 3])
+    with haproxy(paths, submit=gate.submit) as target, grpc.insecure_channel(target) as channel:
+        call = channel.unary_unary(f"/{GRPC_SERVICE}/ModelInfer").future(request.SerializeToString(), timeout=SECONDS)
+        assert gate.arrived.acquire(timeout=SECONDS)
+        call.cancel()
+        assert gate.left.acquire(timeout=SECONDS)
+    assert gate.cancelled == 1
+    # The time that the client has left came with the call.
+    assert gate.deadlines[0] is not None
 
 
 def test_request_has_an_id_that_is_answered() -> None:
