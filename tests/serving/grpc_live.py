@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from export.manifest import Manifest
+from serving.admission import Admission
 from serving.asgi import gateway_app, model_app
 from serving.batcher import Batcher, Submit
 from serving.config import AccessSettings, Batching, GatewaySettings, Limits, ModelSettings, ModelSummary
@@ -51,6 +52,7 @@ class LiveGrpc:
     loop: asyncio.AbstractEventLoop
     servers: dict[str, GrpcServer]
     metrics: dict[str, ModelMetrics]
+    admissions: dict[str, Admission]
 
     def target(self, model: str = "") -> str:
         """Return the address of a model's server, or of the gateway's."""
@@ -75,7 +77,7 @@ def live_grpc(
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    live = LiveGrpc(folder, loop, {}, {})
+    live = LiveGrpc(folder, loop, {}, {}, {})
     observation: dict[str, Any] = {
         "folder": str(folder),
         "access_log": access_log,
@@ -90,6 +92,7 @@ def live_grpc(
             metrics = live.metrics[manifest.name] = ModelMetrics(manifest.name, manifest.version, folder)
             batcher = Batcher(FakeEngine().run, Batching(), inline=True, observer=metrics)
             service = ModelService(manifest, submit or batcher.submit, settings.limits, metrics=metrics)
+            live.admissions[manifest.name] = service.admission
             calls = others.calls[manifest.name] = ModelCalls(service, str(folder), others)
             app = GrpcApplication.beside(model_app(service, settings), calls, settings.limits.bytes)
             live.servers[manifest.name] = GrpcServer(app, folder / manifest.name)

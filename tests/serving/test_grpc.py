@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import queue
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 import pytest
-from tritonclient.grpc import InferenceServerClient, InferenceServerException, InferInput, InferRequestedOutput
+from tritonclient.grpc import InferenceServerClient
 from tritonclient.grpc import service_pb2 as stock
 
 from serving.batching import Tensors
@@ -24,25 +21,15 @@ from serving.config import AccessSettings, ApiKey, Limits
 from serving.errors import InternalError, OverloadedError
 from serving.haproxy_grpc import MESSAGE_BYTES
 from serving.keys import plain_key
+from serving.logs import JsonFormatter
 from tests.serving import triton_grpc
 from tests.serving.gated_submit import Gate
+from tests.serving.grpc_invert import SOURCE, server, source
 from tests.serving.grpc_live import LiveGrpc, live_grpc
 from tests.serving.tiny import conditional_manifest, generator_manifest, inverter_manifest
-from tests.serving.triton_grpc import SECONDS, refused
+from tests.serving.triton_grpc_client import SECONDS, refused
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
-SOURCE = np.full((1, 20, 20, 3), 200, np.uint8)
-
-
-@contextmanager
-def server(**options: Any) -> Iterator[LiveGrpc]:
-    """Serve the translator `invert`. The path of a socket may have about a hundred characters."""
-    with tempfile.TemporaryDirectory() as folder, live_grpc(Path(folder), [inverter_manifest()], **options) as live:
-        yield live
-
-
-def source() -> list[InferInput]:
-    return [InferInput("source", list(SOURCE.shape), "UINT8").set_data_from_numpy(SOURCE)]
 
 
 def request(**fields: Any) -> bytes:
@@ -235,7 +222,6 @@ def test_malformed_request_is_refused(content: bytes, code: str, text: str) -> N
 
 
 def test_request_id_is_in_the_access_log(caplog: pytest.LogCaptureFixture) -> None:
-    from serving.logs import JsonFormatter
 
     lines: list[dict[str, Any]] = []
 
@@ -257,57 +243,3 @@ def test_request_id_is_in_the_access_log(caplog: pytest.LogCaptureFixture) -> No
     (line,) = lines
     assert (line["request_id"], line["route"], line["status"]) == ("mine", "grpc_infer", 200)
     assert line["message"] == "gRPC ModelInfer"
-
-
-@contextmanager
-def stream(live: LiveGrpc) -> Iterator[tuple[Callable[..., None], queue.Queue[tuple[Any, Any]]]]:
-    """Open a stream; yield the function that sends a request, and the answers."""
-    client, answers = InferenceServerClient(live.target("invert")), queue.Queue()
-    client.start_stream(lambda result, error: answers.put((result, error)))
-    yield lambda **options: client.async_stream_infer("invert", source(), **options), answers
-    client.stop_stream()
-    client.close()
-
-
-def test_stream_keeps_a_bounded_number_of_requests_in_progress() -> None:
-    gate = Gate()
-    with server(submit=gate.submit) as live, stream(live) as (send, answers):
-        for k in range(60):
-            send(request_id=str(k))
-        for _ in range(17):
-            assert gate.arrived.acquire(timeout=SECONDS)
-        gate.opened.set()
-        ids = [answers.get(timeout=SECONDS)[0].get_response().id for _ in range(60)]
-    assert ids == [str(k) for k in range(60)]
-    assert 17 <= gate.most <= 18
-
-
-def test_stream_ends_in_order_when_the_server_stops() -> None:
-    gate = Gate()
-    with server(submit=gate.submit) as live, stream(live) as (send, answers):
-        send()
-        assert gate.arrived.acquire(timeout=SECONDS)
-        closing = asyncio.run_coroutine_threadsafe(live.servers.pop("invert").close(), live.loop)
-        # The stream takes no more, and what it took is answered.
-        gate.opened.set()
-        assert answers.get(timeout=SECONDS)[1] is None
-        error = answers.get(timeout=SECONDS)[1]
-        assert isinstance(error, InferenceServerException)
-        assert (error.status(), "starts, stops" in error.message()) == ("StatusCode.UNAVAILABLE", True)
-        closing.result(SECONDS)
-    assert not Path(live.target("invert").removeprefix("unix:")).exists()
-
-
-def test_client_that_leaves_a_stream_ends_its_runs() -> None:
-    gate = Gate()
-    with server(submit=gate.submit) as live:
-        client = InferenceServerClient(live.target("invert"))
-        client.start_stream(lambda result, error: None)
-        for _ in range(3):
-            client.async_stream_infer("invert", source(), outputs=[InferRequestedOutput("image")])
-            assert gate.arrived.acquire(timeout=SECONDS)
-        client.stop_stream(cancel_requests=True)
-        for _ in range(3):
-            assert gate.left.acquire(timeout=SECONDS)
-        client.close()
-    assert gate.cancelled == 3

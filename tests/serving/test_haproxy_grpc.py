@@ -22,11 +22,11 @@ from serving.batcher import Submit
 from serving.haproxy import find_haproxy
 from serving.haproxy_grpc import GRPC_SERVICE, grpc_sections
 from serving.haproxy_text import UNAVAILABLE
-from tests.serving import triton_grpc
+from tests.serving import triton_grpc, triton_grpc_client
 from tests.serving.gated_submit import Gate
 from tests.serving.grpc_live import live_grpc
 from tests.serving.tiny import conditional_manifest, generator_manifest, inverter_manifest
-from tests.serving.triton_grpc import SECONDS, refused
+from tests.serving.triton_grpc_client import SECONDS, refused
 
 MANIFESTS = [generator_manifest(), inverter_manifest(), conditional_manifest()]
 MODELS = {manifest.name: f"/v2/models/{manifest.name}" for manifest in MANIFESTS}
@@ -88,7 +88,7 @@ def test_calls_go_to_the_model_that_they_name() -> None:
         for model in MODELS:
             metadata = client.get_model_metadata(model)
             assert metadata.name == client.get_model_config(model).config.name == model
-            result = client.infer(model, triton_grpc.inputs_of(metadata))
+            result = client.infer(model, triton_grpc_client.inputs_of(metadata))
             assert result.get_response().model_name == model
         # The name is at the beginning of a message that HAProxy does not hold whole.
         for side in (20, 300):
