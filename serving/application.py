@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
@@ -19,8 +20,10 @@ from serving.http import (
     Handler,
     HttpRequest,
     HttpResponse,
+    SendResponse,
     allowed,
     check_length,
+    check_size,
     error_response,
     header_fields,
     read_body,
@@ -67,92 +70,109 @@ class Application:
     watch_clients: bool = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Answer one request of an ASGI server."""
         if scope["type"] != "http":
             await self.rest(scope, receive, send)
             return
+        query = scope["query_string"].decode("latin-1")
+        request = HttpRequest(scope["method"], scope["path"], query, header_fields(scope["headers"]), receive)
+        await self.answer(request, partial(send_response, send=send))
+
+    def is_quick(self, request: HttpRequest) -> bool:
+        """Return whether the answer to a whole request takes about a millisecond at most, and needs no task."""
+        return (
+            request.path in self.handlers
+            and not self.watch_clients
+            and len(request.body) <= _SHORT_BODY_BYTES
+            and "content-encoding" not in request.headers
+        )
+
+    async def answer(self, request: HttpRequest, send: SendResponse) -> None:
+        """Answer one request."""
         began = time.perf_counter()
-        method, path = scope["method"], scope["path"].rstrip("/") or "/"
-        headers = header_fields(scope["headers"])
-        request_id = harmless(headers.get("x-request-id") or secrets.token_hex(8))
+        request.path = request.path.rstrip("/") or "/"
+        request_id = harmless(request.headers.get("x-request-id") or secrets.token_hex(8))
         REQUEST_ID.set(request_id)
         with self.admission.content() as content:
             try:
-                response = await self._answer(scope, method, path, headers, receive, content)
+                response = await self._respond(request, content)
             except ServingError as error:
                 if error.is_internal:
-                    _LOGGER.exception("%s %s failed", method, path)
+                    _LOGGER.exception("%s %s failed", request.method, request.path)
                 if self.metrics is not None and error.status in _REFUSALS:
                     self.metrics.rejected(error.code)
                 response = error_response(error)
             except ClientGoneError:
-                self._note(method, path, _CLIENT_GONE, began)
+                self._note(request, _CLIENT_GONE, began)
                 return
             except Exception:
-                _LOGGER.exception("%s %s failed", method, path)
+                _LOGGER.exception("%s %s failed", request.method, request.path)
                 response = error_response(InternalError())
             content.keep(len(response.body))
-            added = {"x-request-id": request_id}
+            response.headers = {**response.headers, "x-request-id": request_id}
             if self.access.has_cors:
-                added.update(self.access.cors(headers, response.headers.get("vary")))
+                response.headers |= self.access.cors(request.headers, response.headers.get("vary"))
             try:
-                await send_response(response, send, added, with_body=method != "HEAD")
+                await send(response, with_body=request.method != "HEAD")
             except ClientGoneError:
                 # The server closes the connection, as the answer is not complete.
-                self._note(method, path, _CLIENT_GONE, began)
+                self._note(request, _CLIENT_GONE, began)
                 return
-        self._note(method, path, response.status, began)
+        self._note(request, response.status, began)
 
-    async def _answer(
-        self, scope: Scope, method: str, path: str, headers: dict[str, str], receive: Receive, content: Content
-    ) -> HttpResponse:
+    async def _respond(self, request: HttpRequest, content: Content) -> HttpResponse:
         """Return the answer to a request. Raises `ServingError` and `ClientGoneError`."""
         now = time.monotonic()
+        method, path, headers = request.method, request.path, request.headers
         if self.access.has_cors and (preflight := self.access.preflight(method, headers)) is not None:
             return HttpResponse(b"", preflight, 204)
         self.access.check(path, headers, now)
         length = check_length(headers, self.max_bytes)
         handler = self.handlers.get(path)
         if handler is None:
-            return await self._answer_by_fastapi(scope, method, path, headers, receive, content)
+            return await self._answer_by_fastapi(request, content)
         if method == "OPTIONS":
             return HttpResponse(b"", {"allow": allowed("POST")}, 204)
         if method != "POST":
             raise MethodNotAllowedError(f"Method Not Allowed: {method} {path} takes {allowed('POST')}", allowed("POST"))
-        deadline = request_deadline(headers, now)
+        request.deadline = request_deadline(headers, now)
         self.admission.check(length)
-        # A client without an address is HAProxy on the replica's socket. It has the start of a body before it connects.
-        is_here = scope.get("client") is None
-        body = await read_body(headers, receive, self.max_bytes, content.receive, is_here=is_here)
+        if request.is_whole and "content-encoding" not in headers:
+            check_size(len(request.body), self.max_bytes)
+            content.receive(len(request.body))
+        else:
+            request.body = await read_body(headers, request.receive, self.max_bytes, content.receive)
+            request.is_whole = True
         with self.admission.request():
-            query = scope["query_string"].decode("latin-1")
-            request = HttpRequest(method, path, query, headers, body, deadline)
-            if not self.watch_clients and len(body) <= _SHORT_BODY_BYTES:
-                request.receive = receive
+            if not self.watch_clients and len(request.body) <= _SHORT_BODY_BYTES:
                 return await handler(request)
             self._state_in_flight()
-            return await until_disconnect(handler(request), receive)
+            request.is_watched = True
+            return await until_disconnect(handler(request), request.receive)
 
-    async def _answer_by_fastapi(
-        self, scope: Scope, method: str, path: str, headers: dict[str, str], receive: Receive, content: Content
-    ) -> HttpResponse:
+    async def _answer_by_fastapi(self, request: HttpRequest, content: Content) -> HttpResponse:
         """Return FastAPI's answer. The routes that read the body see it whole and decompressed."""
         is_read = False
-        changed = {
-            **scope,
-            "method": "GET" if method == "HEAD" else method,
-            "path": path,
-            # Ray Serve puts the application's prefix into root_path, but the routes here are whole paths.
+        headers = request.headers
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "scheme": "http",
+            "method": "GET" if request.method == "HEAD" else request.method,
+            "path": request.path,
+            # The routes here are whole paths.
             "root_path": "",
+            "query_string": request.query.encode("latin-1"),
             "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()],
         }
 
         async def receive_whole() -> Message:
             nonlocal is_read
             if is_read:
-                return await receive()
+                return await request.receive()
             is_read = True
-            body = await read_body(headers, receive, _OTHER_BODY_BYTES, content.receive)
+            body = await read_body(headers, request.receive, _OTHER_BODY_BYTES, content.receive)
             return {"type": "http.request", "body": body, "more_body": False}
 
         response = HttpResponse(b"", {})
@@ -163,20 +183,20 @@ class Application:
             else:
                 response.body += message.get("body", b"")
 
-        await self.rest(changed, receive_whole, collect)
-        if method == "OPTIONS" and response.status == 405:
+        await self.rest(scope, receive_whole, collect)
+        if request.method == "OPTIONS" and response.status == 405:
             return HttpResponse(b"", {"allow": response.headers.get("allow", "")}, 204)
         return response
 
-    def _note(self, method: str, path: str, status: int, began: float) -> None:
-        route, seconds = self.route_names.get(path, OTHER_ROUTE), time.perf_counter() - began
+    def _note(self, request: HttpRequest, status: int, began: float) -> None:
+        route, seconds = self.route_names.get(request.path, OTHER_ROUTE), time.perf_counter() - began
         if self.metrics is not None:
             self.metrics.request(route, status, seconds)
             if self.watch_clients:
                 self._state_in_flight()
         if self.access_log:
             fields = {"route": route, "status": status, "seconds": round(seconds, 6)}
-            _ACCESS_LOGGER.info("%s %s", method, path, extra={"fields": fields})
+            _ACCESS_LOGGER.info("%s %s", request.method, request.path, extra={"fields": fields})
 
     def _state_in_flight(self) -> None:
         if self.metrics is not None:

@@ -10,7 +10,8 @@ import importlib
 import logging
 import pkgutil
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI
@@ -31,8 +32,6 @@ from serving.errors import InternalError, ServingError
 from serving.http import (
     ErrorBody,
     Handler,
-    HttpRequest,
-    HttpResponse,
     allowed,
     error_response,
 )
@@ -52,7 +51,7 @@ def model_app(service: ModelService, settings: ModelSettings) -> Application:
     routes = [INFER, *verb_routes()]
     handlers: dict[str, Handler] = {}
     for route in routes:
-        handler = _bound(route, service)
+        handler = partial(route.answer, service)
         handlers[f"{prefix}/{route.name}"] = handler
         handlers[f"{prefix}/versions/{version}/{route.name}"] = handler
     rest = _fastapi(settings.name, prefix, "model_router", routes, _check_version)
@@ -119,13 +118,6 @@ def _path_methods(level: Level, prefix: str) -> list[tuple[re.Pattern[str], set[
     for route in _routes(level):
         methods.setdefault(prefix + route.path, set()).update(route.methods or ())
     return [(compile_path(path)[0], names) for path, names in methods.items()]
-
-
-def _bound(route: ModelRoute, service: ModelService) -> Handler:
-    def handle(request: HttpRequest) -> Awaitable[HttpResponse]:
-        return route.answer(service, request)
-
-    return handle
 
 
 async def _check_version(request: Request) -> None:

@@ -148,15 +148,15 @@ def check(interface: Interface, feeds: Feeds) -> None:
         BadRequestError: an input is missing, unknown, or of another dtype or shape, or the first axes differ.
         ImageSizeError: source images are larger than the model takes.
     """
-    specs = {spec.name: spec for spec in interface.inputs}
-    if feeds.keys() != specs.keys():
-        expected, received = ", ".join(sorted(specs)), ", ".join(sorted(feeds)) or "none"
+    names = [spec.name for spec in interface.inputs]
+    if len(feeds) != len(names) or not all(map(feeds.__contains__, names)):
+        expected, received = ", ".join(sorted(names)), ", ".join(sorted(feeds)) or "none"
         raise BadRequestError(f"the model takes the inputs {expected} and got {shortened(received)}")
-    for name, spec in specs.items():
+    for spec in interface.inputs:
         # More rows than a graph with a fixed batch takes are run in parts, and source images are padded.
-        axes = ("height", "width", spec.shape[-1]) if name == SOURCE else spec.shape[1:]
-        _check_tensor(spec, ("batch", *axes), feeds[name])
-    if len({array.shape[0] for array in feeds.values()}) != 1:
+        axes = ("height", "width", spec.shape[-1]) if spec.name == SOURCE else spec.shape[1:]
+        _check_tensor(spec, ("batch", *axes), feeds[spec.name])
+    if len(names) > 1 and len({array.shape[0] for array in feeds.values()}) != 1:
         raise BadRequestError("the inputs have different batch sizes: give every input the same first axis")
     if interface.size is not None:
         check_source_size(interface.size, *feeds[SOURCE].shape[1:3])
@@ -164,9 +164,9 @@ def check(interface: Interface, feeds: Feeds) -> None:
 
 def _check_tensor(spec: TensorSpec, shape: tuple[int | str, ...], array: NDArray[Any]) -> None:
     """Compare the dtype, the shape and the values of one input with those in `spec`, but with `shape` for its shape."""
-    fits = array.ndim == len(shape) and all(
-        size == axis if isinstance(axis, int) else size > 0 for size, axis in zip(array.shape, shape, strict=True)
-    )
+    fits = array.ndim == len(shape) and array.size > 0
+    if fits and array.shape[1:] != shape[1:]:
+        fits = all(size == axis for size, axis in zip(array.shape, shape, strict=True) if isinstance(axis, int))
     if array.dtype != spec.dtype or not fits:
         expected = ", ".join(map(str, shape))
         raise BadRequestError(f"{spec.name} must be {spec.dtype} [{expected}] and is {array.dtype} {list(array.shape)}")

@@ -9,8 +9,7 @@ import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel
 from starlette.types import Message, Receive, Send
@@ -51,20 +50,24 @@ class ClientGoneError(Exception):
 
 @dataclass(slots=True)
 class HttpRequest:
-    """One request whose body was read whole and decompressed.
+    """One request.
 
-    Header names are lower-case; of a repeated header the last value counts. `deadline` is the time of `time.monotonic`
-    after which the client no longer needs the answer, or None. `receive` is there if nothing notices yet that the
-    client disconnects: see `until_disconnect`.
+    `path` is decoded and `query` is not. Header names are lower-case; of a repeated header the last value counts.
+    `receive` is that of ASGI: it returns parts of the body, and then waits for the client to disconnect. With
+    `is_whole` the body has arrived and is in `body`; handlers get all requests so, decompressed. `deadline` is the time
+    of `time.monotonic` after which the client no longer needs the answer, or None. `is_watched` says that something
+    cancels the request already if the client disconnects.
     """
 
     method: str
     path: str
     query: str
     headers: dict[str, str]
-    body: bytes
+    receive: Receive
+    body: bytes = b""
+    is_whole: bool = False
     deadline: float | None = None
-    receive: Receive | None = None
+    is_watched: bool = False
 
 
 @dataclass(slots=True)
@@ -74,6 +77,16 @@ class HttpResponse:
     body: bytes
     headers: Mapping[str, str] = field(default_factory=lambda: JSON_HEADERS)
     status: int = 200
+
+
+class SendResponse(Protocol):
+    """Sends an answer, with its body or with the headers alone.
+
+    Raises:
+        ClientGoneError: the client does not take it.
+    """
+
+    def __call__(self, response: HttpResponse, *, with_body: bool = True) -> Awaitable[None]: ...
 
 
 Handler = Callable[[HttpRequest], Awaitable[HttpResponse]]
@@ -109,13 +122,19 @@ def check_length(headers: Mapping[str, str], max_bytes: int) -> int:
     Raises:
         TooLargeError: the body is larger than `max_bytes`.
     """
-    length = body_length(headers.get("content-length", "0")) or 0
-    if length > max_bytes:
-        raise TooLargeError(f"the request has {length} bytes and the server takes {max_bytes}")
+    stated = headers.get("content-length")
+    length = 0 if stated is None else body_length(stated) or 0
+    check_size(length, max_bytes)
     return length
 
 
-_PART_BYTES = 256 * 2**10
+def check_size(nbytes: int, max_bytes: int) -> None:
+    """Raise TooLargeError if a body of `nbytes` bytes is larger than `max_bytes`."""
+    if nbytes > max_bytes:
+        raise TooLargeError(f"the request has {nbytes} bytes and the server takes {max_bytes}")
+
+
+PART_BYTES = 256 * 2**10
 """Bodies are decompressed, and answers sent, in parts of so many bytes."""
 _BODY_RATE = 64 * 2**10
 """The bytes of a body whose arrival gives it another second."""
@@ -127,12 +146,11 @@ async def read_body(
     max_bytes: int,
     count: Callable[[int], None] = lambda nbytes: None,
     *,
-    is_here: bool = False,
     seconds: float = SENDER_SECONDS,
 ) -> bytes:
     """Return the decompressed body, and remove the headers that describe a compressed one.
 
-    It may take `seconds`, and more in proportion to what has arrived; with `is_here` its first part has arrived.
+    It may take `seconds`, and more in proportion to what has arrived.
     `count` is called with the number of bytes of each part that is held from then on.
 
     Raises:
@@ -150,11 +168,9 @@ async def read_body(
     size = received = 0
     start, more = time.monotonic(), True
     while more:
-        # A time limit takes as long as all the rest of this function.
-        message = await (receive() if is_here else _next_part(receive, start, seconds, received))
+        message = await _next_part(receive, start, seconds, received)
         if message["type"] != "http.request":
             raise ClientGoneError
-        is_here = False
         part: bytes = message.get("body", b"")
         more = message.get("more_body", False)
         received += len(part)
@@ -172,29 +188,43 @@ async def read_body(
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def send_response(
-    response: HttpResponse, send: Send, added: Mapping[str, str] = MappingProxyType({}), *, with_body: bool = True
-) -> None:
-    """Send `response` with the headers `added`, with its body or with the headers alone.
+def content_fields(response: HttpResponse) -> dict[str, str]:
+    """Return the headers of `response` with the length of its body."""
+    if response.status in (204, 304):  # that of the answer with a body is not known
+        return dict(response.headers)
+    return {**response.headers, "content-length": str(len(response.body))}
+
+
+async def send_response(response: HttpResponse, send: Send, *, with_body: bool = True) -> None:
+    """Send `response` as messages of ASGI, with its body or with the headers alone.
 
     Raises:
-        ClientGoneError: the client does not take a part of a large body within `SENDER_SECONDS`.
+        ClientGoneError: as `send_parts`.
     """
-    fields = {**response.headers, **added, "content-length": str(len(response.body))}
-    if response.status in (204, 304):  # that of the answer with a body is not known
-        del fields["content-length"]
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in content_fields(response).items()]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    body = memoryview(response.body if with_body else b"")
-    # The server waits after a part until the client has taken most of it, so that its buffer stays small.
-    while len(body) > _PART_BYTES:
-        part, body = body[:_PART_BYTES], body[_PART_BYTES:]
+
+    async def send_part(part: bytes) -> None:
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+
+    await send_parts(response.body if with_body else b"", send_part)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def send_parts(body: bytes, send: Callable[[bytes], Awaitable[None]]) -> None:
+    """Send `body` in parts. `send` returns when the client has taken most of what was sent, so that buffers stay small.
+
+    Raises:
+        ClientGoneError: the client does not take a part within `SENDER_SECONDS`.
+    """
+    rest = memoryview(body)
+    while rest:
+        part, rest = rest[:PART_BYTES], rest[PART_BYTES:]
         try:
             async with asyncio.timeout(SENDER_SECONDS):
-                await send({"type": "http.response.body", "body": bytes(part), "more_body": True})
+                await send(bytes(part))
         except TimeoutError:
             raise ClientGoneError from None
-    await send({"type": "http.response.body", "body": bytes(body)})
 
 
 async def until_disconnect(work: Awaitable[T], receive: Receive) -> T:
@@ -203,26 +233,22 @@ async def until_disconnect(work: Awaitable[T], receive: Receive) -> T:
     Raises:
         ClientGoneError: the client disconnected.
     """
-    task, is_gone = asyncio.current_task(), False
-    assert task is not None
-
-    async def watch() -> None:
-        nonlocal is_gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        is_gone = True
-        task.cancel()
-
-    watcher = asyncio.create_task(watch())
+    task, watcher = asyncio.ensure_future(work), asyncio.create_task(_disconnected(receive))
     try:
-        return await work
-    except asyncio.CancelledError:
-        if not is_gone:
-            raise
-        task.uncancel()
-        raise ClientGoneError from None
+        await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGoneError
+        return task.result()
     finally:
         watcher.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait((task,))
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def error_response(error: ServingError) -> HttpResponse:
@@ -272,12 +298,12 @@ def _decoder(encoding: str) -> Any:
 
 
 def _decompressed(decoder: Any, encoding: str, part: bytes) -> Iterator[bytes]:
-    """Yield the content of a part of a body, in pieces of at most `_PART_BYTES`."""
+    """Yield the content of a part of a body, in pieces of at most `PART_BYTES`."""
     content = b""
     # A full piece may have left content in the decoder, even if it has taken the whole part.
-    while part or len(content) == _PART_BYTES:
+    while part or len(content) == PART_BYTES:
         try:
-            content = decoder.decompress(part, _PART_BYTES)
+            content = decoder.decompress(part, PART_BYTES)
         except zlib.error as error:
             raise BadRequestError(f"the body is not in the encoding {encoding} ({error})") from error
         if decoder.unused_data:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -141,21 +142,17 @@ def json_length(content: bytes, header_length: str | None) -> int:
     return stated
 
 
-def parse_infer(content: bytes, header_length: str | None) -> tuple[InferRequest, dict[str, NDArray[Any]]]:
+def parse_infer(content: bytes, length: int) -> tuple[InferRequest, dict[str, NDArray[Any]]]:
     """Return the JSON and the inputs of an inference request whose body is `content`.
 
-    `header_length` is the value of the header `HEADER_LENGTH`, if it was sent.
+    `length` is the number of bytes of the JSON at the start of the body; see `json_length`.
 
     Raises:
         BadRequestError: the body is not JSON of the protocol, or the bytes of a tensor do not fit its shape and dtype.
         UnsupportedError: an input is in shared memory.
     """
-    length = json_length(content, header_length)
-    try:
-        request = InferRequest.model_validate_json(content[:length])
-    except ValidationError as error:
-        raise wrong_request(error) from error
-    request.check_inputs()
+    text = content[:length]
+    request = _parse_repeated(text) if length <= _REPEATED_BYTES else _parse_json(text)
     tail = memoryview(content)[length:]
     inputs: dict[str, NDArray[Any]] = {}
     for entry in request.inputs:
@@ -175,6 +172,20 @@ def wrong_request(error: ValidationError) -> BadRequestError:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     return BadRequestError(f"the inference request is wrong at {where or 'its start'}: {first['msg']}")
+
+
+def _parse_json(text: bytes) -> InferRequest:
+    try:
+        request = InferRequest.model_validate_json(text)
+    except ValidationError as error:
+        raise wrong_request(error) from error
+    request.check_inputs()
+    return request
+
+
+_parse_repeated = functools.lru_cache(maxsize=64)(_parse_json)
+"""Parses the JSON before binary tensors, which is the same in most requests of a client. Nobody changes the result."""
+_REPEATED_BYTES = 512
 
 
 def _from_binary(entry: _Input, size: object, tail: memoryview) -> tuple[NDArray[Any], memoryview]:
@@ -287,4 +298,4 @@ def unpack_outputs(content: bytes, header_length: str | None) -> dict[str, NDArr
         header = json.dumps({"inputs": json.loads(content[:length])["outputs"]}).encode()
     except (ValueError, KeyError, TypeError) as error:
         raise BadRequestError(f"this is no inference response ({type(error).__name__}: {error})") from error
-    return parse_infer(header + content[length:], str(len(header)))[1]
+    return parse_infer(header + content[length:], len(header))[1]

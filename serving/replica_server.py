@@ -1,4 +1,4 @@
-"""The HTTP server of a replica: uvicorn on a Unix socket, behind HAProxy.
+"""The HTTP server of a replica, on a Unix socket behind HAProxy.
 
 Ray Serve's own server in a replica spends 70 to 90 µs on each request, more than a small model needs, and listens on a
 TCP port. HAProxy sends requests to the socket and asks Ray's server for the replica's health, so that Ray Serve still
@@ -8,14 +8,12 @@ decides which replicas get requests.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
-import uvicorn
-from starlette.types import ASGIApp
-
 from serving.config import DRAIN_SECONDS
+from serving.replica_connection import Connection, HttpApplication
+
+_BACKLOG = 2048
 
 
 def socket_folder(folder: str) -> Path:
@@ -31,47 +29,32 @@ def grpc_socket_folder(folder: str) -> Path:
     return Path(folder) / "g"
 
 
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signal handlers to Ray."""
-        yield
-
-
 class ReplicaServer:
-    """Serves an ASGI application on a Unix socket, in the running event loop."""
+    """Serves an application on a Unix socket, in the running event loop."""
 
-    def __init__(self, app: ASGIApp, path: Path) -> None:
-        config = uvicorn.Config(
-            app,
-            uds=str(path),
-            loop="none",  # the running one
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            log_level="critical",
-            access_log=False,
-            # The application sees HAProxy's headers as they are.
-            proxy_headers=False,
-            server_header=False,
-            # HAProxy closes connections that it no longer uses; a lower limit would close them under its requests.
-            timeout_keep_alive=3600,
-            timeout_graceful_shutdown=DRAIN_SECONDS,
-            backlog=2048,
-        )
+    def __init__(self, app: HttpApplication, path: Path) -> None:
         self._path = path
-        self._server = _Server(config)
-        self._task = asyncio.get_running_loop().create_task(self._server.serve())
+        self._connections: set[Connection] = set()
+        loop = asyncio.get_running_loop()
+        listening = loop.create_unix_server(lambda: Connection(app, self._connections), str(path), backlog=_BACKLOG)
+        self._listening = loop.create_task(listening)
 
     @property
     def has_ended(self) -> bool:
-        """Whether the server no longer answers."""
-        return self._task.done()
+        """Whether the server could not begin to listen, or listens no longer."""
+        return self._listening.done() and (
+            self._listening.exception() is not None or not self._listening.result().is_serving()
+        )
 
     async def close(self) -> None:
         """Stop taking connections, finish the requests in flight, and remove the socket."""
-        self._server.should_exit = True
-        await self._task
+        server = await self._listening
+        server.close()
         self._path.unlink(missing_ok=True)
+        for connection in list(self._connections):
+            connection.close_when_idle()
+        closing = [connection.closed for connection in self._connections]
+        if closing:
+            await asyncio.wait(closing, timeout=DRAIN_SECONDS)
+        for connection in list(self._connections):
+            connection.transport.abort()

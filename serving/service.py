@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from numpy.typing import NDArray
@@ -80,6 +80,8 @@ class ModelService:
         self.admission = admission or Admission()
         self._submit = submit
         self._profile = profile
+        # The requests of a client are alike, and the estimate takes longer than to look it up.
+        self._cost = lru_cache(maxsize=256)(profile.cost if profile else _no_cost)
         self.metrics = metrics or ModelMetrics(manifest.name, manifest.version)
         self._partners = partners
         axes = manifest.interface.outputs[0].shape[1:3] if manifest.interface.size is None else (0,)
@@ -145,7 +147,13 @@ class ModelService:
             OverloadedError: the process has too much work in progress.
             DeadlineError, ServingError: as `Submit`.
         """
-        return (await self.run_all([inputs], deadline))[0]
+        pixels = _pixels(inputs.get(SOURCE))
+        with self._admitted(_images(inputs), pixels, deadline):
+            if pixels <= _INLINE_PIXELS:
+                prepared = self._prepare_one(inputs)
+            else:
+                prepared = await self.work(pixels, self._prepare_one, inputs)
+            return await self._run(prepared, deadline)
 
     async def run_all(self, planned: Sequence[Feeds], deadline: float | None = None) -> list[Tensors]:
         """Return the outputs for each of the feeds `planned`, which are admitted together. See `run`."""
@@ -157,10 +165,13 @@ class ModelService:
         return self._prepare(verb.plan(self.interface, request))
 
     def _prepare(self, planned: Sequence[Feeds]) -> list[_Prepared]:
-        for inputs in planned:
-            feeds.check(self.interface, inputs)
-        self._check_count(sum(map(rows, planned)))
-        return [_Prepared(inputs, feeds.pad(self.interface, self.manifest.buckets, inputs)) for inputs in planned]
+        self._check_count(sum(map(_images, planned)))
+        return [self._prepare_one(inputs) for inputs in planned]
+
+    def _prepare_one(self, inputs: Feeds) -> _Prepared:
+        feeds.check(self.interface, inputs)
+        self._check_count(rows(inputs))
+        return _Prepared(inputs, feeds.pad(self.interface, self.manifest.buckets, inputs))
 
     def _plan_with_images(
         self, verb: Verb[Any], keys: ImagesRequest, contents: Sequence[bytes]
@@ -200,8 +211,8 @@ class ModelService:
 
     async def _run_admitted(self, planned: Sequence[Feeds], deadline: float | None) -> list[Tensors]:
         """Run feeds of a request that is counted already."""
-        size = sum(_pixels(array) for inputs in planned for array in inputs.values())
-        return await _all_of(self._run, await self.work(size, self._prepare, planned), deadline)
+        prepared = await self.work(sum(map(_size, planned)), self._prepare, planned)
+        return await _all_of(self._run, prepared, deadline)
 
     async def _run(self, prepared: _Prepared, deadline: float | None) -> Tensors:
         outputs = await self._submit(prepared.padded, deadline)
@@ -210,7 +221,7 @@ class ModelService:
     def _admitted(self, images: int, pixels: int, deadline: float | None) -> AbstractContextManager[None]:
         """Return the context in which the work of `images` images, of `pixels` source pixels together, is counted."""
         remaining = math.inf if deadline is None else deadline - time.monotonic()
-        seconds = self._profile.cost(images, pixels // images) if self._profile and images else 0.0
+        seconds = self._cost(images, pixels // images) if images else 0.0
         made = images * self._generated_pixels + pixels * self.interface.scale**2
         return self.admission.work(images, pixels + made, seconds, remaining)
 
@@ -226,14 +237,20 @@ class ModelService:
     async def decode(self, pixels: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `function`, which makes tensors of a request, as `work` does, and record the time that it took."""
         began = time.perf_counter()
-        result = await self.work(pixels, function, *args, **kwargs)
+        if pixels <= _INLINE_PIXELS:  # as `work` does, which would be another coroutine
+            result = function(*args, **kwargs)
+        else:
+            result = await self.work(pixels, function, *args, **kwargs)
         self.metrics.decode(time.perf_counter() - began)
         return result
 
     async def encode(self, pixels: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `function`, which makes an answer of tensors, as `work` does, and record the time that it took."""
         began = time.perf_counter()
-        result = await self.work(pixels, function, *args, **kwargs)
+        if pixels <= _INLINE_PIXELS:
+            result = function(*args, **kwargs)
+        else:
+            result = await self.work(pixels, function, *args, **kwargs)
         self.metrics.encode(time.perf_counter() - began)
         return result
 
@@ -259,9 +276,18 @@ async def _all_of(
             task.cancel()
 
 
+def _no_cost(images: int, pixels: int) -> float:
+    return 0.0
+
+
+def _size(inputs: Feeds) -> int:
+    """Return the number of pixels of all images in `inputs`."""
+    return sum(map(_pixels, inputs.values()))
+
+
 def _images(inputs: Feeds) -> int:
     """Return the number of images that `inputs` are for. They may be malformed still."""
-    return max((array.shape[0] for array in inputs.values() if array.ndim), default=0)
+    return max([array.shape[0] for array in inputs.values() if array.ndim], default=0)
 
 
 def _pixels(images: NDArray[Any] | None) -> int:

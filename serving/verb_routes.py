@@ -59,7 +59,7 @@ def _plain_handler(name: str, verb: Verb[Any]) -> Answer:
             service.check(verb, parsed)
             return HttpResponse(b"", {"etag": tag}, 304)
         work = service.call(verb, parsed, request.deadline)
-        if parsed.count > _FEW_IMAGES and request.receive is not None:
+        if parsed.count > _FEW_IMAGES and not request.is_watched:
             work = until_disconnect(work, request.receive)
         file = await work
         return HttpResponse(file.content, {"content-type": file.media_type, "etag": tag, **file.headers})

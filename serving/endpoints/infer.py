@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
+import time
 from typing import Any
 
 from pydantic import BaseModel
@@ -56,11 +56,10 @@ _OPENAPI: dict[str, Any] = {
 
 async def infer(service: ModelService, request: HttpRequest) -> HttpResponse:
     """Run the model on explicit tensors."""
-    received = asyncio.get_running_loop().time()
-    stated = request.headers.get(HEADER_LENGTH)
-    length = json_length(request.body, stated)
+    received = time.monotonic()
+    length = json_length(request.body, request.headers.get(HEADER_LENGTH))
     check_json(request.body, length)
-    parsed, inputs = await service.decode(length, parse_infer, request.body, stated)
+    parsed, inputs = await service.decode(length, parse_infer, request.body, length)
     requested = parsed.requested_outputs([output.name for output in service.interface.outputs])
     deadline, timeout = request.deadline, parsed.timeout()
     if timeout is not None:
@@ -71,7 +70,9 @@ async def infer(service: ModelService, request: HttpRequest) -> HttpResponse:
     if parsed.id is not None:
         extra["id"] = parsed.id
     # A binary tensor is only copied.
-    work = sum(outputs[name].nbytes // 64 if in_binary else outputs[name].size for name, in_binary in requested.items())
+    work = 0
+    for name, in_binary in requested.items():
+        work += outputs[name].nbytes // 64 if in_binary else outputs[name].size
     body, headers = await service.encode(work, pack, "outputs", outputs, requested, extra)
     encoding = response_encoding(request.headers.get("accept-encoding", ""))
     if encoding is not None:

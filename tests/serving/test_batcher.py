@@ -41,7 +41,20 @@ def test_batcher_runs_at_once_what_arrives_together(inline: bool) -> None:
         await batcher.submit(ones(1, 4))
 
     play(scene, model, inline=inline, max_size=4)
-    assert model.batches == [[1, 2, 3], [4]]
+    # A short run does not wait for the end of the turn, unless the turn before had several requests.
+    assert model.batches == ([[1], [2, 3], [4]] if inline else [[1, 2, 3], [4]])
+
+
+def test_batcher_expects_as_many_requests_of_short_runs_as_the_turn_before_had() -> None:
+    model = GatedModel()
+
+    async def scene(batcher: Batcher) -> None:
+        for together in ((1,), (2, 3), (4, 5), (6,), (7,), (8, 9)):
+            await asyncio.gather(*(batcher.submit(ones(1, value)) for value in together))
+            await asyncio.sleep(0)
+
+    play(scene, model, inline=True, max_size=4)
+    assert model.batches == [[1], [2], [3], [4, 5], [6], [7], [8], [9]]
 
 
 def test_batcher_gathers_in_order_while_the_model_runs() -> None:

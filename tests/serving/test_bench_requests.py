@@ -59,14 +59,14 @@ def test_infer_requests_have_random_tensors_of_the_models_inputs() -> None:
     assert len({body for _, _, body in requests}) == len(requests) > 1
     first, headers, body = requests[0]
     assert first == "POST /v2/models/digits/infer HTTP/1.1"
-    _, inputs = parse_infer(body, headers[HEADER_LENGTH])
+    _, inputs = parse_infer(body, int(headers[HEADER_LENGTH]))
     assert inputs["latent"].shape == (3, 6)
     assert inputs["label"].tolist() == [0, 0, 0]
 
 
 def test_infer_requests_take_sizes_in_turn() -> None:
     requests = prepare(TRANSLATOR, sizes=[(8, 16), (24, 8)])
-    shapes = [parse_infer(body, headers[HEADER_LENGTH])[1]["source"].shape for _, headers, body in requests]
+    shapes = [parse_infer(body, int(headers[HEADER_LENGTH]))[1]["source"].shape for _, headers, body in requests]
     assert shapes[:3] == [(1, 8, 16, 3), (1, 24, 8, 3), (1, 8, 16, 3)]
 
 
@@ -75,7 +75,7 @@ def test_infer_requests_send_image_files(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(encode(pixels, "png"))
     ((_, headers, body),) = prepare(TRANSLATOR, images=[path], batch=2)
-    np.testing.assert_array_equal(parse_infer(body, headers[HEADER_LENGTH])[1]["source"], np.stack([pixels] * 2))
+    np.testing.assert_array_equal(parse_infer(body, int(headers[HEADER_LENGTH]))[1]["source"], np.stack([pixels] * 2))
 
 
 def test_image_verb_has_its_keys_in_the_query_and_images_in_the_body() -> None:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from starlette.types import Message
 
 from serving import codec
 from serving.batching import Tensors
@@ -18,7 +19,7 @@ from serving.endpoints.infer import infer
 from serving.errors import BadRequestError
 from serving.feeds import latents
 from serving.http import HttpRequest
-from serving.open_inference import HEADER_LENGTH, pack, parse_infer, unpack_outputs
+from serving.open_inference import HEADER_LENGTH, json_length, pack, parse_infer, unpack_outputs
 from serving.service import ModelService
 from tests.serving.apps import server
 from tests.serving.fakes import FakeEngine
@@ -163,7 +164,7 @@ def test_tensors_are_unchanged_by_the_wire_format(dtype: type) -> None:
     tensors = {"empty": array[0], "full": array[1]}
     for binary in ({"empty": True, "full": False}, {"empty": False, "full": True}):
         content, headers = pack("inputs", tensors, binary, {})
-        _, back = parse_infer(content, headers.get(HEADER_LENGTH))
+        _, back = parse_infer(content, json_length(content, headers.get(HEADER_LENGTH)))
         for name, value in tensors.items():
             np.testing.assert_array_equal(back[name], value)
             assert back[name].dtype == value.dtype or value.size == 0
@@ -172,12 +173,13 @@ def test_tensors_are_unchanged_by_the_wire_format(dtype: type) -> None:
 def test_integers_out_of_range_are_refused_and_never_wrapped() -> None:
     body = {"name": "x", "shape": [1], "datatype": "INT64", "data": [2**63]}
     with pytest.raises(BadRequestError, match="its data leaves -9223372036854775808…9223372036854775807"):
-        parse_infer(json.dumps({"inputs": [body]}).encode(), None)
+        content = json.dumps({"inputs": [body]}).encode()
+        parse_infer(content, len(content))
 
 
 def test_pack_takes_big_endian_and_refuses_unknown_dtypes() -> None:
     content, headers = pack("inputs", {"x": np.array([1, 2], ">f4")}, {"x": True}, {})
-    assert parse_infer(content, headers[HEADER_LENGTH])[1]["x"].tolist() == [1, 2]
+    assert parse_infer(content, int(headers[HEADER_LENGTH]))[1]["x"].tolist() == [1, 2]
     with pytest.raises(BadRequestError, match="there are no tensors of float64: use uint8, uint16, float32 or int64"):
         pack("inputs", {"x": np.zeros(2)}, {"x": True}, {})
 
@@ -193,6 +195,10 @@ class Watched(np.ndarray):
         return np.asarray(self).dtype
 
 
+async def no_more() -> Message:
+    raise AssertionError("the body is whole")
+
+
 @pytest.mark.parametrize(("side", "is_here"), [(64, True), (1024, False)])
 def test_large_binary_answers_are_packed_in_a_thread(side: int, is_here: bool) -> None:
     async def submit(tensors: Tensors, deadline: float | None = None) -> Tensors:
@@ -206,7 +212,7 @@ def test_large_binary_answers_are_packed_in_a_thread(side: int, is_here: bool) -
     )
     service = ModelService(generator_manifest(), submit, Limits())
     Watched.threads.clear()
-    answer = asyncio.run(infer(service, HttpRequest("POST", "", "", headers, content)))
+    answer = asyncio.run(infer(service, HttpRequest("POST", "", "", headers, no_more, content)))
     assert len(answer.body) > side * side * 3
     assert (Watched.threads == {threading.get_ident()}) == is_here
 

@@ -7,15 +7,23 @@ import signal
 from pathlib import Path
 
 import httpx
-from starlette.types import Receive, Scope, Send
 
+from serving.http import HttpRequest, HttpResponse, SendResponse
 from serving.replica_server import ReplicaServer
 
 
-async def answer_when(event: asyncio.Event, scope: Scope, receive: Receive, send: Send) -> None:
-    await event.wait()
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-    await send({"type": "http.response.body", "body": b"ok"})
+class Waiting:
+    """Answers when `event` is set."""
+
+    def __init__(self, event: asyncio.Event) -> None:
+        self.event = event
+
+    def is_quick(self, request: HttpRequest) -> bool:
+        return True
+
+    async def answer(self, request: HttpRequest, send: SendResponse) -> None:
+        await self.event.wait()
+        await send(HttpResponse(b"ok"))
 
 
 def client(path: Path) -> httpx.AsyncClient:
@@ -34,7 +42,7 @@ def test_replica_server_answers_and_leaves_signals_alone(tmp_path: Path) -> None
         ready = asyncio.Event()
         ready.set()
         path = tmp_path / "replica1"
-        server = ReplicaServer(lambda *call: answer_when(ready, *call), path)
+        server = ReplicaServer(Waiting(ready), path)
         await asyncio.wait_for(appeared(path), 20)
         assert signal.getsignal(signal.SIGTERM) is before
         async with client(path) as http:
@@ -52,11 +60,11 @@ def test_replica_server_finishes_requests_in_flight_when_it_closes(tmp_path: Pat
     async def scene() -> None:
         ready = asyncio.Event()
         path = tmp_path / "replica1"
-        server = ReplicaServer(lambda *call: answer_when(ready, *call), path)
+        server = ReplicaServer(Waiting(ready), path)
         await asyncio.wait_for(appeared(path), 20)
         async with client(path) as http:
             request = asyncio.create_task(http.get("/"))
-            while not server._server.server_state.tasks:
+            while not server._connections:
                 await asyncio.sleep(0.001)
             closing = asyncio.create_task(server.close())
             await asyncio.sleep(0)

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from serving.errors import BadRequestError, UnsupportedError
-from serving.open_inference import DATATYPES, HEADER_LENGTH, pack, parse_infer, unpack_outputs
+from serving.open_inference import DATATYPES, HEADER_LENGTH, json_length, pack, parse_infer, unpack_outputs
 
 TENSOR = st.sampled_from(list(DATATYPES.values())).flatmap(
     lambda dtype: arrays.arrays(
@@ -41,7 +41,7 @@ def test_tensors_are_unchanged_by_pack_and_parse(tensors: list[tuple[NDArray[Any
     }
     binary = {f"t{k}": in_binary for k, (_, in_binary) in enumerate(tensors)}
     content, headers = pack("inputs", named, binary, {"id": "q"})
-    request, back = parse_infer(content, headers.get(HEADER_LENGTH))
+    request, back = parse_infer(content, json_length(content, headers.get(HEADER_LENGTH)))
     assert request.id == "q"
     answer, headers = pack("outputs", named, binary, {})
     for read in (back, unpack_outputs(answer, headers.get(HEADER_LENGTH))):
@@ -70,7 +70,7 @@ def test_any_request_is_read_or_refused_in_one_line(
 
 def _read_or_refuse(content: bytes, length: str | None) -> None:
     try:
-        request, inputs = parse_infer(content, length)
+        request, inputs = parse_infer(content, json_length(content, length))
         request.requested_outputs(["image"])
         request.timeout()
     except (BadRequestError, UnsupportedError) as error:
