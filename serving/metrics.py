@@ -209,7 +209,7 @@ class _File:
         self._file.write_value(key, 0.0, 0.0)
         # The file may have grown, and be mapped anew.
         self.values = memoryview(self._file._m).cast("d")
-        return int(self._file._positions[key]) // self.values.itemsize
+        return int(self._file._positions[key] // self.values.itemsize)
 
     def close(self) -> None:
         if self._file is not None:

@@ -172,8 +172,8 @@ def test_tensors_are_unchanged_by_the_wire_format(dtype: type) -> None:
 
 def test_integers_out_of_range_are_refused_and_never_wrapped() -> None:
     body = {"name": "x", "shape": [1], "datatype": "INT64", "data": [2**63]}
+    content = json.dumps({"inputs": [body]}).encode()
     with pytest.raises(BadRequestError, match="its data leaves -9223372036854775808…9223372036854775807"):
-        content = json.dumps({"inputs": [body]}).encode()
         parse_infer(content, len(content))
 
 
