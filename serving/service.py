@@ -147,12 +147,12 @@ class ModelService:
             OverloadedError: the process has too much work in progress.
             DeadlineError, ServingError: as `Submit`.
         """
-        pixels = _pixels(inputs.get(SOURCE))
-        with self._admitted(_images(inputs), pixels, deadline):
-            if pixels <= _INLINE_PIXELS:
+        with self._admitted(_images(inputs), _pixels(inputs.get(SOURCE)), deadline):
+            size = _size(inputs)
+            if size <= _INLINE_PIXELS:
                 prepared = self._prepare_one(inputs)
             else:
-                prepared = await self.work(pixels, self._prepare_one, inputs)
+                prepared = await self.work(size, self._prepare_one, inputs)
             return await self._run(prepared, deadline)
 
     async def run_all(self, planned: Sequence[Feeds], deadline: float | None = None) -> list[Tensors]:

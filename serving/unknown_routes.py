@@ -5,7 +5,7 @@ They match the paths of all others, and must be the last of an application.
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, HTTPException, Request
 
 from serving.errors import NotFoundError
 
@@ -17,7 +17,12 @@ model_router = APIRouter(include_in_schema=False)
 @server_router.api_route("/v2/models/{name}", methods=_METHODS)
 @server_router.api_route("/v2/models/{name}/{rest:path}", methods=_METHODS)
 async def unknown_model(name: str, request: Request) -> None:
-    """Answer 404: the paths of existing models are routed to their own applications."""
+    """Answer 404: the paths of existing models are routed to their own applications.
+
+    `/v2/models/stats` is no model: methods that its route lacks arrive here.
+    """
+    if name == "stats":
+        raise HTTPException(405)
     for skipped, reason in request.app.state.unavailable.items():
         if skipped.partition("/")[0] == name:
             raise NotFoundError(f"the model {skipped} is not served: {reason}")

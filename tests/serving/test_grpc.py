@@ -160,7 +160,7 @@ def test_call_that_is_cancelled_is_not_run_further_and_is_counted() -> None:
 def counted(live: LiveGrpc, route: str) -> dict[int, int]:
     """Return how many requests of a route `invert` has answered, by their status."""
     metrics = live.metrics["invert"]
-    values = metrics._files.histogram._values
+    values = metrics._files.histogram.values
     return {
         status: round(sum(values[key] for key in histogram._buckets))
         for (name, status), histogram in metrics._requests.items()

@@ -32,7 +32,7 @@ def run_batches(metrics: ModelMetrics, sizes: list[int]) -> None:
     """Run one batch of single rows after the other on a batcher."""
 
     async def play() -> None:
-        batcher = Batcher(FakeEngine().run, Batching(), inline=True, observer=metrics)
+        batcher = Batcher(FakeEngine().run, Batching(), observer=metrics)
         for size in sizes:
             inputs = {"latent": np.zeros((1, 4), np.float32)}
             await asyncio.gather(*(batcher.submit(inputs) for _ in range(size)))
