@@ -64,7 +64,7 @@ class Capacity(Settings):
     bytes: int = Field(default=256 * 2**20, gt=0)
     images: int = Field(default=4096, gt=0)
     pixels: int = Field(default=128 * 2**20, gt=0)
-    seconds: float = Field(default=10.0, gt=0)
+    seconds: float = Field(default=20.0, gt=0)
 
 
 _PERIODS = {"s": 1, "m": 60, "h": 3600}

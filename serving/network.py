@@ -90,6 +90,11 @@ def serve_environment(settings: ServerSettings, proxy: Proxy, folder: str, repli
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "45",
         # After three failed checks Ray Serve starts HAProxy again. By default that takes half a minute.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.3",
+        # Ray's idle work takes from the models: these three are a third of it. By default the controller looks for
+        # changes every 0.1 s, and every process reports the tasks that it has run.
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.3",
+        "RAY_task_events_report_interval_ms": "0",
+        "RAY_event_stats": "0",
         "RAY_SERVE_ENABLE_HA_PROXY": flag,
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": flag,
         # With an arena for each thread, glibc keeps several times the memory that images of many sizes need.

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-_WAITING_SECONDS, _READY_SECONDS = 0.25, 2.0
+_WAITING_SECONDS, _READY_SECONDS = 0.25, 4.0
 """Seconds between two looks while a model is not ready, and while all of them are."""
 
 
