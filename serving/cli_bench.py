@@ -66,6 +66,7 @@ def bench_serve(
     from serving.bench.requests import Work, prepare_requests, split_target
     from serving.client import Client
     from serving.errors import BenchError
+    from serving.retrying import ONCE
 
     if rate is not None and concurrency is not None:
         raise BenchError("--rate is an open loop and --concurrency a closed one: give one of them")
@@ -73,7 +74,7 @@ def bench_serve(
     load = Load(loop, duration, warm_up, requests, timeout, processes, seed)
     work = Work(verb, _parse_keys(keys or []), _image_files(image or []), _parse_sizes(size), batch, seed)
     target = split_target(url)
-    with Client(url, api_key) as client:
+    with Client(url, api_key, retry=ONCE) as client:
         metadata = client.metadata(model)
     samples = measure(target, prepare_requests(target, model, metadata, work, api_key), load)
     figures = {"url": url, "model": model, "verb": verb, **_describe_load(load), **samples.summary()}

@@ -50,7 +50,8 @@ def open_model(model: str, device: DeviceName, api_key: str | None) -> OpenModel
         from serving.local_model import LocalModel
 
         return LocalModel.load(model, device.value).fetch
-    from serving.client import Client, Image
+    from serving.client import Client
+    from serving.client_calls import Image
 
     url, name = split_url(model)
     client = Client(url, api_key)

@@ -143,10 +143,11 @@ def status(
 ) -> None:
     """Show what the models of a running server do. The exit code is 1 unless all of them can answer."""
     from serving.client import Client
+    from serving.retrying import ONCE
     from serving.status import server_status
     from zorse_common.tables import print_json, print_table
 
-    with Client(url, api_key, timeout=10) as client:
+    with Client(url, api_key, timeout=10, retry=ONCE) as client:
         found = server_status(client, url, time.monotonic, lambda: time.sleep(1))
     if as_json:
         print_json(found.to_dict())

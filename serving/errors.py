@@ -220,3 +220,37 @@ class ServerError(ServingError):
         super().__init__(message)
         self.status = status
         self.code = code
+
+
+class UnreachableError(ServerError):
+    """No server answers, or its connection was cut."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, 0, "unreachable")
+
+
+def answered_error(message: str, status: int, code: str) -> ServingError:
+    """Return the error that a server has answered, of the class for its code.
+
+    It is a `ServerError` if no class here has the code, as for an answer of another server.
+    """
+    kind = _ANSWERED.get((status, code)) or _ANSWERED.get((None, code))
+    if kind is None:
+        return ServerError(str(message), status, code)
+    error = kind(str(message))
+    error.status = status
+    return error
+
+
+def _answered() -> dict[tuple[int | None, str], type[ServingError]]:
+    """Return the classes of errors that servers answer by status and code, and by code alone."""
+    found: dict[tuple[int | None, str], type[ServingError]] = {}
+    for kind in globals().copy().values():
+        # Whatever else is a failure inside a server is answered as an InternalError.
+        if isinstance(kind, type) and issubclass(kind, ServingError) and (kind.status != 500 or kind is InternalError):
+            found[kind.status, kind.code] = kind
+            found.setdefault((None, kind.code), kind)
+    return found
+
+
+_ANSWERED = _answered()

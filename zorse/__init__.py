@@ -1,4 +1,4 @@
-"""The Python interface: `train`, `export`, `load`, `Client` and `batch`. Each is imported when it is first used."""
+"""The Python interface: `train`, `export`, `load`, the clients and `batch`. Each is imported when it is first used."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ if TYPE_CHECKING:
     import os
 
     from export.pipeline import export
+    from serving.async_client import AsyncClient
     from serving.client import Client
     from serving.local_model import LocalModel
     from trainer.run import train
     from zorse import batch
 
-_MODULES = {"train": "trainer.run", "export": "export.pipeline", "Client": "serving.client"}
+_MODULES = {
+    "train": "trainer.run",
+    "export": "export.pipeline",
+    "Client": "serving.client",
+    "AsyncClient": "serving.async_client",
+}
 """The module of each name that is imported on first use."""
-__all__ = ["Client", "batch", "export", "load", "train"]
+__all__ = ["AsyncClient", "Client", "batch", "export", "load", "train"]
 
 
 def load(artifact: str | os.PathLike[str]) -> LocalModel:

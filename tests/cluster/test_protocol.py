@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from serving.client import Client
-from serving.errors import ServerError
+from serving.errors import NotFoundError
 from tests.cluster.commands import Started, started
 from tests.serving import triton_http
 from tests.serving.fuzz import fuzz
@@ -74,7 +74,7 @@ def test_cycle_runs_the_partner_in_its_own_replica(server: tuple[str, Started]) 
         np.testing.assert_array_equal(answer.there, 255 - image)
         np.testing.assert_array_equal(answer.back, image)
         assert answer.l1 == 0
-        with pytest.raises(ServerError, match="there is no model nobody: the server has classes"):
+        with pytest.raises(NotFoundError, match="there is no model nobody: the server has classes"):
             client.cycle("invert", image, partner="nobody")
 
 

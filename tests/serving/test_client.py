@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from serving.client import Client
-from serving.errors import BadRequestError, ServerError
+from serving.errors import BadRequestError, NotFoundError, ServerError, UnauthorizedError, UnreachableError
 from serving.feeds import latents
+from serving.retrying import ONCE
 from tests.serving.apps import transport
 from tests.serving.tiny import LATENT_DIM
 
@@ -24,7 +25,7 @@ def client(**options: Any) -> Client:
 
 
 def answering(answer: Callable[[httpx.Request], httpx.Response]) -> Client:
-    return Client("http://server", transport=httpx.MockTransport(answer))
+    return Client("http://server", retry=ONCE, transport=httpx.MockTransport(answer))
 
 
 def test_models_lists_name_version_and_kind() -> None:
@@ -53,7 +54,7 @@ def test_infer_of_a_generator_equals_generate() -> None:
 
 
 def test_infer_reports_wrong_tensors() -> None:
-    with pytest.raises(ServerError, match="takes the inputs latent and got z") as caught:
+    with pytest.raises(BadRequestError, match="takes the inputs latent and got z") as caught:
         client().infer("digits", {"z": np.zeros((1, LATENT_DIM), np.float32)})
     assert (caught.value.status, caught.value.code) == (400, "bad_request")
     with pytest.raises(BadRequestError, match="there are no tensors of float64"):
@@ -72,12 +73,12 @@ def test_translate_refuses_arrays_that_are_not_images(image: np.ndarray) -> None
 
 def test_api_key_may_have_any_letters() -> None:
     assert len(Client("http://server", "schlüssel", transport=transport(api_key="schlüssel")).models()) == 2
-    with pytest.raises(ServerError, match="requires its API key"):
+    with pytest.raises(UnauthorizedError, match="requires its API key"):
         client(api_key="schlüssel").models()
 
 
 def test_unknown_model_is_the_servers_404() -> None:
-    with pytest.raises(ServerError) as caught:
+    with pytest.raises(NotFoundError) as caught:
         client().generate("what? no/model")
     assert (caught.value.status, caught.value.code) == (404, "not_found")
 
@@ -148,7 +149,7 @@ def test_unreachable_server_is_reported() -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")
 
-    with pytest.raises(ServerError, match="http://server does not answer: refused") as caught:
+    with pytest.raises(UnreachableError, match="http://server does not answer: refused") as caught:
         answering(refuse).models()
     assert (caught.value.status, caught.value.code) == (0, "unreachable")
     assert not answering(refuse).ready()

@@ -22,6 +22,7 @@ from serving.config import Limits, ModelSettings
 from serving.errors import ServerError, SlowRequestError
 from serving.http import read_body
 from serving.open_inference import HEADER_LENGTH, pack
+from serving.retrying import ONCE
 from serving.service import ModelService
 from tests.serving.apps import server, transport
 from tests.serving.fakes import FakeEngine
@@ -162,14 +163,20 @@ def test_client_of_loopback_ignores_proxies_and_certificates(monkeypatch: pytest
     monkeypatch.setenv(name, PROXIES[name])
     with Client("http://127.0.0.1:8000", transport=transport()) as client:
         assert client.ready()
-    with Client("http://127.0.0.1:1") as client, pytest.raises(ServerError, match="does not answer") as caught:
+    with (
+        Client("http://127.0.0.1:1", retry=ONCE) as client,
+        pytest.raises(ServerError, match="does not answer") as caught,
+    ):
         client.models()
     assert name not in str(caught.value)
 
 
 def test_client_of_other_hosts_names_the_proxy_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    with Client("http://server.invalid") as client, pytest.raises(ServerError, match=r"check .*http_proxy of the env"):
+    with (
+        Client("http://server.invalid", retry=ONCE) as client,
+        pytest.raises(ServerError, match=r"check .*http_proxy of the env"),
+    ):
         client.models()
 
 

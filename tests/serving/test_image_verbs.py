@@ -23,7 +23,7 @@ from serving.batching import Tensors
 from serving.client import Client
 from serving.codec import File, encode
 from serving.config import Limits
-from serving.errors import BadRequestError, NotFoundError, ServerError, TooLargeError, UnsupportedError
+from serving.errors import BadRequestError, NotFoundError, TooLargeError, UnsupportedError
 from serving.local_model import LocalModel
 from serving.service import ModelService
 from serving.verb import VERBS, SourceWork
@@ -104,7 +104,7 @@ def test_translate_makes_grids_and_arrays_of_images_of_one_size() -> None:
     array = client.call("translate", "invert", pair, format="npy")
     np.testing.assert_array_equal(grid, np.concatenate(list(array), axis=1))
     np.testing.assert_array_equal(array, 255 - np.stack([PHOTOS[0], PHOTOS[3]]))
-    with pytest.raises(ServerError, match="the images have different sizes"):
+    with pytest.raises(BadRequestError, match="the images have different sizes"):
         client.call("translate", "invert", FILES, layout="grid")
 
 

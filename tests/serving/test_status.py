@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from serving.client import Client
-from serving.errors import ServerError
+from serving.errors import UnauthorizedError
 from serving.metrics import ModelMetrics
 from serving.status import server_status
 from tests.serving.apps import transport
@@ -54,7 +54,7 @@ def test_status_of_a_server_that_is_not_ready_says_so(tmp_path: Path) -> None:
 
 
 def test_status_needs_the_key() -> None:
-    with pytest.raises(ServerError, match="requires its API key"):
+    with pytest.raises(UnauthorizedError, match="requires its API key"):
         server_status(Client(URL, transport=transport(api_key="k3y")), URL, lambda: 0.0, lambda: None)
 
 

@@ -18,7 +18,7 @@ from serving import codec
 from serving.client import Client
 from serving.codec import JSON, File
 from serving.config import Limits
-from serving.errors import BadRequestError, ServerError, UnsupportedError
+from serving.errors import BadRequestError, NotFoundError, TooLargeError, UnsupportedError
 from serving.feeds import latent_dim, latents
 from serving.local_model import LocalModel
 from serving.verb import VERBS, Outputs, Seed, Verb, VerbRequest
@@ -256,20 +256,20 @@ def test_generate_refuses_labels_in_one_line() -> None:
 def test_infer_takes_latents_and_labels() -> None:
     feeds = {"latent": latents(0, [4], LATENT_DIM), "label": np.array([1])}
     np.testing.assert_array_equal(client().infer("classes", feeds)["image"], client().generate("classes", first=4))
-    with pytest.raises(ServerError, match="takes the inputs label, latent and got latent"):
+    with pytest.raises(BadRequestError, match="takes the inputs label, latent and got latent"):
         client().infer("classes", {"latent": feeds["latent"]})
 
 
 def test_image_limit_counts_steps() -> None:
     limited = client(limits=Limits(images=10))
     assert limited.call("interpolate", "digits", steps=10).shape == (8, 80, 3)
-    with pytest.raises(ServerError, match="the request is for 11 images and the limit is 10") as refused:
+    with pytest.raises(TooLargeError, match="the request is for 11 images and the limit is 10") as refused:
         limited.call("interpolate", "digits", steps=11)
     assert (refused.value.status, refused.value.code) == (413, "too_large")
 
 
 def test_unknown_verb_is_404_with_the_nearest_one() -> None:
-    with pytest.raises(ServerError, match=r"digits/interpolat \(did you mean interpolate\?\)$") as refused:
+    with pytest.raises(NotFoundError, match=r"digits/interpolat \(did you mean interpolate\?\)$") as refused:
         client().call("interpolat", "digits")
     assert (refused.value.status, refused.value.code) == (404, "not_found")
 
