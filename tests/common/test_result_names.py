@@ -29,6 +29,23 @@ def test_results_keep_as_little_of_the_ending_as_they_can(names: list[str], resu
     assert result_names(names, "png") == results
 
 
+@pytest.mark.parametrize(
+    "name", [f"{'a' * 300}.png", f"{'ü' * 126}.png", f"{'d' * 300}/a.png", "/".join(["part"] * 400)]
+)
+def test_results_are_short_enough_for_every_storage(name: str) -> None:
+    results = result_names([name, name, "b.png"], "png")
+    assert results[2] == "b"
+    assert len(set(results)) == 3
+    for result in results:
+        assert len(result.encode()) <= 800
+        assert all(0 < len(part.encode()) <= 240 for part in result.split("/"))
+
+
+def test_results_of_names_that_differ_in_what_is_cut_have_their_position() -> None:
+    names = [f"{'a' * 300}{number}.png" for number in range(2)]
+    assert result_names(names, "png") == [f"{'a' * 233}-{number:06d}" for number in range(2)]
+
+
 @given(_PATHS)
 def test_results_are_files_of_one_folder(names: list[str]) -> None:
     files = [f"{result}.png" for result in result_names(names, "png")]

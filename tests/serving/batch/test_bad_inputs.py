@@ -11,8 +11,10 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from serving.artifacts import load
 from serving.local_model import LocalModel
@@ -75,6 +77,17 @@ def test_twelve_kinds_of_broken_files_are_rows_beside_sixty_images(repository: P
     assert rows.keys() == BROKEN.keys()
     assert {name: reason for name, reason in rows.items() if BROKEN[name][1] not in reason} == {}
     assert not any("\n" in reason or str(tmp_path) in reason for reason in rows.values())
+
+
+def test_image_with_a_long_name_has_a_short_one_in_its_folder(repository: Path, tmp_path: Path) -> None:
+    names = [f"{'a' * 300}.png", "b.png"]
+    rows = [{"bytes": PNG, "path": name} for name in names]
+    parquet.write_table(pyarrow.table({"image": rows}), tmp_path / "photos.parquet")
+    plan = plan_of(load(repository / "invert").manifest, format="images", shard_length=9)
+    make_all(repository / "invert", plan, tmp_path / "out", str(tmp_path / "photos.parquet"))
+    assert list(images_of(tmp_path / "out/shards/000000")) == [f"{'a' * 240}.png", "b.png"]
+    table = (tmp_path / "out/shards/000000/metadata.jsonl").read_text().splitlines()
+    assert [json.loads(row)["source"] for row in table] == names
 
 
 def _deep_png() -> bytes:
