@@ -1,75 +1,148 @@
-"""Measures batch jobs against a bare program that writes the same files, and a plain Ray Data pipeline.
+"""Measures batch jobs against bare programs that write the same files, and against plain Ray Data and Daft.
 
-    python -m benchmarks.batch [IMAGES]
+    python -m benchmarks.batch [--images 240000] [--photographs 2000] [--zip ../shared/data/horse2zebra.zip]
 
-IMAGES (default 240,000) images of a DCGAN for 32 px go to WebDataset shards: by `zorse.batch`; by one process for each
-core, which computes, encodes and writes the same shards in a loop; and by Ray Data alone (`range`, `map_batches`,
-`write_webdataset`). `seconds` are those of the whole job, start and end included. `images_per_second` is the steady
-speed, between the first and the last shard to appear. Writes `benchmarks/results/batch.json`.
+The images of a DCGAN for 32 px go to WebDataset shards: by `zorse.batch`; by one process for each core, which computes,
+encodes and writes the same shards in a loop ("bare"); by the same loop as a Daft class with as many processes, in an
+environment of its own, which is made on the first run; and by Ray Data alone (`range`, `map_batches`,
+`write_webdataset`). Photographs of 128 px are translated by a ResNet-9, by `zorse.batch` and by the best of several
+bare programs, which are tried on a few of them first. Without the ZIP of photographs they are noise.
+
+`seconds` are those of the whole job, start and end included. `images_per_second` is the steady speed: the slope of the
+line through the images that were there when each shard appeared. `zorse` and `bare` run in turn, twice, and the row is
+the faster run. `peak_mib` is the proportional memory of all processes beyond what this one
+had before. Writes `benchmarks/results/batch.json`.
 """
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import io
-import multiprocessing
-import os
-import sys
-import tarfile
+import itertools
+import json
+import shutil
+import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
-from pydantic_core import to_json
+from PIL import Image
 
-from benchmarks.peers.models import DCGAN, export_models
+from benchmarks.peers.environments import EnvironmentFailedError, environment, versions
+from benchmarks.peers.models import DCGAN, RESNET, SIZE, export_models
+from benchmarks.peers.shards import Loop, run_loop
 from benchmarks.report import write_report
-from serving.answers import Origin
 from serving.artifacts import load
 from serving.batch import job
 from serving.batch.job import JobOptions
-from serving.batch.output import SHARDS
+from serving.batch.output import MANIFEST, SHARDS
 from serving.batch.plan import rows_per_run, shard_length
 from serving.engine import OrtEngine, cpu_cores
 from serving.feeds import latents
 from zorse_common.image_writer import encode
 
-IMAGES, SEED = 240_000, 3
+SEED, ROUNDS, SMALL = 3, 2, 10
+"""`SMALL`: how many times as large as a small job, whose memory is compared, the measured one is."""
+TRIED = tuple(itertools.product((1, cpu_cores()), (1, cpu_cores()), (1, 4, 16)))
+"""The bare programs that are tried: processes, threads of each, and images that run together."""
+TRIED_PHOTOGRAPHS = 64
+_OPTIONS = JobOptions(device="cpu")
 _QUIET: Callable[[str], None] = [].append
+Row = dict[str, Any]
 
 
 def main() -> None:
     """Measure and write the result."""
-    images = int(sys.argv[1]) if len(sys.argv) > 1 else IMAGES
-    with tempfile.TemporaryDirectory() as folder:
-        model = str(export_models(Path(folder) / "repository") / DCGAN)
-        rows = {
-            name: _measure(Path(folder) / name, run, model, images)
-            for name, run in (("bare", _bare), ("zorse", _zorse), ("ray_data", _ray_data))
-        }
-        shards = {name: _contents(Path(folder) / name) for name in ("bare", "zorse")}
-        start = time.perf_counter()
-        _zorse(model, Path(folder) / "zorse", images)
-        again = time.perf_counter() - start
-    steady = rows["zorse"]["images_per_second"] / rows["bare"]["images_per_second"]
-    write_report(
-        "batch",
-        {
-            "images": images,
-            "rows": rows,
-            "equal_bytes": shards["bare"] == shards["zorse"],
-            "steady_ratio_to_bare": steady,
-            "seconds_of_a_rerun": again,
-        },
-    )
+    parser = argparse.ArgumentParser(description="Measure batch jobs.")
+    parser.add_argument("--images", type=int, default=240_000)
+    parser.add_argument("--photographs", type=int, default=2_000)
+    parser.add_argument("--zip", type=Path, default=Path("../shared/data/horse2zebra.zip"))
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        repository = export_models(folder / "repository")
+        generated = _measure_generate(str(repository / DCGAN), arguments.images, folder)
+        photographs = _write_photographs(arguments.zip, arguments.photographs, folder / "photographs")
+        translated = _measure_translate(str(repository / RESNET), photographs, folder)
+    write_report("batch", {"generate": generated, "translate": translated})
 
 
-def _measure(output: Path, run: Callable[[str, Path, int], None], model: str, images: int) -> dict[str, float]:
+def _measure_generate(model: str, images: int, folder: Path) -> dict[str, Any]:
+    manifest = load(model).manifest
+    length = shard_length([manifest], images, "webdataset")
+    loop = Loop(model, "", images, length, rows_per_run([manifest]), SEED)
+
+    def zorse(output: Path, count: int = images) -> None:
+        job.generate(model, str(output), count, _OPTIONS, _QUIET, seed=SEED)
+
+    rows, is_equal = _in_turn(zorse, lambda output: run_loop(_at(loop, output), cpu_cores()), images, folder)
+    start = time.perf_counter()
+    zorse(folder / "zorse")
+    again = time.perf_counter() - start
+    rows["zorse_small"] = _measure(folder / "small", lambda output: zorse(output, images // SMALL), images // SMALL)
+    rows["daft"] = _measure_daft(loop, folder / "daft")
+    rows["ray_data"] = _measure(folder / "ray_data", lambda output: _ray_data(model, output, images), images)
+    for name in ("zorse", "bare", "small", "daft", "ray_data"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    ratios = {
+        "seconds_more_than_bare": round(rows["zorse"]["seconds"] - rows["bare"]["seconds"], 2),
+        "memory_over_small_job": round(rows["zorse"]["peak_mib"] / rows["zorse_small"]["peak_mib"], 3),
+        "seconds_of_a_rerun": round(again, 2),
+    }
+    return {"equal_bytes": is_equal, **_steady_ratio(rows), **ratios, "rows": rows}
+
+
+def _measure_translate(model: str, photographs: Sequence[Path], folder: Path) -> dict[str, Any]:
+    count, files = len(photographs), [str(path) for path in photographs]
+
+    def bare(processes: int, threads: int, batch: int, files: Sequence[str]) -> Callable[[Path], None]:
+        length = -(-len(files) // (8 * processes))
+        loop = Loop(model, "", len(files), length, batch, files=files, threads=threads)
+        return lambda output: run_loop(_at(loop, output), processes)
+
+    few = files[:TRIED_PHOTOGRAPHS]
+    tried = []
+    for number, (processes, threads, batch) in enumerate(TRIED):
+        row = _measure(folder / f"tried{number}", bare(processes, threads, batch, few), len(few))
+        tried.append({"processes": processes, "threads": threads, "batch": batch, **row})
+    best = max(tried, key=lambda row: row["images_per_second"])
+    run = bare(best["processes"], best["threads"], best["batch"], files)
+
+    def zorse(output: Path) -> None:
+        job.translate(model, str(photographs[0].parent), str(output), _OPTIONS, _QUIET)
+
+    rows, _ = _in_turn(zorse, run, count, folder, rounds=1)
+    return {**_steady_ratio(rows), "rows": rows, "tried": tried}
+
+
+def _in_turn(
+    zorse: Callable[[Path], None], bare: Callable[[Path], None], images: int, folder: Path, rounds: int = ROUNDS
+) -> tuple[dict[str, Row], bool]:
+    """Measure both `rounds` times. Returns the rows with the greater speed, and whether the last shards are equal."""
+    every: dict[str, list[Row]] = {"bare": [], "zorse": []}
+    for _ in range(rounds):
+        for name, run in (("bare", bare), ("zorse", zorse)):
+            shutil.rmtree(folder / name, ignore_errors=True)
+            every[name].append(_measure(folder / name, run, images))
+    rows = {name: max(runs, key=lambda row: row["images_per_second"]) for name, runs in every.items()}
+    contents = [{path.name: path.read_bytes() for path in _shards(folder / name)} for name in every]
+    return rows, contents[0] == contents[1]
+
+
+def _steady_ratio(rows: dict[str, Row]) -> dict[str, float]:
+    return {"steady_over_bare": round(rows["zorse"]["images_per_second"] / rows["bare"]["images_per_second"], 3)}
+
+
+def _measure(output: Path, run: Callable[[Path], None], images: int) -> Row:
     """Return the seconds of a job, its steady speed, and its largest memory, all processes together."""
-    peak, is_done = 0.0, threading.Event()
+    peak, before, is_done = 0.0, _memory_mib(), threading.Event()
 
     def watch() -> None:
         nonlocal peak
@@ -80,14 +153,29 @@ def _measure(output: Path, run: Callable[[str, Path, int], None], model: str, im
     watcher.start()
     start = time.perf_counter()
     try:
-        run(model, output, images)
+        run(output)
     finally:
         seconds = time.perf_counter() - start
         is_done.set()
         watcher.join()
-    times = sorted(path.stat().st_mtime for path in (output / SHARDS).iterdir())
-    steady = (images - images / len(times)) / (times[-1] - times[0])
-    return {"seconds": seconds, "images_per_second": steady, "shards": len(times), "peak_mib": peak}
+    shards = _shards(output)
+    row = {"images": images, "seconds": round(seconds, 2), "shards": len(shards), "peak_mib": round(peak - before)}
+    row["images_per_second"] = round(_steady(shards, images), 2)
+    print(output.name, json.dumps(row), flush=True)  # noqa: T201
+    return row
+
+
+def _steady(shards: Sequence[Path], images: int) -> float:
+    """Return the slope of the number of images over the time. A shard has as many of them as it has bytes."""
+    files = sorted((path.stat() for path in shards), key=lambda file: file.st_mtime_ns)
+    done = np.cumsum([file.st_size for file in files]) * images / sum(file.st_size for file in files)
+    times = np.array([file.st_mtime_ns - files[0].st_mtime_ns for file in files]) / 1e9
+    return float(np.polyfit(times, done, 1)[0])
+
+
+def _shards(output: Path) -> list[Path]:
+    """Return the shards, which a job of this project has in a folder."""
+    return sorted((output / SHARDS if (output / MANIFEST).exists() else output).glob("*.tar"))
 
 
 def _memory_mib() -> float:
@@ -101,51 +189,25 @@ def _memory_mib() -> float:
     return total / 2**20
 
 
-def _contents(output: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (output / SHARDS).iterdir()}
+def _at(loop: Loop, output: Path) -> Loop:
+    return dataclasses.replace(loop, output=str(output))
 
 
-def _zorse(model: str, output: Path, images: int) -> None:
-    job.generate(model, str(output), images, JobOptions(device="cpu"), _QUIET, seed=SEED)
+def _measure_daft(loop: Loop, output: Path) -> Row:
+    """Measure the loop as a Daft class. If it fails the row says why."""
+    try:
+        python = environment("daft") / "python"
 
+        def run(output: Path) -> None:
+            text = json.dumps(dataclasses.asdict(_at(loop, output)))
+            command = [str(python), "-m", "benchmarks.peers.daft_shards", text, str(cpu_cores())]
+            subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
 
-def _bare(model: str, output: Path, images: int) -> None:
-    """Write the shards with one process for each core, which take turns."""
-    (output / SHARDS).mkdir(parents=True)
-    count = cpu_cores()
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_bare_part, args=(model, output, images, i, count)) for i in range(count)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-
-
-def _bare_part(model: str, output: Path, images: int, part: int, parts: int) -> None:
-    artifact = load(model)
-    manifest = artifact.manifest
-    assert manifest.interface.latent is not None
-    engine, batch = OrtEngine(artifact.model, "cpu", 1), rows_per_run([manifest])
-    length, origin = shard_length([manifest], images, "webdataset"), Origin.of(manifest).facts
-    for shard in range(part, -(-images // length), parts):
-        stream = io.BytesIO()
-        numbers = range(shard * length, min((shard + 1) * length, images))
-        with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
-            for start in range(numbers.start, numbers.stop, batch):
-                rows = range(start, min(start + batch, numbers.stop))
-                feeds = {"latent": latents(SEED, rows, manifest.interface.latent.dim)}
-                for number, image in zip(rows, engine.run(feeds)["image"], strict=True):
-                    facts = to_json({**origin, "seed": SEED, "first": number, "n": 1}).decode()
-                    content = encode(image, "png", facts)
-                    info = tarfile.TarInfo(f"{SEED}_{number:06d}.png")
-                    info.size = len(content)
-                    archive.addfile(info, io.BytesIO(content))
-        path = output / SHARDS / f"{shard:06d}.tar"
-        with path.with_suffix(".part").open("wb") as file:
-            file.write(stream.getvalue())
-            file.flush()
-            os.fsync(file.fileno())
-        path.with_suffix(".part").replace(path)
+        return {"versions": versions("daft"), **_measure(output, run, loop.count)}
+    except EnvironmentFailedError as error:
+        return {"failed": str(error)}
+    except subprocess.CalledProcessError as error:
+        return {"failed": (error.stderr.strip().splitlines() or [str(error)])[-1]}
 
 
 class _PlainWorker:
@@ -179,7 +241,26 @@ def _ray_data(model: str, output: Path, images: int) -> None:
         rows = ray.data.range(images).map_batches(
             _PlainWorker, fn_constructor_args=(model,), batch_size=100, compute=pool, num_cpus=0.5
         )
-        rows.write_webdataset(str(output / SHARDS), encoder=None)
+        rows.write_webdataset(str(output), encoder=None)
+
+
+def _write_photographs(archive: Path, count: int, folder: Path) -> list[Path]:
+    """Write `count` JPEG files of `SIZE` px: those in `archive`, again and again, or noise."""
+    folder.mkdir()
+    pictures: list[Image.Image] = []
+    if archive.exists():
+        with zipfile.ZipFile(archive) as file:
+            names = sorted(name for name in file.namelist() if name.lower().endswith((".jpg", ".png")))[:count]
+            for name in names:
+                image = Image.open(io.BytesIO(file.read(name))).convert("RGB")
+                pictures.append(image.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
+    else:
+        draw = np.random.default_rng(0)
+        pictures = [Image.fromarray(draw.integers(0, 256, (SIZE, SIZE, 3), np.uint8))]
+    files = [folder / f"{number:06d}.jpg" for number in range(count)]
+    for file, picture in zip(files, itertools.cycle(pictures), strict=False):
+        picture.save(file, quality=90)
+    return files
 
 
 if __name__ == "__main__":

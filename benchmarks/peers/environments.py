@@ -16,6 +16,8 @@ PINS: dict[str, tuple[str, ...]] = {
     "litserve": ("litserve==0.2.19", *_UVICORN, *_WORK),
     "bentoml": ("bentoml==1.4.40", *_UVICORN, *_WORK),
     "mlserver": ("mlserver==1.7.1", *_UVICORN, *_WORK),
+    # Daft 0.7 wants an older pyarrow than this project, and for its Ray runner an older Ray.
+    "daft": ("daft==0.7.26", "pyarrow==25.0.1", "pydantic==2.14.3", "rich==15.0.0", *_WORK),
     "py-spy": ("py-spy==0.4.3",),
 }
 _PIP_SECONDS = 900

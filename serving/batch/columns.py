@@ -23,5 +23,6 @@ def error_columns(plan: Plan) -> dict[int, str]:
 
 def carried_columns(plan: Plan) -> dict[str, str]:
     """Return the column of each value of the inputs, by its own name, which a column of the job can have as well."""
-    own = {"number", "source", *error_columns(plan).values(), *(one.column for one in plan.passes)}
+    own = {"number", "source", "file_name", *error_columns(plan).values()}
+    own |= {name for one in plan.passes for name in (one.column, f"{one.column}_file_name")}
     return {name: free_name(name, own | plan.carried.keys()) if name in own else name for name in plan.carried}

@@ -33,6 +33,7 @@ def list_inputs(uri: str) -> Listing:
         BatchError: there are no images.
         ZorseError: a place is missing or damaged.
     """
+    open_place.cache_clear()  # an earlier job of this process may have opened what was replaced since
     listing = _list(uri)
     # An image has the same name wherever its folder lies; one in several archives has the archive's name first.
     entries = sorted(entry._replace(name=safe_name(entry.name)) for entry in listing.entries)

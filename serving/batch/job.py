@@ -256,6 +256,9 @@ def _make_missing(
     if line := left_out_line(listing.left_out):
         echo(line)
     records = {} if options.verify else output.records(plan)
+    for shard in output.lost(records.values()):
+        output.withdraw(shard)
+        del records[shard]
     tasks = tasks_of(plan, listing, [shard for shard in range(plan.shards) if shard not in records])
     warned: set[str] = set()
     tally = Tally(plan.count, sum(len(plan.numbers(shard)) for shard in records))
@@ -277,6 +280,8 @@ def _make_missing(
                 for warning in outcome.warnings - warned:
                     echo(f"warning: a worker differs from this machine, so that bytes may differ: {warning}")
                 warned |= outcome.warnings
+    if output.plan() is None or output.lost(records.values()):
+        raise BatchError(f"files in {output.storage.uri} were removed while the job ran: start it again")
     report = {
         "models": plan.models,
         "seconds": round(tally.seconds, 3),

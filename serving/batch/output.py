@@ -30,6 +30,7 @@ from zorse_common.errors import one_line
 from zorse_common.storage import Storage
 
 MANIFEST, SHARDS, RECORDS, TEMPORARY = "manifest.json", "shards", "records", ".temporary"
+ERRORS, CONTACT_SHEET, REPORT = "errors.jsonl", "contact-sheet.png", "report.json"
 _PLAN, _CLAIM = re.compile(r"plan-[0-9a-f]{16}\.json"), re.compile(r"claim-[0-9a-f]{16}-[0-9a-f]{32}\.json")
 _THREADS = 16
 
@@ -65,7 +66,7 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Record:
-        """Parse a record. Raises ValueError, TypeError or KeyError if it is not one."""
+        """Parse a record. Raises ValueError, TypeError, KeyError or AttributeError if it is not one."""
         fields = json.loads(text)
         errors = tuple(BadItem(**error) for error in fields.pop("errors"))
         return cls(**fields, errors=errors)
@@ -99,14 +100,17 @@ class Output:
 
         Raises:
             BatchError: the output belongs to a different plan, a different job started at the same moment, or there is
-                a file with the manifest's name and no plan.
+                no plan, but files with the names of a job's.
         """
+        taken = self._taken()  # before the plans: a job writes its plan first
         digest = plan.digest()[:16]
         own, claims = f"plan-{digest}.json", f"claim-{digest}-"
         plans = self._files(_PLAN)
         if not plans:
             if self.storage.exists(MANIFEST) and self.manifest(plan) is None:
-                raise self._foreign_manifest()
+                raise self._foreign(MANIFEST)
+            if taken:
+                raise self._foreign(taken)
             claim = f"{claims}{uuid.uuid4().hex}.json"
             self.publish(claim, plan.to_json().encode())
             others = [name for name in self._files(_CLAIM) if not name.startswith(claims)]
@@ -140,7 +144,7 @@ class Output:
         except (FileNotFoundError, ValueError):
             return None
         if not isinstance(manifest, dict) or manifest.get("plan") != plan.digest():
-            raise self._foreign_manifest()
+            raise self._foreign(MANIFEST)
         return manifest
 
     def recorded(self) -> list[int]:
@@ -150,7 +154,7 @@ class Output:
 
     def record(self, shard: int, plan: str) -> Record | None:
         """Return the record of a shard, or None if it has none of the plan with the digest `plan`."""
-        with contextlib.suppress(FileNotFoundError, ValueError, TypeError, KeyError):
+        with contextlib.suppress(FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
             record = Record.from_json(self.storage.read(f"{RECORDS}/{shard_name(shard)}.json"))
             if (record.shard, record.plan) == (shard, plan):
                 return record
@@ -162,6 +166,13 @@ class Output:
         with ThreadPoolExecutor(_THREADS) as pool:
             records = pool.map(lambda shard: self.record(shard, digest), shards)
             return {record.shard: record for record in records if record is not None}
+
+    def lost(self, records: Collection[Record]) -> list[int]:
+        """Return the shards of which files are gone or cut off since their records were written. No file is read."""
+        now = Output(self.storage)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            found = zip(records, pool.map(lambda record: now._sizes_of(record.shard), records), strict=True)
+            return [one.shard for one, sizes in found if len(sizes) < one.files or sum(sizes.values()) < one.nbytes]
 
     def publish_shard(self, files: Mapping[str, bytes], record: Record) -> None:
         """Write the files of a shard, by several threads, and then its record.
@@ -179,7 +190,7 @@ class Output:
         """Return whether the files of a shard are those of its record; all are read."""
         folder = self.storage / SHARDS
         try:
-            files = {name: folder.read(name) for name in self._files_of(record.shard)}
+            files = {name: folder.read(name) for name in self._sizes_of(record.shard)}
         except FileNotFoundError:
             return False
         return files_digest(files) == record.sha256
@@ -191,26 +202,26 @@ class Output:
 
     def remove_others(self, shard: int, files: Collection[str]) -> None:
         """Remove the files that have the place of a shard's but are not among its `files`."""
-        for name in self._files_of(shard):
+        for name in self._sizes_of(shard):
             if name not in files:
                 self.storage.remove(f"{SHARDS}/{name}")
 
-    def _files_of(self, shard: int) -> list[str]:
-        """Return the files at the place of a shard, `<shard>.…` or in the folder `<shard>`."""
+    def _sizes_of(self, shard: int) -> dict[str, int]:
+        """Return the size of each file at the place of a shard, `<shard>.…` or in the folder `<shard>`."""
         name = shard_name(shard)
-        inside = (self.storage / SHARDS / name).tree().sizes if name in self._listed else ()
-        return [*self._listed.get(f"{name}.", ()), *(f"{name}/{path}" for path in inside)]
+        inside = (self.storage / SHARDS / name).tree().sizes if name in self._listed else {}
+        return self._listed.get(f"{name}.", {}) | {f"{name}/{path}": size for path, size in inside.items()}
 
     @cached_property
-    def _listed(self) -> dict[str, list[str]]:
-        """The files and folders in `SHARDS` by the name of the shard, which for files has a dot at its end.
+    def _listed(self) -> dict[str, dict[str, int]]:
+        """The files and folders in `SHARDS` by the name of the shard, which for files has a dot at its end, with sizes.
 
         It is listed once: with each of a million shards that would be a million names.
         """
         folder = self.storage / SHARDS
-        listed: dict[str, list[str]] = {name: [] for name in folder.folders()}
-        for name in folder.files():
-            listed.setdefault(name[: name.find(".") + 1], []).append(name)
+        listed: dict[str, dict[str, int]] = {name: {} for name in folder.folders()}
+        for name, size in folder.tree(1).sizes.items():
+            listed.setdefault(name[: name.find(".") + 1], {})[name] = size
         return listed
 
     def publish(self, name: str, content: bytes, *, is_flushed: bool = True) -> None:
@@ -267,8 +278,15 @@ class Output:
         """Return whether a job has the lock."""
         return self.storage.local is not None and disk.is_locked(self.storage.local)
 
-    def _foreign_manifest(self) -> BatchError:
-        return BatchError(f"{self.storage.uri}/{MANIFEST} is not of this batch job: choose another output")
+    def _taken(self) -> str | None:
+        """Return a file or folder with the name of one that a job writes after its plan, or None."""
+        for folder in (SHARDS, RECORDS):
+            if (self.storage / folder).files() or (self.storage / folder).folders():
+                return folder
+        return next((name for name in (ERRORS, CONTACT_SHEET, REPORT) if self.storage.exists(name)), None)
+
+    def _foreign(self, name: str) -> BatchError:
+        return BatchError(f"{self.storage.uri}/{name} is not of this batch job: choose another output")
 
     def _files(self, pattern: re.Pattern[str]) -> list[str]:
         return [name for name in self.storage.files() if pattern.fullmatch(name)]

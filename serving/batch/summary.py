@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from serving.batch.inputs import list_inputs, read_entry
-from serving.batch.output import MANIFEST, SHARDS, Output, Record, shard_name
+from serving.batch.output import CONTACT_SHEET, ERRORS, MANIFEST, REPORT, SHARDS, Output, Record, shard_name
 from serving.batch.plan import Plan
 from serving.batch.sources.base import Entry
 from zorse_common.contact_sheet import Tile, fitted
@@ -18,7 +18,6 @@ from zorse_common.files import evenly_spaced
 from zorse_common.image_writer import encode
 from zorse_common.images import decode_image
 
-ERRORS, CONTACT_SHEET, REPORT = "errors.jsonl", "contact-sheet.png", "report.json"
 _SHEET_SHARDS, _SHEET_IMAGES_PER_SHARD = 8, 8
 
 

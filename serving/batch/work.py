@@ -23,7 +23,7 @@ from serving.batch.runner import Runner
 from serving.batch.sources.base import Contents, Entry
 from serving.batching import Tensors
 from serving.config import Limits
-from serving.errors import EngineError, ServingError
+from serving.errors import EngineError, ImageError, ServingError
 from serving.feeds import check
 from serving.verb import VERBS, Outputs
 from serving.verbs.cycle import error_of
@@ -137,6 +137,9 @@ class _Stages:
         """Read a file, and check by its header whether the models can translate it."""
         with self._stopwatch.measured("read"):
             contents = read_entry(source.entry)
+        for name, value in contents.values.items():
+            if self._plan.carried[name] == "int" and value is not None and not -(2**63) <= value < 2**63:
+                raise ImageError(f"the {name} beside the image is no number of 64 bits")
         interfaces = [self._runners[number].interface for number in self._first]
         works = [self._request.check_images([contents.image], interface, LIMITS) for interface in interfaces]
         return _Read(source, contents, sum(work.pixels for work in works))

@@ -89,6 +89,7 @@ def _kind(kind: Any) -> Kind:
 
 def reader(place: str) -> ReadEntry:
     """Read rows of the Parquet file `place`. Rows of a group are read together, and held for a while."""
+    _group.cache_clear()  # the file may have been replaced since it was read
 
     def read(entry: Entry) -> Contents:
         group, row = entry.at

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 
 from serving.batch.formats.base import JSON_COLUMN, LABEL_COLUMN, TEXT_COLUMN, Kind, Value
@@ -19,6 +19,9 @@ from zorse_common.files import is_hidden
 from zorse_common.image_formats import SUFFIXES
 from zorse_common.storage import Storage
 
+Place = tuple[int, int]
+"""The offset and the size of a member's content."""
+_READ_BYTES = 2**20
 _BESIDE: dict[str, tuple[str, Kind, Callable[[bytes], Value]]] = {
     "cls": (LABEL_COLUMN, "int", int),
     "txt": (TEXT_COLUMN, "str", lambda content: content.decode()),
@@ -31,36 +34,65 @@ def entries(place: str) -> Listing:
     """List the image files in the tar `place`, by their endings; others are left out. Contents are skipped.
 
     Raises:
-        BatchError: the file is damaged, compressed, or no tar.
+        BatchError: the file is damaged, cut off, compressed, or no tar.
     """
-    images: dict[str, list[tarfile.TarInfo]] = {}
-    others: list[tarfile.TarInfo] = []
-    try:
-        with Storage(place).open_file() as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            for member in filter(tarfile.TarInfo.isfile, archive):
-                if is_hidden(member.name) or PurePosixPath(member.name).suffix.lower() not in SUFFIXES:
-                    others.append(member)
-                else:
-                    images.setdefault(_key(member.name), []).append(member)
-    except (tarfile.TarError, OSError) as error:
-        raise BatchError(f"{place} cannot be read as an uncompressed tar ({one_line(error)})") from error
-    beside: dict[str, dict[str, tuple[int, int]]] = {}
     listing = Listing([])
-    for member in others:
-        key = _key(member.name)
-        ending = member.name[len(key) + 1 :]
+    archive_name = PurePosixPath(place).name
+    images: dict[str, list[tuple[str, Place]]] = {}
+    others: dict[str, Place] = {}
+    for name, at in _members(place):
+        if isinstance(at, str):
+            listing.left_out[f"{archive_name}/{printable(name)}"] = at
+        elif is_hidden(name) or PurePosixPath(name).suffix.lower() not in SUFFIXES:
+            others[name] = at
+        else:
+            images.setdefault(_key(name), []).append((name, at))
+    beside: dict[str, dict[str, Place]] = {}
+    for name, at in others.items():
+        key = _key(name)
+        ending = name[len(key) + 1 :]
         if key in images and ending in _BESIDE:
-            beside.setdefault(key, {})[ending] = (member.offset_data, member.size)
+            beside.setdefault(key, {})[ending] = at
             column, kind, _ = _BESIDE[ending]
             listing.columns[column] = kind
         else:
-            listing.left_out[f"{PurePosixPath(place).name}/{printable(member.name)}"] = "no image"
+            listing.left_out[f"{archive_name}/{printable(name)}"] = "no image"
     for key, members in images.items():
         where = json.dumps(beside.get(key, {}))
-        for member in members:
-            at = (member.offset_data, member.size)
-            listing.entries.append(Entry(member.name, member.size, "tar", place, member.name, at, where))
+        listing.entries.extend(Entry(name, at[1], "tar", place, name, at, where) for name, at in members)
     return listing
+
+
+def _members(place: str) -> Iterator[tuple[str, Place | str]]:
+    """Yield the name of each member that is no folder, and the place of its content, or why it has none.
+
+    A hard link has the content of the member before it that it names.
+
+    Raises:
+        BatchError: as `entries`. tarfile itself takes a damaged header for the end.
+    """
+    places: dict[str, Place] = {}
+    try:
+        with Storage(place).open_file() as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            for member in archive:
+                at = places.get(member.linkname) if member.islnk() else None
+                if member.isfile() and not member.issparse():
+                    at = (member.offset_data, member.size)
+                if at is not None:
+                    places[member.name] = at
+                    yield member.name, at
+                elif not member.isdir():
+                    yield member.name, "a link" if member.issym() or member.islnk() else "no plain file"
+            file.seek(archive.offset)
+            rest = file.read(2 * tarfile.BLOCKSIZE)
+            while not any(rest) and (more := file.read(_READ_BYTES)):
+                rest = more
+            if any(rest) or file.tell() < archive.offset + tarfile.BLOCKSIZE:
+                raise BatchError(
+                    f"{place} is damaged or cut off at byte {archive.offset}, or another tar follows there: unpack it"
+                )
+    except (tarfile.TarError, OSError) as error:
+        raise BatchError(f"{place} cannot be read as an uncompressed tar ({one_line(error)})") from error
 
 
 def _key(name: str) -> str:

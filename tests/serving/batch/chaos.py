@@ -13,8 +13,7 @@ from typing import Literal, get_args
 
 import psutil
 
-from serving.batch.output import RECORDS, SHARDS
-from serving.batch.summary import REPORT
+from serving.batch.output import RECORDS, REPORT, SHARDS
 from zorse_common.storage import Storage
 
 Victim = Literal["actor", "driver", "everything", "raylet", "gcs", "ctrl-c"]

@@ -118,6 +118,15 @@ def test_claim_beside_a_manifest_of_something_else_is_refused(content: str, tmp_
     assert list(files_of(tmp_path)) == ["manifest.json"]
 
 
+@pytest.mark.parametrize("name", ["shards/000000.tar", "shards/a/b.png", "records/000000.json", "report.json"])
+def test_claim_beside_files_of_something_else_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+    (tmp_path / name).write_text("x")
+    with pytest.raises(BatchError, match=rf"{name.partition('/')[0]} is not of this batch job: choose another output"):
+        _output(tmp_path).claim(PLAN)
+    assert list(files_of(tmp_path)) == [name]
+
+
 def test_manifest_of_another_plan_is_refused_and_a_torn_one_is_none(tmp_path: Path) -> None:
     output = _output(tmp_path)
     output.claim(PLAN)
@@ -175,6 +184,22 @@ def test_record_of_another_plan_or_torn_is_none(tmp_path: Path) -> None:
     assert output.record(0, PLAN.digest()) is None
     output.publish("records/000001.json", Record(1, PLAN.digest(), 0, 1, 0, "", ()).to_json().encode()[:-9])
     assert output.record(1, PLAN.digest()) is None
+    output.publish("records/000002.json", b"5")
+    assert output.record(2, PLAN.digest()) is None
+
+
+@pytest.mark.parametrize("files", [{"000000.tar": b"content"}, {"000000/a.png": b"a", "000000/b/c.png": b"c"}])
+def test_shard_whose_files_are_gone_or_cut_off_is_lost(files: dict[str, bytes], tmp_path: Path) -> None:
+    output = _output(tmp_path)
+    nbytes = sum(map(len, files.values()))
+    record = Record(0, PLAN.digest(), 2, len(files), nbytes, files_digest(files), ())
+    output.publish_shard(files, record)
+    path = tmp_path / "shards" / next(iter(files))
+    assert output.lost([record]) == []
+    path.write_bytes(path.read_bytes()[:-1])
+    assert output.lost([record]) == [0]
+    path.unlink()
+    assert output.lost([record]) == [0]
 
 
 def test_shard_of_several_files_is_damaged_by_each_change(tmp_path: Path) -> None:

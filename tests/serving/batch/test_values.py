@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,15 @@ def test_damaged_value_of_an_input_is_named(ending: str, content: bytes, reposit
     assert (outcome.record.count, [error.name for error in outcome.record.errors]) == (1, ["a.png"])
 
 
+@pytest.mark.parametrize("name", sorted(READERS))
+def test_label_of_more_than_64_bits_makes_a_bad_input(name: str, repository: Path, tmp_path: Path) -> None:
+    place = _tar(tmp_path / "x.tar", {"a.png": IMAGES[0], "a.cls": str(2**63).encode(), "b.png": IMAGES[1]})
+    plan = plan_of(load(repository / "invert").manifest, format=name)
+    (outcome,) = make_all(repository / "invert", plan, tmp_path / "out", str(place))
+    reasons = [error.reason for error in outcome.record.errors]
+    assert (outcome.record.count, reasons) == (1, ["the label beside the image is no number of 64 bits"])
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"labels": [1]}'])
 def test_damaged_labels_of_a_zip_are_refused(text: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
@@ -185,9 +195,24 @@ def test_values_of_different_kinds_are_json(tmp_path: Path) -> None:
     assert list_inputs(str(tmp_path)).columns == {"label": "json"}
 
 
+@pytest.mark.parametrize("kind", ["parquet", "zip"])
+def test_archive_that_was_replaced_is_read_anew(kind: str, tmp_path: Path) -> None:
+    place = PLACES[kind](tmp_path)
+    assert read_entry(list_inputs(str(place)).entries[0]).image == IMAGES[0]
+    if kind == "parquet":
+        parquet.write_table(pyarrow.table({"image": [IMAGES[2]]}), place)
+    else:
+        with zipfile.ZipFile(place, "w") as archive:
+            archive.writestr("c.png", IMAGES[2])
+    assert read_entry(list_inputs(str(place)).entries[0]).image == IMAGES[2]
+
+
 def test_values_that_are_called_as_columns_of_the_job_have_another_name() -> None:
-    plan = plan_of(inverter_manifest(), carried={"number": "int", "source": "str", "input_source": "str", "age": "int"})
+    plan = plan_of(
+        inverter_manifest(), carried=dict.fromkeys(("number", "source", "input_source", "age", "file_name"), "str")
+    )
     names = {"number": "input_number", "source": "input_input_source", "input_source": "input_source", "age": "age"}
+    names["file_name"] = "input_file_name"
     assert carried_columns(plan) == names
 
 
@@ -206,3 +231,34 @@ def test_generated_images_have_their_classes_in_a_table(tmp_path: Path) -> None:
     make_all(model, plan_of(load(model).manifest, format="images", keys={"seed": 7, "labels": 2}), tmp_path / "out")
     rows = [json.loads(line) for line in (tmp_path / "out/shards/000000/metadata.jsonl").read_text().splitlines()]
     assert rows[3] == {"file_name": "7_000003.png", "number": 3, "seed": 7, "label": 2}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:2060] + b"x" + content[2061:],  # in the header of the third member
+        lambda content: content[:2048],
+        lambda content: content + content,
+    ],
+    ids=["damaged header", "cut off", "two in one"],
+)
+def test_tar_whose_end_is_missing_is_refused(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    place = _tar(tmp_path / "photos.tar", {f"{number}.png": image for number, image in enumerate(IMAGES)})
+    place.write_bytes(damage(place.read_bytes()))
+    with pytest.raises(BatchError, match=r"photos.tar is damaged or cut off at byte \d+"):
+        list_inputs(str(place))
+
+
+def test_tar_hard_link_is_its_target_and_other_links_are_named(tmp_path: Path) -> None:
+    place = _tar(tmp_path / "photos.tar", {"a.png": IMAGES[0]})
+    with tarfile.open(place, "a") as archive:
+        for name, kind in (("b.png", tarfile.LNKTYPE), ("c.png", tarfile.SYMTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "a.png"
+            archive.addfile(info)
+    listing = list_inputs(str(place))
+    assert [(entry.name, read_entry(entry).image) for entry in listing.entries] == [
+        ("a.png", IMAGES[0]),
+        ("b.png", IMAGES[0]),
+    ]
+    assert listing.left_out == {"photos.tar/c.png": "a link"}
