@@ -220,7 +220,8 @@ class Output:
         """
         folder = self.storage / SHARDS
         listed: dict[str, dict[str, int]] = {name: {} for name in folder.folders()}
-        for name, size in folder.tree(1).sizes.items():
+        sizes = folder.tree(1).sizes if folder.files() else {}
+        for name, size in sizes.items():
             listed.setdefault(name[: name.find(".") + 1], {})[name] = size
         return listed
 
