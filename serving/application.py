@@ -192,7 +192,7 @@ class Application:
         route, seconds = self.route_names.get(request.path, OTHER_ROUTE), time.perf_counter() - began
         if self.metrics is not None:
             self.metrics.request(route, status, seconds)
-            if self.watch_clients:
+            if request.is_watched:
                 self._state_in_flight()
         if self.access_log:
             fields = {"route": route, "status": status, "seconds": round(seconds, 6)}

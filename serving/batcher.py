@@ -104,8 +104,7 @@ class Batcher:
         ]
         for job in jobs:
             self._queue.push(job, key, job.rows, deadline)
-        if self._thread is not None and self._observer is not None:  # short runs have no queue to speak of
-            self._observer.queued(self._queue.rows)
+        self._state_queue()
         self._schedule(loop)
         try:
             if self._thread is None:  # so short that `_start` notices late jobs in time, and a timer would cost more
@@ -146,7 +145,10 @@ class Batcher:
         # The future that a cancelled request awaited is cancelled already.
         job.future.cancel()
         self._queue.remove(job, key)
-        if self._observer is not None:
+        self._state_queue()
+
+    def _state_queue(self) -> None:
+        if self._thread is not None and self._observer is not None:  # short runs have no queue to speak of
             self._observer.queued(self._queue.rows)
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -160,8 +162,7 @@ class Batcher:
         self._arrived_before, self._arrived = self._arrived, 0
         began = time.monotonic()
         batch = self._queue.pop_batch(self._capacity, lambda job: _is_live(job, began))
-        if self._thread is not None and self._observer is not None:
-            self._observer.queued(self._queue.rows)
+        self._state_queue()
         if not batch:
             return
         parts = [job.tensors for job in batch]

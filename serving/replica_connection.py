@@ -19,11 +19,12 @@ from typing import Any, Protocol, cast
 from urllib.parse import unquote
 
 import httptools
-from starlette.types import Message
 
 from serving.errors import BadRequestError
+from serving.exchange import Exchange
 from serving.http import (
     PART_BYTES,
+    ClientGoneError,
     HttpRequest,
     HttpResponse,
     SendResponse,
@@ -51,8 +52,9 @@ class HttpApplication(Protocol):
 class Connection(asyncio.Protocol):
     """Parses the requests of a connection and has the application `app` answer them.
 
-    `connections` are those of the server that are open; `closed` is done when this one no longer is. A request that
-    arrives before the one before it was answered, which HAProxy never sends, ends the connection after that answer.
+    `connections` are those of the server that are open; `closed` is done when this one no longer is. What HAProxy sends
+    seldom or never ends the connection after the answer: a request that arrives before the one before it was answered,
+    `Upgrade`, and a chunked body, because the parser could take its trailers for headers of the next request.
     """
 
     def __init__(self, app: HttpApplication, connections: set[Connection]) -> None:
@@ -63,7 +65,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._url = b""
         self._headers: dict[str, str] = {}
-        self._exchange: _Exchange | None = None
+        self._exchange: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         """The event that the client has taken most of what was sent, while it has not."""
@@ -87,10 +89,11 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            pass  # There is no other protocol: the request is answered as any other.
-        except (httptools.HttpParserError, UnicodeDecodeError):
+            # There is no other protocol: the request is answered as any other.
+            assert self._exchange is not None
+            self._exchange.keeps_alive = False
+        except httptools.HttpParserError:
             self._refuse()
-            return
         exchange = self._exchange
         if exchange is None or exchange.has_begun:
             return
@@ -119,8 +122,8 @@ class Connection(asyncio.Protocol):
         method, decoded = self._parser.get_method().decode("ascii"), path.decode("ascii")
         if "%" in decoded:
             decoded = unquote(decoded)
-        self._exchange = _Exchange(self.transport, method, decoded, query.decode("ascii"), self._headers)
-        self._exchange.keeps_alive = self._parser.should_keep_alive()
+        self._exchange = Exchange(self.transport, method, decoded, query.decode("ascii"), self._headers)
+        self._exchange.keeps_alive = self._parser.should_keep_alive() and "transfer-encoding" not in self._headers
         self._url, self._headers = b"", {}
 
     def on_body(self, body: bytes) -> None:
@@ -151,7 +154,7 @@ class Connection(asyncio.Protocol):
         else:
             self._exchange.keeps_alive = False
 
-    def _begin(self, exchange: _Exchange) -> None:
+    def _begin(self, exchange: Exchange) -> None:
         """Answer a request now; from the first moment on at which the answer has to wait, in a task.
 
         Most answers of small models need not wait. A task and its turn of the event loop would take as long as a tenth
@@ -164,106 +167,62 @@ class Connection(asyncio.Protocol):
             return
         self._task = self._loop.create_task(_continued(answer, waiting), context=context)
 
-    async def _answer(self, exchange: _Exchange) -> None:
+    async def _answer(self, exchange: Exchange) -> None:
         try:
             await self._app.answer(exchange.request, functools.partial(self._send, exchange))
         except Exception:
             _LOGGER.exception("%s %s failed", exchange.request.method, exchange.request.path)
         finally:
             if not exchange.is_answered:
-                self.transport.close()
+                # `close` would wait for a client that does not take what was sent.
+                self.transport.abort()
 
-    async def _send(self, exchange: _Exchange, response: HttpResponse, *, with_body: bool = True) -> None:
+    async def _send(self, exchange: Exchange, response: HttpResponse, *, with_body: bool = True) -> None:
         """Send an answer: the headers and a short body in one system call. See `SendResponse`."""
+        self._check_client()
         head, body = _head(response, keeps_alive=exchange.keeps_alive), response.body if with_body else b""
         if len(body) <= PART_BYTES:
             self.transport.write(head + body)
         else:
             self.transport.write(head)
+            await asyncio.sleep(0)  # the rest needs a task
             await send_parts(body, self._send_part)
-        exchange.is_answered = True
+        exchange.finish()
         if not exchange.keeps_alive:
             self.transport.close()
 
     async def _send_part(self, part: bytes) -> None:
+        self._check_client()
         self.transport.write(part)
         if self._writable is not None:
             await asyncio.shield(self._writable)
 
+    def _check_client(self) -> None:
+        """Raise ClientGoneError if the client has gone. asyncio and uvloop complain about writing then."""
+        if self.transport.is_closing():
+            raise ClientGoneError
+
     def _refuse(self) -> None:
-        """Answer 400 to what is no request, unless an answer is in progress: then that is the last one."""
+        """Answer 400 to what is no request. The request before it is answered first, and alone; a broken body never."""
         exchange = self._exchange
-        if exchange is not None and exchange.has_begun and not exchange.is_answered:
+        if exchange is not None and not exchange.is_answered:
             exchange.keeps_alive = False
             self.transport.pause_reading()
+            if not exchange.has_ended:
+                exchange.disconnect()
             return
         response = error_response(BadRequestError("the request is not valid HTTP"))
         self.transport.write(_head(response, keeps_alive=False) + response.body)
         self.transport.close()
 
 
-class _Exchange:
-    """A request and the state of its answer."""
-
-    def __init__(
-        self, transport: asyncio.Transport, method: str, path: str, query: str, headers: dict[str, str]
-    ) -> None:
-        self._transport = transport
-        self.request = HttpRequest(method, path, query, headers, self._receive)
-        self.keeps_alive = True
-        self.has_begun = False
-        self.is_answered = False
-        self._body = b""
-        self._ends = False
-        self._is_read = False
-        self._is_gone = False
-        self._arrival: asyncio.Future[None] | None = None
-        """The event for which `_receive` waits."""
-
-    def add(self, body: bytes) -> None:
-        """Take a part of the body. What arrives after the answer is dropped."""
-        if self.is_answered:
-            return
-        self._body = self._body + body if self._body else body
-        if len(self._body) > PART_BYTES:
-            self._transport.pause_reading()
-        self._wake()
-
-    def end(self) -> None:
-        """Take note that the body is complete."""
-        self._ends = True
-        if not self.has_begun:
-            self.request.body, self.request.is_whole = self._body, True
-        self._wake()
-
-    def disconnect(self) -> None:
-        """Take note that the client has gone."""
-        self._is_gone = True
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._arrival is not None:
-            if not self._arrival.done():
-                self._arrival.set_result(None)
-            self._arrival = None
-
-    async def _receive(self) -> Message:
-        """Return what has arrived of the body, or wait for more; once it was returned, wait for the client to go."""
-        while not (self._is_gone or self._body or (self._ends and not self._is_read)):
-            self._arrival = asyncio.get_running_loop().create_future()
-            await self._arrival
-        if self._is_gone:
-            return {"type": "http.disconnect"}
-        body, self._body = self._body, b""
-        if len(body) > PART_BYTES:
-            self._transport.resume_reading()
-        self._is_read = self._ends
-        return {"type": "http.request", "body": body, "more_body": not self._ends}
+async def _continued(answer: Coroutine[Any, Any, None], waiting: Any) -> None:
+    """Go on with `answer`, which waits for the future `waiting`."""
+    await _rest(answer, waiting)
 
 
 @coroutine
-def _continued(answer: Coroutine[Any, Any, None], waiting: Any) -> Generator[Any, Any, None]:
-    """Go on with `answer`, which waits for the future `waiting`."""
+def _rest(answer: Coroutine[Any, Any, None], waiting: Any) -> Generator[Any, Any, None]:
     while True:
         try:
             result = yield waiting

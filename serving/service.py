@@ -205,7 +205,8 @@ class ModelService:
 
         async def run_all(planned: Sequence[Feeds], deadline: float | None) -> list[Tensors]:
             seconds = None if deadline is None else deadline - time.monotonic()
-            return await partners.run_all(model, planned, seconds)
+            # The request may have begun without a task, which limits of time need.
+            return await asyncio.create_task(partners.run_all(model, planned, seconds))
 
         return run_all
 
