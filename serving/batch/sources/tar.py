@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import PurePosixPath
 
 from serving.batch.formats.base import JSON_COLUMN, LABEL_COLUMN, TEXT_COLUMN, Kind, Value
@@ -61,6 +62,13 @@ def entries(place: str) -> Listing:
         where = json.dumps(beside.get(key, {}))
         listing.entries.extend(Entry(name, at[1], "tar", place, name, at, where) for name, at in members)
     return listing
+
+
+def first_entries(place: str, count: int) -> list[Entry]:
+    """List the first `count` image files in the tar `place`, without the values beside them. The rest is not read."""
+    files = ((name, at) for name, at in _members(place) if not isinstance(at, str))
+    images = ((name, at) for name, at in files if PurePosixPath(name).suffix.lower() in SUFFIXES)
+    return [Entry(name, at[1], "tar", place, name, at) for name, at in islice(images, count)]
 
 
 def _members(place: str) -> Iterator[tuple[str, Place | str]]:
