@@ -118,13 +118,26 @@ def test_failure_inside_the_server_stays_there(submit: Any, caplog: pytest.LogCa
     assert "a secret" in caplog.text
 
 
-def test_deadline_of_the_client_is_that_of_the_run() -> None:
+def test_run_ends_when_the_deadline_of_the_client_has_passed() -> None:
     gate = Gate()
     with server(submit=gate.submit) as live:
         client = InferenceServerClient(live.target())
-        refused("DEADLINE_EXCEEDED", "", client.infer, "invert", source(), client_timeout=0.2)
+        # A busy machine may need longer until the request is there.
+        for seconds in (0.2, 2, 20):
+            refused("DEADLINE_EXCEEDED", "", client.infer, "invert", source(), client_timeout=seconds)
+            if gate.arrived.acquire(blocking=False):
+                break
         assert gate.left.acquire(timeout=SECONDS)
-        gate.opened.set()
+        client.close()
+    assert gate.cancelled == 1
+
+
+def test_deadline_of_the_client_is_that_of_the_run() -> None:
+    gate = Gate()
+    gate.opened.set()
+    with server(submit=gate.submit) as live:
+        client = InferenceServerClient(live.target())
+        client.infer("invert", source(), client_timeout=100)
         client.infer("invert", source(), client_timeout=1000)
         client.infer("invert", source())
         client.infer("invert", source(), client_timeout=1000, timeout=1_000_000)
@@ -134,9 +147,8 @@ def test_deadline_of_the_client_is_that_of_the_run() -> None:
         assert second is not None
         assert third is not None
         assert none is None
-        assert second - first > 900
-        assert third < first + 100
-    assert gate.cancelled == 1
+        assert second - first > 500
+        assert third < first
 
 
 def test_request_whose_own_timeout_has_passed_is_told_so() -> None:
