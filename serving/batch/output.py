@@ -32,6 +32,7 @@ from zorse_common.storage import Storage
 MANIFEST, SHARDS, RECORDS, TEMPORARY = "manifest.json", "shards", "records", ".temporary"
 ERRORS, CONTACT_SHEET, REPORT = "errors.jsonl", "contact-sheet.png", "report.json"
 _PLAN, _CLAIM = re.compile(r"plan-[0-9a-f]{16}\.json"), re.compile(r"claim-[0-9a-f]{16}-[0-9a-f]{32}\.json")
+_TOTALS = {"images", "errors"}
 _THREADS = 16
 
 
@@ -143,7 +144,7 @@ class Output:
             manifest = json.loads(self.storage.read(MANIFEST))
         except (FileNotFoundError, ValueError):
             return None
-        if not isinstance(manifest, dict) or manifest.get("plan") != plan.digest():
+        if not isinstance(manifest, dict) or manifest.get("plan") != plan.digest() or _TOTALS - manifest.keys():
             raise self._foreign(MANIFEST)
         return manifest
 

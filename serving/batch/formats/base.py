@@ -51,6 +51,14 @@ def free_name(name: str, taken: Collection[str]) -> str:
     return free_name(f"input_{name}", taken) if name in taken else name
 
 
+def to_json(value: Value) -> str:
+    """Return a value as JSON. NaN and infinities, which JSON does not have, are null."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None))
+
+
 def table(items: Sequence[Item], columns: Columns) -> bytes:
     """Return the table `TABLE`: a line of JSON for each item, with the paths of its files and its values."""
     others = [name for name, kind in columns.items() if kind != "image"]
@@ -60,7 +68,7 @@ def table(items: Sequence[Item], columns: Columns) -> bytes:
             "file_name" if len(item.files) == 1 else f"{name}_file_name": path for name, path in item.files.items()
         }
         rows.append(files | {name: item.fields.get(name) for name in others})
-    return "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+    return "".join(f"{to_json(row)}\n" for row in rows).encode()
 
 
 WriteShard = Callable[[str, Sequence[Item], Columns], dict[str, bytes]]

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet
 
-from serving.batch.formats.base import FORMATS, Columns, Item, Kind
+from serving.batch.formats.base import FORMATS, Columns, Item, Kind, to_json
 
 ROWS_PER_GROUP = 256
 """The rows of a row group: a fixed number, so that equal images give equal bytes."""
@@ -52,7 +52,7 @@ def _cell(item: Item, name: str, kind: Kind) -> Any:
     if kind == "image":
         return {"bytes": item.images[name], "path": f"{item.name}.{item.suffix}"}
     value = item.fields.get(name)
-    return json.dumps(value) if kind == "json" and value is not None else value
+    return to_json(value) if kind == "json" and value is not None else value
 
 
 def _dtype(kind: Any) -> str:

@@ -8,7 +8,6 @@ images, so that equal images give equal bytes.
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -22,6 +21,7 @@ from serving.batch.formats.base import (
     Kind,
     Value,
     free_name,
+    to_json,
 )
 
 _ENDINGS: dict[tuple[str, Kind], str] = {(LABEL_COLUMN, "int"): "cls", (TEXT_COLUMN, "str"): "txt"}
@@ -49,7 +49,7 @@ def _members(item: Item, endings: Mapping[str, str], described: Sequence[str]) -
             yield f"{key}.{ending}", str(value).encode()
     values = {name: value for name in described if (value := item.fields.get(name)) is not None}
     if values:
-        yield f"{key}.json", json.dumps(_merged(values)).encode()
+        yield f"{key}.json", to_json(_merged(values)).encode()
 
 
 def _merged(values: dict[str, Value]) -> dict[str, Value]:

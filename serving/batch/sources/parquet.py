@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet, types
 
-from serving.batch.formats.base import Kind
+from serving.batch.formats.base import IMAGE_COLUMN, Kind
 from serving.batch.sources.base import SOURCES, Contents, Entry, Listing, ReadEntry, Source
 from serving.errors import BatchError
 from zorse_common.errors import one_line
@@ -25,19 +25,26 @@ def entries(place: str) -> Listing:
     """List the images in the Parquet file `place`. The size of an image is not known before it is read.
 
     A row is called as its `path` says, where a column of images is a struct of `bytes` and `path`, or by its number. Of
-    several columns of images each has its name before it.
+    several columns of images each has its name before it. Bytes alone are images if they are called so, or if the file
+    has no other images.
 
     Raises:
-        BatchError: the file is damaged, or has no column of image files.
+        BatchError: the file is damaged, has two columns of one name, or no column of image files.
     """
     try:
         with Storage(place).open_file() as stream, parquet.ParquetFile(stream) as file:
             schema = file.schema_arrow
-            images = [column.name for column in schema if _has_images(column.type)]
-            if not images:
+            if len(set(schema.names)) < len(schema.names):
+                raise BatchError(f"{place} has two columns of one name: rename one")
+            candidates = [column.name for column in schema if _has_images(column.type)]
+            if not candidates:
                 raise BatchError(f"{place} has no column with the bytes of image files")
+            images = [c for c in candidates if c == IMAGE_COLUMN or types.is_struct(schema.field(c).type)] or candidates
+            no_images = set(candidates).difference(images)
+            left_out = {f"{PurePosixPath(place).name}/{name}": "bytes beside a column of images" for name in no_images}
             rows = [entry for column in images for entry in _rows(place, file, column, is_alone=len(images) == 1)]
-            return Listing(rows, columns={name: _kind(schema.field(name).type) for name in _value_columns(schema)})
+            columns = {name: _kind(schema.field(name).type) for name in _value_columns(schema)}
+            return Listing(rows, left_out, columns=columns)
     except (pyarrow.ArrowException, OSError) as error:
         raise BatchError(f"{place} cannot be read as a Parquet file ({one_line(error)})") from error
 
@@ -64,7 +71,8 @@ def _has_images(kind: Any) -> bool:
 
 
 def _has_paths(kind: Any) -> bool:
-    return bool(types.is_struct(kind) and any(field.name == "path" for field in kind))
+    """Return whether a column of images has their names as text."""
+    return bool(types.is_struct(kind) and any(field.name == "path" and _kind(field.type) == "str" for field in kind))
 
 
 def _value_columns(schema: pyarrow.Schema) -> list[str]:

@@ -176,6 +176,29 @@ def test_parquet_without_images_is_refused(tmp_path: Path) -> None:
         list_inputs(str(path))
 
 
+def test_parquet_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None:
+    columns = [pyarrow.array([b"x"]), pyarrow.array([1]), pyarrow.array([2])]
+    parquet.write_table(pyarrow.Table.from_arrays(columns, ["image", "age", "age"]), tmp_path / "rows.parquet")
+    with pytest.raises(BatchError, match=r"rows.parquet has two columns of one name"):
+        list_inputs(str(tmp_path / "rows.parquet"))
+
+
+def test_parquet_whose_paths_are_no_text_has_numbers_as_names(tmp_path: Path) -> None:
+    rows = [{"bytes": b"x", "path": 5}, {"bytes": b"y", "path": 6}]
+    parquet.write_table(pyarrow.table({"image": rows}), tmp_path / "rows.parquet")
+    assert _read(tmp_path / "rows.parquet") == {"rows-000000": b"x", "rows-000001": b"y"}
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("image", b"x"), ("image", {"bytes": b"x"}), ("photo", {"bytes": b"x", "path": None})]
+)
+def test_parquet_with_bytes_beside_images_leaves_them_out(column: str, value: object, tmp_path: Path) -> None:
+    parquet.write_table(pyarrow.table({"md5": [b"0123"], column: [value]}), tmp_path / "rows.parquet")
+    assert _read(tmp_path / "rows.parquet") == {"rows-000000": b"x"}
+    left_out = list_inputs(str(tmp_path / "rows.parquet")).left_out
+    assert left_out == {"rows.parquet/md5": "bytes beside a column of images"}
+
+
 def test_parquet_with_several_columns_of_images_has_all_of_them(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     parquet.write_table(pyarrow.table({"photo": [b"x", b"y"], "mask": [b"z", b"w"]}), path)

@@ -127,15 +127,16 @@ def test_claim_beside_files_of_something_else_is_refused(name: str, tmp_path: Pa
     assert list(files_of(tmp_path)) == [name]
 
 
-def test_manifest_of_another_plan_is_refused_and_a_torn_one_is_none(tmp_path: Path) -> None:
+def test_manifest_of_another_plan_or_without_totals_is_refused_and_a_torn_one_is_none(tmp_path: Path) -> None:
     output = _output(tmp_path)
     output.claim(PLAN)
     assert output.manifest(PLAN) is None
     output.publish("manifest.json", manifest_json(PLAN, [])[:-9].encode())
     assert output.manifest(PLAN) is None
-    output.publish("manifest.json", manifest_json(PLAN.model_copy(update={"count": 21}), []).encode())
-    with pytest.raises(BatchError, match=r"manifest.json is not of this batch job"):
-        output.manifest(PLAN)
+    for content in (manifest_json(PLAN.model_copy(update={"count": 21}), []), f'{{"plan": "{PLAN.digest()}"}}'):
+        output.publish("manifest.json", content.encode())
+        with pytest.raises(BatchError, match=r"manifest.json is not of this batch job"):
+            output.manifest(PLAN)
 
 
 def test_lock_refuses_a_second_job_until_the_first_has_ended(tmp_path: Path) -> None:

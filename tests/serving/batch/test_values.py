@@ -17,7 +17,7 @@ from pyarrow import parquet
 
 from serving.artifacts import load
 from serving.batch.columns import carried_columns
-from serving.batch.formats.base import FORMATS
+from serving.batch.formats.base import FORMATS, Item
 from serving.batch.inputs import list_inputs, read_entry
 from serving.batch.sources.base import SOURCES
 from serving.errors import BatchError, ImageError
@@ -40,7 +40,7 @@ def _tar(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def _webdataset(folder: Path) -> Path:
-    members = {}
+    members: dict[str, bytes] = {}
     for number, (image, caption) in enumerate(zip(IMAGES, CAPTIONS, strict=True)):
         members |= {f"a/{number}.cls": str(number % 2).encode(), f"a/{number}.png": image}
         members |= {f"a/{number}.txt": caption.encode(), f"a/{number}.json": json.dumps({"age": number}).encode()}
@@ -187,6 +187,15 @@ def test_damaged_labels_of_a_zip_are_refused(text: str, tmp_path: Path) -> None:
         archive.writestr("dataset.json", text)
     with pytest.raises(BatchError, match=r"x.zip: the labels in dataset.json cannot be read"):
         list_inputs(str(tmp_path / "x.zip"))
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS.names()))
+def test_values_that_json_does_not_have_are_null(name: str) -> None:
+    item = Item("a", {"image": IMAGES[0]}, "png", {"json": {"age": float("nan"), "box": [float("inf"), 1.5]}})
+    files = FORMATS.find(name)("000000", [item], {"image": "image", "json": "json"})
+    content = b"".join(files.values())
+    assert b"NaN" not in content
+    assert b'"age": null, "box": [null, 1.5]' in content
 
 
 def test_values_of_different_kinds_are_json(tmp_path: Path) -> None:
