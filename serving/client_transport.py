@@ -89,7 +89,8 @@ class Attempts(Generic[T, Http]):
     """The attempts of one request: where and how the next one is sent, and whether there is a next one."""
 
     def __init__(self, connections: Connections[Http], call: Call[T], retry: RetryPolicy) -> None:
-        self._connections, self._call, self._retry = connections, call, retry
+        self._connections: Connections[Http] = connections
+        self._call, self._retry = call, retry
         self.deadline = connections.timer.clock() + connections.timeout
         self._tried: list[int] = []
         self._answer: Answer | None = None
