@@ -171,8 +171,8 @@ def _changes(front: Front) -> dict[str, dict[str, list[str]]]:
                 # Decoded, as Ray compares it.
                 f"    http-request return status 404 {returned(not_found)} if {{ path,url_dec -m beg /-/ }}",
                 "    http-request del-header x-request-timeout-seconds",
-                # Replicas speak HTTP/1.1 alone. Some clients (Java's) offer HTTP/2 with their first request, and a parser
-                # would take the body of such a request for the other protocol.
+                # Replicas speak HTTP/1.1 alone. Some clients (Java's) offer HTTP/2 with their first request, whose body
+                # a parser would take for the other protocol.
                 "    http-request del-header upgrade",
                 "    http-request set-header x-request-disconnect-disabled ?1",
                 "    http-request set-header x-forwarded-for %[src]",
