@@ -32,7 +32,6 @@ from zorse_common.storage import Storage
 MANIFEST, SHARDS, RECORDS, TEMPORARY = "manifest.json", "shards", "records", ".temporary"
 ERRORS, CONTACT_SHEET, REPORT = "errors.jsonl", "contact-sheet.png", "report.json"
 _PLAN, _CLAIM = re.compile(r"plan-[0-9a-f]{16}\.json"), re.compile(r"claim-[0-9a-f]{16}-[0-9a-f]{32}\.json")
-_TOTALS = {"images", "errors"}
 _THREADS = 16
 
 
@@ -144,7 +143,7 @@ class Output:
             manifest = json.loads(self.storage.read(MANIFEST))
         except (FileNotFoundError, ValueError):
             return None
-        if not isinstance(manifest, dict) or manifest.get("plan") != plan.digest() or _TOTALS - manifest.keys():
+        if not isinstance(manifest, dict) or manifest.get("plan") != plan.digest() or "errors" not in manifest:
             raise self._foreign(MANIFEST)
         return manifest
 
@@ -281,9 +280,10 @@ class Output:
         return self.storage.local is not None and disk.is_locked(self.storage.local)
 
     def _taken(self) -> str | None:
-        """Return a file or folder with the name of one that a job writes after its plan, or None."""
-        for folder in (SHARDS, RECORDS):
-            if (self.storage / folder).files() or (self.storage / folder).folders():
+        """Return a file or folder with the name of one that a job writes after its plan, or sweeps, or None."""
+        for folder, own in ((SHARDS, ""), (RECORDS, ""), (TEMPORARY, "[0-9a-f]{32}")):
+            inside = self.storage / folder
+            if not all(re.fullmatch(own, name) for name in (*inside.files(), *inside.folders())):
                 return folder
         return next((name for name in (ERRORS, CONTACT_SHEET, REPORT) if self.storage.exists(name)), None)
 

@@ -201,6 +201,17 @@ def test_finished_translation_does_not_list_its_inputs(repository: Path, tmp_pat
             job.translate(str(model), str(photos), str(out), options, [].append)
 
 
+@pytest.mark.parametrize("inputs", ["data/shards", "data/shards/*/*.png", "linked"])
+def test_inputs_at_the_place_of_the_shards_are_kept(inputs: str, repository: Path, tmp_path: Path) -> None:
+    photo = encode(np.zeros((20, 24, 3), np.uint8))
+    (tmp_path / "data/shards/000000").mkdir(parents=True)
+    (tmp_path / "data/shards/000000/a.png").write_bytes(photo)
+    (tmp_path / "linked").symlink_to(tmp_path / "data/shards")
+    with pytest.raises(BatchError, match="shards is not of this batch job: choose another output"):
+        job.translate(str(repository / "invert"), f"{tmp_path}/{inputs}", f"{tmp_path}/data", CPU)
+    assert files_of(tmp_path / "data") == {"shards/000000/a.png": photo}
+
+
 def test_output_that_cannot_be_read_is_one_line(repository: Path, tmp_path: Path) -> None:
     photos, out, model = tmp_path / "photos", tmp_path / "out", repository / "invert"
     photos.mkdir()

@@ -118,7 +118,9 @@ def test_claim_beside_a_manifest_of_something_else_is_refused(content: str, tmp_
     assert list(files_of(tmp_path)) == ["manifest.json"]
 
 
-@pytest.mark.parametrize("name", ["shards/000000.tar", "shards/a/b.png", "records/000000.json", "report.json"])
+@pytest.mark.parametrize(
+    "name", ["shards/000000.tar", "shards/a/b.png", "records/0.json", "report.json", ".temporary/x"]
+)
 def test_claim_beside_files_of_something_else_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
     (tmp_path / name).write_text("x")
