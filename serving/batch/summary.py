@@ -12,10 +12,11 @@ from serving.batch.output import CONTACT_SHEET, ERRORS, MANIFEST, REPORT, SHARDS
 from serving.batch.plan import Plan
 from serving.batch.sources.base import Entry
 from serving.batch.sources.tar import first_entries
+from serving.errors import BatchError
 from zorse_common.contact_sheet import Tile, fitted
 from zorse_common.contact_sheet import contact_sheet as drawn_sheet
-from zorse_common.errors import printable
-from zorse_common.files import evenly_spaced
+from zorse_common.errors import ZorseError, one_line, printable
+from zorse_common.files import UNREADABLE, evenly_spaced
 from zorse_common.image_writer import encode
 from zorse_common.images import decode_image
 
@@ -26,10 +27,16 @@ def commit(output: Output, plan: Plan, records: Sequence[Record], report: Mappin
     """Write the table of bad inputs, the contact sheet and the report, and then the manifest.
 
     `records` are those of all shards, in order. All files but the report are the same whenever the job runs.
+
+    Raises:
+        BatchError: a shard of the contact sheet is damaged.
     """
     rows = [json.dumps({"shard": record.shard, **asdict(error)}) for record in records for error in record.errors]
     output.publish(ERRORS, "".join(f"{row}\n" for row in rows).encode())
-    sheet = contact_sheet(output, plan, records)
+    try:
+        sheet = contact_sheet(output, plan, records)
+    except (ZorseError, *UNREADABLE) as error:
+        raise BatchError(f"a shard cannot be read: --verify makes damaged ones again ({one_line(error)})") from error
     if sheet is not None:
         output.publish(CONTACT_SHEET, sheet)
     output.publish(REPORT, (json.dumps(report, indent=2) + "\n").encode())
@@ -72,7 +79,9 @@ def _first_images(output: Output, plan: Plan, shard: int) -> list[Entry]:
     file = next((file for file in folder.files() if file.startswith(f"{name}.")), name)
     place = (folder / file).uri
     if plan.format == "webdataset":  # to list a shard of small images takes half a second
-        return first_entries(place, _SHEET_IMAGES_PER_SHARD)
+        if first := first_entries(place, _SHEET_IMAGES_PER_SHARD):
+            return first
+        raise BatchError(f"{place} has no images")
     entries = list_inputs(place).entries
     if len(plan.passes) > 1:
         entries = sorted(entries, key=lambda entry: entry.name.partition("/")[2])  # the first part is the model
