@@ -45,7 +45,7 @@ def entries(place: str) -> Listing:
             rows = [entry for column in images for entry in _rows(place, file, column, is_alone=len(images) == 1)]
             columns = {name: _kind(schema.field(name).type) for name in _value_columns(schema)}
             return Listing(rows, left_out, columns=columns)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise BatchError(f"{place} cannot be read as a Parquet file ({one_line(error)})") from error
 
 

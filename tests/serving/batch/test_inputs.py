@@ -183,6 +183,14 @@ def test_parquet_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None
         list_inputs(str(tmp_path / "rows.parquet"))
 
 
+def test_parquet_whose_paths_are_not_utf_8_is_refused(tmp_path: Path) -> None:
+    paths = pyarrow.Array.from_buffers(pyarrow.string(), 1, pyarrow.array([b"\xff"]).buffers())
+    rows = pyarrow.StructArray.from_arrays([pyarrow.array([b"x"]), paths], ["bytes", "path"])
+    parquet.write_table(pyarrow.table({"image": rows}), tmp_path / "rows.parquet")
+    with pytest.raises(BatchError, match=r"rows.parquet cannot be read as a Parquet file \('utf-8'"):
+        list_inputs(str(tmp_path / "rows.parquet"))
+
+
 def test_parquet_whose_paths_are_no_text_has_numbers_as_names(tmp_path: Path) -> None:
     rows = [{"bytes": b"x", "path": 5}, {"bytes": b"y", "path": 6}]
     parquet.write_table(pyarrow.table({"image": rows}), tmp_path / "rows.parquet")
