@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from serving import artifacts
-from serving.applications import reason_of, start_applications
-from serving.artifacts import Artifact
+from serving.applications import cluster_resources, reason_of, start_applications
+from serving.artifacts import Artifact, Published
 from serving.config import (
     AccessSettings,
     GatewaySettings,
@@ -23,8 +23,9 @@ from serving.config import (
 )
 from serving.engine import resolve_device
 from serving.errors import ArtifactError, StartError
+from serving.following import following
 from serving.haproxy import check_config
-from serving.logs import append_warning, copied_log
+from serving.logs import append_line, copied_log
 from serving.loopback import is_loopback
 from serving.memory import check_memory
 from serving.network import check_address, chosen_proxy, serve_environment, serve_host
@@ -44,7 +45,8 @@ def running_server(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
     """
     check_address(settings)
     proxy = chosen_proxy(settings)
-    models, skipped = _load(settings)
+    found, skipped = _load(settings)
+    models = {name: artifact for name, (_, artifact) in found.items()}
     check_memory(settings.replicas, [artifact.manifest.nbytes for artifact in models.values()])
     summaries = [
         ModelSummary(name=n, version=a.manifest.version, kind=a.manifest.interface.kind) for n, a in models.items()
@@ -53,8 +55,9 @@ def running_server(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
         folder = stack.enter_context(ray_folder())
         stack.enter_context(copied_log(folder))
         settings_of_models = model_settings(settings, models, folder)
-        replicas = settings.replicas * len(settings_of_models) + 1
-        variables = stack.enter_context(serve_environment(settings, proxy, folder, replicas))
+        # A new version runs beside the old one for a while.
+        replicas = settings.replicas * len(settings_of_models) * (1 if settings.follow_s is None else 2)
+        variables = stack.enter_context(serve_environment(settings, proxy, folder, replicas + 1))
         stack.enter_context(ray_environment(variables))
         if proxy == "haproxy":
             check_config(folder)
@@ -70,26 +73,28 @@ def running_server(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
             folder=folder,
             access_log=settings.access_log,
         )
-        gateway = start_applications(settings.replicas, settings_of_models, gateway)
+        resources = cluster_resources(settings_of_models[0].device, replicas)
+        gateway = start_applications(resources, settings_of_models, gateway)
         for name in gateway.unavailable.keys() - skipped.keys():
             _warn_of(name, settings.repository, gateway.unavailable[name])
+        stack.enter_context(following(settings, settings_of_models[0], resources, found, gateway))
         yield list(gateway.models)
 
 
-def _load(settings: ServerSettings) -> tuple[dict[str, Artifact], dict[str, str]]:
+def _load(settings: ServerSettings) -> tuple[dict[str, tuple[Published, Artifact]], dict[str, str]]:
     """Return the sound artifacts of the repository by model, and the reasons for the others, which are logged.
 
     Raises:
         ArtifactError: there is no sound artifact.
     """
     listing = artifacts.find(settings.repository, settings.alias)
-    models: dict[str, Artifact] = {}
+    models: dict[str, tuple[Published, Artifact]] = {}
     skipped = dict(listing.skipped)
-    for name, folder in listing.models.items():
+    for name, version in listing.models.items():
         try:
-            models[name] = artifacts.load(folder.uri)
+            models[name] = version, artifacts.load(version.uri)
         except ArtifactError as error:
-            skipped[f"{name}/{folder.name}"] = str(error)
+            skipped[f"{name}/{version.number}"] = str(error)
     if not models:
         reasons = "; ".join(f"skipped {name}: {reason}" for name, reason in skipped.items())
         raise ArtifactError(f"{settings.repository} holds no artifact that can be served; {reasons}")
@@ -187,7 +192,7 @@ def _ray_in_log(folder: str) -> Iterator[None]:
     from ray._private import worker
 
     def write(data: Mapping[str, Any], ignore_prefix: bool) -> None:
-        append_warning(folder, f"Ray: {' '.join(data['lines'])}")
+        append_line(folder, f"Ray: {' '.join(data['lines'])}")
 
     printing = worker.print_to_stdstream
     worker.print_to_stdstream = write

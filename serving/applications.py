@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+from serving.artifacts import Artifact
 from serving.config import Device, GatewaySettings, ModelSettings
 from serving.cuda import gpu_fraction
 from serving.errors import StartError
+
+if TYPE_CHECKING:
+    from ray.serve import RunTarget
+    from ray.serve.schema import ApplicationStatusOverview
 
 _LARGEST_SHARE = 0.1
 """The most cores that a replica reserves. Ray uses it for placement only, so that two cores can serve many models."""
@@ -15,10 +23,18 @@ _SMALLEST = 1e-4
 """The smallest amount of a resource that Ray can reserve."""
 
 
+def cluster_resources(device: Device, replicas: int) -> dict[str, float]:
+    """Return the Ray resources of each of `replicas` equal processes on the cluster: see `replica_resources`."""
+    import ray
+
+    cluster = ray.cluster_resources()
+    return replica_resources(device, replicas, int(cluster.get("CPU", 0)), int(cluster.get("GPU", 0)))
+
+
 def start_applications(
-    replicas: int, settings_of_models: list[ModelSettings], gateway: GatewaySettings
+    resources: dict[str, float], settings_of_models: list[ModelSettings], gateway: GatewaySettings
 ) -> GatewaySettings:
-    """Start the applications of the models, each with `replicas` processes, and wait until all of them answer.
+    """Start the applications of the models, and wait until all of them answer. Each process reserves `resources`.
 
     Returns:
         The gateway's settings. A model that does not start is in `unavailable` there, and no longer in `models`.
@@ -26,22 +42,11 @@ def start_applications(
     Raises:
         StartError: no model starts.
     """
-    import ray
     from ray import serve
 
-    from serving.deployment import GATEWAY, GatewayReplica, ModelReplica, run_target
+    from serving.deployment import GATEWAY, GatewayReplica, run_target
 
-    cluster = ray.cluster_resources()
-    count = len(settings_of_models) * replicas
-    resources = replica_resources(
-        settings_of_models[0].device, count, int(cluster.get("CPU", 0)), int(cluster.get("GPU", 0))
-    )
-    options = {"num_replicas": replicas, "ray_actor_options": resources}
-    fraction = {"gpu_fraction": resources.get("num_gpus", 1.0)}
-    targets = [
-        run_target(ModelReplica, m.name, f"/v2/models/{m.name}", options, m.model_copy(update=fraction))
-        for m in settings_of_models
-    ]
+    targets = [_model_target(settings, resources) for settings in settings_of_models]
     options = {"num_replicas": 1, "ray_actor_options": {"num_cpus": resources["num_cpus"]}}
     try:
         serve.run_many([*targets, run_target(GatewayReplica, GATEWAY, "/", options, gateway)])
@@ -64,18 +69,91 @@ def start_applications(
     return gateway
 
 
+def _model_target(settings: ModelSettings, resources: dict[str, float]) -> RunTarget:
+    """Return a model's application. The same artifact and settings make the same one, of which no replica starts anew.
+
+    Of another one as many replicas start beside the old ones, which stop when the new ones run.
+    """
+    from serving.deployment import ModelReplica, run_target
+
+    settings = settings.model_copy(update={"gpu_fraction": resources.get("num_gpus", 1.0)})
+    options = {
+        "num_replicas": settings.replicas,
+        "ray_actor_options": resources,
+        "max_surge_percent": 100,
+    }
+    return run_target(ModelReplica, settings.name, f"/v2/models/{settings.name}", options, settings)
+
+
+class Applications:
+    """The models' applications while the server runs. Each process reserves `resources`.
+
+    `settings_of` returns the settings of an artifact's application. A version must have started within `timeout_s`.
+    """
+
+    def __init__(
+        self,
+        resources: dict[str, float],
+        settings_of: Callable[[Artifact], ModelSettings],
+        stop: threading.Event,
+        timeout_s: float = 600,
+    ) -> None:
+        self._resources, self._settings_of, self._stopped, self._timeout_s = resources, settings_of, stop, timeout_s
+
+    def run(self, artifact: Artifact, before: Artifact | None) -> None:
+        """See `serving.reconcile.Cluster`. A version that fails never gets a request: its constructor proves it."""
+        from ray import serve
+
+        name = artifact.manifest.name
+        self._deploy(artifact)
+        if (reason := self._failure(name)) is None:
+            return
+        if before is None:
+            serve.delete(name)
+        else:
+            # Ray Serve does not go back by itself, and would not replace a replica of the old version that dies.
+            self._deploy(before)
+            self._failure(name)
+        raise StartError(reason)
+
+    def stop(self, model: str) -> None:
+        """See `serving.reconcile.Cluster`."""
+        from ray import serve
+
+        serve.delete(model)
+
+    def _deploy(self, artifact: Artifact) -> None:
+        from ray import serve
+
+        target = _model_target(self._settings_of(artifact), self._resources)
+        serve.run_many([target], wait_for_applications_running=False)
+
+    def _failure(self, name: str) -> str | None:
+        """Wait until the application runs, and return None, or the reason why it does not."""
+        from ray import serve
+
+        end = time.monotonic() + self._timeout_s
+        while time.monotonic() < end and not self._stopped.wait(0.1):
+            one = serve.status().applications.get(name)
+            if one is not None and one.status == "RUNNING":
+                return None
+            if one is not None and one.status == "DEPLOY_FAILED":
+                return _reason(one)
+        return "it has not started" if self._stopped.is_set() else f"it has not started within {self._timeout_s:.0f} s"
+
+
+def _reason(one: ApplicationStatusOverview) -> str:
+    # The message of an application only names its deployment; the reason is in the status of that.
+    return reason_of("\n".join([one.message, *(deployment.message for deployment in one.deployments.values())]))
+
+
 def _failed_applications() -> dict[str, str]:
     """Wait until every application runs or has failed, and return the reasons of those that have failed."""
     from ray import serve
 
     while any(one.status in ("NOT_STARTED", "DEPLOYING") for one in serve.status().applications.values()):
         time.sleep(0.1)
-    # The message of an application only names its deployment; the reason is in the status of that.
-    return {
-        name: reason_of("\n".join([one.message, *(deployment.message for deployment in one.deployments.values())]))
-        for name, one in serve.status().applications.items()
-        if one.status != "RUNNING"
-    }
+    return {name: _reason(one) for name, one in serve.status().applications.items() if one.status != "RUNNING"}
 
 
 def replica_resources(device: Device, replicas: int, cpus: int, gpus: int) -> dict[str, float]:

@@ -52,13 +52,26 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class Published:
+    """A version of a model in a repository: where it lies, and the SHA-256 of its manifest, which has all digests."""
+
+    uri: str
+    digest: str
+
+    @property
+    def number(self) -> int:
+        """The number of the version."""
+        return int(self.uri.rpartition("/")[2])
+
+
+@dataclass(frozen=True)
 class Listing:
-    """The folder of one version of each model of a repository, by the model's name, and what was skipped.
+    """One version of each model of a repository, by the model's name, and what was skipped.
 
     The keys of `skipped` are `<model>` or `<model>/<version>`, and the values the reasons.
     """
 
-    models: dict[str, Storage]
+    models: dict[str, Published]
     skipped: dict[str, str]
 
 
@@ -83,11 +96,11 @@ def find(repository: str | os.PathLike[str], alias: str | None = None) -> Listin
             else:
                 continue
             try:
-                reader.read(model, version)
+                _, content = reader.read(model, version)
             except ExportError as error:
                 skipped[f"{model}/{version}"] = str(error)
             else:
-                listing.models[model] = reader.storage / model / str(version)
+                listing.models[model] = Published((reader.storage / model / str(version)).uri, contract.digest(content))
     if not listing.models:
         missing = f"artifact (<model>/<version>/{contract.MANIFEST_FILE}): export a model into it first"
         if alias not in (None, LATEST):

@@ -36,6 +36,7 @@ from serving.http import (
     error_response,
 )
 from serving.route import ModelRoute
+from serving.served import served_by
 from serving.service import ModelService
 from serving.verb import VERBS
 from serving.verb_routes import verb_routes
@@ -77,8 +78,7 @@ def gateway_app(settings: GatewaySettings, not_ready: Callable[[], list[str]]) -
     rest.description = "\n".join(
         f"- [{model.name}](/v2/models/{model.name}/docs): {model.kind}" for model in settings.models
     )
-    rest.state.models = list(settings.models)
-    rest.state.unavailable = settings.unavailable
+    rest.state.served = served_by(settings)
     rest.state.not_ready = not_ready
     rest.state.access_log = settings.access_log
     rest.state.folder = settings.folder

@@ -74,6 +74,11 @@ def serve(
     alias: Annotated[
         str | None, typer.Option(help="Serve the versions of this alias, such as stable.", show_default="the newest")
     ] = None,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", help="Follow the repository: serve new versions, aliases and models as they come."),
+    ] = False,
+    follow_interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --follow.")] = 10.0,
     device: DeviceOption = DeviceName.AUTO,
     replicas: Annotated[int, typer.Option(min=1, help="Processes per model.")] = 1,
     max_batch: Annotated[int, typer.Option(min=1, help="The most images that are run together.")] = 16,
@@ -116,6 +121,7 @@ def serve(
     settings = ServerSettings(
         repository=repository,
         alias=alias,
+        follow_s=follow_interval if follow else None,
         host=host,
         port=port,
         grpc_port=grpc_port,

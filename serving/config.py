@@ -158,11 +158,13 @@ class GatewaySettings(Settings):
 class ServerSettings(Settings):
     """The settings of `zorse serve`. `alias` names the versions to serve instead of the newest.
 
-    Without a `grpc_port` the server answers HTTP only.
+    Without a `grpc_port` the server answers HTTP only. It looks at the repository again every `follow_s` seconds, or
+    without it serves what it finds at its start.
     """
 
     repository: str
     alias: str | None = None
+    follow_s: float | None = Field(default=None, gt=0)
     host: str = "127.0.0.1"
     port: int = Field(default=8000, gt=0, lt=65536)
     grpc_port: int | None = Field(default=None, gt=0, lt=65536)

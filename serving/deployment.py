@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hashlib
 import logging
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ray import serve
 from ray.serve import RunTarget
 from ray.serve._private import replica as inner
-from ray.serve.schema import LoggingConfig
+from ray.serve.schema import ApplicationStatusOverview, LoggingConfig
 
 from export.feeds import Feeds
 from serving import artifacts
@@ -22,7 +23,7 @@ from serving.application import Application
 from serving.asgi import gateway_app, model_app
 from serving.batcher import Batcher
 from serving.batching import Tensors
-from serving.config import DRAIN_SECONDS, Batching, GatewaySettings, Limits, ModelSettings
+from serving.config import DRAIN_SECONDS, Batching, GatewaySettings, Limits, ModelSettings, Settings
 from serving.errors import InternalError, ServingError, StartError
 from serving.grpc.application import GrpcApplication
 from serving.grpc.calls import Calls, GatewayCalls, ModelCalls
@@ -32,6 +33,7 @@ from serving.metrics import ModelMetrics
 from serving.opening import load_checked_engine, measure_profile, useful
 from serving.readiness import Readiness
 from serving.replica_server import ReplicaServer, grpc_socket_folder, socket_folder
+from serving.served import served_by, served_with
 from serving.served_partners import ServedPartners
 from serving.service import ModelService, batching_of
 
@@ -89,7 +91,7 @@ class ModelReplica(_Replica):
         metrics = ModelMetrics(settings.name, artifact.manifest.version, settings.folder)
         batcher = Batcher(engine.run, useful(batching, profile), inline=profile.inline, observer=metrics)
         admission = Admission()
-        partners = ServedPartners(settings.models, settings.partner, settings.batching.timeout_s)
+        partners = ServedPartners(served_with(settings), settings.name, settings.batching.timeout_s)
         self._service = ModelService(
             artifact.manifest, batcher.submit, settings.limits, admission, profile, metrics, partners
         )
@@ -124,13 +126,22 @@ class GatewayReplica(_Replica):
         self._settings = settings
         if settings.folder is not None:
             write_log(settings.folder)
-        self._readiness = Readiness([model.name for model in settings.models], not_running)
+        self._served = served_by(settings)
+        self._answered: set[str] = set()
+        self._readiness = Readiness(self._served().names, self._not_ready)
 
     def __serve_build_asgi_app__(self) -> Application:
         app = gateway_app(self._settings, lambda: self._readiness.not_ready)
-        models = ServedPartners([m.name for m in self._settings.models], None, Batching().timeout_s)
+        models = ServedPartners(self._served, None, Batching().timeout_s)
         calls = GatewayCalls(self._settings, lambda: self._readiness.not_ready, models)
         return self._serve(app, calls, self._settings.limits, self._settings.folder)
+
+    def _not_ready(self, names: list[str]) -> list[str]:
+        """Return the models that cannot answer. One that could can, as long as a replica runs: it may be updated."""
+        names = self._served().names
+        waiting = not_running(names, self._answered)
+        self._answered = {name for name in names if name not in waiting}
+        return waiting
 
 
 async def _result(work: Coroutine[Any, Any, T]) -> T | ServingError:
@@ -161,10 +172,23 @@ def _close_inner_server() -> None:
     inner.add_port_to_grpc_server = lambda server, address: 0
 
 
-def not_running(names: list[str]) -> list[str]:
-    """Return those of the applications `names` that Ray Serve does not report as running."""
+def not_running(names: list[str], started: Collection[str]) -> list[str]:
+    """Return those of the applications `names` that do not run; those `started` do while a replica runs."""
     applications = serve.status().applications
-    return [name for name in names if name not in applications or applications[name].status != "RUNNING"]
+    return [name for name in names if name not in applications or not _runs(applications[name], name in started)]
+
+
+def _runs(application: ApplicationStatusOverview, is_started: bool) -> bool:
+    if application.status == "RUNNING":
+        return True
+    states = [state for deployment in application.deployments.values() for state in deployment.replica_states]
+    return is_started and "RUNNING" in states
+
+
+def _version(arguments: Sequence[Settings]) -> str:
+    """Return a digest of the arguments of a replica, without the other models, of which it learns while it runs."""
+    content = [one.model_dump_json(exclude={"models", "partner"}) for one in arguments]
+    return hashlib.sha256("\n".join(content).encode()).hexdigest()
 
 
 async def _close(replica: _Replica) -> None:
@@ -172,7 +196,7 @@ async def _close(replica: _Replica) -> None:
 
 
 def run_target(
-    replica: type[_Replica], name: str, route_prefix: str, options: Mapping[str, Any], *arguments: Any
+    replica: type[_Replica], name: str, route_prefix: str, options: Mapping[str, Any], *arguments: Settings
 ) -> RunTarget:
     """Return an application of processes `replica(*arguments)` that answer the paths under `route_prefix`.
 
@@ -192,5 +216,7 @@ def run_target(
         health_check_period_s=1.0,
         **options,
     )
+    # Replicas of the same version stay when their application is run again. By default each run is another version.
+    deployment._version = _version(arguments)
     application = deployment.bind(*arguments)
     return RunTarget(application, name=name, route_prefix=route_prefix, logging_config=LOGGING)

@@ -75,9 +75,9 @@ class JsonFormatter(logging.Formatter):
         return json.dumps({key: value for key, value in line.items() if value is not None})
 
 
-def append_warning(folder: str | Path, message: str) -> None:
+def append_line(folder: str | Path, message: str, level: str = "WARNING", **fields: Any) -> None:
     """Append a line to the log of the server with this folder, from a process that has no logger of its own for it."""
-    record = logging.makeLogRecord({"msg": message, "levelname": "WARNING"})
+    record = logging.makeLogRecord({"msg": message, "levelname": level, "fields": fields})
     with log_file(folder).open("a", encoding="utf-8") as file:
         file.write(JsonFormatter().format(record) + "\n")
 

@@ -32,6 +32,8 @@ COUNTERS = {
     "zorse_batches": "Runs of the model, by rows of the batch.",
     "zorse_batch_seconds": "Seconds that runs of the model took, by rows of the batch.",
 }
+UPDATES = "zorse_updates"
+UPDATES_TEXT = "Versions that were started while the server ran, by outcome: done or refused."
 HISTOGRAMS = {
     "zorse_request_seconds": "Seconds from a request's arrival to its answer, by route and HTTP status.",
     "zorse_queue_seconds": "Seconds that a request waited to be run.",
@@ -157,6 +159,20 @@ class ModelMetrics:
     def _counter(self, name: str, labels: dict[str, str]) -> int:
         """Return the index of a counter, which is made if it is new."""
         return self._files.counter.index(_key(name, f"{name}_total", labels, COUNTERS[name]))
+
+
+class UpdateCounts:
+    """Counts the versions of models that a server starts while it runs. `folder` is the server's."""
+
+    def __init__(self, folder: str | Path) -> None:
+        metrics_folder(folder).mkdir(parents=True, exist_ok=True)
+        self._file = _File(metrics_folder(folder) / f"counter_{os.getpid()}-{secrets.token_hex(4)}.db")
+
+    def add(self, model: str, outcome: str) -> None:
+        """Count a version of `model` that is `done`, or `refused`."""
+        labels = {"model": model, "outcome": outcome}
+        index = self._file.index(_key(UPDATES, f"{UPDATES}_total", labels, UPDATES_TEXT))
+        self._file.values[index] += 1
 
 
 class _Files:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from ray import serve
@@ -15,22 +15,28 @@ from export.feeds import Feeds
 from serving.batching import Tensors
 from serving.errors import DeadlineError, NotFoundError, ServingError, UnavailableError
 from serving.logs import REQUEST_ID
+from serving.served import ServedNow
 from zorse_common.errors import printable
 
 T = TypeVar("T")
 
 
 class ServedPartners:
-    """The models `names` of a server, each an application of Ray Serve; `default` is the partner of one of them.
+    """The models of a server, each an application of Ray Serve, for the model `name` of them, or for the gateway.
 
     A call whose request has no deadline may take `timeout_s`.
     """
 
-    def __init__(self, names: Collection[str], default: str | None, timeout_s: float) -> None:
-        self.default = default
+    def __init__(self, served: ServedNow, name: str | None, timeout_s: float) -> None:
+        self._served = served
+        self._name = name
         self._timeout_s = timeout_s
-        self._names = names
         self._handles: dict[str, DeploymentHandle] = {}
+
+    @property
+    def default(self) -> str | None:
+        """See `Partners.default`."""
+        return None if self._name is None else self._served().partners.get(self._name)
 
     async def run_all(self, model: str, planned: Sequence[Feeds], seconds: float | None) -> list[Tensors]:
         """See `Partners.run_all`. A model without a live replica is an `UnavailableError`."""
@@ -51,8 +57,8 @@ class ServedPartners:
         call: Callable[[DeploymentHandle, float], Awaitable[T | ServingError]],
     ) -> T:
         """Return the result of `call` with the model's handle and the seconds that it may take."""
-        if model not in self._names:
-            names = ", ".join(sorted(self._names))
+        if model not in self._served().names:
+            names = ", ".join(sorted(self._served().names))
             raise NotFoundError(f"there is no model {printable(model)}: the server has {names}")
         limit = self._timeout_s if seconds is None else seconds
         try:

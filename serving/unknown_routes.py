@@ -23,10 +23,10 @@ async def unknown_model(name: str, request: Request) -> None:
     """
     if name == "stats":
         raise HTTPException(405)
-    for skipped, reason in request.app.state.unavailable.items():
+    for skipped, reason in request.app.state.served().unavailable.items():
         if skipped.partition("/")[0] == name:
             raise NotFoundError(f"the model {skipped} is not served: {reason}")
-    names = ", ".join(summary.name for summary in request.app.state.models)
+    names = ", ".join(summary.name for summary in request.app.state.served().models)
     raise NotFoundError(f"there is no model {name[:80]!r} on this server: it serves {names}")
 
 

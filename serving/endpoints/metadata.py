@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -63,9 +64,9 @@ async def server() -> ServerMetadata:
 
 
 @server_router.get("/v2/models")
-async def models(request: Request) -> list[ModelSummary]:
+async def models(request: Request) -> Sequence[ModelSummary]:
     """List the models that are served. Each has its own documentation at `/v2/models/<name>/docs`."""
-    summaries: list[ModelSummary] = request.app.state.models
+    summaries: Sequence[ModelSummary] = request.app.state.served().models
     return summaries
 
 

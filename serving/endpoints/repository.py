@@ -38,15 +38,15 @@ async def index(request: Request) -> list[IndexEntry]:
     if not isinstance(only_ready, bool):
         raise BadRequestError(f"ready is {str(only_ready)[:40]!r}: give true or false")
     waiting = await run_in_threadpool(request.app.state.not_ready)
-    state = request.app.state
-    return model_index(state.models, state.unavailable, waiting, only_ready=only_ready)
+    served = request.app.state.served()
+    return model_index(served.models, served.unavailable, waiting, only_ready=only_ready)
 
 
 @server_router.post("/models/{name}/load")
 @server_router.post("/models/{name}/unload")
 async def load_or_unload(name: str, request: Request) -> None:
     """Refuse: the server loads the models of its repository when it starts."""
-    raise no_loading(name, request.app.state.models)
+    raise no_loading(name, request.app.state.served().models)
 
 
 def model_index(

@@ -66,7 +66,7 @@ class Statistics(BaseModel):
 @server_router.get("/v2/models/stats")
 async def statistics(request: Request) -> Statistics:
     """Return the statistics of all models."""
-    models = [(model.name, str(model.version)) for model in request.app.state.models]
+    models = [(model.name, str(model.version)) for model in request.app.state.served().models]
     return await run_in_threadpool(statistics_of, request.app.state.folder, models)
 
 

@@ -22,6 +22,7 @@ from serving.endpoints.statistics import statistics_of
 from serving.errors import NotFoundError, ServingError, UnsupportedError
 from serving.grpc import open_inference_pb2 as pb
 from serving.grpc.messages import add_outputs, infer_request, numbers, parameters, parsed
+from serving.served import served_by
 from serving.service import ModelService
 from serving.verb import GRPC_INFER
 
@@ -155,7 +156,8 @@ class GatewayCalls:
     """
 
     def __init__(self, settings: GatewaySettings, not_ready: Callable[[], Sequence[str]], models: OtherModels) -> None:
-        self._settings, self._not_ready, self._models = settings, not_ready, models
+        self._folder, self._access_log, self._served = settings.folder, settings.access_log, served_by(settings)
+        self._not_ready, self._models = not_ready, models
         self._calls: dict[str, Call] = {
             "ServerLive": (pb.Empty, self._live),
             "ServerReady": (pb.Empty, self._ready),
@@ -202,29 +204,27 @@ class GatewayCalls:
 
     async def _model_ready(self, request: Any, deadline: float | None) -> Any:
         waiting = self._not_ready()
-        models = (model for model in self._settings.models if model.name not in waiting)
+        models = (model for model in self._served().models if model.name not in waiting)
         return pb.ModelReadyResponse(ready=any(_is(model, request.name, request.version) for model in models))
 
     async def _statistics(self, request: Any, deadline: float | None) -> Any:
         name, version = request.name, request.version
-        models = [(m.name, str(m.version)) for m in self._settings.models if not name or _is(m, name, version)]
+        models = [(m.name, str(m.version)) for m in self._served().models if not name or _is(m, name, version)]
         if not models:
             raise NotFoundError(f"there is no model {name[:80]!r} of version {version[:20]!r} on this server")
-        return _message(
-            pb.ModelStatisticsResponse, await run_in_threadpool(statistics_of, self._settings.folder, models)
-        )
+        return _message(pb.ModelStatisticsResponse, await run_in_threadpool(statistics_of, self._folder, models))
 
     async def _index(self, request: Any, deadline: float | None) -> Any:
-        models, unavailable = self._settings.models, self._settings.unavailable
-        entries = model_index(models, unavailable, self._not_ready(), only_ready=request.ready)
+        served = self._served()
+        entries = model_index(served.models, served.unavailable, self._not_ready(), only_ready=request.ready)
         return _message(pb.RepositoryIndexResponse, {"models": [entry.model_dump() for entry in entries]})
 
     async def _load(self, request: Any, deadline: float | None) -> Any:
-        raise no_loading(request.model_name, self._settings.models)
+        raise no_loading(request.model_name, self._served().models)
 
     async def _trace(self, request: Any, deadline: float | None) -> Any:
         name = request.model_name
-        if name and name not in {model.name for model in self._settings.models}:
+        if name and name not in {model.name for model in self._served().models}:
             raise NotFoundError(f"there is no model {name[:80]!r} on this server")
         values = {key: list(value.value) for key, value in request.settings.items()}
         # A setting without a value stands for the present one.
@@ -237,7 +237,7 @@ class GatewayCalls:
 
     async def _log(self, request: Any, deadline: float | None) -> Any:
         wanted = dict.fromkeys(request.settings) | parameters(request.settings)
-        settings = unchanged(log_settings_of(access_log=self._settings.access_log), wanted)
+        settings = unchanged(log_settings_of(access_log=self._access_log), wanted)
         fields = {bool: "bool_param", int: "uint32_param", str: "string_param"}
         return _message(pb.LogSettings, {"settings": {k: {fields[type(v)]: v} for k, v in settings.items()}})
 

@@ -17,7 +17,7 @@ def test_find_takes_the_newest_version_by_number(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "README.md").write_text("")
     listing = artifacts.find(tmp_path)
-    assert {name: folder.local for name, folder in listing.models.items()} == {"digits": tmp_path / "digits" / "10"}
+    assert {name: Path(found.uri) for name, found in listing.models.items()} == {"digits": tmp_path / "digits" / "10"}
     assert listing.skipped == {}
 
 

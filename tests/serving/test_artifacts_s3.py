@@ -48,8 +48,8 @@ def test_load_from_a_uri_equals_load_from_the_folder(uri: str, repository: Path,
 def test_find_at_a_uri_equals_find_in_the_folder(uri: str, repository: Path, cache: Path) -> None:
     there, here = artifacts.find(uri), artifacts.find(repository)
     assert list(there.models) == list(here.models)
-    for name, folder in there.models.items():
-        fetched, local = artifacts.load(folder.uri), artifacts.load(here.models[name].uri)
+    for name, found in there.models.items():
+        fetched, local = artifacts.load(found.uri), artifacts.load(here.models[name].uri)
         assert fetched.manifest == local.manifest
         assert fetched.model.read_bytes() == local.model.read_bytes()
     assert list(artifacts.find(uri, "stable").models) == ["digits"]

@@ -9,6 +9,7 @@ import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from tritonclient.grpc import model_config_pb2, service_pb2
 
+from serving.config import GatewaySettings
 from serving.errors import BadRequestError
 from serving.grpc import open_inference_pb2 as pb
 from serving.grpc.calls import GatewayCalls, ModelCalls
@@ -66,7 +67,7 @@ def test_every_call_of_the_public_protocol_is_served_and_routed_by_its_first_fie
     service = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
     assert service.full_name == GRPC_SERVICE
     none: Any = None
-    gateway, model = GatewayCalls(none, none, none), ModelCalls(none, none, none)
+    gateway, model = GatewayCalls(GatewaySettings(models=()), none, none), ModelCalls(none, none, none)
     assert {*gateway.methods, STREAM} == set(service.methods_by_name)
     assert {*model.methods, STREAM} == set(NAMING_CALLS)
     named = {

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from serving.errors import InternalError
-from serving.logs import REQUEST_ID, JsonFormatter, LogCopier, append_warning, copied_log, harmless, log_file, write_log
+from serving.logs import REQUEST_ID, JsonFormatter, LogCopier, append_line, copied_log, harmless, log_file, write_log
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def fail() -> None:
 
 
 def test_warning_is_a_line_of_its_own_without_a_logger(tmp_path: Path) -> None:
-    append_warning(tmp_path, "a process\nhas died")
-    append_warning(tmp_path, "another")
+    append_line(tmp_path, "a process\nhas died")
+    append_line(tmp_path, "another")
     first, second = lines(log_file(tmp_path))
     assert first.keys() == {"time", "level", "message"}
     assert (first["level"], first["message"], second["message"]) == ("warning", "a process\nhas died", "another")
