@@ -27,13 +27,12 @@ from prometheus_client.utils import floatToGoString
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, float("inf"))
 """The upper bounds of the buckets of every histogram, in seconds."""
 COUNTERS = {
+    "zorse_updates": "Versions that were started while the server ran, by outcome: done or refused.",
     "zorse_rejected": "Requests refused before any work was done, by reason.",
     "zorse_rows": "Images made: rows of all batches.",
     "zorse_batches": "Runs of the model, by rows of the batch.",
     "zorse_batch_seconds": "Seconds that runs of the model took, by rows of the batch.",
 }
-UPDATES = "zorse_updates"
-UPDATES_TEXT = "Versions that were started while the server ran, by outcome: done or refused."
 HISTOGRAMS = {
     "zorse_request_seconds": "Seconds from a request's arrival to its answer, by route and HTTP status.",
     "zorse_queue_seconds": "Seconds that a request waited to be run.",
@@ -171,7 +170,7 @@ class UpdateCounts:
     def add(self, model: str, outcome: str) -> None:
         """Count a version of `model` that is `done`, or `refused`."""
         labels = {"model": model, "outcome": outcome}
-        index = self._file.index(_key(UPDATES, f"{UPDATES}_total", labels, UPDATES_TEXT))
+        index = self._file.index(_key("zorse_updates", "zorse_updates_total", labels, COUNTERS["zorse_updates"]))
         self._file.values[index] += 1
 
 
