@@ -31,10 +31,6 @@ class Admission:
             OverloadedError: the process has as many requests, bytes or seconds of work as it may.
         """
         limits = self._capacity
-        if (  # the usual case
-            self.requests < limits.requests and self.bytes + nbytes <= limits.bytes and self.seconds <= limits.seconds
-        ):
-            return
         self._check("requests", self.requests, 1, limits.requests)
         self._check("bytes", self.bytes, nbytes, limits.bytes)
         self._check("seconds", self.seconds, 0, limits.seconds)
@@ -66,10 +62,9 @@ class Admission:
             OverloadedError: the work does not fit, or the work before it takes longer than `remaining`.
         """
         limits = self._capacity
-        if self.images:  # otherwise nothing is in progress
-            self._check("images", self.images, images, limits.images)
-            self._check("pixels", self.pixels, pixels, limits.pixels)
-            self._check("seconds", self.seconds, seconds, min(limits.seconds, remaining))
+        self._check("images", self.images, images, limits.images)
+        self._check("pixels", self.pixels, pixels, limits.pixels)
+        self._check("seconds", self.seconds, seconds, min(limits.seconds, remaining))
         return _Count(self, images=images, pixels=pixels, seconds=seconds)
 
     def _check(self, unit: str, in_progress: float, added: float, limit: float) -> None:
@@ -135,9 +130,7 @@ class Content:
         Raises:
             OverloadedError: with them the process has more than it may.
         """
-        others = self._admission.bytes - self._bytes
-        if others:
-            self._admission.check_bytes(others, self._bytes + nbytes)
+        self._admission.check_bytes(self._admission.bytes - self._bytes, self._bytes + nbytes)
         self.keep(nbytes)
 
     def keep(self, nbytes: int) -> None:
