@@ -18,6 +18,7 @@ from pydantic import PrivateAttr
 
 from export.feeds import Feeds
 from export.interface import AxisLimits, Interface, SizeLimits
+from serving import replica_connection
 from serving.admission import Admission
 from serving.batching import Tensors
 from serving.client import Client
@@ -274,6 +275,39 @@ def cycle(contents: Sequence[bytes], partners: FakePartners | None = None, **key
         return await service.call_with_images(verb, verb.request.parse(keys), contents)
 
     return asyncio.run(call())
+
+
+class TimedPartners(FakePartners):
+    """Limits the time of a call, as Ray's partners do, which takes a task."""
+
+    async def run_all(self, model: str, planned: Sequence[Feeds], seconds: float | None) -> list[Tensors]:
+        async with asyncio.timeout(60):
+            return await super().run_all(model, planned, seconds)
+
+
+def test_cycle_that_begins_without_a_task_may_limit_the_time_of_its_partner() -> None:
+    files: list[File] = []
+
+    async def answer() -> None:
+        service = ModelService(INVERTER, FakeEngine().submit, Limits(), partners=TimedPartners())
+        verb = VERBS.find("cycle")
+        files.append(await service.call_with_images(verb, verb.request.parse({}), FILES[:1]))
+
+    async def play() -> None:
+        begun: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        work = answer()
+
+        def begin() -> None:
+            try:
+                begun.set_result(work.send(None))
+            except Exception as error:
+                begun.set_exception(error)
+
+        asyncio.get_running_loop().call_soon(begin)
+        await replica_connection._continued(work, await begun)
+
+    asyncio.run(play())
+    np.testing.assert_array_equal(files[0].value(), cycle(FILES[:1], FakePartners()).value())
 
 
 def test_cycle_runs_the_partner_on_the_translated_images_and_measures() -> None:
