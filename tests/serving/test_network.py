@@ -7,11 +7,12 @@ import socket
 from pathlib import Path
 
 import pytest
+import ray
 
 from serving.config import AccessSettings, ServerSettings
 from serving.errors import StartError
 from serving.keys import plain_key
-from serving.network import check_address, chosen_proxy, serve_host
+from serving.network import check_address, chosen_proxy, serve_environment, serve_host
 
 SETTINGS = ServerSettings(repository="r")
 
@@ -80,3 +81,15 @@ def test_address_of_other_machines_needs_a_key_or_consent() -> None:
         other.listen()
         with pytest.raises(StartError, match="Address already in use"):
             check_address(settings.model_copy(update={"host": "127.0.0.1"}))
+
+
+def test_ray_knows_every_variable_that_it_is_given(tmp_path: Path) -> None:
+    """Ray ignores a variable of a name that it does not have, or no longer has."""
+    package = Path(ray.__file__).parent
+    python = "\n".join(file.read_text() for file in package.rglob("*.py") if "tests" not in file.parts)
+    core = (package / "core/src/ray/raylet/raylet").read_bytes()
+    with serve_environment(SETTINGS, "haproxy", str(tmp_path), 2) as variables:
+        own = [name for name in variables if name.startswith(("RAY_", "SERVE_"))]
+    assert len(own) > 10
+    unknown = [name for name in own if name not in python and name.removeprefix("RAY_").encode() not in core]
+    assert unknown == []
