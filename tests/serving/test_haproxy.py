@@ -122,6 +122,12 @@ def test_front_refuses_what_is_no_request_of_http(head: str, expected: int, fron
     assert sent(front, head)[0] == expected
 
 
+def test_rewrite_takes_offers_of_other_protocols_from_requests(rendered: str) -> None:
+    """The parser of a replica would take the body of such a request for the other protocol."""
+    frontend = rewrite(rendered, FRONT).partition("frontend http_frontend\n")[2].partition("\nbackend ")[0]
+    assert "    http-request del-header upgrade\n" in frontend
+
+
 def test_rewrite_keeps_only_the_public_address(rendered: str) -> None:
     binds = [line.strip() for line in rewrite(rendered, FRONT).splitlines() if line.strip().startswith("bind ")]
     assert rendered.count("bind ") == 3
