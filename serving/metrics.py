@@ -166,6 +166,7 @@ class UpdateCounts:
     def __init__(self, folder: str | Path) -> None:
         metrics_folder(folder).mkdir(parents=True, exist_ok=True)
         self._file = _File(metrics_folder(folder) / f"counter_{os.getpid()}-{secrets.token_hex(4)}.db")
+        weakref.finalize(self, self._file.close)
 
     def add(self, model: str, outcome: str) -> None:
         """Count a version of `model` that is `done`, or `refused`."""
