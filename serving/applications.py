@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from serving.artifacts import Artifact
 from serving.config import Device, GatewaySettings, ModelSettings
@@ -77,12 +77,13 @@ def _model_target(settings: ModelSettings, resources: dict[str, float]) -> RunTa
     from serving.deployment import ModelReplica, run_target
 
     settings = settings.model_copy(update={"gpu_fraction": resources.get("num_gpus", 1.0)})
-    options = {
-        "num_replicas": settings.replicas,
-        "ray_actor_options": resources,
-        "max_surge_percent": 100,
-    }
+    options = model_options(settings, resources)
     return run_target(ModelReplica, settings.name, f"/v2/models/{settings.name}", options, settings)
+
+
+def model_options(settings: ModelSettings, resources: Mapping[str, float]) -> dict[str, Any]:
+    """Return Ray Serve's options of a model's deployment, whose processes reserve `resources` each."""
+    return {"num_replicas": settings.replicas, "ray_actor_options": dict(resources), "max_surge_percent": 100}
 
 
 class Applications:
