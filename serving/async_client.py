@@ -57,9 +57,9 @@ class AsyncClient:
         """As `Client.models`."""
         return await self._send(calls.models())
 
-    async def unavailable(self) -> dict[str, str]:
-        """As `Client.unavailable`."""
-        return await self._send(calls.unavailable())
+    async def index(self) -> list[dict[str, str]]:
+        """As `Client.index`."""
+        return await self._send(calls.index())
 
     async def metadata(self, model: str) -> dict[str, Any]:
         """As `Client.metadata`."""

@@ -16,7 +16,7 @@ from serving.cli_models import DeviceName, DeviceOption, KeyOption
 
 if TYPE_CHECKING:
     from serving.config import ModelSummary
-    from serving.status import ModelStatus
+    from serving.status import ModelStatus, ServerStatus
 
 _DEFAULT = "serve"
 """The name of the command that is called where no other is named. It is hidden."""
@@ -146,32 +146,47 @@ def status(
     url: Annotated[str, typer.Option(help="The server's URL.")] = "http://127.0.0.1:8000",
     api_key: KeyOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every second until Ctrl-C.")] = False,
 ) -> None:
     """Show what the models of a running server do. The exit code is 1 unless all of them can answer."""
+    from rich.console import Console
+
     from serving.client import Client
     from serving.retrying import ONCE
     from serving.status import server_status
-    from zorse_common.tables import print_json, print_table
 
     with Client(url, api_key, timeout=10, retry=ONCE) as client:
-        found = server_status(client, url, time.monotonic, lambda: time.sleep(1))
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        titles = ["model", "version", "kind", "replicas", "requests", "failed", "req/s", "p50", "p99"]
-        titles += ["queued", "in-flight", "memory"]
-        print_table(titles, [_cells(model) for model in found.models])
-    if not found.ready:
-        typer.echo("not ready: a model cannot answer at this moment", err=True)
-    for name, reason in found.unavailable.items():
-        typer.echo(f"{name} cannot answer: {reason}", err=True)
+        while True:
+            found = server_status(client, url, time.monotonic, lambda: time.sleep(1))
+            if watch:
+                Console().clear()
+            _show(found, as_json)
+            if not watch:
+                break
     if found.unavailable or not found.ready:
         raise typer.Exit(1)
 
 
+def _show(found: ServerStatus, as_json: bool) -> None:
+    from zorse_common.tables import print_json, print_table
+
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        titles = ["model", "version", "kind", "replicas", "requests", "failed", "rejected", "req/s", "p50", "p99"]
+        titles += ["queued", "in-flight", "memory"]
+        print_table(titles, [_cells(model) for model in found.models])
+        for name in found.loading:
+            typer.echo(f"{name} is being started")
+    if not found.ready:
+        typer.echo("not ready: a model cannot answer at this moment", err=True)
+    for name, reason in found.unavailable.items():
+        typer.echo(f"{name} cannot answer: {reason}", err=True)
+
+
 def _cells(model: ModelStatus) -> list[str]:
     p50, p99 = map(milliseconds, (model.p50_seconds, model.p99_seconds))
-    counts = (model.replicas, model.requests, model.failed, model.per_second)
+    counts = (model.replicas, model.requests, model.failed, model.rejected, model.per_second)
     memory = f"{model.memory_bytes / 2**20:.0f} MiB"
     return [
         *(model.name, model.version, model.kind, *map(str, counts)),

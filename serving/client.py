@@ -67,9 +67,12 @@ class Client:
         """Return the name, version and kind of each model."""
         return self._send(calls.models())
 
-    def unavailable(self) -> dict[str, str]:
-        """Return the reason for each `<model>/<version>` of the server's repository that is not served."""
-        return self._send(calls.unavailable())
+    def index(self) -> list[dict[str, str]]:
+        """Return the name, version, state and reason of each version that the server serves, starts or has refused.
+
+        The state is READY, LOADING or UNAVAILABLE; the last one has a reason. The version may be empty.
+        """
+        return self._send(calls.index())
 
     def metadata(self, model: str) -> dict[str, Any]:
         """Return the kind, versions, inputs and outputs of a model (KServe v2 model metadata)."""

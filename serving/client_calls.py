@@ -87,9 +87,9 @@ def models() -> Call[list[dict[str, Any]]]:
     return Call(_read_models, "GET", "/v2/models")
 
 
-def unavailable() -> Call[dict[str, str]]:
-    """Return the question for the models that are not served, and why."""
-    return Call(_read_unavailable, "POST", "/v2/repository/index")
+def index() -> Call[list[dict[str, str]]]:
+    """Return the question for the versions of the repository and their states."""
+    return Call(_read_index, "POST", "/v2/repository/index")
 
 
 def metadata(model: str) -> Call[dict[str, Any]]:
@@ -193,15 +193,11 @@ def _read_models(answer: Answer) -> list[dict[str, Any]]:
     return models
 
 
-def _read_unavailable(answer: Answer) -> dict[str, str]:
-    index = json.loads(answer.content)
+def _read_index(answer: Answer) -> list[dict[str, str]]:
+    index: list[dict[str, str]] = json.loads(answer.content)
     if not isinstance(index, list) or not all(_is_object(entry, "name", "version", "state") for entry in index):
         raise ValueError("the answer is not the index of a repository")
-    return {
-        f"{entry['name']}/{entry['version']}".rstrip("/"): str(entry.get("reason", ""))
-        for entry in index
-        if entry["state"] == "UNAVAILABLE"
-    }
+    return index
 
 
 def _read_metadata(answer: Answer) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class Reconciler:
         self._look, self._load, self._cluster, self._tell, self._note = look, load, cluster, tell, note
         self._skipped: dict[str, str] = {}
         self._trouble: dict[str, str] = {}
+        self._loading: tuple[str, ...] = ()
 
     def step(self) -> None:
         """Look once, and make each change that is needed, one model after another."""
@@ -86,6 +87,7 @@ class Reconciler:
             ),
             unavailable=self._skipped
             | {f"{model}/{version.number}": reason for model, (version, reason) in self._refused.items()},
+            loading=self._loading,
             partners={model: partner for model, partner in partners.items() if partner is not None},
         )
 
@@ -101,6 +103,8 @@ class Reconciler:
         before = self._running[model][1] if model in self._running else None
         previous = None if before is None else before.manifest.version
         self._note("update_started", model, version=version.number, previous=previous)
+        self._loading = (f"{model}/{version.number}",)
+        self._tell(self.served())
         try:
             self._cluster.run(artifact, before)
         except StartError as error:
@@ -110,6 +114,8 @@ class Reconciler:
             self._refused.pop(model, None)
             self._running[model] = version, artifact
             self._note("update_done", model, version=version.number, previous=previous)
+        finally:
+            self._loading = ()
 
     def _stop(self, model: str) -> None:
         version, _ = self._running.pop(model)

@@ -15,12 +15,14 @@ _FILE = "served.json"
 class Served(Settings):
     """The models of a server, and the reasons for those that are not served, as in `GatewaySettings`.
 
-    `names` are those of the models. `partners` has the name of the model that translates back what a model translates.
+    `names` are those of the models, and `loading` those of versions that are being started, as `<model>/<version>`.
+    `partners` has the name of the model that translates back what a model translates.
     """
 
     names: list[str]
     models: tuple[ModelSummary, ...] = ()
     unavailable: dict[str, str] = Field(default_factory=dict)
+    loading: tuple[str, ...] = ()
     partners: dict[str, str] = Field(default_factory=dict)
 
     def write(self, folder: str) -> None:

@@ -19,8 +19,9 @@ class ModelStatus:
     """One model. `requests` and `failed` count those that run the model, since the server's start.
 
     `failed` are those with a status of 500 or more. `per_second` is the rate of requests, measured now. `p50_seconds`
-    and `p99_seconds` are over all requests since the start, or None before the first. `queued` are images, `in_flight`
-    requests of any kind, and `memory_bytes` is that of all replicas.
+    and `p99_seconds` are over all requests since the start, or None before the first. `rejected` are requests of any
+    kind that were refused before any work was done. `queued` are images, `in_flight` requests of any kind, and
+    `memory_bytes` is that of all replicas.
     """
 
     name: str
@@ -29,6 +30,7 @@ class ModelStatus:
     replicas: int
     requests: int
     failed: int
+    rejected: int
     per_second: float
     p50_seconds: float | None
     p99_seconds: float | None
@@ -41,12 +43,14 @@ class ModelStatus:
 class ServerStatus:
     """A server. It is ready if every model that it serves can answer.
 
-    `unavailable` has the reasons of the models of its repository that do not answer, by `<model>/<version>`.
+    `loading` are the versions that are being started, as `<model>/<version>`, and `unavailable` has the reasons of the
+    others of its repository that do not answer.
     """
 
     url: str
     ready: bool
     models: tuple[ModelStatus, ...]
+    loading: tuple[str, ...]
     unavailable: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,7 +69,12 @@ def server_status(client: Client, url: str, clock: Callable[[], float], pause: C
     pause()
     now, seconds = _readings(client), clock() - began
     statuses = tuple(_model(model, before, now, seconds) for model in models)
-    return ServerStatus(url, client.ready(), statuses, client.unavailable())
+    index = [
+        (f"{one['name']}/{one['version']}".rstrip("/"), one["state"], one.get("reason", "")) for one in client.index()
+    ]
+    loading = tuple(name for name, state, _ in index if state == "LOADING")
+    unavailable = {name: reason for name, state, reason in index if state == "UNAVAILABLE"}
+    return ServerStatus(url, client.ready(), statuses, loading, unavailable)
 
 
 def _readings(client: Client) -> Readings:
@@ -89,6 +98,7 @@ def _model(model: dict[str, Any], before: Readings, now: Readings, seconds: floa
         replicas=round(now.total("zorse_replicas", **labels)),
         requests=round(requests),
         failed=round(sum(count for status, count in counts.items() if status >= "500")),
+        rejected=round(now.total("zorse_rejected_total", **labels)),
         per_second=round((requests - earlier) / seconds, 1) if seconds else 0.0,
         p50_seconds=p50,
         p99_seconds=p99,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from serving.config import ModelSummary
 from serving.errors import BadRequestError, NotFoundError, ServingError, UnsupportedError
 from serving.json_bodies import json_object
+from serving.served import Served
 
 server_router = APIRouter(prefix="/v2/repository", tags=["repository"])
 
@@ -27,7 +28,7 @@ class IndexEntry(BaseModel):
 
     name: str
     version: str
-    state: Literal["READY", "UNAVAILABLE"]
+    state: Literal["READY", "LOADING", "UNAVAILABLE"]
     reason: str = ""
 
 
@@ -38,8 +39,7 @@ async def index(request: Request) -> list[IndexEntry]:
     if not isinstance(only_ready, bool):
         raise BadRequestError(f"ready is {str(only_ready)[:40]!r}: give true or false")
     waiting = await run_in_threadpool(request.app.state.not_ready)
-    served = request.app.state.served()
-    return model_index(served.models, served.unavailable, waiting, only_ready=only_ready)
+    return model_index(request.app.state.served(), waiting, only_ready=only_ready)
 
 
 @server_router.post("/models/{name}/load")
@@ -49,27 +49,28 @@ async def load_or_unload(name: str, request: Request) -> None:
     raise no_loading(name, request.app.state.served().models)
 
 
-def model_index(
-    models: Sequence[ModelSummary], unavailable: Mapping[str, str], waiting: Collection[str], *, only_ready: bool
-) -> list[IndexEntry]:
-    """Return an entry for each of `models` and of those `unavailable`, or only for those that take requests.
+def model_index(served: Served, waiting: Collection[str], *, only_ready: bool) -> list[IndexEntry]:
+    """Return an entry for each version that is served, is being started or is not served, or only for the first ones.
 
-    `waiting` are the names of models that do not take any yet, and `unavailable` is that of `GatewaySettings`.
+    `waiting` are the names of models that do not take requests yet.
     """
-    served = [
+    ready = [
         IndexEntry(name=model.name, version=str(model.version), state="READY")
         if model.name not in waiting
         else IndexEntry(name=model.name, version=str(model.version), state="UNAVAILABLE", reason="not started")
-        for model in models
+        for model in served.models
         if not (only_ready and model.name in waiting)
     ]
-    return served if only_ready else [*served, *map(_unavailable, unavailable.items())]
+    if only_ready:
+        return ready
+    loading = [_entry(key, "LOADING") for key in served.loading]
+    return [*ready, *loading, *(_entry(key, "UNAVAILABLE", reason) for key, reason in served.unavailable.items())]
 
 
-def _unavailable(skipped: tuple[str, str]) -> IndexEntry:
-    """Return the entry of a model that is not served, for `<model>/<version>` or `<model>` and the reason."""
-    (name, _, version), reason = skipped[0].partition("/"), skipped[1]
-    return IndexEntry(name=name, version=version, state="UNAVAILABLE", reason=reason)
+def _entry(key: str, state: Literal["LOADING", "UNAVAILABLE"], reason: str = "") -> IndexEntry:
+    """Return the entry of a `key`, which is `<model>/<version>` or `<model>`."""
+    name, _, version = key.partition("/")
+    return IndexEntry(name=name, version=version, state=state, reason=reason)
 
 
 def no_loading(name: str, models: Sequence[ModelSummary]) -> ServingError:

@@ -215,8 +215,7 @@ class GatewayCalls:
         return _message(pb.ModelStatisticsResponse, await run_in_threadpool(statistics_of, self._folder, models))
 
     async def _index(self, request: Any, deadline: float | None) -> Any:
-        served = self._served()
-        entries = model_index(served.models, served.unavailable, self._not_ready(), only_ready=request.ready)
+        entries = model_index(self._served(), self._not_ready(), only_ready=request.ready)
         return _message(pb.RepositoryIndexResponse, {"models": [entry.model_dump() for entry in entries]})
 
     async def _load(self, request: Any, deadline: float | None) -> Any:

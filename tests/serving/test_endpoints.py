@@ -13,8 +13,9 @@ from PIL import Image
 
 from serving import codec, endpoints
 from serving.batching import Tensors
-from serving.config import Limits
+from serving.config import Limits, ModelSummary
 from serving.errors import OverloadedError
+from serving.served import Served
 from serving.verb import VERBS
 from tests.serving.apps import server
 
@@ -317,3 +318,12 @@ def test_index_has_the_models_that_are_not_served_with_the_reason() -> None:
     answer = client.post("/v2/models/faces/infer", json={})
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
     assert answer.json()["error"] == "the model faces/3 is not served: the graph does not load"
+
+
+def test_index_has_the_version_that_is_being_started(tmp_path: Path) -> None:
+    client = server(folder=tmp_path)
+    summary = ModelSummary(name="digits", version=1, kind="generator")
+    Served(names=["digits"], models=(summary,), loading=("digits/2",)).write(str(tmp_path))
+    ready = {"name": "digits", "version": "1", "state": "READY", "reason": ""}
+    assert client.post("/v2/repository/index").json() == [ready, {**ready, "version": "2", "state": "LOADING"}]
+    assert client.post("/v2/repository/index", json={"ready": True}).json() == [ready]

@@ -61,6 +61,7 @@ class World:
     def run(self, artifact: Artifact, before: Artifact | None) -> None:
         name, version = artifact.manifest.name, artifact.manifest.version
         assert (before.manifest.version if before else None) == self.cluster.get(name)
+        assert self.told[-1].loading == (f"{name}/{version}",)
         if version in self.bad:
             raise StartError("the golden sample differs")
         self.cluster[name] = version
@@ -78,6 +79,7 @@ class World:
         self.listing = Listing(places, {})
         self.reconciler.step()
         assert {model.name: model.version for model in self.told[-1].models} == self.cluster
+        assert self.told[-1].loading == ()
         return dict(self.cluster)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ from serving.cli import register
 from serving.cli_serve import milliseconds
 from serving.config import ApiKey
 from serving.errors import ArtifactError, ServerError
+from tests.serving.live import live_server
 
 
 def invoke(*arguments: object) -> Result:
@@ -61,3 +66,28 @@ def test_serve_status_of_no_server_is_one_line() -> None:
     result = invoke("serve", "status", "--url", "http://127.0.0.1:9")
     assert isinstance(result.exception, ServerError)
     assert "http://127.0.0.1:9 does not answer" in str(result.exception)
+
+
+@pytest.mark.ray
+def test_serve_status_shows_every_model_and_what_is_not_served(tmp_path: Path) -> None:
+    with live_server(folder=tmp_path, unavailable={"faces/3": "the graph does not load"}) as url:
+        shown = invoke("serve", "status", "--url", url)
+        found = json.loads(invoke("serve", "status", "--url", url, "--json").stdout)
+    titles, digits, invert = (line.split() for line in shown.stdout.splitlines() if line)
+    assert titles[:4] == ["model", "version", "kind", "replicas"]
+    assert (digits[:4], invert[:4]) == (["digits", "1", "generator", "1"], ["invert", "1", "translator", "1"])
+    assert (shown.stderr, shown.exit_code) == ("faces/3 cannot answer: the graph does not load\n", 1)
+    assert (found["unavailable"], found["loading"]) == ({"faces/3": "the graph does not load"}, [])
+    assert [model["name"] for model in found["models"]] == ["digits", "invert"]
+
+
+@pytest.mark.ray
+def test_serve_status_is_shown_again_until_ctrl_c(tmp_path: Path) -> None:
+    with live_server(folder=tmp_path) as url:
+        command = [sys.executable, "-m", "zorse", "serve", "status", "--watch", "--url", url]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+            assert process.stdout is not None
+            titles = (line for line in process.stdout if line.startswith("model"))
+            assert next(titles) == next(titles)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130

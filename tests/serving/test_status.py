@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ import pytest
 from serving.client import Client
 from serving.errors import UnauthorizedError
 from serving.metrics import ModelMetrics
-from serving.status import server_status
+from serving.served import Served
+from serving.status import ModelStatus, ServerStatus, server_status
 from tests.serving.apps import transport
 
 URL = "http://server"
@@ -24,6 +27,7 @@ def test_status_has_the_numbers_of_all_replicas(tmp_path: Path) -> None:
     client = Client(URL, transport=transport(folder=tmp_path))
     replica = ModelMetrics("digits", 1, tmp_path)
     replica.request("infer", 503, 0.9)
+    replica.rejected("overloaded")
     replica.queued(4)
 
     def work() -> None:
@@ -36,7 +40,8 @@ def test_status_has_the_numbers_of_all_replicas(tmp_path: Path) -> None:
     digits, invert = status.models
     assert (status.ready, status.url) == (True, URL)
     assert (digits.name, digits.version, digits.kind, digits.replicas) == ("digits", "1", "generator", 2)
-    assert (digits.requests, digits.failed, digits.per_second, digits.queued) == (10, 1, 4.5, 4)
+    assert (digits.requests, digits.failed, digits.rejected) == (10, 1, 1)
+    assert (digits.per_second, digits.queued) == (4.5, 4)
     assert digits.p50_seconds == pytest.approx(0.002 + 0.003 * 5 / 9)
     assert digits.p99_seconds is not None
     assert 0.5 < digits.p99_seconds <= 1
@@ -63,5 +68,19 @@ def test_status_names_the_models_that_are_not_served(tmp_path: Path) -> None:
     client = Client(URL, transport=transport(folder=tmp_path, unavailable=skipped))
     clock = times(1.0, 2.0)
     status = server_status(client, URL, lambda: next(clock), lambda: None)
-    assert (status.ready, status.unavailable) == (True, skipped)
+    assert (status.ready, status.loading, status.unavailable) == (True, (), skipped)
     assert [model.name for model in status.models] == ["digits", "invert"]
+
+
+def test_status_names_the_version_that_is_being_started(tmp_path: Path) -> None:
+    client = Client(URL, transport=transport(folder=tmp_path))
+    Served(names=["digits"], loading=("digits/2",), unavailable={"faces/3": "refused"}).write(str(tmp_path))
+    clock = times(1.0, 2.0)
+    status = server_status(client, URL, lambda: next(clock), lambda: None)
+    assert (status.loading, status.unavailable) == (("digits/2",), {"faces/3": "refused"})
+
+
+def test_page_has_every_key_of_the_json_of_a_status() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serving-operations.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|", page.partition("| key of the JSON |")[2].partition("\n\n")[0], re.MULTILINE)
+    assert rows == [field.name for field in [*fields(ServerStatus), *fields(ModelStatus)]]
