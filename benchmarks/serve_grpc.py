@@ -29,13 +29,13 @@ from benchmarks.peers.servers import (
     SERVERS,
     WORKS,
     Running,
-    free_port,
     running,
     stop_servers_on_sigterm,
     tensor_request,
 )
 from benchmarks.report import write_report
 from serving.open_inference import HEADER_LENGTH, parse_infer
+from serving.ports import free_port
 
 CONCURRENCIES = (1, 8, 32)
 WARM_UP_SECONDS = 0.5

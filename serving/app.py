@@ -28,7 +28,7 @@ from serving.haproxy import check_config
 from serving.logs import append_line, copied_log
 from serving.loopback import is_loopback
 from serving.memory import check_memory
-from serving.network import check_address, chosen_proxy, serve_environment, serve_host
+from serving.network import bound_ports, check_address, chosen_proxy, serve_environment, serve_host
 from serving.partners import partner_name
 from serving.stopping import stop_applications
 from zorse_common.private_ray import ray_environment, ray_files, ray_folder
@@ -52,6 +52,8 @@ def running_server(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
         ModelSummary(name=n, version=a.manifest.version, kind=a.manifest.interface.kind) for n, a in models.items()
     ]
     with contextlib.ExitStack() as stack:
+        if proxy == "haproxy":
+            stack.enter_context(bound_ports(settings))
         folder = stack.enter_context(ray_folder())
         stack.enter_context(copied_log(folder))
         settings_of_models = model_settings(settings, models, folder)

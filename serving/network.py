@@ -27,21 +27,36 @@ def check_address(settings: ServerSettings) -> None:
         raise StartError(f"{settings.host} is open to other machines: give --keys or ZORSE_API_KEY, or say --insecure")
     if settings.grpc_port == settings.port:
         raise StartError(f"--port and --grpc-port are both {settings.port}: choose two ports")
-    _check_port(settings.host, settings.port, "--port")
-    if settings.grpc_port is not None:
-        _check_port(settings.host, settings.grpc_port, "--grpc-port")
+    with bound_ports(settings):
+        pass
 
 
-def _check_port(host: str, port: int, option: str) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise StartError(
-                f"cannot listen on {host}:{port} ({error.strerror}): choose another {option} or --host"
-            ) from error
+@contextlib.contextmanager
+def bound_ports(settings: ServerSettings) -> Iterator[None]:
+    """Keep the server's ports from other programs while the block runs: sockets that do not listen are bound to them.
+
+    The kernel gives an outgoing connection no port that a socket is bound to. HAProxy can listen nevertheless, because
+    it sets SO_REUSEADDR, as these sockets do. Ray's own proxy cannot.
+
+    Raises:
+        StartError: a port is in use.
+    """
+    ports = {"--port": settings.port, "--grpc-port": settings.grpc_port}
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with contextlib.ExitStack() as sockets:
+        for option, port in ports.items():
+            if port is None:
+                continue
+            bound = sockets.enter_context(socket.socket(family))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                bound.bind((settings.host, port))
+            except OSError as error:
+                address = f"{settings.host}:{port}"
+                raise StartError(
+                    f"cannot listen on {address} ({error.strerror}): choose another {option} or --host"
+                ) from error
+        yield
 
 
 def chosen_proxy(settings: ServerSettings) -> Proxy:

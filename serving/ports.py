@@ -1,4 +1,4 @@
-"""Reserves the inner ports and paths of a server behind HAProxy, apart from those of other servers on the machine."""
+"""Chooses ports: for a server that is told its port, and the inner ports and paths of a server behind HAProxy."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from serving.errors import StartError
 _FIRST, _LAST = 20_000, 32_000
 """A range between the ports of Ray's workers and the ephemeral ports of Linux."""
 _BLOCK = 250
+_SINGLE = range(_LAST + 1, 32_768)
+"""The ports of `free_port`: above those of servers behind HAProxy, and below the ephemeral ports of Linux."""
 _FIXED = (
     "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
     "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
@@ -24,6 +26,31 @@ _PATHS = {
     "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "state",
     "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "",
 }
+
+_locks: list[socket.socket] = []
+
+
+def free_port() -> int:
+    """Return a TCP port that no program uses. No other call on this machine returns it while this process lives.
+
+    The port is not an ephemeral one, as port 0 would give. The kernel gives those to outgoing connections and to
+    programs that ask for any port, so that one may be taken before the caller listens on it. The lock of a port is the
+    UDP socket of the same number.
+
+    Raises:
+        StartError: there is no free port.
+    """
+    for port in random.sample(_SINGLE, len(_SINGLE)):
+        lock = socket.socket(type=socket.SOCK_DGRAM)
+        try:
+            lock.bind(("127.0.0.1", port))
+            _bind(port).close()
+        except OSError:
+            lock.close()
+            continue
+        _locks.append(lock)
+        return port
+    raise StartError(f"no port is free from {_SINGLE[0]} to {_SINGLE[-1]}: stop another server")
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import zorse
 from export.manifest import read_manifest
 from serving.client import Client
 from serving.errors import ServingError, StartError
+from serving.ports import free_port
 from trainer import registry
 from trainer.cluster import cluster
 from trainer.config_files import find_config, load_config
@@ -175,9 +175,7 @@ class RequestCounter:
 @contextmanager
 def _server() -> Iterator[Client]:
     """Start `zorse serve`, yield a client once the server is ready, and stop the server with SIGTERM afterwards."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "zorse", "serve", str(FOLDER / "repository"), "--port", str(port)]
     with (FOLDER / "serve.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import psutil
 from benchmarks.peers.environments import environment
 from benchmarks.peers.models import DCGAN, RESNET, SIZE
 from serving.open_inference import HEADER_LENGTH, pack
+from serving.ports import free_port
 from zorse_common.image_writer import encode
 
 HERE = Path(__file__).parent
@@ -182,14 +182,6 @@ SERVERS = (
 def stop_servers_on_sigterm() -> None:
     """Make SIGTERM raise SystemExit, so that the server that runs is stopped."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-
-
-def free_port() -> int:
-    """Return a port of the loopback interface that no process uses now."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port: int = unused.getsockname()[1]
-        return port
 
 
 @dataclass(frozen=True)

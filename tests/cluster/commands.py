@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ import psutil
 import pytest
 import yaml
 
+from serving.ports import free_port
 from tests.cluster.toys import toy
 from tests.e2e.test_path import painter
 from tests.serving.tiny import inverter_manifest, slow_graph, write
@@ -164,9 +164,7 @@ def train(folder: Path) -> Iterator[tuple[Started, Result]]:
 def serve(folder: Path, options: tuple[str, ...] = ()) -> Iterator[tuple[Started, Result]]:
     """A server with a request in flight."""
     write(folder / "repository", slow_graph(), inverter_manifest("slow"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     words = ("serve", str(folder / "repository"), "--port", str(port))
     with started(folder, *words, *options) as command:
         command.wait_until(lambda: _is_ready(port))

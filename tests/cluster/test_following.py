@@ -6,7 +6,6 @@ import http.client
 import json
 import shutil
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import numpy as np
 import pytest
 
 from export.manifest import GOLDEN_FILE
+from serving.ports import free_port
 from serving.readings import parse
 from tests.cluster.commands import Started, started
 from tests.serving.tiny import LATENT_DIM, generator_graph, generator_manifest, write, write_manifest
@@ -129,9 +129,7 @@ class Server:
 @contextmanager
 def following(folder: Path, *options: str) -> Iterator[Server]:
     publish(folder / "repository", "digits", 1)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     words = ("serve", str(folder / "repository"), "--port", str(port), "--follow", "--follow-interval", "0.2")
     with started(folder / "command", *words, *options) as command:
         server = Server(command, folder / "repository", port)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import psutil
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferenceServerException, InferInput, service_pb2
 
+from serving.ports import free_port
 from tests.cluster.commands import Started, started
 from tests.cluster.grpc_load import GrpcLoad
 from tests.cluster.sockets import command_line, is_loopback, listening
@@ -71,19 +71,12 @@ def _server(folder: Path, *options: str) -> Iterator[Server]:
     write(repository, generator_graph(), generator_manifest())
     write(repository, inverter_graph(), inverter_manifest())
     write(repository, generator_graph(classes=3), conditional_manifest())
-    port, grpc_port = _free_ports()
+    port, grpc_port = free_port(), free_port()
     ports = ("--port", str(port), "--grpc-port", str(grpc_port))
     with started(folder / "command", "serve", str(repository), *ports, "--replicas", "2", *options) as command:
         running = Server(command, port, grpc_port)
         command.wait_until(running.is_ready)
         yield running
-
-
-def _free_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

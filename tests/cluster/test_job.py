@@ -7,7 +7,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import httpx
 import pytest
 import yaml
 
+from serving.ports import free_port
 from tests.cluster.toys import BATCH, events, toy
 
 # The suite's short version is test_preemption.py: what `ray job stop` sends is a SIGTERM.
@@ -41,13 +41,11 @@ class Jobs:
         }
         self._log = folder / "cluster.log"
         # Ports that Ray chooses itself are nobody else's; that of Ray Client's server it does not.
-        with socket.create_server(("127.0.0.1", 0)) as holder:
-            free = holder.getsockname()[1]
         ports = [
             "--port=0",
             "--dashboard-port=0",
             "--dashboard-agent-listen-port=0",
-            f"--ray-client-server-port={free}",
+            f"--ray-client-server-port={free_port()}",
         ]
         command = [RAY, "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}", *ports]
         with self._log.open("wb") as log:

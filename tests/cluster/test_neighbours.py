@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import httpx
 import pytest
 import yaml
 
+from serving.ports import free_port
 from tests.cluster.commands import Started, started
 from tests.cluster.toys import toy
 from tests.serving.tiny import generator_graph, generator_manifest, write
@@ -81,9 +81,7 @@ def test_servers_answer_only_with_their_models(options: tuple[str, ...], tmp_pat
         servers: dict[str, tuple[Started, int]] = {}
         for name in names:
             write(tmp_path / f"repository-{name}", generator_graph(), generator_manifest(name))
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
+            port = free_port()
             words = ("serve", str(tmp_path / f"repository-{name}"), "--port", str(port), *options)
             servers[name] = stack.enter_context(started(tmp_path / name, *words)), port
         seen: dict[tuple[str, str], list[int | None]] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import psutil
 import pytest
 
 from serving.keys import new_key
+from serving.ports import free_port
 from serving.readings import MEMORY, Readings, parse
 from tests.cluster.commands import Started, started
 from tests.serving.tiny import generator_graph, generator_manifest, write
@@ -34,9 +34,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     keys = folder / "keys.yaml"
     keys.write_text(f"{LINE}\n{LIMITED_LINE}\n", encoding="utf-8")
     keys.chmod(0o600)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     words = ("serve", str(folder / "repository"), "--port", str(port), "--keys", str(keys), "--proxy", request.param)
     with started(folder / "server", *words, "--replicas", "2", "--access-log", "--max-body", "100000") as command:
         command.wait_until(lambda: f"http://127.0.0.1:{port}/docs" in command.log)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import socket
 from collections.abc import Iterator
 
 import httpx
@@ -13,6 +12,7 @@ import pytest
 
 from serving.client import Client
 from serving.errors import NotFoundError
+from serving.ports import free_port
 from tests.cluster.commands import Started, started
 from tests.serving import triton_http
 from tests.serving.fuzz import fuzz
@@ -41,9 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Star
     back = dataclasses.replace(back, provenance=dataclasses.replace(back.provenance, digest="beef"))
     write(folder / "repository", inverter_graph(), back)
     write(folder / "repository", generator_graph(classes=3), conditional_manifest())
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     with started(folder / "run", "serve", str(folder / "repository"), "--port", str(port)) as command:
         command.wait_until(lambda: _is_ready(url))

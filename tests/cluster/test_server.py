@@ -19,6 +19,7 @@ import onnx
 import psutil
 import pytest
 
+from serving.ports import free_port
 from serving.readings import parse
 from tests.cluster.commands import Started, started
 from tests.cluster.load import Answer, Load
@@ -118,9 +119,7 @@ class Server:
 @contextmanager
 def _server(folder: Path, *options: str, write_models: Callable[[Path], object] = write_repository) -> Iterator[Server]:
     write_models(folder / "repository")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     words = ("serve", str(folder / "repository"), "--port", str(port), "--replicas", "2", *options)
     with started(folder / "command", *words) as command:
         running = Server(command, port)

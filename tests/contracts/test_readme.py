@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -19,6 +18,7 @@ import pytest
 from PIL import Image
 
 import zorse
+from serving.ports import free_port
 from tests.serving.tiny import inverter_graph, inverter_manifest, write
 from trainer.config_files import find_config, load_config
 from trainer.tasks.build import check_fit
@@ -67,9 +67,7 @@ def test_readme_commands_run(workplace: Path) -> None:
     blocks = BLOCK.findall(README)
     assert [kind for kind, _ in blocks] == ["run", "run in the background", "run"]
     # The documented port may be in use, so the commands run with an unused one.
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
+    port = free_port()
     server = None
     try:
         for kind, text in blocks:

@@ -22,6 +22,7 @@ from PIL import Image
 
 import zorse
 from export.declared import Declared
+from serving.ports import free_port
 from serving.selftest import verify_artifact
 from trainer.cluster import cluster
 from trainer.errors import DataError
@@ -104,9 +105,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, one_ray: None) -> Path:
 
 def serve_command(folder: Path) -> tuple[int, list[str]]:
     """Return an unused port, and the command that serves the repository on it."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
+    port = free_port()
     return port, [sys.executable, "-m", "zorse", "serve", str(folder / "repository"), "--port", str(port)]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import socket
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,8 @@ from serving.config import Batching, Limits, ServerSettings
 from serving.deployment import GATEWAY
 from serving.errors import ArtifactError, StartError
 from serving.memory import COPIES, REPLICA_BYTES, _control_group_memory, available_memory, check_memory
+from serving.ports import free_port
 from tests.serving.tiny import generator_graph, generator_manifest, write
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @pytest.mark.parametrize("gpus", [1, 2, 3, 8])

@@ -23,6 +23,7 @@ from serving.haproxy_config import Front, rewrite, unavailable_answer
 from serving.haproxy_text import REQUEST_ID, RETRY_SECONDS, ConfigError
 from serving.http import error_response
 from serving.logs import log_file
+from serving.ports import free_port
 from tests.serving.live import live_server
 
 FRONT = Front("127.0.0.1", 8000, 2**20, "/tmp/unavailable.http", "/tmp/r", "/tmp/log.jsonl", 0, "/tmp/g")
@@ -61,9 +62,7 @@ def front(rendered: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     if binary is None:
         pytest.skip("HAProxy is not installed")
     folder = tmp_path_factory.mktemp("front")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     wrap_haproxy(binary, SETTINGS.model_copy(update={"port": port, "limits": Limits(bytes=1000)}), str(folder))
     with live_server() as url:
         text = re.sub("127.0.0.1:1 check.*", f"{url.removeprefix('http://')} no-check", rendered)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import struct
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import ray
 from serving.config import AccessSettings, ServerSettings
 from serving.errors import StartError
 from serving.keys import plain_key
-from serving.network import check_address, chosen_proxy, serve_environment, serve_host
+from serving.network import bound_ports, check_address, chosen_proxy, serve_environment, serve_host
+from serving.ports import free_port
 
 SETTINGS = ServerSettings(repository="r")
 
@@ -48,17 +50,28 @@ def test_grpc_is_not_left_out_silently_where_haproxy_is_missing() -> None:
 
 
 def test_port_of_grpc_must_be_free_and_another_one() -> None:
-    with socket.socket() as other, socket.socket() as free:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        free.bind(("127.0.0.1", 0))
-        taken, port = other.getsockname()[1], free.getsockname()[1]
-        free.close()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken, port = other.getsockname()[1], free_port()
         settings = SETTINGS.model_copy(update={"port": port, "grpc_port": taken})
         with pytest.raises(StartError, match=r"Address already in use.*: choose another --grpc-port or --host"):
             check_address(settings)
         with pytest.raises(StartError, match=f"--port and --grpc-port are both {port}: choose two ports"):
             check_address(settings.model_copy(update={"grpc_port": port}))
+
+
+def test_port_of_a_server_is_kept_for_its_proxy() -> None:
+    """A connection whose own port the kernel chooses does not get it, if no other one is left."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    ip_local_port_range, only_this = 51, struct.pack("I", port << 16 | port)
+    with bound_ports(SETTINGS.model_copy(update={"port": port})), socket.create_server(("127.0.0.1", 0)) as other:
+        with socket.socket() as connection:
+            connection.setsockopt(socket.IPPROTO_IP, ip_local_port_range, only_this)
+            with pytest.raises(OSError, match="Cannot assign requested address"):
+                connection.connect(other.getsockname())
+        # As HAProxy: Python sets SO_REUSEADDR for a server.
+        with socket.create_server(("127.0.0.1", port)):
+            socket.create_connection(("127.0.0.1", port)).close()
 
 
 def test_ray_listens_on_loopback_behind_haproxy() -> None:
@@ -68,9 +81,7 @@ def test_ray_listens_on_loopback_behind_haproxy() -> None:
 
 
 def test_address_of_other_machines_needs_a_key_or_consent() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     settings = SETTINGS.model_copy(update={"host": "0.0.0.0", "port": port})
     with pytest.raises(StartError, match=r"0\.0\.0\.0 is open to other machines: give --keys"):
         check_address(settings)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from serving.ports import haproxy_ports
+from serving.ports import free_port, haproxy_ports
 
 LOWEST, HIGHEST = "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"
 
@@ -16,6 +19,18 @@ def _ports(variables: dict[str, str]) -> set[int]:
     fixed = {int(value) for name, value in variables.items() if name.endswith("_PORT") and "INGRESS" not in name}
     assert len(fixed) == 2
     return fixed | set(range(int(variables[LOWEST]), int(variables[HIGHEST])))
+
+
+def test_free_port_is_returned_once_on_a_machine() -> None:
+    program = "from serving.ports import free_port; print(*(free_port() for _ in range(50)))"
+    ours = {free_port() for _ in range(50)}
+    theirs = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert len(ours | set(map(int, theirs))) == 100
+
+
+def test_free_port_is_none_that_the_kernel_gives_to_connections() -> None:
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert free_port() < first
 
 
 @pytest.mark.parametrize("replicas", [1, 200])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from serving.ports import free_port
 from trainer.run_config import RunConfig
 
 STEPS = 5
@@ -33,9 +33,7 @@ def train_ranks(configs: dict[str, dict[str, Any]], workers: int, folder: Path) 
 
 def spawn(work: Callable[..., None], workers: int, *arguments: Any) -> None:
     """Call `work(*arguments)` on each of `workers` processes of one gloo group, with a thread each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     torch.multiprocessing.spawn(_rank, (workers, port, work, arguments), nprocs=workers)
 
 
