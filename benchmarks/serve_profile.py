@@ -48,7 +48,7 @@ AREAS = (
 OWN = re.compile(r"\b(serving|zorse_common|export)/([\w/]+)\.py")
 FRAME = re.compile(r"^(?P<function>.+) \((?P<file>.+?)(:\d+)?\)$")
 PROCESSES = (
-    ("ServeReplica:{model}", "replica of the model"),
+    ("ServeReplica:zorse.{model}:", "replica of the model"),
     ("ServeReplica", "other replicas and the gateway"),
     ("haproxy", "HAProxy"),
     ("ServeController", "Ray Serve's controller"),

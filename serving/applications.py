@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from serving.application_names import GATEWAY, application_name
 from serving.artifacts import Artifact
 from serving.config import Device, GatewaySettings, ModelSettings
 from serving.cuda import gpu_fraction
@@ -44,7 +45,7 @@ def start_applications(
     """
     from ray import serve
 
-    from serving.deployment import GATEWAY, GatewayReplica, run_target
+    from serving.deployment import GatewayReplica, run_target
 
     targets = [_model_target(settings, resources) for settings in settings_of_models]
     options = {"num_replicas": 1, "ray_actor_options": {"num_cpus": resources["num_cpus"]}}
@@ -58,11 +59,20 @@ def start_applications(
         return gateway
     for name in (*failed, GATEWAY):
         serve.delete(name)
-    reasons = {f"{model.name}/{model.version}": failed[model.name] for model in gateway.models if model.name in failed}
+    reasons = {
+        model.name: failed[application]
+        for model in gateway.models
+        if (application := application_name(model.name)) in failed
+    }
     gateway = gateway.model_copy(
         update={
-            "models": tuple(model for model in gateway.models if model.name not in failed),
-            "unavailable": gateway.unavailable | reasons,
+            "models": tuple(model for model in gateway.models if model.name not in reasons),
+            "unavailable": gateway.unavailable
+            | {
+                f"{model.name}/{model.version}": reasons[model.name]
+                for model in gateway.models
+                if model.name in reasons
+            },
         }
     )
     serve.run_many([run_target(GatewayReplica, GATEWAY, "/", options, gateway)])
@@ -78,7 +88,8 @@ def _model_target(settings: ModelSettings, resources: dict[str, float]) -> RunTa
 
     settings = settings.model_copy(update={"gpu_fraction": resources.get("num_gpus", 1.0)})
     options = model_options(settings, resources)
-    return run_target(ModelReplica, settings.name, f"/v2/models/{settings.name}", options, settings)
+    name = application_name(settings.name)
+    return run_target(ModelReplica, name, f"/v2/models/{settings.name}", options, settings)
 
 
 def model_options(settings: ModelSettings, resources: Mapping[str, float]) -> dict[str, Any]:
@@ -105,7 +116,7 @@ class Applications:
         """See `serving.reconcile.Cluster`. A version that fails never gets a request: its constructor proves it."""
         from ray import serve
 
-        name = artifact.manifest.name
+        name = application_name(artifact.manifest.name)
         self._deploy(artifact)
         if (reason := self._failure(name)) is None:
             return
@@ -121,7 +132,7 @@ class Applications:
         """See `serving.reconcile.Cluster`."""
         from ray import serve
 
-        serve.delete(model)
+        serve.delete(application_name(model))
 
     def _deploy(self, artifact: Artifact) -> None:
         from ray import serve

@@ -20,6 +20,7 @@ from export.feeds import Feeds
 from serving import artifacts
 from serving.admission import Admission
 from serving.application import Application
+from serving.application_names import GATEWAY_DEPLOYMENT, MODEL_DEPLOYMENT, application_name
 from serving.asgi import gateway_app, model_app
 from serving.batcher import Batcher
 from serving.batching import Tensors
@@ -37,8 +38,6 @@ from serving.served import served_by, served_with
 from serving.served_partners import ServedPartners
 from serving.service import ModelService, batching_of
 
-GATEWAY = "_gateway"
-"""The name of the gateway's application. Models cannot have it, since their names do not begin with an underscore."""
 _LOGGER = logging.getLogger("serving")
 T = TypeVar("T")
 LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
@@ -52,6 +51,7 @@ class _Replica:
     If gRPC is served too, there is a second socket for it.
     """
 
+    deployment_name: str
     _server: ReplicaServer | None = None
     _grpc_server: GrpcServer | None = None
 
@@ -81,6 +81,8 @@ class _Replica:
 
 class ModelReplica(_Replica):
     """One loaded model behind its HTTP application."""
+
+    deployment_name = MODEL_DEPLOYMENT
 
     def __init__(self, settings: ModelSettings) -> None:
         _close_inner_server()
@@ -120,6 +122,8 @@ class ModelReplica(_Replica):
 
 class GatewayReplica(_Replica):
     """The server-level routes."""
+
+    deployment_name = GATEWAY_DEPLOYMENT
 
     def __init__(self, settings: GatewaySettings) -> None:
         _close_inner_server()
@@ -173,12 +177,14 @@ def _close_inner_server() -> None:
 
 
 def not_running(names: list[str], started: Collection[str]) -> list[str]:
-    """Return those of the applications `names` that do not run; those `started` do while a replica runs."""
+    """Return those of the models `names` that do not run; those `started` do while a replica runs."""
     applications = serve.status().applications
-    return [name for name in names if name not in applications or not _runs(applications[name], name in started)]
+    return [name for name in names if not _runs(applications.get(application_name(name)), name in started)]
 
 
-def _runs(application: ApplicationStatusOverview, is_started: bool) -> bool:
+def _runs(application: ApplicationStatusOverview | None, is_started: bool) -> bool:
+    if application is None:
+        return False
     if application.status == "RUNNING":
         return True
     states = [state for deployment in application.deployments.values() for state in deployment.replica_states]
@@ -198,7 +204,7 @@ async def _close(replica: _Replica) -> None:
 def run_target(
     replica: type[_Replica], name: str, route_prefix: str, options: Mapping[str, Any], *arguments: Settings
 ) -> RunTarget:
-    """Return an application of processes `replica(*arguments)` that answer the paths under `route_prefix`.
+    """Return an application `name` of processes `replica(*arguments)` that answer the paths under `route_prefix`.
 
     `options` are those of the deployment: `num_replicas`, and in `ray_actor_options` the resources of each process.
     """
@@ -206,7 +212,7 @@ def run_target(
     closing = type(replica.__name__, (replica,), {"__del__": _close})
     deployment = serve.deployment(
         serve.ingress()(closing),
-        name=name,
+        name=replica.deployment_name,
         max_ongoing_requests=_NO_QUEUE_LIMIT,
         # A graph that fails to load fails again the second time.
         max_constructor_retry_count=1,

@@ -12,6 +12,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from export.feeds import Feeds
+from serving.application_names import application_name
 from serving.batching import Tensors
 from serving.errors import DeadlineError, NotFoundError, ServingError, UnavailableError
 from serving.logs import REQUEST_ID
@@ -63,7 +64,7 @@ class ServedPartners:
         limit = self._timeout_s if seconds is None else seconds
         try:
             if model not in self._handles:
-                self._handles[model] = serve.get_app_handle(model)
+                self._handles[model] = serve.get_app_handle(application_name(model))
             # A method of `ModelReplica`. It returns its errors, because Ray would put its own around them.
             async with asyncio.timeout(limit):
                 outcome = await call(self._handles[model], limit)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 
+from serving.application_names import GATEWAY
 from serving.config import DRAIN_SECONDS
 from serving.haproxy import program
 
@@ -38,8 +39,6 @@ def stop_applications(folder: str) -> None:
 
 def _end_serve(folder: str) -> None:
     from ray import serve
-
-    from serving.deployment import GATEWAY
 
     # A shutdown of Ray Serve ends the proxy first, and with it the requests in flight: delete the applications before.
     # The gateway goes first: it would answer that there is no such model, where the proxy answers 503.

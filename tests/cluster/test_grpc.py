@@ -57,7 +57,7 @@ class Server:
     def replicas(self) -> set[psutil.Process]:
         """Return the processes of the model `digits`."""
         children = psutil.Process(self.command.process.pid).children(recursive=True)
-        return {child for child in children if "ServeReplica:digits" in command_line(child)}
+        return {child for child in children if "ServeReplica:zorse.digits:model" in command_line(child)}
 
     def load(self) -> GrpcLoad:
         request = service_pb2.ModelInferRequest(model_name="digits", raw_input_contents=[LATENT.tobytes()])

@@ -95,7 +95,7 @@ class Server:
 
     def replicas(self) -> list[psutil.Process]:
         """Return the processes of the model `digits`."""
-        return self.processes("ServeReplica:digits")
+        return self.processes("ServeReplica:zorse.digits:model")
 
     def has_replaced(self, before: set[int]) -> bool:
         """Return whether as many processes as `before` run the model, and at least one is new."""
@@ -184,7 +184,7 @@ def test_haproxy_that_has_died_is_started_again_and_that_is_logged(server: Serve
 
 
 def test_gateway_that_has_died_delays_requests_or_asks_to_try_again(server: Server) -> None:
-    (process,) = server.processes("ServeReplica:_gateway")
+    (process,) = server.processes("ServeReplica:zorse:gateway")
     process.kill()
     answer = httpx.get(f"http://127.0.0.1:{server.port}/v2", timeout=60)
     while answer.status_code != 200:
@@ -192,7 +192,7 @@ def test_gateway_that_has_died_delays_requests_or_asks_to_try_again(server: Serv
         assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "unavailable", "5")
         answer = httpx.get(f"http://127.0.0.1:{server.port}/v2", timeout=60)
     assert answer.json()["name"] == "zorse"
-    assert process.pid not in [other.pid for other in server.processes("ServeReplica:_gateway")]
+    assert process.pid not in [other.pid for other in server.processes("ServeReplica:zorse:gateway")]
 
 
 @pytest.mark.parametrize("sent", INCOMPLETE)

@@ -9,9 +9,9 @@ import pytest
 
 from serving import artifacts
 from serving.app import model_settings, running_server
+from serving.application_names import GATEWAY, application_name, is_ours
 from serving.applications import replica_resources
 from serving.config import Batching, Limits, ServerSettings
-from serving.deployment import GATEWAY
 from serving.errors import ArtifactError, StartError
 from serving.memory import COPIES, REPLICA_BYTES, _control_group_memory, available_memory, check_memory
 from serving.ports import free_port
@@ -99,7 +99,14 @@ def test_control_group_memory_counts_the_page_cache_as_free(tmp_path: Path) -> N
     assert _control_group_memory(tmp_path) == 700
 
 
-def test_gateway_name_cannot_be_that_of_a_model(tmp_path: Path) -> None:
-    write(tmp_path, generator_graph(), generator_manifest(GATEWAY))
-    with pytest.raises(ArtifactError, match=rf"skipped {GATEWAY}: a model's name may"):
-        artifacts.find(tmp_path)
+@pytest.mark.parametrize("model", ["zorse", "gateway", "model", ".", "zorse.zorse"])
+def test_names_of_applications_are_of_this_server_and_never_the_gateways(model: str) -> None:
+    assert application_name(model) != GATEWAY
+    assert is_ours(application_name(model))
+    assert is_ours(GATEWAY)
+    assert not is_ours(model) or model.startswith("zorse")
+
+
+@pytest.mark.parametrize("application", ["default", "digits", "zorses", "zorse-2", "a.zorse", "_gateway"])
+def test_applications_of_others_are_not_of_this_server(application: str) -> None:
+    assert not is_ours(application)
