@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from serving.batch.output import shard_name
 from serving.batch.plan import Plan
@@ -32,9 +35,13 @@ _CHECK_SECONDS = 3.0
 _NO_PROGRESS_SECONDS = 7200.0
 """How long no image may be done, or no worker start."""
 _ASK_SECONDS = 1.0
+_END_SECONDS = 10.0
+"""How long the end of a job waits for Ray Data to end, which may hang where the cluster is gone."""
 _MOST_NAMED = 4
 InHand = dict[int, int]
 """The number of images that are done of each shard in hand."""
+_ENDED: ContextVar[threading.Event] = ContextVar("ended")
+"""Set when the job has ended whose rows this thread reads."""
 
 
 @dataclass(frozen=True)
@@ -107,16 +114,10 @@ def run_tasks(
         total = ray.cluster_resources()
         pool = pool_of(plan.device, scale, total.get("CPU", 1), total.get("GPU", 0), len(tasks))
         settings = replace(settings, gpu_fraction=pool.num_gpus or 1.0)
-        outcomes: queue.Queue[Any] = queue.Queue()
-        ended, board = threading.Event(), start_board()
-        arguments = (_dataset(tasks, settings, pool, board), outcomes, ended)
-        threading.Thread(target=_consume, args=arguments, daemon=True, name="zorse-batch-rows").start()
-        del arguments  # so that the execution ends with the thread
+        board = start_board()
         watch = _Watch(_Asking(board).in_hand, show)
-        try:
+        with _executed(_dataset(tasks, settings, pool, board)) as outcomes:
             yield from _received(outcomes, stop, str(ray.get_runtime_context().gcs_address), watch)
-        finally:
-            ended.set()
 
 
 class _Asking:
@@ -184,40 +185,71 @@ class _Watch:
 
 
 def _dataset(tasks: Sequence[Task], settings: WorkerSettings, pool: Resources, board: Any) -> Any:
-    context = DataContext.get_current()
+    context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = -1  # it would count shards, and the watch counts images
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context.custom_execution_callback_classes = [_EndsWithItsJob]
     # A list has no read tasks, which would take the CPUs of the actors and wait for ever. One block for each row
     # makes each shard a task of its own.
-    rows = ray.data.from_items([{TASK: task.to_json()} for task in tasks], override_num_blocks=len(tasks))
-    return rows.map_batches(
-        ShardWorker,
-        batch_size=1,
-        batch_format="numpy",
-        fn_constructor_args=(settings, RemoteReports(board)),
-        compute=ActorPoolStrategy(min_size=1, max_size=pool.workers, initial_size=pool.workers),
-        num_cpus=pool.num_cpus,
-        num_gpus=pool.num_gpus or None,
-    )
+    with DataContext.current(context):
+        rows = ray.data.from_items([{TASK: task.to_json()} for task in tasks], override_num_blocks=len(tasks))
+        return rows.map_batches(
+            ShardWorker,
+            batch_size=1,
+            batch_format="numpy",
+            fn_constructor_args=(settings, RemoteReports(board)),
+            compute=ActorPoolStrategy(min_size=1, max_size=pool.workers, initial_size=pool.workers),
+            num_cpus=pool.num_cpus,
+            num_gpus=pool.num_gpus or None,
+        )
+
+
+class _EndsWithItsJob(ExecutionCallback):
+    """Ends an execution of Ray Data when its job has ended. Ray Data makes it in the thread that reads the rows."""
+
+    def __init__(self) -> None:
+        self._ended = _ENDED.get()
+
+    def on_execution_step(self, executor: Any) -> None:
+        """Raise an exception, which ends the execution, if the job has ended. It is called many times a second."""
+        if self._ended.is_set():
+            raise BatchStoppedError("the job has ended")
+
+
+@contextlib.contextmanager
+def _executed(dataset: Any) -> Iterator[queue.Queue[Any]]:
+    """Execute `dataset` while the block runs.
+
+    Yields a queue that receives each outcome, and at last None, or the exception that ended the execution. The threads
+    of Ray Data have ended after the block: a call of theirs after `ray.shutdown` would connect to any Ray that it
+    finds, and end this process where that fails.
+    """
+    outcomes: queue.Queue[Any] = queue.Queue()
+    ended, log = threading.Event(), logging.getLogger("ray.data")
+    thread = threading.Thread(target=_consume, args=(dataset, outcomes, ended), daemon=True, name="zorse-batch-rows")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    thread.start()
+    try:
+        yield outcomes
+    finally:
+        log.setLevel(logging.CRITICAL)  # it would report its end as a fault
+        ended.set()
+        thread.join(_END_SECONDS)
+        log.setLevel(before)
 
 
 def _consume(dataset: Any, outcomes: queue.Queue[Any], ended: threading.Event) -> None:
-    """Put each outcome into the queue, and at last None, or the exception that ended the execution.
-
-    If `ended` is set, the execution ends with the shard that is made next.
-    """
+    """Execute `dataset` until `ended` is set, see `_executed`."""
+    _ENDED.set(ended)
     try:
-        rows = iter(dataset.iter_rows())
-        for row in rows:
-            if ended.is_set():
-                rows.close()
-                return
+        for row in dataset.iter_rows():
             outcomes.put(row[OUTCOME])
         outcomes.put(None)
     except BaseException as error:  # noqa: BLE001  (the other thread raises it)
-        outcomes.put(error)
+        if not ended.is_set():  # the error's trace would hold the actors
+            outcomes.put(error)
 
 
 def _received(outcomes: queue.Queue[Any], stop: threading.Event, gcs: str, watch: _Watch) -> Iterator[Outcome]:

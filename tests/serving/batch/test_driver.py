@@ -178,6 +178,8 @@ def test_stopped_job_ends_its_workers_in_a_ray_that_goes_on(tmp_path: Path, one_
     stop.set()
     with pytest.raises(BatchError, match="was stopped"):
         list(outcomes)
+    # A thread that calls Ray after `ray.shutdown` ends this process.
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("Streaming", "zorse-"))]
     # A task that needs all CPUs starts when the workers have ended.
     everything = ray.remote(num_cpus=ray.cluster_resources()["CPU"])(lambda: 0)
     assert ray.get(everything.remote(), timeout=60) == 0
