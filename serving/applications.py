@@ -12,7 +12,7 @@ from serving.application_names import GATEWAY, application_name
 from serving.artifacts import Artifact
 from serving.config import Device, GatewaySettings, ModelSettings
 from serving.cuda import gpu_fraction
-from serving.errors import StartError
+from serving.errors import LostProcessError, StartError
 
 if TYPE_CHECKING:
     from ray.serve import RunTarget
@@ -118,7 +118,7 @@ class Applications:
 
         name = application_name(artifact.manifest.name)
         self._deploy(artifact)
-        if (reason := self._failure(name)) is None:
+        if (error := self._failure(name)) is None:
             return
         if before is None:
             serve.delete(name)
@@ -126,7 +126,7 @@ class Applications:
             # Ray Serve does not go back by itself, and would not replace a replica of the old version that dies.
             self._deploy(before)
             self._failure(name)
-        raise StartError(reason)
+        raise error
 
     def stop(self, model: str) -> None:
         """See `serving.reconcile.Cluster`."""
@@ -140,7 +140,7 @@ class Applications:
         target = _model_target(self._settings_of(artifact), self._resources)
         serve.run_many([target], wait_for_applications_running=False)
 
-    def _failure(self, name: str) -> str | None:
+    def _failure(self, name: str) -> StartError | None:
         """Wait until the application runs, and return None, or the reason why it does not."""
         from ray import serve
 
@@ -150,13 +150,19 @@ class Applications:
             if one is not None and one.status == "RUNNING":
                 return None
             if one is not None and one.status == "DEPLOY_FAILED":
-                return _reason(one)
-        return "it has not started" if self._stopped.is_set() else f"it has not started within {self._timeout_s:.0f} s"
+                return _error_of(_text_of(one))
+        if self._stopped.is_set():
+            return StartError("it has not started")
+        return StartError(f"it has not started within {self._timeout_s:.0f} s")
+
+
+def _text_of(one: ApplicationStatusOverview) -> str:
+    # The message of an application only names its deployment; the reason is in the status of that.
+    return "\n".join([one.message, *(deployment.message for deployment in one.deployments.values())])
 
 
 def _reason(one: ApplicationStatusOverview) -> str:
-    # The message of an application only names its deployment; the reason is in the status of that.
-    return reason_of("\n".join([one.message, *(deployment.message for deployment in one.deployments.values())]))
+    return reason_of(_text_of(one))
 
 
 def _failed_applications() -> dict[str, str]:
@@ -189,6 +195,11 @@ def _rounded(share: float) -> float:
 
 def reason_of(text: str) -> str:
     """Return the line of a failed start that has an error of this stage, without Ray's traceback around it."""
+    return str(_error_of(text))
+
+
+def _error_of(text: str) -> StartError:
+    """Return the error of a failed start: one of this stage, or else the last line of what Ray says."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     own_errors = [line.split(": ", 1)[1] for line in lines if line.startswith("serving.errors.") and ": " in line]
-    return (own_errors or lines)[-1]
+    return StartError(own_errors[-1]) if own_errors else LostProcessError(lines[-1])

@@ -183,6 +183,10 @@ class StartError(ServingError):
     code = "start"
 
 
+class LostProcessError(StartError):
+    """A process died before it could say whether the version that it started is sound."""
+
+
 class KeyFileError(ServingError):
     """A file of API keys cannot be used."""
 

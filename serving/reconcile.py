@@ -8,9 +8,12 @@ from typing import Protocol
 from serving.artifacts import Artifact, Listing, Published
 from serving.config import ModelSummary
 from serving.desired import desired
-from serving.errors import ArtifactError, StartError
+from serving.errors import ArtifactError, LostProcessError, StartError
 from serving.partners import partner_name
 from serving.served import Served
+
+_ATTEMPTS = 3
+"""How often a version is started whose process dies: the system may have killed it, or the model does."""
 
 
 class Cluster(Protocol):
@@ -21,6 +24,7 @@ class Cluster(Protocol):
 
         Raises:
             StartError: it did not. The one before runs on.
+            LostProcessError: one of its processes died. The one before runs on.
         """
 
     def stop(self, model: str) -> None:
@@ -49,6 +53,10 @@ class Reconciler:
         self._skipped: dict[str, str] = {}
         self._trouble: dict[str, str] = {}
         self._loading: tuple[str, ...] = ()
+        self._losses: dict[str, tuple[Published, int]] = {}
+        """The version of a model that lost a process when it was started last, and how often in succession."""
+        self._unsettled: set[str] = set()
+        """The models whose last change did not end, so that it is not known what runs."""
 
     def step(self) -> None:
         """Look once, and make each change that is needed, one model after another."""
@@ -68,10 +76,10 @@ class Reconciler:
         running = {model: version for model, (version, _) in self._running.items()}
         refused = {model: version for model, (version, _) in self._refused.items()}
         wanted = desired(listing, running, refused)
-        for model in running.keys() - wanted.keys():
+        for model in sorted((running.keys() | self._unsettled) - wanted.keys()):
             self._stop(model)
         for model, version in wanted.items():
-            if running.get(model) != version:
+            if running.get(model) != version or model in self._unsettled:
                 self._update(model, version)
         self._tell(self.served())
 
@@ -105,24 +113,44 @@ class Reconciler:
         self._note("update_started", model, version=version.number, previous=previous)
         self._loading = (f"{model}/{version.number}",)
         self._tell(self.served())
+        self._unsettled.add(model)
         try:
             self._cluster.run(artifact, before)
         except StartError as error:
-            self._refused[model] = version, str(error)
-            self._note("update_refused", model, version=version.number, previous=previous, reason=str(error))
+            outcome = self._failed(model, version, error)
+            self._note(outcome, model, version=version.number, previous=previous, reason=str(error))
         else:
-            self._refused.pop(model, None)
+            self._forget(model)
             self._running[model] = version, artifact
             self._note("update_done", model, version=version.number, previous=previous)
         finally:
             self._loading = ()
+        self._unsettled.discard(model)
+
+    def _failed(self, model: str, version: Published, error: StartError) -> str:
+        """Refuse a version that did not start, unless it is to be tried again, and return the event."""
+        last, count = self._losses.get(model, (version, 0))
+        count = count + 1 if last == version else 1
+        if isinstance(error, LostProcessError) and count < _ATTEMPTS:
+            self._losses[model] = version, count
+            return "update_interrupted"
+        self._forget(model)
+        self._refused[model] = version, str(error)
+        return "update_refused"
+
+    def _forget(self, model: str) -> None:
+        """Forget the failures of a model."""
+        self._losses.pop(model, None)
+        self._refused.pop(model, None)
 
     def _stop(self, model: str) -> None:
-        version, _ = self._running.pop(model)
+        version, _ = self._running.pop(model, (None, None))
+        self._unsettled.add(model)
         # The gateway answers for the model as soon as it is gone.
         self._tell(self.served())
         self._cluster.stop(model)
-        self._note("model_stopped", model, version=version.number)
+        self._unsettled.discard(model)
+        self._note("model_stopped", model, version=None if version is None else version.number)
 
     def _note_once(self, key: str, event: str, model: str | None, **fields: object) -> None:
         """Write an event unless it was the last one of this kind."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.artifacts import Artifact, Listing, Published
 from serving.desired import desired
-from serving.errors import ArtifactError, StartError
+from serving.errors import ArtifactError, LostProcessError, StartError
 from serving.reconcile import Reconciler
 from serving.served import Served, ServedNow
 from tests.serving.tiny import generator_manifest
@@ -36,11 +39,16 @@ def test_desired_is_what_the_repository_says_unless_that_is_refused_or_broken(
 
 
 class World:
-    """A repository and a cluster in memory, which refuses the versions `bad`."""
+    """A repository and a cluster in memory, which refuses the versions `bad`, and those `deadly` kill their process.
+
+    While it is `unreachable`, a change is made or not, and ends with an error.
+    """
 
     def __init__(self) -> None:
         self.listing: Listing | Exception = Listing({}, {})
         self.bad: set[int] = set()
+        self.deadly: set[int] = set()
+        self.unreachable: Literal["before", "after"] | None = None
         self.unreadable: set[int] = set()
         self.cluster: dict[str, int] = {}
         self.told: list[Served] = []
@@ -60,18 +68,34 @@ class World:
 
     def run(self, artifact: Artifact, before: Artifact | None) -> None:
         name, version = artifact.manifest.name, artifact.manifest.version
-        assert (before.manifest.version if before else None) == self.cluster.get(name)
         assert self.told[-1].loading == (f"{name}/{version}",)
         if version in self.bad:
             raise StartError("the golden sample differs")
-        self.cluster[name] = version
+        if version in self.deadly:
+            raise LostProcessError("the actor died")
+        with self._change():
+            self.cluster[name] = version
 
     def stop(self, model: str) -> None:
         assert model not in self.told[-1].names
-        del self.cluster[model]
+        with self._change():
+            self.cluster.pop(model, None)
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        if self.unreachable == "before":
+            raise ConnectionError("the controller restarts")
+        yield
+        if self.unreachable == "after":
+            raise ConnectionError("the controller restarts")
 
     def note(self, event: str, model: str | None, **fields: Any) -> None:
         self.events.append((event, model, fields.get("version")))
+
+    def fail(self, **models: int) -> None:
+        """Look at a repository with these versions while the cluster is out of reach."""
+        with pytest.raises(ConnectionError):
+            self.step(**models)
 
     def step(self, **models: int) -> dict[str, int]:
         """Look at a repository with these versions, and return what runs."""
@@ -113,6 +137,46 @@ def test_refused_version_is_reported_and_tried_once_until_the_repository_says_an
     assert world.step(a=3) == {"a": 3}
     world.bad = set()
     assert world.step(a=2) == {"a": 2}
+
+
+def test_version_whose_process_dies_is_tried_again_and_then_refused() -> None:
+    world = World()
+    world.step(a=1)
+    world.deadly = {2, 3}
+    assert world.step(a=2) == {"a": 1}
+    world.deadly = {3}
+    assert world.step(a=2) == {"a": 2}
+    for _ in range(4):
+        assert world.step(a=3) == {"a": 2}
+    assert [event for event, _, version in world.events if version == 3] == [
+        *["update_started", "update_interrupted"] * 2,
+        "update_started",
+        "update_refused",
+    ]
+    assert world.told[-1].unavailable == {"a/3": "the actor died"}
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_change_that_does_not_end_is_made_again(moment: Literal["before", "after"]) -> None:
+    world = World()
+    world.step(a=1, b=1)
+    world.unreachable = moment
+    world.fail(a=1)
+    world.fail(a=1, c=1)
+    world.unreachable = None
+    assert world.step(a=1) == {"a": 1}
+    assert [event for event, model, _ in world.events if model == "b"][-1] == "model_stopped"
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_update_that_does_not_end_and_is_taken_back_leaves_the_old_version(moment: Literal["before", "after"]) -> None:
+    world = World()
+    world.step(a=1)
+    world.unreachable = moment
+    world.fail(a=2)
+    world.unreachable = None
+    assert world.step(a=1) == {"a": 1}
+    assert {model.version for model in world.told[-1].models} == {1}
 
 
 def test_unreadable_artifact_is_tried_again_and_reported_once() -> None:
