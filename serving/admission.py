@@ -23,6 +23,10 @@ class Admission:
         self.images = 0
         self.pixels = 0
         self.seconds = 0.0
+        self.jobs = 0
+        """The requests whose images, pixels and seconds are counted."""
+        self.asked = 0
+        """How often work was asked for so far, whether it was admitted or not."""
 
     def check(self, nbytes: int) -> None:
         """Refuse a request before any of its body is read; its headers state `nbytes`. Nothing is counted.
@@ -62,10 +66,11 @@ class Admission:
             OverloadedError: the work does not fit, or the work before it takes longer than `remaining`.
         """
         limits = self._capacity
+        self.asked += 1
         self._check("images", self.images, images, limits.images)
         self._check("pixels", self.pixels, pixels, limits.pixels)
         self._check("seconds", self.seconds, seconds, min(limits.seconds, remaining))
-        return _Count(self, images=images, pixels=pixels, seconds=seconds)
+        return _Count(self, jobs=1, images=images, pixels=pixels, seconds=seconds)
 
     def _check(self, unit: str, in_progress: float, added: float, limit: float) -> None:
         if not in_progress or in_progress + added <= limit:
@@ -82,17 +87,25 @@ class Admission:
 class _Count:
     """Adds numbers to those in progress while the context lasts. A generator's context would take twice as long."""
 
-    __slots__ = ("_admission", "_images", "_pixels", "_requests", "_seconds")
+    __slots__ = ("_admission", "_images", "_jobs", "_pixels", "_requests", "_seconds")
 
     def __init__(
-        self, admission: Admission, requests: int = 0, images: int = 0, pixels: int = 0, seconds: float = 0.0
+        self,
+        admission: Admission,
+        requests: int = 0,
+        jobs: int = 0,
+        images: int = 0,
+        pixels: int = 0,
+        seconds: float = 0.0,
     ) -> None:
         self._admission = admission
-        self._requests, self._images, self._pixels, self._seconds = requests, images, pixels, seconds
+        self._requests, self._jobs = requests, jobs
+        self._images, self._pixels, self._seconds = images, pixels, seconds
 
     def __enter__(self) -> None:
         admission = self._admission
         admission.requests += self._requests
+        admission.jobs += self._jobs
         admission.images += self._images
         admission.pixels += self._pixels
         admission.seconds += self._seconds
@@ -100,6 +113,7 @@ class _Count:
     def __exit__(self, *_: object) -> None:
         admission = self._admission
         admission.requests -= self._requests
+        admission.jobs -= self._jobs
         admission.images -= self._images
         admission.pixels -= self._pixels
         # Sums of fractions would otherwise leave a rest for ever.

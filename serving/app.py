@@ -47,7 +47,7 @@ def running_server(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
     proxy = chosen_proxy(settings)
     found, skipped = _load(settings)
     models = {name: artifact for name, (_, artifact) in found.items()}
-    check_memory(settings.replicas, [artifact.manifest.nbytes for artifact in models.values()])
+    check_memory(settings.replicas.max, [artifact.manifest.nbytes for artifact in models.values()])
     summaries = [
         ModelSummary(name=n, version=a.manifest.version, kind=a.manifest.interface.kind) for n, a in models.items()
     ]
@@ -58,7 +58,7 @@ def running_server(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
         stack.enter_context(copied_log(folder))
         settings_of_models = model_settings(settings, models, folder)
         # A new version runs beside the old one for a while.
-        replicas = settings.replicas * len(settings_of_models) * (1 if settings.follow_s is None else 2)
+        replicas = settings.replicas.max * len(settings_of_models) * (1 if settings.follow_s is None else 2)
         variables = stack.enter_context(serve_environment(settings, proxy, folder, replicas + 1))
         stack.enter_context(ray_environment(variables))
         if proxy == "haproxy":

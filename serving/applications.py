@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from serving.application_names import GATEWAY, application_name
 from serving.artifacts import Artifact
-from serving.config import Device, GatewaySettings, ModelSettings
+from serving.config import Device, GatewaySettings, ModelSettings, Replicas
 from serving.cuda import gpu_fraction
 from serving.errors import LostProcessError, StartError
+from serving.scaling import OngoingWork
 
 if TYPE_CHECKING:
     from ray.serve import RunTarget
@@ -79,22 +80,47 @@ def start_applications(
     return gateway
 
 
-def _model_target(settings: ModelSettings, resources: dict[str, float]) -> RunTarget:
+def _model_target(settings: ModelSettings, resources: dict[str, float], running: int = 0) -> RunTarget:
     """Return a model's application. The same artifact and settings make the same one, of which no replica starts anew.
 
-    Of another one as many replicas start beside the old ones, which stop when the new ones run.
+    Of another one as many replicas start beside the `running` old ones, which stop when the new ones run.
     """
     from serving.deployment import ModelReplica, run_target
 
     settings = settings.model_copy(update={"gpu_fraction": resources.get("num_gpus", 1.0)})
-    options = model_options(settings, resources)
+    options = model_options(settings.replicas, resources, running)
     name = application_name(settings.name)
     return run_target(ModelReplica, name, f"/v2/models/{settings.name}", options, settings)
 
 
-def model_options(settings: ModelSettings, resources: Mapping[str, float]) -> dict[str, Any]:
-    """Return Ray Serve's options of a model's deployment, whose processes reserve `resources` each."""
-    return {"num_replicas": settings.replicas, "ray_actor_options": dict(resources), "max_surge_percent": 100}
+def model_options(replicas: Replicas, resources: Mapping[str, float], running: int = 0) -> dict[str, Any]:
+    """Return Ray Serve's options of a model's deployment, whose processes reserve `resources` each.
+
+    `running` is how many of them an update of the model finds. A model starts with one at least, which proves it.
+    """
+    options = {"ray_actor_options": dict(resources), "max_surge_percent": 100}
+    if not replicas.is_range:
+        return options | {"num_replicas": replicas.max}
+    autoscaling = {
+        "min_replicas": replicas.min,
+        "max_replicas": replicas.max,
+        "initial_replicas": min(replicas.max, max(1, replicas.min, running)),
+        # Replicas report every second the loads of the last five. By default a change shows after half a minute.
+        "metrics_interval_s": 1.0,
+        "look_back_period_s": 5.0,
+        "aggregation_function": "mean",
+        # The policy knows when to follow its numbers, and follows them wholly.
+        "upscale_delay_s": 0.0,
+        "downscale_delay_s": 0.0,
+        "downscale_to_zero_delay_s": 0.0,
+        "upscaling_factor": 1.0,
+        "downscaling_factor": 1.0,
+        "policy": {
+            "policy_function": f"{OngoingWork.__module__}:{OngoingWork.__name__}",
+            "policy_kwargs": {"keep_s": replicas.keep_s},
+        },
+    }
+    return options | {"autoscaling_config": autoscaling}
 
 
 class Applications:
@@ -137,7 +163,8 @@ class Applications:
     def _deploy(self, artifact: Artifact) -> None:
         from ray import serve
 
-        target = _model_target(self._settings_of(artifact), self._resources)
+        running = _running_replicas(application_name(artifact.manifest.name))
+        target = _model_target(self._settings_of(artifact), self._resources, running)
         serve.run_many([target], wait_for_applications_running=False)
 
     def _failure(self, name: str) -> StartError | None:
@@ -159,6 +186,15 @@ class Applications:
 def _text_of(one: ApplicationStatusOverview) -> str:
     # The message of an application only names its deployment; the reason is in the status of that.
     return "\n".join([one.message, *(deployment.message for deployment in one.deployments.values())])
+
+
+def _running_replicas(name: str) -> int:
+    """Return how many replicas of the application run."""
+    from ray import serve
+
+    one = serve.status().applications.get(name)
+    deployments = () if one is None else one.deployments.values()
+    return sum(deployment.replica_states.get("RUNNING", 0) for deployment in deployments)
 
 
 def _reason(one: ApplicationStatusOverview) -> str:

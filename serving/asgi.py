@@ -63,7 +63,7 @@ def model_app(service: ModelService, settings: ModelSettings) -> Application:
         rest,
         handlers,
         _route_names("model_router", prefix) | {path: path.rpartition("/")[2] for path in handlers},
-        Access(settings.access, settings.replicas),
+        Access(settings.access, settings.replicas.max),
         service.admission,
         settings.limits.body,
         metrics=service.metrics,

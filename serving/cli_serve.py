@@ -60,6 +60,16 @@ def _check_origin(origin: str | None) -> str | None:
     return origin
 
 
+def _check_replicas(text: str) -> str:
+    from serving.config import Replicas
+
+    try:
+        Replicas.parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return text
+
+
 @serve_group.command(_DEFAULT, hidden=True)
 def serve(
     repository: Annotated[str, typer.Argument(help="The folder or URI of artifacts: REPOSITORY/MODEL/VERSION/.")],
@@ -80,7 +90,17 @@ def serve(
     ] = False,
     follow_interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --follow.")] = 10.0,
     device: DeviceOption = DeviceName.AUTO,
-    replicas: Annotated[int, typer.Option(min=1, help="Processes per model.")] = 1,
+    replicas: Annotated[
+        str,
+        typer.Option(
+            metavar="N|MIN:MAX",
+            callback=_check_replicas,
+            help="Processes per model, or a range in which their number follows the work: 1:8, or 0:8 to none.",
+        ),
+    ] = "1",
+    scale_down_after: Annotated[
+        float, typer.Option(min=1, help="Seconds after which a process of a range that is not needed stops.")
+    ] = 60.0,
     max_batch: Annotated[int, typer.Option(min=1, help="The most images that are run together.")] = 16,
     max_batch_pixels: Annotated[
         int, typer.Option(min=1, help="The most pixels of source images that are run together; limits memory.")
@@ -115,7 +135,7 @@ def serve(
 ) -> None:
     """Serve the models of a repository on Ray Serve until Ctrl-C."""
     from serving.app import serve_repository
-    from serving.config import AccessSettings, Batching, Limits, ServerSettings
+    from serving.config import AccessSettings, Batching, Limits, Replicas, ServerSettings
     from serving.keys import keys_of
 
     settings = ServerSettings(
@@ -126,7 +146,7 @@ def serve(
         port=port,
         grpc_port=grpc_port,
         device=device.value,
-        replicas=replicas,
+        replicas=Replicas.parse(replicas, scale_down_after),
         batching=Batching(max_size=max_batch, max_pixels=max_batch_pixels),
         limits=Limits(bytes=max_body, pixels=max_pixels),
         access=AccessSettings(keys=keys_of(keys, os.environ), cors=cors),

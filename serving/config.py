@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Literal
+import re
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from export.interface import Kind
 from export.manifest import PROVED_BATCH
@@ -118,8 +119,42 @@ class ModelSummary(BaseModel):
     kind: Kind
 
 
+class Replicas(Settings):
+    """How many processes a model has: `min` to `max`, as its work asks for.
+
+    A process stops once it was not needed for `keep_s` seconds. A model with `min` 0 then has none while it is idle.
+    """
+
+    min: int = Field(default=1, ge=0)
+    max: int = Field(default=1, gt=0)
+    keep_s: float = Field(default=60.0, gt=0)
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"{self.min}:{self.max} replicas are no range: the first number is the smaller one")
+        return self
+
+    @classmethod
+    def parse(cls, text: str, keep_s: float = 60.0) -> Self:
+        """Return the number or the range that `text` states: "2", "1:8", or "0:4".
+
+        Raises:
+            ValueError: `text` states none.
+        """
+        match = re.fullmatch(r"(?:([0-9]{1,6}):)?([1-9][0-9]{0,5})", text)
+        if match is None or int(match[1] or 1) > int(match[2]):
+            raise ValueError(f"{text!r} is no number of replicas: write 2, or a range such as 1:8 or 0:4")
+        return cls(min=int(match[1] or match[2]), max=int(match[2]), keep_s=keep_s)
+
+    @property
+    def is_range(self) -> bool:
+        """Whether the number changes with the work."""
+        return self.min < self.max
+
+
 class ModelSettings(Settings):
-    """One model's application, in `replicas` processes.
+    """One model's application, in processes as many as `replicas` say.
 
     Each process may use `gpu_fraction` of its GPU's memory. `models` are the names of all models of the server, and
     `partner` the one that translates back, if it is known. `folder` is the server's, for metrics and logs; without it
@@ -135,7 +170,7 @@ class ModelSettings(Settings):
     batching: Batching = Batching()
     limits: Limits = Limits()
     access: AccessSettings = AccessSettings()
-    replicas: int = Field(default=1, gt=0)
+    replicas: Replicas = Replicas()
     folder: str | None = None
     access_log: bool = False
 
@@ -169,7 +204,7 @@ class ServerSettings(Settings):
     port: int = Field(default=8000, gt=0, lt=65536)
     grpc_port: int | None = Field(default=None, gt=0, lt=65536)
     device: DeviceChoice = "auto"
-    replicas: int = Field(default=1, gt=0)
+    replicas: Replicas = Replicas()
     batching: Batching = Batching()
     limits: Limits = Limits()
     access: AccessSettings = AccessSettings()

@@ -29,6 +29,7 @@ from serving.errors import InternalError, ServingError, StartError
 from serving.grpc.application import GrpcApplication
 from serving.grpc.calls import Calls, GatewayCalls, ModelCalls
 from serving.grpc.server import GrpcServer
+from serving.load import LoadMeter
 from serving.logs import REQUEST_ID, write_log
 from serving.metrics import ModelMetrics
 from serving.opening import load_checked_engine, measure_profile, useful
@@ -98,6 +99,7 @@ class ModelReplica(_Replica):
             artifact.manifest, batcher.submit, settings.limits, admission, profile, metrics, partners
         )
         self._calls = ModelCalls(self._service, settings.folder, partners)
+        self._load = LoadMeter(admission, metrics.run_seconds, profile.batch_seconds)
         self._settings = settings
         if settings.folder is not None:
             write_log(settings.folder, settings.name, artifact.manifest.version)
@@ -105,6 +107,10 @@ class ModelReplica(_Replica):
     def __serve_build_asgi_app__(self) -> Application:
         settings = self._settings
         return self._serve(model_app(self._service, settings), self._calls, settings.limits, settings.folder)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return the load since the last call, for Ray Serve. It is a coroutine so that it runs on the event loop."""
+        return self._load.sample()._asdict()
 
     async def run_all(self, planned: list[Feeds], seconds: float) -> list[Tensors] | ServingError:
         """Run feeds for another replica, within `seconds`; return the error if that fails."""

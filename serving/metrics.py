@@ -135,6 +135,10 @@ class ModelMetrics:
                 self._queue.observe(queued)
             self._files.last.values[self._last_batch] = time.time()
 
+    def run_seconds(self) -> float:
+        """Return the seconds of all runs of this process together."""
+        return float(sum(self._files.counter.values[seconds] for _, seconds in list(self._batches.values())))
+
     def rejected(self, reason: str) -> None:
         """Count a request that was refused before any work was done. `reason` is a word of this program."""
         with self._lock:

@@ -115,8 +115,10 @@ def serve_environment(settings: ServerSettings, proxy: Proxy, folder: str, repli
         # With an arena for each thread, glibc keeps several times the memory that images of many sizes need.
         "MALLOC_ARENA_MAX": "2",
         # HAProxy needs a moment to route new requests elsewhere. By default a stop takes half a minute.
-        # An update needs more of it: until HAProxy knows the new replica, it knows only the one that is stopped.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.2" if settings.follow_s is None else "2",
+        # Where replicas stop while the server runs, it needs more of it: HAProxy may know no other one yet.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2"
+        if settings.follow_s or settings.replicas.is_range
+        else "0.2",
         # Workers must be able to import this package from a checkout, where it is not installed.
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])),
     } | proxy_environment()

@@ -51,6 +51,11 @@ class Profile:
         return self.seconds(self.max_useful_rows, pixels) * rows / self.max_useful_rows
 
     @cached_property
+    def batch_seconds(self) -> float:
+        """The seconds of a run of `max_useful_rows` images of the measured size."""
+        return self.seconds(self.max_useful_rows, self.pixels)
+
+    @cached_property
     def inline(self) -> bool:
         """Whether even the heaviest run is short enough to be made on an event loop, without a thread."""
         return self.seconds(*self.heaviest) < INLINE_SECONDS

@@ -11,7 +11,7 @@ from serving import artifacts
 from serving.app import model_settings, running_server
 from serving.application_names import GATEWAY, application_name, is_ours
 from serving.applications import replica_resources
-from serving.config import Batching, Limits, ServerSettings
+from serving.config import Batching, Limits, Replicas, ServerSettings
 from serving.errors import ArtifactError, StartError
 from serving.memory import COPIES, REPLICA_BYTES, _control_group_memory, available_memory, check_memory
 from serving.ports import free_port
@@ -61,7 +61,7 @@ def test_start_counts_weights_in_a_separate_file(tmp_path: Path) -> None:
     folder = write(tmp_path, generator_graph(), generator_manifest(), weights_apart=True)
     nbytes = sum((folder / name).stat().st_size for name in ("model.onnx", "model.onnx.data", "golden.npz"))
     needed = 10**9 * (REPLICA_BYTES + COPIES * nbytes)
-    settings = ServerSettings(repository=str(tmp_path), port=free_port(), replicas=10**9)
+    settings = ServerSettings(repository=str(tmp_path), port=free_port(), replicas=Replicas(max=10**9))
     with pytest.raises(StartError, match=f"need about {needed / 2**30:.1f} GiB"), running_server(settings):
         pass
 
@@ -70,7 +70,7 @@ def test_start_skips_a_broken_artifact_and_names_it(tmp_path: Path, caplog: pyte
     write(tmp_path, generator_graph(), generator_manifest("digits"))
     broken = write(tmp_path, generator_graph(), generator_manifest("faces"))
     (broken / "model.onnx").write_bytes(b"no graph")
-    settings = ServerSettings(repository=str(tmp_path), port=free_port(), replicas=10**9)
+    settings = ServerSettings(repository=str(tmp_path), port=free_port(), replicas=Replicas(max=10**9))
     with pytest.raises(StartError, match="1 models with"), running_server(settings):
         pass
     assert f"skipped faces/1 of {tmp_path}: " in caplog.text

@@ -46,6 +46,7 @@ def test_serve_help_shows_options_and_commands() -> None:
         assert word in text
     assert "Missing argument" in invoke("serve").output
     assert "'x' is no origin" in invoke("serve", "--cors", "x", "folder").output
+    assert "'4:1' is no number of replicas" in invoke("serve", "--replicas", "4:1", "folder").output
 
 
 def test_serve_key_prints_a_key_once_and_its_line_for_the_file() -> None:
