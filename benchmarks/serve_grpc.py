@@ -1,11 +1,11 @@
 """Compares gRPC with HTTP: `zorse serve` with all defaults, the stock asynchronous Python clients of tritonclient.
 
-    python -m benchmarks.serve_grpc [--rounds 3] [--seconds 3] [--works "dcgan32 infer"]
+    python -m benchmarks.serve_grpc [--rounds 3] [--seconds 2] [--works "dcgan32 infer"]
 
-The ways take turns in every round; rows are medians. `concurrency` is the number of requests in flight: calls of one
-client, or requests of one stream that are not answered yet. `cpu_us_per_request` is the CPU time of the server's
-processes alone: the Python clients, on the same cores, take more than the server and limit the rates. Writes
-`benchmarks/results/serve_grpc.json`.
+It takes three to four minutes. The ways must answer alike, and take turns in every round; rows are medians.
+`concurrency` is the number of requests in flight: calls of one client, or requests of one stream that are not answered
+yet. `cpu_us_per_request` is the CPU time of the server's processes alone: the Python clients, on the same cores, take
+more than the server and limit the rates. Writes `benchmarks/results/serve_grpc.json`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
     stop_servers_on_sigterm()
     parser = argparse.ArgumentParser(description="Compare gRPC with HTTP.")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--works", default="dcgan32 infer,resnet9 infer")
     parser.add_argument("--name", default="serve_grpc", help="the name of the result")
     arguments = parser.parse_args()
@@ -81,6 +81,7 @@ async def _measure(
     http = http_client.InferenceServerClient(server.url.removeprefix("http://"))
     grpc = grpc_client.InferenceServerClient(target)
     async with http, grpc:
+        await _check_answers(http, grpc, work)
         ways = [("http", _calls(http, http_client, work)), ("grpc", _calls(grpc, grpc_client, work))]
         ways.append(("grpc stream", _stream(grpc, work)))
         for concurrency in CONCURRENCIES:
@@ -102,10 +103,19 @@ async def _measure(
     return figures
 
 
+async def _check_answers(http: Any, grpc: Any, work: str) -> None:
+    """Raise AssertionError unless both protocols give the same outputs for a work."""
+    model = WORKS[work][0]
+    over_http = await http.infer(model, _inputs(http_client, work))
+    over_grpc = await grpc.infer(model, _inputs(grpc_client, work))
+    for output in over_http.get_response()["outputs"]:
+        np.testing.assert_array_equal(over_grpc.as_numpy(output["name"]), over_http.as_numpy(output["name"]))
+
+
 def _inputs(client: Any, work: str) -> list[Any]:
     """Return the inputs of a work as those of a module of tritonclient."""
     post = tensor_request(work)
-    _, arrays = parse_infer(post.body, post.headers[HEADER_LENGTH])
+    _, arrays = parse_infer(post.body, int(post.headers[HEADER_LENGTH]))
     return [
         client.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype)).set_data_from_numpy(array)
         for name, array in arrays.items()
