@@ -53,6 +53,8 @@ SEED, ROUNDS, SMALL = 3, 2, 10
 TRIED = tuple(itertools.product((1, cpu_cores()), (1, cpu_cores()), (1, 4, 16)))
 """The bare programs that are tried: processes, threads of each, and images that run together."""
 TRIED_PHOTOGRAPHS = 64
+MEMORY_SECONDS = 2.0
+"""The time between two readings of the memory, each of which takes about 20 ms of a core."""
 _OPTIONS = JobOptions(device="cpu")
 _QUIET: Callable[[str], None] = [].append
 Row = dict[str, Any]
@@ -146,7 +148,7 @@ def _measure(output: Path, run: Callable[[Path], None], images: int) -> Row:
 
     def watch() -> None:
         nonlocal peak
-        while not is_done.wait(0.5):
+        while not is_done.wait(MEMORY_SECONDS):
             peak = max(peak, _memory_mib())
 
     watcher = threading.Thread(target=watch)
