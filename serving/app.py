@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from serving import artifacts
 from serving.applications import cluster_resources, reason_of, start_applications
-from serving.artifacts import Artifact, Published
+from serving.artifacts import Artifact
 from serving.config import (
     AccessSettings,
     GatewaySettings,
@@ -22,7 +21,7 @@ from serving.config import (
     ServerSettings,
 )
 from serving.engine import resolve_device
-from serving.errors import ArtifactError, StartError
+from serving.errors import StartError
 from serving.following import following
 from serving.haproxy import check_config
 from serving.logs import append_line, copied_log
@@ -30,6 +29,7 @@ from serving.loopback import is_loopback
 from serving.memory import check_memory
 from serving.network import bound_ports, check_address, chosen_proxy, serve_environment, serve_host
 from serving.partners import partner_name
+from serving.sound_models import sound_models, warn_of
 from serving.stopping import stop_applications
 from zorse_common.private_ray import ray_environment, ray_files, ray_folder
 from zorse_common.signals import stop_requested
@@ -45,7 +45,7 @@ def running_server(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
     """
     check_address(settings)
     proxy = chosen_proxy(settings)
-    found, skipped = _load(settings)
+    found, skipped = sound_models(settings.repository, settings.alias)
     models = {name: artifact for name, (_, artifact) in found.items()}
     check_memory(settings.replicas.max, [artifact.manifest.nbytes for artifact in models.values()])
     summaries = [
@@ -76,37 +76,14 @@ def running_server(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
             access_log=settings.access_log,
         )
         resources = cluster_resources(settings_of_models[0].device, replicas)
-        gateway = start_applications(resources, settings_of_models, gateway)
+        shares = {"cpus": resources["num_cpus"], "gpu_fraction": resources.get("num_gpus", 1.0)}
+        settings_of_models = [one.model_copy(update=shares) for one in settings_of_models]
+        gateway = gateway.model_copy(update={"cpus": shares["cpus"]})
+        gateway = start_applications(settings_of_models, gateway)
         for name in gateway.unavailable.keys() - skipped.keys():
-            _warn_of(name, settings.repository, gateway.unavailable[name])
-        stack.enter_context(following(settings, settings_of_models[0], resources, found, gateway))
+            warn_of(name, settings.repository, gateway.unavailable[name])
+        stack.enter_context(following(settings, settings_of_models[0], found, gateway))
         yield list(gateway.models)
-
-
-def _load(settings: ServerSettings) -> tuple[dict[str, tuple[Published, Artifact]], dict[str, str]]:
-    """Return the sound artifacts of the repository by model, and the reasons for the others, which are logged.
-
-    Raises:
-        ArtifactError: there is no sound artifact.
-    """
-    listing = artifacts.find(settings.repository, settings.alias)
-    models: dict[str, tuple[Published, Artifact]] = {}
-    skipped = dict(listing.skipped)
-    for name, version in listing.models.items():
-        try:
-            models[name] = version, artifacts.load(version.uri)
-        except ArtifactError as error:
-            skipped[f"{name}/{version.number}"] = str(error)
-    if not models:
-        reasons = "; ".join(f"skipped {name}: {reason}" for name, reason in skipped.items())
-        raise ArtifactError(f"{settings.repository} holds no artifact that can be served; {reasons}")
-    for name, reason in skipped.items():
-        _warn_of(name, settings.repository, reason)
-    return models, skipped
-
-
-def _warn_of(name: str, repository: str, reason: str) -> None:
-    logging.getLogger(__name__).warning("skipped %s of %s: %s", name, repository, reason)
 
 
 class _StoppedError(BaseException):

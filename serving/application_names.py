@@ -4,6 +4,7 @@ from __future__ import annotations
 
 GATEWAY = "zorse"
 """The application of the server-level routes."""
+GATEWAY_ROUTE = "/"
 GATEWAY_DEPLOYMENT = "gateway"
 MODEL_DEPLOYMENT = "model"
 
@@ -11,6 +12,11 @@ MODEL_DEPLOYMENT = "model"
 def application_name(model: str) -> str:
     """Return the name of a model's application."""
     return f"{GATEWAY}.{model}"
+
+
+def model_route(model: str) -> str:
+    """Return the path before those of a model's routes."""
+    return f"/v2/models/{model}"
 
 
 def is_ours(application: str) -> bool:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from serving.application_names import GATEWAY, application_name
+from serving.application_names import GATEWAY, GATEWAY_ROUTE, application_name, model_route
 from serving.artifacts import Artifact
-from serving.config import Device, GatewaySettings, ModelSettings, Replicas
+from serving.config import Device, GatewaySettings, ModelSettings
 from serving.cuda import gpu_fraction
 from serving.errors import LostProcessError, StartError
-from serving.scaling import OngoingWork
 
 if TYPE_CHECKING:
     from ray.serve import RunTarget
@@ -33,10 +32,8 @@ def cluster_resources(device: Device, replicas: int) -> dict[str, float]:
     return replica_resources(device, replicas, int(cluster.get("CPU", 0)), int(cluster.get("GPU", 0)))
 
 
-def start_applications(
-    resources: dict[str, float], settings_of_models: list[ModelSettings], gateway: GatewaySettings
-) -> GatewaySettings:
-    """Start the applications of the models, and wait until all of them answer. Each process reserves `resources`.
+def start_applications(settings_of_models: Sequence[ModelSettings], gateway: GatewaySettings) -> GatewaySettings:
+    """Start the applications of the models, and wait until all of them answer.
 
     Returns:
         The gateway's settings. A model that does not start is in `unavailable` there, and no longer in `models`.
@@ -46,12 +43,9 @@ def start_applications(
     """
     from ray import serve
 
-    from serving.deployment import GatewayReplica, run_target
-
-    targets = [_model_target(settings, resources) for settings in settings_of_models]
-    options = {"num_replicas": 1, "ray_actor_options": {"num_cpus": resources["num_cpus"]}}
+    targets = [_model_target(settings) for settings in settings_of_models]
     try:
-        serve.run_many([*targets, run_target(GatewayReplica, GATEWAY, "/", options, gateway)])
+        serve.run_many([*targets, _gateway_target(gateway)])
     except RuntimeError as error:
         failed = _failed_applications()
         if GATEWAY in failed or len(failed) in (0, len(targets)):
@@ -60,83 +54,55 @@ def start_applications(
         return gateway
     for name in (*failed, GATEWAY):
         serve.delete(name)
-    reasons = {
-        model.name: failed[application]
-        for model in gateway.models
-        if (application := application_name(model.name)) in failed
-    }
-    gateway = gateway.model_copy(
-        update={
-            "models": tuple(model for model in gateway.models if model.name not in reasons),
-            "unavailable": gateway.unavailable
-            | {
-                f"{model.name}/{model.version}": reasons[model.name]
-                for model in gateway.models
-                if model.name in reasons
-            },
-        }
-    )
-    serve.run_many([run_target(GatewayReplica, GATEWAY, "/", options, gateway)])
+    gateway = without(gateway, failed)
+    serve.run_many([_gateway_target(gateway)])
     return gateway
 
 
-def _model_target(settings: ModelSettings, resources: dict[str, float], running: int = 0) -> RunTarget:
-    """Return a model's application. The same artifact and settings make the same one, of which no replica starts anew.
-
-    Of another one as many replicas start beside the `running` old ones, which stop when the new ones run.
-    """
-    from serving.deployment import ModelReplica, run_target
-
-    settings = settings.model_copy(update={"gpu_fraction": resources.get("num_gpus", 1.0)})
-    options = model_options(settings.replicas, resources, running)
-    name = application_name(settings.name)
-    return run_target(ModelReplica, name, f"/v2/models/{settings.name}", options, settings)
-
-
-def model_options(replicas: Replicas, resources: Mapping[str, float], running: int = 0) -> dict[str, Any]:
-    """Return Ray Serve's options of a model's deployment, whose processes reserve `resources` each.
-
-    `running` is how many of them an update of the model finds. A model starts with one at least, which proves it.
-    """
-    options = {"ray_actor_options": dict(resources), "max_surge_percent": 100}
-    if not replicas.is_range:
-        return options | {"num_replicas": replicas.max}
-    autoscaling = {
-        "min_replicas": replicas.min,
-        "max_replicas": replicas.max,
-        "initial_replicas": min(replicas.max, max(1, replicas.min, running)),
-        # Replicas report every second the loads of the last five. By default a change shows after half a minute.
-        "metrics_interval_s": 1.0,
-        "look_back_period_s": 5.0,
-        "aggregation_function": "mean",
-        # The policy knows when to follow its numbers, and follows them wholly.
-        "upscale_delay_s": 0.0,
-        "downscale_delay_s": 0.0,
-        "downscale_to_zero_delay_s": 0.0,
-        "upscaling_factor": 1.0,
-        "downscaling_factor": 1.0,
-        "policy": {
-            "policy_function": f"{OngoingWork.__module__}:{OngoingWork.__name__}",
-            "policy_kwargs": {"keep_s": replicas.keep_s},
-        },
+def without(gateway: GatewaySettings, failed: Mapping[str, str]) -> GatewaySettings:
+    """Return the gateway's settings without the models whose applications are in `failed`, with the reasons there."""
+    reasons = {
+        f"{model.name}/{model.version}": failed[application_name(model.name)]
+        for model in gateway.models
+        if application_name(model.name) in failed
     }
-    return options | {"autoscaling_config": autoscaling}
+    models = tuple(model for model in gateway.models if application_name(model.name) not in failed)
+    return gateway.model_copy(update={"models": models, "unavailable": gateway.unavailable | reasons})
+
+
+def _model_target(settings: ModelSettings, running: int = 0) -> RunTarget:
+    from ray.serve import RunTarget
+
+    from serving.builder import model_application
+
+    return RunTarget(
+        model_application(settings, running),
+        name=application_name(settings.name),
+        route_prefix=model_route(settings.name),
+    )
+
+
+def _gateway_target(settings: GatewaySettings) -> RunTarget:
+    from ray.serve import RunTarget
+
+    from serving.builder import gateway_application
+
+    return RunTarget(gateway_application(settings), name=GATEWAY, route_prefix=GATEWAY_ROUTE)
 
 
 class Applications:
-    """The models' applications while the server runs. Each process reserves `resources`.
+    """The models' applications while the server runs.
 
     `settings_of` returns the settings of an artifact's application. A version must have started within `timeout_s`.
     """
 
     def __init__(
         self,
-        resources: dict[str, float],
         settings_of: Callable[[Artifact], ModelSettings],
         stop: threading.Event,
         timeout_s: float = 600,
     ) -> None:
-        self._resources, self._settings_of, self._stopped, self._timeout_s = resources, settings_of, stop, timeout_s
+        self._settings_of, self._stopped, self._timeout_s = settings_of, stop, timeout_s
 
     def run(self, artifact: Artifact, before: Artifact | None) -> None:
         """See `serving.reconcile.Cluster`. A version that fails never gets a request: its constructor proves it."""
@@ -164,7 +130,7 @@ class Applications:
         from ray import serve
 
         running = _running_replicas(application_name(artifact.manifest.name))
-        target = _model_target(self._settings_of(artifact), self._resources, running)
+        target = _model_target(self._settings_of(artifact), running)
         serve.run_many([target], wait_for_applications_running=False)
 
     def _failure(self, name: str) -> StartError | None:

@@ -1,15 +1,17 @@
 """Brings the files of an artifact onto this machine, and checks them.
 
 Artifacts of object stores are cached. An entry of the cache is a folder named by the SHA-256 of its manifest, which has
-the digests of the other files. An entry never changes, so that several processes can share it. Remove the folder
-`artifacts` to empty the cache.
+the digests of the other files. An entry never changes, so that several processes can share it. Of processes that need
+one entry at the same time the first fetches it, and the others wait. Remove the folder `artifacts` to empty the cache.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from export import manifest as contract
@@ -33,13 +35,24 @@ def fetch(folder: Storage, manifest: Manifest, content: bytes) -> Path:
         return folder.local
     entry = cache_folder("artifacts") / contract.digest(content)
     try:
-        if not _is_whole(entry, manifest, content):
-            _download(folder, manifest, content, entry)
+        with _locked(entry.name):
+            if not _is_whole(entry, manifest, content):
+                _download(folder, manifest, content, entry)
     except OSError as error:
         raise ArtifactError(
             f"{folder.uri} cannot be fetched ({one_line(error)}): check the storage and the disk"
         ) from error
     return entry
+
+
+@contextlib.contextmanager
+def _locked(entry: str) -> Iterator[None]:
+    """Hold the lock of an entry of the cache. It ends with the process, however that ends."""
+    folder = cache_folder("artifact-locks")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / entry).open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _check_files(folder: Path, manifest: Manifest, place: str) -> None:
@@ -75,9 +88,4 @@ def _download(folder: Storage, manifest: Manifest, content: bytes, entry: Path) 
         (staged / contract.MANIFEST_FILE).write_bytes(content)
         with contextlib.suppress(FileNotFoundError):
             os.rename(entry, Path(work) / "damaged")  # noqa: PTH104
-        try:
-            staged.rename(entry)
-        except OSError:
-            # Another process may have renamed the same entry into place meanwhile.
-            if not _is_whole(entry, manifest, content):
-                raise
+        staged.rename(entry)

@@ -110,10 +110,11 @@ def find(repository: str | os.PathLike[str], alias: str | None = None) -> Listin
     return listing
 
 
-def load(place: str | os.PathLike[str]) -> Artifact:
+def load(place: str | os.PathLike[str], digest: str | None = None) -> Artifact:
     """Return the artifact at `place`, a path or URI: an artifact folder, or the newest version of a model folder.
 
     `<model folder>@<version or alias>` is a version of a model. An artifact at a URI is fetched into the local cache.
+    `digest` is the SHA-256 that its manifest must have, if that is known.
 
     Raises:
         ArtifactError: there is no artifact, its manifest breaks the contract, or a file has another digest.
@@ -123,6 +124,11 @@ def load(place: str | os.PathLike[str]) -> Artifact:
         if not folder.exists(contract.MANIFEST_FILE):
             folder = _version_folder(folder)
         content = folder.read(contract.MANIFEST_FILE)
+        if digest not in (None, contract.digest(content)):
+            raise ArtifactError(
+                f"{folder.uri} is not the artifact with the digest {digest}: it was published again, and a new "
+                "configuration has to name it"
+            )
         manifest = Manifest.from_json(content.decode(errors="replace"), f"{folder.uri}/{contract.MANIFEST_FILE}")
         is_published = (folder.parent.name, folder.name) == (manifest.name, str(manifest.version))
         repository = folder.parent.parent.uri if is_published else None

@@ -1,10 +1,12 @@
-"""The command `zorse serve`, which serves by default and has the commands `status` and `key`."""
+"""The command `zorse serve`, which serves by default and has the commands `config`, `status` and `key`."""
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import time
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +17,7 @@ from typer.core import TyperGroup
 from serving.cli_models import DeviceName, DeviceOption, KeyOption
 
 if TYPE_CHECKING:
-    from serving.config import ModelSummary
+    from serving.config import ModelSummary, ServerSettings
     from serving.status import ModelStatus, ServerStatus
 
 _DEFAULT = "serve"
@@ -70,8 +72,7 @@ def _check_replicas(text: str) -> str:
     return text
 
 
-@serve_group.command(_DEFAULT, hidden=True)
-def serve(
+def _settings(
     repository: Annotated[str, typer.Argument(help="The folder or URI of artifacts: REPOSITORY/MODEL/VERSION/.")],
     host: Annotated[
         str, typer.Option(help="The address to listen on. An address other than loopback needs a key.")
@@ -132,13 +133,19 @@ def serve(
     proxy: Annotated[
         ProxyName, typer.Option(help="The program in front; auto takes HAProxy where it is installed.")
     ] = ProxyName.AUTO,
-) -> None:
-    """Serve the models of a repository on Ray Serve until Ctrl-C."""
-    from serving.app import serve_repository
-    from serving.config import AccessSettings, Batching, Limits, Replicas, ServerSettings
-    from serving.keys import keys_of
+    cpus: Annotated[
+        float | None, typer.Option(min=0.01, help="On a cluster: the CPUs of each process.", show_default="1")
+    ] = None,
+    gpus: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=1, help="On a cluster: the part of a GPU of each process.", show_default="1"),
+    ] = None,
+) -> Any:
+    """Return the `ServerSettings` that the options state."""
+    from serving.config import AccessSettings, Batching, KeySource, Limits, Replicas, ServerSettings
 
-    settings = ServerSettings(
+    source = KeySource(variable="ZORSE_API_KEY") if keys is None else KeySource(file=str(keys))
+    return ServerSettings(
         repository=repository,
         alias=alias,
         follow_s=follow_interval if follow else None,
@@ -147,18 +154,55 @@ def serve(
         grpc_port=grpc_port,
         device=device.value,
         replicas=Replicas.parse(replicas, scale_down_after),
+        cpus=cpus,
+        gpus=gpus,
         batching=Batching(max_size=max_batch, max_pixels=max_batch_pixels),
         limits=Limits(bytes=max_body, pixels=max_pixels),
-        access=AccessSettings(keys=keys_of(keys, os.environ), cors=cors),
+        access=AccessSettings(keys_from=source, cors=cors),
         access_log=access_log,
         insecure=insecure,
         proxy=proxy.value,
     )
-    typer.echo(f"starting the models of {repository} …")
-    address = f"[{host}]" if ":" in host else host
-    grpc = None if grpc_port is None else f"{address}:{grpc_port}"
-    serve_repository(settings, lambda models: _announce(f"http://{address}:{port}", grpc, models))
+
+
+def _with_settings(action: Callable[[ServerSettings], None]) -> Callable[..., None]:
+    """Return the command of `action`, with the options of `_settings`."""
+
+    @functools.wraps(_settings)
+    def command(**options: Any) -> None:
+        action(_settings(**options))
+
+    command.__doc__ = action.__doc__
+    return command
+
+
+@serve_group.command(_DEFAULT, hidden=True)
+@_with_settings
+def serve(settings: ServerSettings) -> None:
+    """Serve the models of a repository on Ray Serve until Ctrl-C."""
+    from serving.app import serve_repository
+    from serving.keys import with_keys
+
+    settings = settings.model_copy(update={"access": with_keys(settings.access, os.environ)})
+    typer.echo(f"starting the models of {settings.repository} …")
+    address = f"[{settings.host}]" if ":" in settings.host else settings.host
+    grpc = None if settings.grpc_port is None else f"{address}:{settings.grpc_port}"
+    serve_repository(settings, lambda models: _announce(f"http://{address}:{settings.port}", grpc, models))
     typer.echo("stopped")
+
+
+@serve_group.command("config")
+@_with_settings
+def config(settings: ServerSettings) -> None:
+    """Print a configuration with which Ray Serve serves the models on any cluster, for serve deploy and KubeRay.
+
+    A file of keys is one on the nodes.
+    """
+    import yaml
+
+    from serving.serve_config import serve_config
+
+    typer.echo(yaml.safe_dump(serve_config(settings), sort_keys=False, allow_unicode=True, width=1000), nl=False)
 
 
 @serve_group.command()

@@ -98,15 +98,29 @@ class ApiKey(Settings):
         return math.inf if self.rate is None else float(self.rate.partition("/")[0])
 
 
+class KeySource(Settings):
+    """Where a process finds the keys when it starts: a file of keys, or an environment variable with the one key."""
+
+    file: str | None = None
+    variable: str | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> KeySource:
+        if (self.file is None) == (self.variable is None):
+            raise ValueError("give either a file or a variable")
+        return self
+
+
 class AccessSettings(Settings):
     """Who may use the server.
 
-    Without `keys` everybody may. `is_local` refuses requests that name another host than this machine, as those do that
-    a web page sends after its name was pointed here (DNS rebinding). `cors` is the origin whose web pages may read
-    answers, or "*".
+    Without `keys` everybody may. `keys_from` is where each process of the server reads them itself. `is_local` refuses
+    requests that name another host than this machine, as those do that a web page sends after its name was pointed here
+    (DNS rebinding). `cors` is the origin whose web pages may read answers, or "*".
     """
 
     keys: tuple[ApiKey, ...] = ()
+    keys_from: KeySource | None = None
     is_local: bool = False
     cors: str | None = Field(default=None, pattern=r"^(\*|https?://[^/\s,]+)$")
 
@@ -156,16 +170,19 @@ class Replicas(Settings):
 class ModelSettings(Settings):
     """One model's application, in processes as many as `replicas` say.
 
-    Each process may use `gpu_fraction` of its GPU's memory. `models` are the names of all models of the server, and
-    `partner` the one that translates back, if it is known. `folder` is the server's, for metrics and logs; without it
-    there are none.
+    `artifact` is the path or URI of the artifact, and `digest` that of its manifest, if it was pinned. Each process
+    reserves `cpus`, and with CUDA `gpu_fraction` of a GPU, whose memory it may use. `models` are the names of all
+    models of the server, and `partner` the one that translates back, if it is known. `folder` is the server's, which
+    all of its processes share; without it the application runs on a cluster.
     """
 
     name: str
     artifact: str
+    digest: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     models: tuple[str, ...] = ()
     partner: str | None = None
     device: Device = "cpu"
+    cpus: float = Field(default=1.0, gt=0)
     gpu_fraction: float = Field(default=1.0, gt=0, le=1)
     batching: Batching = Batching()
     limits: Limits = Limits()
@@ -174,9 +191,14 @@ class ModelSettings(Settings):
     folder: str | None = None
     access_log: bool = False
 
+    @property
+    def resources(self) -> dict[str, float]:
+        """What Ray reserves for each process."""
+        return {"num_cpus": self.cpus} | ({"num_gpus": self.gpu_fraction} if self.device == "cuda" else {})
+
 
 class GatewaySettings(Settings):
-    """The application of the server-level routes. `folder` is as in `ModelSettings`.
+    """The application of the server-level routes. `cpus` and `folder` are as in `ModelSettings`.
 
     `unavailable` has the reason for each model of the repository that is not served. Its keys are `<model>` or
     `<model>/<version>`. `limits` are those of the requests that it passes on to models.
@@ -184,6 +206,7 @@ class GatewaySettings(Settings):
 
     models: tuple[ModelSummary, ...]
     unavailable: dict[str, str] = {}
+    cpus: float = Field(default=0.1, gt=0)
     limits: Limits = Limits()
     access: AccessSettings = AccessSettings()
     folder: str | None = None
@@ -193,6 +216,7 @@ class GatewaySettings(Settings):
 class ServerSettings(Settings):
     """The settings of `zorse serve`. `alias` names the versions to serve instead of the newest.
 
+    `cpus` and `gpus` are what a process of a model reserves on a cluster, by default one.
     Without a `grpc_port` the server answers HTTP only. It looks at the repository again every `follow_s` seconds, or
     without it serves what it finds at its start.
     """
@@ -205,6 +229,8 @@ class ServerSettings(Settings):
     grpc_port: int | None = Field(default=None, gt=0, lt=65536)
     device: DeviceChoice = "auto"
     replicas: Replicas = Replicas()
+    cpus: float | None = Field(default=None, gt=0)
+    gpus: float | None = Field(default=None, gt=0, le=1)
     batching: Batching = Batching()
     limits: Limits = Limits()
     access: AccessSettings = AccessSettings()

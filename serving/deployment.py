@@ -6,13 +6,12 @@ import asyncio
 import gc
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Collection, Coroutine, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from ray import serve
-from ray.serve import RunTarget
 from ray.serve._private import replica as inner
 from ray.serve.schema import ApplicationStatusOverview, LoggingConfig
 
@@ -20,7 +19,7 @@ from export.feeds import Feeds
 from serving import artifacts
 from serving.admission import Admission
 from serving.application import Application
-from serving.application_names import GATEWAY_DEPLOYMENT, MODEL_DEPLOYMENT, application_name
+from serving.application_names import GATEWAY, GATEWAY_DEPLOYMENT, MODEL_DEPLOYMENT, application_name
 from serving.asgi import gateway_app, model_app
 from serving.batcher import Batcher
 from serving.batching import Tensors
@@ -29,6 +28,7 @@ from serving.errors import InternalError, ServingError, StartError
 from serving.grpc.application import GrpcApplication
 from serving.grpc.calls import Calls, GatewayCalls, ModelCalls
 from serving.grpc.server import GrpcServer
+from serving.keys import with_keys_of_node
 from serving.load import LoadMeter
 from serving.logs import REQUEST_ID, write_log
 from serving.metrics import ModelMetrics
@@ -86,9 +86,12 @@ class ModelReplica(_Replica):
     deployment_name = MODEL_DEPLOYMENT
 
     def __init__(self, settings: ModelSettings) -> None:
-        _close_inner_server()
-        artifact = artifacts.load(Path(settings.artifact))
-        engine = load_checked_engine(artifact, settings.device, gpu_fraction=settings.gpu_fraction)
+        _check_surroundings(settings, application_name(settings.name))
+        settings = settings.model_copy(update={"access": with_keys_of_node(settings.access, os.environ)})
+        artifact = artifacts.load(settings.artifact, settings.digest)
+        # A server of one machine leaves it to the system how its models share the cores.
+        cores = max(1, int(settings.cpus)) if settings.folder is None else None
+        engine = load_checked_engine(artifact, settings.device, gpu_fraction=settings.gpu_fraction, cores=cores)
         batching = batching_of(artifact.manifest.interface, settings.batching)
         profile = measure_profile(engine, artifact, batching)
         metrics = ModelMetrics(settings.name, artifact.manifest.version, settings.folder)
@@ -101,8 +104,7 @@ class ModelReplica(_Replica):
         self._calls = ModelCalls(self._service, settings.folder, partners)
         self._load = LoadMeter(admission, metrics.run_seconds, profile.batch_seconds)
         self._settings = settings
-        if settings.folder is not None:
-            write_log(settings.folder, settings.name, artifact.manifest.version)
+        write_log(settings.folder, settings.name, artifact.manifest.version)
 
     def __serve_build_asgi_app__(self) -> Application:
         settings = self._settings
@@ -132,10 +134,9 @@ class GatewayReplica(_Replica):
     deployment_name = GATEWAY_DEPLOYMENT
 
     def __init__(self, settings: GatewaySettings) -> None:
-        _close_inner_server()
-        self._settings = settings
-        if settings.folder is not None:
-            write_log(settings.folder)
+        _check_surroundings(settings, GATEWAY)
+        self._settings = settings.model_copy(update={"access": with_keys_of_node(settings.access, os.environ)})
+        write_log(settings.folder)
         self._served = served_by(settings)
         self._answered: set[str] = set()
         self._readiness = Readiness(self._served().names, self._not_ready)
@@ -166,6 +167,18 @@ async def _result(work: Coroutine[Any, Any, T]) -> T | ServingError:
         _LOGGER.exception("a run for another model failed")
     # The reason is in the log here: a cause does not travel to the other replica.
     return InternalError()
+
+
+def _check_surroundings(settings: ModelSettings | GatewaySettings, name: str) -> None:
+    """Check the `name` of the replica's application on a cluster. A server of one machine closes an open port.
+
+    Raises:
+        StartError: the application has another name, by which the others would not find it.
+    """
+    if settings.folder is not None:
+        _close_inner_server()
+    elif (given := serve.get_replica_context().app_name) != name:
+        raise StartError(f"the application {given} must be called {name}")
 
 
 def _close_inner_server() -> None:
@@ -207,10 +220,8 @@ async def _close(replica: _Replica) -> None:
     await replica.close()
 
 
-def run_target(
-    replica: type[_Replica], name: str, route_prefix: str, options: Mapping[str, Any], *arguments: Settings
-) -> RunTarget:
-    """Return an application `name` of processes `replica(*arguments)` that answer the paths under `route_prefix`.
+def application(replica: type[_Replica], options: Mapping[str, Any], *arguments: Settings) -> serve.Application:
+    """Return an application of processes `replica(*arguments)`.
 
     `options` are those of the deployment: `num_replicas`, and in `ray_actor_options` the resources of each process.
     """
@@ -219,6 +230,7 @@ def run_target(
     deployment = serve.deployment(
         serve.ingress()(closing),
         name=replica.deployment_name,
+        logging_config=LOGGING,
         max_ongoing_requests=_NO_QUEUE_LIMIT,
         # A graph that fails to load fails again the second time.
         max_constructor_retry_count=1,
@@ -230,5 +242,4 @@ def run_target(
     )
     # Replicas of the same version stay when their application is run again. By default each run is another version.
     deployment._version = _version(arguments)
-    application = deployment.bind(*arguments)
-    return RunTarget(application, name=name, route_prefix=route_prefix, logging_config=LOGGING)
+    return deployment.bind(*arguments)

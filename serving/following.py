@@ -24,14 +24,13 @@ _STOP_SECONDS = 30.0
 def following(
     settings: ServerSettings,
     example: ModelSettings,
-    resources: dict[str, float],
     found: Mapping[str, tuple[Published, Artifact]],
     gateway: GatewaySettings,
 ) -> Iterator[None]:
     """While the block runs, make the models those of the repository, if `settings` say so.
 
     `found` are the models of the start, and `gateway` says which of them run. The other models get the settings of
-    `example`, and `resources` are those of a process.
+    `example`.
     """
     folder, interval = gateway.folder, settings.follow_s
     if folder is None or interval is None:
@@ -56,7 +55,7 @@ def following(
         {name: (one[0], reasons.get(name, "it does not start")) for name, one in found.items() if name not in served},
         partial(artifacts.find, settings.repository, settings.alias),
         artifacts.load,
-        Applications(resources, settings_of, stop),
+        Applications(settings_of, stop),
         lambda state: state.write(folder),
         note,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from serving.config import ApiKey
+from serving.config import AccessSettings, ApiKey
 from serving.errors import KeyFileError
 
 ENVIRONMENT = "environment"
@@ -39,16 +39,38 @@ def plain_key(key: str) -> ApiKey:
     return ApiKey(name=ENVIRONMENT, sha256=ApiKey.digest(key.encode()))
 
 
-def keys_of(file: Path | None, environment: Mapping[str, str]) -> tuple[ApiKey, ...]:
-    """Return the keys of `file`, or without a file the one key of the environment variable ZORSE_API_KEY, if any.
+def with_keys(access: AccessSettings, environment: Mapping[str, str]) -> AccessSettings:
+    """Return `access` with the keys that this process finds in a file or an environment variable, as `access` says.
+
+    There are none where the variable is missing.
 
     Raises:
         KeyFileError: as `read_keys`.
     """
-    if file is not None:
-        return read_keys(file)
-    key = environment.get("ZORSE_API_KEY")
-    return (plain_key(key),) if key else ()
+    source = access.keys_from
+    if source is None:
+        return access
+    if source.file is not None:
+        keys = read_keys(Path(source.file))
+    else:
+        assert source.variable is not None, "KeySource has one of the two"
+        key = environment.get(source.variable)
+        keys = (plain_key(key),) if key else ()
+    return access.model_copy(update={"keys": keys, "keys_from": None})
+
+
+def with_keys_of_node(access: AccessSettings, environment: Mapping[str, str]) -> AccessSettings:
+    """Return `access` with the keys that this process of a cluster finds, as `with_keys`.
+
+    Raises:
+        KeyFileError: as `read_keys`, or the environment variable is missing.
+    """
+    found = with_keys(access, environment)
+    if access.keys_from is not None and not found.keys:
+        raise KeyFileError(
+            f"the environment variable {access.keys_from.variable} is not set on this node: set it before Ray starts"
+        )
+    return found
 
 
 def read_keys(path: Path) -> tuple[ApiKey, ...]:

@@ -34,10 +34,15 @@ def log_file(folder: str | Path) -> Path:
     return Path(folder) / "log.jsonl"
 
 
-def write_log(folder: str | Path, model: str | None = None, version: int | None = None) -> None:
-    """Have this process append what it logs to the log of the server with this folder, on behalf of a model."""
-    # The file is opened anew when it was renamed, as `LogCopier` does when it has become large.
-    handler = WatchedFileHandler(log_file(folder), encoding="utf-8", delay=True)
+def write_log(folder: str | Path | None, model: str | None = None, version: int | None = None) -> None:
+    """Have this process append what it logs to the log of the server with this folder, on behalf of a model.
+
+    Without a folder it goes to standard error, which Ray keeps in a file of the process.
+    """
+    handler: logging.Handler = logging.StreamHandler()
+    if folder is not None:
+        # The file is opened anew when it was renamed, as `LogCopier` does when it has become large.
+        handler = WatchedFileHandler(log_file(folder), encoding="utf-8", delay=True)
     handler.setFormatter(JsonFormatter(model, version))
     for name in _LOGGERS:
         logger = logging.getLogger(name)

@@ -27,11 +27,12 @@ def load_checked_engine(
     device: Device,
     threads: int | None = None,
     gpu_fraction: float = 1.0,
+    cores: int | None = None,
     clock: Callable[[], float] = time.thread_time,
 ) -> OrtEngine:
     """Open the artifact's graph, and check its fields and its golden sample, which also warms the graph up.
 
-    `threads` is the number of CPU threads of a run. By default it is one, or the number of all cores if one image of
+    `threads` is the number of CPU threads of a run. By default it is one, or `cores` (by default all) if one image of
     the golden sample takes longer than `THREADS_PAY_SECONDS` by `clock`: by default the time that this thread
     computes, since other processes on the cores only lengthen the time that passes. `gpu_fraction` is as in
     `OrtEngine`.
@@ -41,15 +42,16 @@ def load_checked_engine(
         EngineError: the graph does not run on `device`.
     """
     samples, batch = artifacts.golden(artifact), artifact.manifest.interface.inputs[0].shape[0]
+    cores = cores or cpu_cores()
     engine = OrtEngine(artifact.model, device, threads or 1, gpu_fraction=gpu_fraction)
     check_fields(artifact, engine)
     check_golden(engine, artifact, samples)
-    if threads is not None or device == "cuda" or cpu_cores() == 1:
+    if threads is not None or device == "cuda" or cores == 1:
         return engine
     feeds = measured_feeds(samples, batch if isinstance(batch, int) else 1)
     if measure(lambda _: engine.run(feeds), [1], clock, _LONE_BUDGET_SECONDS)[1] <= THREADS_PAY_SECONDS:
         return engine
-    engine = OrtEngine(artifact.model, device, cpu_cores())
+    engine = OrtEngine(artifact.model, device, cores)
     check_golden(engine, artifact, samples)
     return engine
 

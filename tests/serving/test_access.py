@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from serving.access import Access
-from serving.config import AccessSettings, ApiKey
+from serving.config import AccessSettings, ApiKey, KeySource
 from serving.errors import ForbiddenError, KeyFileError, RateLimitError, UnauthorizedError
-from serving.keys import keys_of, new_key, plain_key, read_keys
+from serving.keys import new_key, plain_key, read_keys, with_keys, with_keys_of_node
 
 PATH = "/v2/models/digits/infer"
 
@@ -186,6 +186,19 @@ def test_keys_are_those_of_the_file_or_else_the_one_of_the_environment(tmp_path:
     path.write_text(new_key("bob")[1], encoding="utf-8")
     path.chmod(0o600)
     environment = {**os.environ, "ZORSE_API_KEY": "k3y"}
-    assert [key.name for key in keys_of(path, environment)] == ["bob"]
-    assert keys_of(None, environment) == (plain_key("k3y"),)
-    assert keys_of(None, {"ZORSE_API_KEY": ""}) == keys_of(None, {}) == ()
+    of_file = AccessSettings(keys_from=KeySource(file=str(path)), cors="*")
+    of_variable = AccessSettings(keys_from=KeySource(variable="ZORSE_API_KEY"))
+    assert [key.name for key in with_keys(of_file, environment).keys] == ["bob"]
+    assert with_keys(of_variable, environment) == AccessSettings(keys=(plain_key("k3y"),))
+    assert with_keys(of_variable, {"ZORSE_API_KEY": ""}) == with_keys(of_variable, {}) == AccessSettings()
+
+
+def test_keys_of_a_node_that_lacks_them_are_a_clear_error(tmp_path: Path) -> None:
+    of_variable = AccessSettings(keys_from=KeySource(variable="FACES_KEY"))
+    assert with_keys_of_node(of_variable, {"FACES_KEY": "k3y"}) == AccessSettings(keys=(plain_key("k3y"),))
+    for environment in ({}, {"FACES_KEY": ""}, {"ZORSE_API_KEY": "k3y"}):
+        with pytest.raises(KeyFileError, match="the environment variable FACES_KEY is not set on this node"):
+            with_keys_of_node(of_variable, environment)
+    with pytest.raises(KeyFileError, match=r"keys.yaml cannot be read"):
+        with_keys_of_node(AccessSettings(keys_from=KeySource(file=str(tmp_path / "keys.yaml"))), {})
+    assert with_keys_of_node(AccessSettings(), {}) == AccessSettings()

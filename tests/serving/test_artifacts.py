@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,16 @@ def test_load_takes_an_artifact_or_a_model_folder(repository: Path) -> None:
     direct = artifacts.load(repository / "digits" / "1")
     assert direct == artifacts.load(repository / "digits")
     assert direct.model.is_file()
+
+
+def test_load_refuses_another_artifact_than_the_pinned_one(tmp_path: Path) -> None:
+    write(tmp_path, generator_graph(), generator_manifest())
+    pinned = artifacts.find(tmp_path).models["digits"]
+    assert artifacts.load(pinned.uri, pinned.digest) == artifacts.load(pinned.uri)
+    shutil.rmtree(tmp_path / "digits")
+    write(tmp_path, generator_graph(), generator_manifest(), weights_apart=True)
+    with pytest.raises(ArtifactError, match=f"is not the artifact with the digest {pinned.digest}: it was published"):
+        artifacts.load(pinned.uri, pinned.digest)
 
 
 def test_find_refuses_a_missing_or_empty_repository(tmp_path: Path) -> None:

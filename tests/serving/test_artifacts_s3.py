@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +24,15 @@ REPOSITORY = "s3://models/repository"
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[str]:
+def s3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the S3 server, with its log."""
+    return tmp_path_factory.mktemp("s3")
+
+
+@pytest.fixture(scope="module")
+def uri(s3_folder: Path, repository: Path) -> Iterator[str]:
     """The repository of the other tests on S3, with an alias."""
-    with s3_server(tmp_path_factory.mktemp("s3"), "s3://models"):
+    with s3_server(s3_folder, "s3://models"):
         place = Storage(REPOSITORY)
         for name in Storage(repository).tree().sizes:
             place.write(name, (repository / name).read_bytes())
@@ -66,6 +74,24 @@ def test_cache_fetches_a_damaged_entry_again(uri: str, cache: Path) -> None:
     first.model.unlink()
     assert artifacts.load(f"{uri}/digits") == first
     assert [entry.name for entry in cache.iterdir()] == [first.path.name]
+
+
+def test_cache_fetches_an_entry_once_for_all_that_ask_at_the_same_moment(
+    uri: str, cache: Path, s3_folder: Path
+) -> None:
+    def fetches() -> int:
+        return (s3_folder / "log").read_text().count("GET /models/repository/digits/1/model.onnx ")
+
+    before, barrier = fetches(), threading.Barrier(4)
+
+    def load(_: int) -> Path:
+        barrier.wait(60)
+        return artifacts.load(f"{uri}/digits/1").path
+
+    with ThreadPoolExecutor(4) as threads:
+        (path,) = set(threads.map(load, range(4)))
+    assert fetches() == before + 1
+    assert [entry.name for entry in cache.iterdir()] == [path.name]
 
 
 def test_load_reports_missing_and_changed_files_at_a_uri_in_one_line(uri: str, cache: Path) -> None:

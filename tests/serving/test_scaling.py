@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from ray.serve.config import AutoscalingConfig
 
-from serving.applications import model_options
+from serving.builder import model_options
 from serving.config import Replicas
 from serving.scaling import BUSY, BUSY_SHARE, ONGOING, ONGOING_BATCHES, Load, OngoingWork, replicas_for, with_need
 
