@@ -65,9 +65,11 @@ def fuzz(url: str, seconds: float, seed: int = 0, threads: int = 4, pid: int | N
         random = Random(seed * 1000 + number)
         while time.monotonic() < start + seconds and len(report.failures) < _MAX_FAILURES:
             request = mutated(random.choice(requests), requests, random)
+            sent = time.monotonic() - start
             reason = _failure(url, request, report)
             if reason is not None:
-                report.failures.append(f"{reason}: {request}"[:2000])
+                times = f"sent after {sent:.1f} s, took {time.monotonic() - start - sent:.1f} s"
+                report.failures.append(f"{reason} ({times}): {request}"[:2000])
             if number == 0 and pid is not None and not report.memory and time.monotonic() > start + seconds * _WARM_UP:
                 report.memory.append(resident_mib(pid))
 
