@@ -43,7 +43,7 @@ from serving.artifacts import load
 from serving.batch import job
 from serving.batch.job import JobOptions
 from serving.batch.output import MANIFEST, SHARDS
-from serving.batch.plan import rows_per_run, shard_length
+from serving.batch.plan import default_shard_size, rows_per_run
 from serving.engine import OrtEngine, cpu_cores
 from serving.feeds import latents
 from zorse_common.image_writer import encode
@@ -78,7 +78,7 @@ def main() -> None:
 
 def _measure_generate(model: str, images: int, folder: Path) -> dict[str, Any]:
     manifest = load(model).manifest
-    length = shard_length([manifest], images, "webdataset")
+    length = default_shard_size([manifest], images, "webdataset")
     loop = Loop(model, "", images, length, rows_per_run([manifest]), SEED)
 
     def zorse(output: Path, count: int = images) -> None:

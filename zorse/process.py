@@ -20,6 +20,12 @@ from zorse_common.signals import SAME_REQUEST_SECONDS
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+_ENDED = b"."
+"""What a worker tells the front process when its command has returned or raised an exception."""
+_WHY = (
+    "it was killed, the machine has too little memory, or Ray lost its cluster. "
+    "Start it again: a batch job continues, and a run does with --resume"
+)
 
 
 def run_in_new_session(command: Callable[[], None]) -> None:
@@ -31,7 +37,8 @@ def run_in_new_session(command: Callable[[], None]) -> None:
     at the start, as SIGHUP is under nohup, stay ignored. The worker treats SIGHUP as SIGTERM.
 
     If the front process is killed, Linux sends the worker SIGTERM. macOS has no such call: there the worker continues.
-    If the worker is killed, the front process kills the processes that the worker started.
+    If the worker is killed, or ended by a library, the front process prints a line about it. It kills the processes
+    that the worker started and left.
 
     Call this function before any thread runs: fork copies only the calling thread.
     """
@@ -40,16 +47,32 @@ def run_in_new_session(command: Callable[[], None]) -> None:
     # Signals that arrive before their handlers are installed stay pending.
     blocked = [*stops, signal.SIGTSTP, signal.SIGCONT]
     signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    told, tell = os.pipe()
+    os.set_blocking(told, False)
     worker = os.fork()
     if worker:
         _forward_to(worker, stops)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
-        sys.exit(_wait(worker))
+        code = _wait(worker)
+        if not _has_ended_itself(told):
+            how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+            print(f"error: the process of this command ended suddenly ({how}): {_WHY}", file=sys.stderr)  # noqa: T201
+        sys.exit(code if code >= 0 else 128 - code)  # as shells do
     os.setsid()
     _terminate_with_parent(front)
     _install_stop_handlers(stops)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
-    command()
+    try:
+        command()
+    finally:
+        os.write(tell, _ENDED)
+
+
+def _has_ended_itself(told: int) -> bool:
+    """Return whether a worker that has ended wrote `_ENDED` to the pipe `told`."""
+    with contextlib.suppress(BlockingIOError):
+        return os.read(told, 1) == _ENDED
+    return False
 
 
 def _forward_to(worker: int, stops: list[signal.Signals]) -> None:
@@ -74,17 +97,14 @@ def _forward_to(worker: int, stops: list[signal.Signals]) -> None:
 
 
 def _wait(worker: int) -> int:
-    """Wait for the process `worker`, kill what it left running, and return its exit code.
-
-    The code follows the shells: 128 + n for a worker that signal n ended.
-    """
+    """Wait for the process `worker`, kill what it left running, and return its exit code: -n if signal n ended it."""
     # WNOWAIT keeps the process id taken, so that it still names the worker's session in _end_session.
     os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)
     _end_session(worker)
     code = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
     for folder in RAY_FOLDERS.glob(f"{ray_folder_prefix(worker)}*"):
         shutil.rmtree(folder, ignore_errors=True)
-    return code if code >= 0 else 128 - code
+    return code
 
 
 def _end_session(session: int) -> None:

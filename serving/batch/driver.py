@@ -35,7 +35,7 @@ _CHECK_SECONDS = 3.0
 _NO_PROGRESS_SECONDS = 7200.0
 """How long no image may be done, or no worker start."""
 _ASK_SECONDS = 1.0
-_END_SECONDS = 10.0
+_END_SECONDS = 5.0
 """How long the end of a job waits for Ray Data to end, which may hang where the cluster is gone."""
 _MOST_NAMED = 4
 InHand = dict[int, int]

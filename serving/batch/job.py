@@ -20,7 +20,7 @@ from serving.batch.formats.base import FORMATS
 from serving.batch.inputs import check_output, inputs_digest, inputs_nbytes, list_inputs
 from serving.batch.output import Output
 from serving.batch.passes import model_passes, partners, translators
-from serving.batch.plan import BatchVerb, Plan, environment, rows_per_run, shard_length
+from serving.batch.plan import MOST_SHARDS, BatchVerb, Plan, default_shard_size, environment, rows_per_run
 from serving.batch.progress import ProgressDisplay, Tally
 from serving.batch.shard import tasks_of
 from serving.batch.sources.base import Listing
@@ -149,7 +149,7 @@ def translate(
         "count": count,
         "inputs": inputs_digest(listing),
         "carried": listing.columns,
-        "shard_length": options.shard_size or shard_length(manifests, count, options.format, nbytes, size),
+        "shard_size": options.shard_size or default_shard_size(manifests, count, options.format, nbytes, size),
     }
     return _run(command.model_copy(update=listed), listing, output, options, echo)
 
@@ -175,7 +175,7 @@ def _finished(uri: str, command: Plan, options: JobOptions) -> JobResult | None:
     if first is None:
         return None
     listed = {"count": first.count, "inputs": first.inputs, "carried": first.carried}
-    plan = command.model_copy(update=listed | {"shard_length": options.shard_size or first.shard_length})
+    plan = command.model_copy(update=listed | {"shard_size": options.shard_size or first.shard_size})
     if (plan.digest(), plan.source) != (first.digest(), first.source):
         return None
     return None if manifest is None else _result(output, manifest, was_finished=True)
@@ -211,7 +211,7 @@ def _plan(
         inputs=None,
         format=options.format,
         image_format=options.image_format,
-        shard_length=options.shard_size or shard_length(manifests, count, options.format),
+        shard_size=options.shard_size or default_shard_size(manifests, count, options.format),
         batch=rows_per_run(manifests),
         device=options.device,
         source=None,
@@ -220,6 +220,10 @@ def _plan(
 
 
 def _run(plan: Plan, listing: Listing, uri: str, options: JobOptions, echo: Callable[[str], Any]) -> JobResult:
+    if plan.shards > MOST_SHARDS:
+        raise BatchError(
+            f"the job would have {plan.shards:,} shards, more than {MOST_SHARDS:,}: give a larger shard size"
+        )
     output = Output(Storage(uri))
     try:
         with output.locked():

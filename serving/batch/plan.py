@@ -45,6 +45,9 @@ _MOST_BYTES = 2**28
 _MOST_INPUT_BYTES = 2**26
 """The most bytes of input files of a shard, if all are of equal size: a PNG can have ten times the bytes of a JPEG."""
 _SHARDS_OF_SMALL_JOBS = 16
+MOST_SHARDS = 10**6
+"""The most shards of a job: their names have six digits, and the driver holds a record of each."""
+_OTHER_INPUTS = "the inputs have other names, sizes or times"
 
 
 class Plan(BaseModel):
@@ -53,7 +56,7 @@ class Plan(BaseModel):
     `passes` are the models, each after the one whose images it translates. `keys` are those of the verb's request.
     `count` is the number of images, `inputs` the digest of the names and sizes of the input files, in order, which lie
     at `source`, and `carried` has the kinds of the values of inputs that are kept. Shard k has the images
-    `shard_length` · k to `shard_length` · (k + 1) - 1. Up to `batch` images run together. `environment` has the
+    `shard_size` · k to `shard_size` · (k + 1) - 1. Up to `batch` images run together. `environment` has the
     versions and processor flags on which bytes may depend.
     """
 
@@ -67,7 +70,7 @@ class Plan(BaseModel):
     carried: dict[str, Kind] = Field(default_factory=dict)
     format: str
     image_format: str
-    shard_length: Positive
+    shard_size: Positive
     batch: Positive
     device: Device
     source: str | None
@@ -76,11 +79,11 @@ class Plan(BaseModel):
     @property
     def shards(self) -> int:
         """The number of shards."""
-        return -(-self.count // self.shard_length)
+        return -(-self.count // self.shard_size)
 
     def numbers(self, shard: int) -> range:
         """Return the numbers of the images of a shard, or the positions of its input files."""
-        return range(shard * self.shard_length, min((shard + 1) * self.shard_length, self.count))
+        return range(shard * self.shard_size, min((shard + 1) * self.shard_size, self.count))
 
     @property
     def models(self) -> str:
@@ -114,15 +117,16 @@ class Plan(BaseModel):
             raise BatchError(f"{where} is not a plan of a batch job: choose another output") from error
 
     def differences(self, other: Plan) -> list[str]:
-        """Return one text for each field of the identity in which this plan differs from `other`."""
+        """Return one text for each field of the identity in which this plan differs from `other`, the inputs first."""
         mine, others = self.identity(), other.identity()
+        changed = [] if mine.pop("inputs") == others.pop("inputs") else [_OTHER_INPUTS]
         for fields in (mine, others):
             fields |= fields.pop("keys")
             fields["models"] = ", ".join(
                 f"{one['column']} by {one['model']}@{one['version']} ({one['digest'][:8]})"
                 for one in fields.pop("passes")
             )
-        return [
+        return changed + [
             f"{key} {json.dumps(mine.get(key))} instead of {json.dumps(others.get(key))}"
             for key in sorted(mine.keys() | others.keys())
             if mine.get(key) != others.get(key)
@@ -138,7 +142,7 @@ class Plan(BaseModel):
         ]
 
 
-def shard_length(
+def default_shard_size(
     manifests: Sequence[Manifest],
     count: int,
     format_name: str,

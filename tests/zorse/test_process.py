@@ -113,6 +113,24 @@ def test_killed_worker_leaves_no_process_and_no_ray_folder(tmp_path: Path) -> No
         assert not folder.exists()
 
 
+@pytest.mark.parametrize(
+    ("ends", "code", "how"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", 128 + signal.SIGKILL, "SIGKILL"),
+        ("os._exit(1)", 1, "exit code 1"),  # as Ray ends a process that lost its cluster
+        ("os._exit(0)", 0, "exit code 0"),
+        ("sys.exit(3)", 3, None),
+        ("None", 0, None),
+    ],
+)
+def test_worker_that_ends_suddenly_is_one_line(ends: str, code: int, how: str | None) -> None:
+    program = f"import os, signal, sys; from zorse.process import *; run_in_new_session(lambda: {ends})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert done.returncode == code
+    assert done.stderr.count("\n") == (how is not None)
+    assert how is None or f"error: the process of this command ended suddenly ({how}): it was killed" in done.stderr
+
+
 def test_terminal_suspends_and_continues_both_processes(tmp_path: Path) -> None:
     with _running(tmp_path / "signals") as (front, worker):
         front.send_signal(signal.SIGTSTP)

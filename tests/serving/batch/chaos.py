@@ -42,7 +42,8 @@ class Schedule:
 def run_until_done(command: list[str], output: str, schedule: Schedule, log: Path) -> list[int]:
     """Run `zorse` with the words `command`, kill by the schedule, and repeat. Returns the exit codes of the runs.
 
-    Raises AssertionError if each run ended before there was anything to kill.
+    Raises AssertionError if each run ended before there was anything to kill, or if the last line of one that failed is
+    no error, unless nothing was left to write one.
     """
     codes, kills = [], 0
     for run in range(_MOST_RUNS):
@@ -53,6 +54,9 @@ def run_until_done(command: list[str], output: str, schedule: Schedule, log: Pat
             codes.append(process.wait(timeout=_RUN_SECONDS))
         finally:
             _end(process)
+        if codes[-1] and not (run < len(schedule.kills) and schedule.kills[run][0] == "everything"):
+            lines = log.read_text(errors="replace").splitlines()
+            assert lines[-1].startswith("error: "), f"{schedule}: {lines[-5:]}"
         if codes[-1] == 0 and run >= len(schedule.kills) - 1:
             assert kills, f"{schedule}: every run ended before its kill"
             return codes

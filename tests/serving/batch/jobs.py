@@ -44,7 +44,7 @@ def plan_of(manifest: Manifest, **fields: Any) -> Plan:
         "inputs": None,
         "format": "webdataset",
         "image_format": "png",
-        "shard_length": 8,
+        "shard_size": 8,
         "batch": 4,
         "device": "cpu",
         "source": None,

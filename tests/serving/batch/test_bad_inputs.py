@@ -70,7 +70,7 @@ def test_twelve_kinds_of_broken_files_are_rows_beside_sixty_images(repository: P
         (photos / f"photo{number:02d}.png").write_bytes(encode(np.roll(PIXELS, number, axis=0)))
     for name, (content, _) in BROKEN.items():
         (photos / name).write_bytes(content)
-    plan = plan_of(load(repository / "invert").manifest, format="images", shard_length=9)
+    plan = plan_of(load(repository / "invert").manifest, format="images", shard_size=9)
     outcomes = make_all(repository / "invert", plan, tmp_path / "out", str(photos))
     assert len(images_of(tmp_path / "out/shards")) == GOOD
     rows = {error.name: error.reason for outcome in outcomes for error in outcome.record.errors}
@@ -83,7 +83,7 @@ def test_image_with_a_long_name_has_a_short_one_in_its_folder(repository: Path, 
     names = [f"{'a' * 300}.png", "b.png"]
     rows = [{"bytes": PNG, "path": name} for name in names]
     parquet.write_table(pyarrow.table({"image": rows}), tmp_path / "photos.parquet")
-    plan = plan_of(load(repository / "invert").manifest, format="images", shard_length=9)
+    plan = plan_of(load(repository / "invert").manifest, format="images", shard_size=9)
     make_all(repository / "invert", plan, tmp_path / "out", str(tmp_path / "photos.parquet"))
     assert list(images_of(tmp_path / "out/shards/000000")) == [f"{'a' * 240}.png", "b.png"]
     table = (tmp_path / "out/shards/000000/metadata.jsonl").read_text().splitlines()

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from export.manifest import FileEntry, Manifest
-from serving.batch.plan import TARGET_SECONDS, Plan, environment, shard_length
+from serving.batch.plan import TARGET_SECONDS, Plan, default_shard_size, environment
 from serving.errors import BatchError
 from tests.serving.batch.jobs import pass_of, plan_of
 from tests.serving.tiny import generator_manifest, inverter_manifest
@@ -45,6 +45,12 @@ def test_plan_differences_name_each_key_with_both_values() -> None:
     assert plan.differences(other) == ["count 20 instead of 40", "seed 7 instead of 8"]
 
 
+def test_plan_differences_of_inputs_have_no_digests() -> None:
+    plan = plan_of(inverter_manifest(), inputs="a", count=3)
+    other = plan_of(inverter_manifest(), inputs="b", count=4)
+    assert plan.differences(other) == ["the inputs have other names, sizes or times", "count 3 instead of 4"]
+
+
 def test_plan_differences_name_the_models() -> None:
     plan = plan_of(generator_manifest())
     other = plan_of(generator_manifest(version=2))
@@ -52,45 +58,46 @@ def test_plan_differences_name_the_models() -> None:
 
 
 def test_plan_shards_cover_every_number_once() -> None:
-    plan = plan_of(generator_manifest(), count=20, shard_length=8)
+    plan = plan_of(generator_manifest(), count=20, shard_size=8)
     assert [number for shard in range(plan.shards) for number in plan.numbers(shard)] == list(range(20))
     assert plan_of(generator_manifest(), count=0).shards == 0
 
 
-def test_shard_length_falls_with_the_size_of_the_model() -> None:
+def test_default_shard_size_falls_with_the_size_of_the_model() -> None:
     lengths = [
-        shard_length([_of_size(inverter_manifest(), nbytes)], 10**6, "zip") for nbytes in (10**5, 10**7, 10**8, 10**11)
+        default_shard_size([_of_size(inverter_manifest(), nbytes)], 10**6, "zip")
+        for nbytes in (10**5, 10**7, 10**8, 10**11)
     ]
     assert lengths == sorted(lengths, reverse=True)
     assert len(set(lengths)) == len(lengths)
     assert lengths[-1] == 1
 
 
-def test_shard_length_of_a_resnet_is_some_seconds_of_work() -> None:
+def test_default_shard_size_of_a_resnet_is_some_seconds_of_work() -> None:
     # ResNet-9 (45 MB) takes 0.12 s of a core at 128 px and four times that at 256 px.
-    length = shard_length([_of_size(inverter_manifest(), 45_000_000)], 10**6, "zip")
+    length = default_shard_size([_of_size(inverter_manifest(), 45_000_000)], 10**6, "zip")
     assert TARGET_SECONDS / 10 < length * 0.12 < length * 0.48 < 3 * TARGET_SECONDS
 
 
-def test_shard_length_of_a_small_generator_is_some_seconds_of_work() -> None:
+def test_default_shard_size_of_a_small_generator_is_some_seconds_of_work() -> None:
     # A DCGAN for 32 px (0.4 MB) takes 0.13 ms of a core. The generator here is as large, and has smaller images.
     manifest = _of_size(generator_manifest(), 440_000)
-    assert 3 < shard_length([manifest], 10**7, "webdataset") * 0.13e-3 < TARGET_SECONDS
-    assert shard_length([manifest], 10**7, "images") < shard_length([manifest], 10**7, "webdataset") / 4
+    assert 3 < default_shard_size([manifest], 10**7, "webdataset") * 0.13e-3 < TARGET_SECONDS
+    assert default_shard_size([manifest], 10**7, "images") < default_shard_size([manifest], 10**7, "webdataset") / 4
 
 
-def test_shard_length_falls_with_the_size_of_the_images() -> None:
+def test_default_shard_size_falls_with_the_size_of_the_images() -> None:
     sizes = [None, (256, 256), (512, 512), (4096, 4096)]
-    lengths = [shard_length([inverter_manifest()], 10**6, "webdataset", size=size) for size in sizes]
+    lengths = [default_shard_size([inverter_manifest()], 10**6, "webdataset", size=size) for size in sizes]
     assert lengths[0] == lengths[1] > lengths[2] > lengths[3] >= 1
     assert lengths[3] * 4096 * 4096 * 3 <= 2**28
-    assert shard_length([inverter_manifest()] * 4, 10**6, "webdataset") < lengths[0] / 3
+    assert default_shard_size([inverter_manifest()] * 4, 10**6, "webdataset") < lengths[0] / 3
 
 
-def test_shard_length_of_a_small_job_gives_several_shards() -> None:
-    assert shard_length([generator_manifest()], 160, "zip") == 10
-    assert shard_length([generator_manifest()], 1, "zip") == 1
-    assert shard_length([generator_manifest()], 0, "zip") == 1
+def test_default_shard_size_of_a_small_job_gives_several_shards() -> None:
+    assert default_shard_size([generator_manifest()], 160, "zip") == 10
+    assert default_shard_size([generator_manifest()], 1, "zip") == 1
+    assert default_shard_size([generator_manifest()], 0, "zip") == 1
 
 
 def test_environment_has_a_probe_of_the_written_bytes() -> None:

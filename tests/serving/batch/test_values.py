@@ -228,8 +228,8 @@ def test_values_that_are_called_as_columns_of_the_job_have_another_name() -> Non
 def test_results_of_a_job_keep_their_values_in_the_next_one(repository: Path, tmp_path: Path) -> None:
     model = write_model(tmp_path / "repository", generator_graph(classes=3), conditional_manifest())
     for name in ("parquet", "webdataset", "zip"):
-        make_all(model, plan_of(load(model).manifest, format=name, shard_length=20), tmp_path / name)
-        plan = plan_of(load(repository / "invert").manifest, format="parquet", shard_length=20)
+        make_all(model, plan_of(load(model).manifest, format=name, shard_size=20), tmp_path / name)
+        plan = plan_of(load(repository / "invert").manifest, format="parquet", shard_size=20)
         make_all(repository / "invert", plan, tmp_path / f"{name}-next", str(tmp_path / name))
         table = parquet.read_table(tmp_path / f"{name}-next/shards/000000.parquet")
         assert table["label"].to_pylist() == [number % 3 for number in range(20)]
