@@ -69,6 +69,7 @@ def running_server(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
         _start_proxy(settings, proxy)
         gateway = GatewaySettings(
             models=tuple(summaries),
+            manifests={name: artifact.manifest.to_json() for name, artifact in models.items()},
             unavailable=skipped,
             limits=settings.limits,
             access=_access(settings),

@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, compile_path
 
+from export.manifest import Manifest
 from serving import endpoints, unknown_routes
 from serving.access import Access
 from serving.admission import Admission
@@ -35,9 +36,10 @@ from serving.http import (
     allowed,
     error_response,
 )
+from serving.idle_models import IDLE_PREFIX, IdleModels
 from serving.route import ModelRoute
 from serving.served import served_by
-from serving.service import ModelService
+from serving.service import ModelService, check_version
 from serving.verb import VERBS
 from serving.verb_routes import verb_routes
 from zorse_common.errors import nearest_hint
@@ -49,18 +51,14 @@ _LOGGER = logging.getLogger("serving")
 def model_app(service: ModelService, settings: ModelSettings) -> Application:
     """Return the HTTP application of one model, with whole paths under `/v2/models/<name>`."""
     prefix, version = f"/v2/models/{settings.name}", service.manifest.version
-    routes = [INFER, *verb_routes()]
+    routes = _running_routes()
     handlers: dict[str, Handler] = {}
     for route in routes:
         handler = partial(route.answer, service)
         handlers[f"{prefix}/{route.name}"] = handler
         handlers[f"{prefix}/versions/{version}/{route.name}"] = handler
-    rest = _fastapi(settings.name, prefix, "model_router", routes, _check_version)
-    rest.state.name = settings.name
-    rest.state.service = service
-    rest.state.folder = settings.folder
     return Application(
-        rest,
+        model_description(service.manifest, settings.folder),
         handlers,
         _route_names("model_router", prefix) | {path: path.rpartition("/")[2] for path in handlers},
         Access(settings.access, settings.replicas.max),
@@ -70,6 +68,19 @@ def model_app(service: ModelService, settings: ModelSettings) -> Application:
         access_log=settings.access_log,
         watch_clients=service.is_slow,
     )
+
+
+def _running_routes() -> list[ModelRoute]:
+    """Return the routes that run a model."""
+    return [INFER, *verb_routes()]
+
+
+def model_description(manifest: Manifest, folder: str | None) -> FastAPI:
+    """Return the application of a model's routes that do not run it. `folder` is the server's."""
+    rest = _fastapi(manifest.name, f"/v2/models/{manifest.name}", "model_router", _running_routes(), _check_version)
+    rest.state.manifest = manifest
+    rest.state.folder = folder
+    return rest
 
 
 def gateway_app(settings: GatewaySettings, not_ready: Callable[[], list[str]]) -> Application:
@@ -82,6 +93,8 @@ def gateway_app(settings: GatewaySettings, not_ready: Callable[[], list[str]]) -
     rest.state.not_ready = not_ready
     rest.state.access_log = settings.access_log
     rest.state.folder = settings.folder
+    describe = partial(model_description, folder=settings.folder)
+    rest.mount(IDLE_PREFIX, IdleModels(rest.state.served, not_ready, describe, rest))
     return Application(
         rest,
         {},
@@ -122,7 +135,7 @@ def _path_methods(level: Level, prefix: str) -> list[tuple[re.Pattern[str], set[
 
 async def _check_version(request: Request) -> None:
     """Refuse a request whose path names another version than the one that is served."""
-    request.app.state.service.check_version(request.path_params.get("version", ""))
+    check_version(request.app.state.manifest, request.path_params.get("version", ""))
 
 
 def _fastapi(

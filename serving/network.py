@@ -121,7 +121,7 @@ def serve_environment(settings: ServerSettings, proxy: Proxy, folder: str, repli
         else "0.2",
         # Workers must be able to import this package from a checkout, where it is not installed.
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])),
-    } | proxy_environment()
+    } | proxy_environment(to_zero=settings.replicas.min == 0)
     if proxy == "ray":
         yield variables
         return

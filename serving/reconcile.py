@@ -97,6 +97,7 @@ class Reconciler:
             | {f"{model}/{version.number}": reason for model, (version, reason) in self._refused.items()},
             loading=self._loading,
             partners={model: partner for model, partner in partners.items() if partner is not None},
+            manifests={model: manifest.to_json() for model, manifest in manifests.items()},
         )
 
     def _update(self, model: str, version: Published) -> None:

@@ -16,7 +16,8 @@ class Served(Settings):
     """The models of a server, and the reasons for those that are not served, as in `GatewaySettings`.
 
     `names` are those of the models, and `loading` those of versions that are being started, as `<model>/<version>`.
-    `partners` has the name of the model that translates back what a model translates.
+    `partners` has the name of the model that translates back what a model translates, and `manifests` the JSON of each
+    model's manifest.
     """
 
     names: list[str]
@@ -24,6 +25,7 @@ class Served(Settings):
     unavailable: dict[str, str] = Field(default_factory=dict)
     loading: tuple[str, ...] = ()
     partners: dict[str, str] = Field(default_factory=dict)
+    manifests: dict[str, str] = Field(default_factory=dict)
 
     def write(self, folder: str) -> None:
         """Tell the replicas of the server with this folder."""
@@ -58,8 +60,13 @@ class ServedNow:
 
 def served_by(settings: GatewaySettings) -> ServedNow:
     """Return what the gateway knows of its server."""
-    names = [model.name for model in settings.models]
-    return ServedNow(Served(names=names, models=settings.models, unavailable=settings.unavailable), settings.folder)
+    first = Served(
+        names=[model.name for model in settings.models],
+        models=settings.models,
+        unavailable=settings.unavailable,
+        manifests=settings.manifests,
+    )
+    return ServedNow(first, settings.folder)
 
 
 def served_with(settings: ModelSettings) -> ServedNow:

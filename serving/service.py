@@ -95,12 +95,6 @@ class ModelService:
         """Whether runs take so long that it pays to notice that a client has disconnected."""
         return self._profile is None or not self._profile.inline
 
-    def check_version(self, version: str) -> None:
-        """Raise NotFoundError if `version` is not the served one. Without a version ("") that one is meant."""
-        served = str(self.manifest.version)
-        if version not in ("", served):
-            raise NotFoundError(f"version {version[:20]} of {self.manifest.name} is not served: version {served} is")
-
     async def call(self, verb: Verb[R], request: R, deadline: float | None = None) -> File:
         """Return the answer of `verb` to `request`. `deadline` is in the event loop's time.
 
@@ -261,6 +255,13 @@ class ModelService:
             return function(*args, **kwargs)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, partial(function, *args, **kwargs))
+
+
+def check_version(manifest: Manifest, version: str) -> None:
+    """Raise NotFoundError if `version` is not that of `manifest`, which is served. An empty one stands for it."""
+    served = str(manifest.version)
+    if version not in ("", served):
+        raise NotFoundError(f"version {version[:20]} of {manifest.name} is not served: version {served} is")
 
 
 async def _all_of(

@@ -28,5 +28,5 @@ async def ready(request: Request, response: Response) -> dict[str, Any]:
 @model_router.get("/ready")
 @model_router.get("/versions/{version}/ready", include_in_schema=False)
 async def model_ready(request: Request) -> dict[str, Any]:
-    """Answer 200: a model takes requests only after it was loaded and warmed up."""
-    return {"name": request.app.state.name, "ready": True}
+    """Answer 200: a replica takes requests only after it was loaded and warmed up."""
+    return {"name": request.app.state.manifest.name, "ready": True}

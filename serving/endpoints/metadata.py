@@ -74,7 +74,7 @@ async def models(request: Request) -> Sequence[ModelSummary]:
 @model_router.get("/versions/{version}", include_in_schema=False)
 async def model(request: Request) -> ModelMetadata:
     """Return KServe v2 model metadata."""
-    return model_metadata(request.app.state.service.manifest)
+    return model_metadata(request.app.state.manifest)
 
 
 def model_metadata(manifest: Manifest) -> ModelMetadata:
@@ -92,7 +92,7 @@ def model_metadata(manifest: Manifest) -> ModelMetadata:
 @model_router.get("/versions/{version}/config", include_in_schema=False)
 async def config(request: Request) -> dict[str, Any]:
     """Return the configuration with which a Triton server would load the model, as the JSON of its `ModelConfig`."""
-    return model_config(request.app.state.service.manifest)
+    return model_config(request.app.state.manifest)
 
 
 def _tensor(tensor: TensorSpec) -> TensorMetadata:

@@ -74,8 +74,9 @@ async def statistics(request: Request) -> Statistics:
 @model_router.get("/versions/{version}/stats", include_in_schema=False)
 async def model_statistics(request: Request) -> Statistics:
     """Return the statistics of this model."""
-    version = str(request.app.state.service.manifest.version)
-    return await run_in_threadpool(statistics_of, request.app.state.folder, [(request.app.state.name, version)])
+    manifest = request.app.state.manifest
+    models = [(manifest.name, str(manifest.version))]
+    return await run_in_threadpool(statistics_of, request.app.state.folder, models)
 
 
 def statistics_of(folder: str | Path | None, models: Sequence[tuple[str, str]]) -> Statistics:

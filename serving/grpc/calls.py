@@ -12,6 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from google.protobuf.json_format import ParseDict
 from pydantic import BaseModel
 
+from export.manifest import Manifest
 from export.triton import model_config
 from serving.config import GatewaySettings, ModelSummary
 from serving.endpoints.metadata import SERVER, model_metadata
@@ -23,8 +24,9 @@ from serving.errors import NotFoundError, ServingError, UnsupportedError
 from serving.grpc import open_inference_pb2 as pb
 from serving.grpc.messages import add_outputs, infer_request, numbers, parameters, parsed
 from serving.served import served_by
-from serving.service import ModelService
+from serving.service import ModelService, check_version
 from serving.verb import GRPC_INFER
+from zorse_common.errors import printable
 
 INFER = "ModelInfer"
 Call = tuple[Any, Callable[[Any, float | None], Awaitable[Any]]]
@@ -113,15 +115,13 @@ class ModelCalls:
         return pb.ModelReadyResponse(ready=request.version in ("", served))
 
     async def _metadata(self, request: Any, deadline: float | None) -> Any:
-        self._service.check_version(request.version)
-        return _message(pb.ModelMetadataResponse, model_metadata(self._service.manifest))
+        return _metadata_of(self._service.manifest, request.version)
 
     async def _config(self, request: Any, deadline: float | None) -> Any:
-        self._service.check_version(request.version)
-        return _message(pb.ModelConfigResponse, {"config": model_config(self._service.manifest)})
+        return _config_of(self._service.manifest, request.version)
 
     async def _statistics(self, request: Any, deadline: float | None) -> Any:
-        self._service.check_version(request.version)
+        check_version(self._service.manifest, request.version)
         manifest = self._service.manifest
         models = [(manifest.name, str(manifest.version))]
         return _message(pb.ModelStatisticsResponse, await run_in_threadpool(statistics_of, self._folder, models))
@@ -129,7 +129,7 @@ class ModelCalls:
     async def _infer(self, request: Any, deadline: float | None) -> bytes:
         """Return the bytes of the answer: those of a large one are made in a thread, as its tensors are."""
         received, service = time.monotonic(), self._service
-        service.check_version(request.model_version)
+        check_version(service.manifest, request.model_version)
         checked, inputs = await service.decode(numbers(request), infer_request, request)
         names = checked.requested_outputs([output.name for output in service.interface.outputs])
         if (timeout := checked.timeout()) is not None:
@@ -149,10 +149,10 @@ class ModelCalls:
 
 
 class GatewayCalls:
-    """The calls about the server. Those that name a model, and came here nevertheless, are passed on to `models`.
+    """The calls about the server and its models. Those that run a model, and came here, are passed on to `models`.
 
-    HAProxy does not find the name in a message that is compressed, or if a stream begins without one. `not_ready`
-    returns the names of the models that cannot answer yet.
+    HAProxy does not find the name in a message that is compressed, or if a stream begins without one, and models may
+    have no replica. `not_ready` returns the names of the models that cannot answer yet.
     """
 
     def __init__(self, settings: GatewaySettings, not_ready: Callable[[], Sequence[str]], models: OtherModels) -> None:
@@ -163,6 +163,8 @@ class GatewayCalls:
             "ServerReady": (pb.Empty, self._ready),
             "ServerMetadata": (pb.Empty, self._metadata),
             "ModelReady": (pb.ModelRequest, self._model_ready),
+            "ModelMetadata": (pb.ModelRequest, self._model_metadata),
+            "ModelConfig": (pb.ModelRequest, self._model_config),
             "ModelStatistics": (pb.ModelRequest, self._statistics),
             "RepositoryIndex": (pb.RepositoryIndexRequest, self._index),
             "RepositoryModelLoad": (pb.RepositoryModelRequest, self._load),
@@ -180,14 +182,12 @@ class GatewayCalls:
     @property
     def methods(self) -> Iterable[str]:
         """All calls of the protocol."""
-        return (*self._calls, "ModelMetadata", "ModelConfig", INFER)
+        return (*self._calls, INFER)
 
     async def answer(self, method: str, content: bytes, deadline: float | None) -> bytes:
         """See `Calls`."""
-        if method not in self._calls:
-            kind = pb.ModelInferRequest if method == INFER else pb.ModelRequest
-            request = parsed(kind, content)
-            name = request.model_name if method == INFER else request.name
+        if method == INFER:
+            name = parsed(pb.ModelInferRequest, content).model_name
             return await self._models.answer(name, method, content, _remaining(deadline))
         kind, call = self._calls[method]
         message: bytes = (await call(parsed(kind, content), deadline)).SerializeToString()
@@ -206,6 +206,19 @@ class GatewayCalls:
         waiting = self._not_ready()
         models = (model for model in self._served().models if model.name not in waiting)
         return pb.ModelReadyResponse(ready=any(_is(model, request.name, request.version) for model in models))
+
+    async def _model_metadata(self, request: Any, deadline: float | None) -> Any:
+        return _metadata_of(self._manifest(request.name), request.version)
+
+    async def _model_config(self, request: Any, deadline: float | None) -> Any:
+        return _config_of(self._manifest(request.name), request.version)
+
+    def _manifest(self, name: str) -> Manifest:
+        text = self._served().manifests.get(name)
+        if text is None:
+            names = ", ".join(sorted(self._served().names))
+            raise NotFoundError(f"there is no model {printable(name)}: the server has {names}")
+        return Manifest.from_json(text)
 
     async def _statistics(self, request: Any, deadline: float | None) -> Any:
         name, version = request.name, request.version
@@ -256,6 +269,16 @@ async def _register(request: Any, deadline: float | None) -> Any:
 
 async def _unregister(request: Any, deadline: float | None) -> Any:
     return pb.Empty()
+
+
+def _metadata_of(manifest: Manifest, version: str) -> Any:
+    check_version(manifest, version)
+    return _message(pb.ModelMetadataResponse, model_metadata(manifest))
+
+
+def _config_of(manifest: Manifest, version: str) -> Any:
+    check_version(manifest, version)
+    return _message(pb.ModelConfigResponse, {"config": model_config(manifest)})
 
 
 def _is(model: ModelSummary, name: str, version: str) -> bool:

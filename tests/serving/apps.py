@@ -53,7 +53,13 @@ def transport(
         service = ModelService(manifest, run, settings.limits, metrics=metrics)
         apps[f"/v2/models/{manifest.name}"] = model_app(service, settings)
     summaries = [ModelSummary(name=m.name, version=m.version, kind=m.interface.kind) for m in manifests]
-    gateway = GatewaySettings(models=tuple(summaries), unavailable=unavailable or {}, access=access, **observation)
+    gateway = GatewaySettings(
+        models=tuple(summaries),
+        manifests={m.name: m.to_json() for m in manifests},
+        unavailable=unavailable or {},
+        access=access,
+        **observation,
+    )
     apps[""] = gateway_app(gateway, lambda: list(not_ready))
     return InProcess(apps)
 

@@ -97,7 +97,8 @@ def live_grpc(
             app = GrpcApplication.beside(model_app(service, settings), calls, settings.limits.bytes)
             live.servers[manifest.name] = GrpcServer(app, folder / manifest.name)
         models = [ModelSummary(name=m.name, version=m.version, kind=m.interface.kind) for m in manifests]
-        gateway = GatewaySettings(models=tuple(models), **observation)
+        texts = {m.name: m.to_json() for m in manifests}
+        gateway = GatewaySettings(models=tuple(models), manifests=texts, **observation)
         calls_of_server = GatewayCalls(gateway, lambda: [], others)
         application = GrpcApplication.beside(gateway_app(gateway, lambda: []), calls_of_server, gateway.limits.bytes)
         live.servers["gateway"] = GrpcServer(application, folder / "gateway")

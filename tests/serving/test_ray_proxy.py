@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.ray_proxy import ProxyAnswers
 
@@ -77,10 +77,64 @@ def test_proxy_hides_the_routes_and_time_limits_of_ray() -> None:
 
 def test_proxy_behind_haproxy_keeps_the_health_check_and_limits_waiting() -> None:
     async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["more_body"]:
+            continue
         await asyncio.Event().wait()
 
-    assert _post(ProxyAnswers(FailingProxy(0), 60.0), "/-/healthz", b"x").json() == "x"
-    assert _post(ProxyAnswers(waits, 0.01)).json()["code"] == "unavailable"
+    assert _post(ProxyAnswers(FailingProxy(0), 60.0, is_front=False), "/-/healthz", b"x").json() == "x"
+    response = _post(ProxyAnswers(waits, 0.01, is_front=False))
+    assert (response.status_code, response.json()["code"]) == (503, "unavailable")
+    assert int(response.headers["retry-after"]) > 0
+
+
+def test_proxy_limits_neither_the_time_of_a_body_nor_that_of_an_answer() -> None:
+    sent: list[Message] = []
+
+    async def echoes_slowly(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["more_body"]:
+            continue
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.sleep(0.05)
+        await send({"type": "http.response.body", "body": b"all"})
+
+    async def receive() -> Message:
+        await asyncio.sleep(0.03)
+        pieces.pop()
+        return {"type": "http.request", "body": b"x", "more_body": bool(pieces)}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    pieces = [1, 2, 3]
+    scope = {"type": "http", "method": "POST", "path": "/v2/models/a/infer", "headers": []}
+    asyncio.run(ProxyAnswers(echoes_slowly, 0.02)(scope, receive, send))
+    assert [message.get("status", message.get("body")) for message in sent] == [200, b"all"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "passed_on"),
+    [
+        ("GET", "/v2/models/a", "/-/idle/v2/models/a"),
+        ("HEAD", "/v2/models/a/ready", "/-/idle/v2/models/a/ready"),
+        ("POST", "/v2/models/a/infer", "/v2/models/a/infer"),
+        ("OPTIONS", "/v2/models/a/infer", "/v2/models/a/infer"),
+        ("GET", "/v2/models", "/v2/models"),
+        ("GET", "/-/idle/v2/models/a", None),
+    ],
+)
+def test_proxy_passes_questions_about_idle_models_to_the_gateway(method: str, path: str, passed_on: str | None) -> None:
+    paths: list[str] = []
+
+    async def ray(scope: Scope, receive: Receive, send: Send) -> None:
+        paths.append(scope["path"])
+        await JSONResponse({})(scope, receive, send)
+
+    async def call(app: ASGIApp) -> int:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
+            return (await client.request(method, path)).status_code
+
+    assert asyncio.run(call(ProxyAnswers(ray, to_zero=True))) == (404 if passed_on is None else 200)
+    assert paths == ([] if passed_on is None else [passed_on])
 
 
 @pytest.mark.parametrize(
