@@ -197,11 +197,21 @@ def _rounded(share: float) -> float:
 
 def reason_of(text: str) -> str:
     """Return the line of a failed start that has an error of this stage, without Ray's traceback around it."""
-    return str(_error_of(text))
+    return (_own_errors(text) or _lines(text))[-1]
 
 
 def _error_of(text: str) -> StartError:
-    """Return the error of a failed start: one of this stage, or else the last line of what Ray says."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    own_errors = [line.split(": ", 1)[1] for line in lines if line.startswith("serving.errors.") and ": " in line]
-    return StartError(own_errors[-1]) if own_errors else LostProcessError(lines[-1])
+    """Return the error of a failed start: one of this stage, or that its process died, if Ray knows no other."""
+    own_errors = _own_errors(text)
+    if own_errors:
+        return StartError(own_errors[-1])
+    return LostProcessError(f"its process died or failed while it started ({_lines(text)[-1]}): see the server's log")
+
+
+def _own_errors(text: str) -> list[str]:
+    """Return the messages of this stage's errors in a traceback."""
+    return [line.split(": ", 1)[1] for line in _lines(text) if line.startswith("serving.errors.") and ": " in line]
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]

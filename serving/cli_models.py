@@ -52,9 +52,10 @@ def open_model(model: str, device: DeviceName, api_key: str | None) -> OpenModel
         return LocalModel.load(model, device.value).fetch
     from serving.client import Client
     from serving.client_calls import Image
+    from serving.retrying import BRIEF
 
     url, name = split_url(model)
-    client = Client(url, api_key)
+    client = Client(url, api_key, retry=BRIEF)
 
     def fetch(verb: str, image: bytes | list[bytes] | None = None, **keys: object) -> File:
         files: list[Image] | bytes | None = list(image) if isinstance(image, list) else image

@@ -30,7 +30,7 @@ class RetryPolicy:
         BadRequestError: a number is out of its range.
     """
 
-    attempts: int = 6
+    attempts: int = 10
     base_seconds: float = 0.25
     max_seconds: float = 5.0
 
@@ -42,6 +42,9 @@ class RetryPolicy:
 
 
 DEFAULT_RETRY = RetryPolicy()
+"""About 14 s in all, in which a server that has lost its front has it again."""
+BRIEF = RetryPolicy(attempts=6)
+"""About 4 s in all, for a person who waits and may have mistyped the address."""
 ONCE = RetryPolicy(attempts=1)
 """Nothing is repeated."""
 
