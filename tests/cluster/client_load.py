@@ -16,7 +16,7 @@ from serving.async_client import AsyncClient
 from serving.client import Client
 from serving.codec import File
 from serving.errors import ServingError
-from serving.retrying import DEFAULT_RETRY, ONCE
+from serving.retrying import DEFAULT_RETRY, ONCE, RetryPolicy
 
 Request = Mapping[str, Any]
 """The arguments of `Client.fetch`."""
@@ -37,14 +37,15 @@ class Answer(NamedTuple):
 
 @dataclass
 class ClientLoad:
-    """Clients that send `requests` in turn, on one or several servers: two threads, two tasks, two that do not repeat.
+    """Clients that send `requests` in turn, to one or several servers: in threads, in tasks, and without repeats.
 
-    `clients` is the number of each kind.
+    `clients` is the number of each of these kinds.
     """
 
     url: str | list[str]
     requests: list[Request]
     clients: int = 2
+    retry: RetryPolicy = DEFAULT_RETRY
     answers: list[Answer] = field(default_factory=list)
     _ended: threading.Event = field(default_factory=threading.Event)
     _arrival: threading.Condition = field(default_factory=threading.Condition)
@@ -81,7 +82,7 @@ class ClientLoad:
         return ", ".join(f"{client} {count} x {status}" for (client, status), count in sorted(counts.items(), key=str))
 
     def _send(self, kind: str) -> None:
-        with Client(self.url, retry=ONCE if kind == "once" else DEFAULT_RETRY) as client:
+        with Client(self.url, retry=ONCE if kind == "once" else self.retry) as client:
             for request in self._requests():
                 sent = time.monotonic()
                 try:
@@ -93,7 +94,7 @@ class ClientLoad:
         asyncio.run(self._send_tasks())
 
     async def _send_tasks(self) -> None:
-        async with AsyncClient(self.url) as client:
+        async with AsyncClient(self.url, retry=self.retry) as client:
             await asyncio.gather(*(self._send_task(client) for _ in range(self.clients)))
 
     async def _send_task(self, client: AsyncClient) -> None:
