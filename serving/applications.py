@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from ray.serve import RunTarget
     from ray.serve.schema import ApplicationStatusOverview
 
-_LARGEST_SHARE = 0.1
-"""The most cores that a replica reserves. Ray uses it for placement only, so that two cores can serve many models."""
+_LARGEST_SHARE = 0.01
+"""The most cores that a replica reserves. Ray uses it for placement only, so that two cores can serve many models.
+
+A server that follows its repository does not know how many will come: a hundred processes fit on each core.
+"""
 _SMALLEST = 1e-4
 """The smallest amount of a resource that Ray can reserve."""
 

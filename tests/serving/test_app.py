@@ -27,9 +27,9 @@ def test_replicas_all_fit_on_the_gpus(gpus: int) -> None:
 
 
 def test_replicas_share_the_gpus_evenly() -> None:
-    assert replica_resources("cuda", 3, cpus=8, gpus=2) == {"num_cpus": 0.1, "num_gpus": 0.5}
-    assert replica_resources("cuda", 2, cpus=8, gpus=8) == {"num_cpus": 0.1, "num_gpus": 1.0}
-    assert replica_resources("cpu", 19, cpus=2, gpus=4) == {"num_cpus": 0.1}
+    assert replica_resources("cuda", 3, cpus=8, gpus=2) == {"num_cpus": 0.01, "num_gpus": 0.5}
+    assert replica_resources("cuda", 2, cpus=8, gpus=8) == {"num_cpus": 0.01, "num_gpus": 1.0}
+    assert replica_resources("cpu", 19, cpus=2, gpus=4) == {"num_cpus": 0.01}
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 7])
@@ -37,6 +37,10 @@ def test_replicas_and_gateway_all_fit_on_the_cores(cpus: int) -> None:
     for replicas in (1, 9, 19, 30, 100, 999):
         share = replica_resources("cpu", replicas, cpus, 0)["num_cpus"]
         assert 0 < share * (replicas + 1) <= cpus
+
+
+def test_models_that_come_later_fit_beside_a_single_one() -> None:
+    assert replica_resources("cpu", 2, cpus=1, gpus=0)["num_cpus"] * 60 < 1
 
 
 def test_replica_resources_refuse_cuda_without_a_gpu() -> None:
