@@ -8,10 +8,13 @@ import site
 import subprocess
 import sys
 import venv
+from importlib.metadata import requires
 from pathlib import Path
 from shutil import copy2, copytree, ignore_patterns
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 STEPS = [
@@ -39,8 +42,11 @@ def test_image_has_the_python_and_the_versions_that_are_tested() -> None:
     assert words[words.index("--constraint") + 1] == "/wheels/constraints.txt"
     assert (["constraints.txt"], "/wheels/") in copied()
     pinned = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
-    assert [word for word in words if word.startswith("ray")] == ["ray[default]"]
-    assert "ray" in pinned
+    assert words[-2:] == ["/wheels/*.whl", "ray[default]"]
+    needed = [Requirement(text) for text in requires("ray") or [] if "extra" in text]
+    names = {canonicalize_name(one.name) for one in needed if one.marker and one.marker.evaluate({"extra": "default"})}
+    assert names
+    assert sorted(names - {canonicalize_name(pin) for pin in pinned}) == []
 
 
 def test_image_keeps_no_caches_and_runs_as_another_user_than_root() -> None:
