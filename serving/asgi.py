@@ -38,8 +38,8 @@ from serving.http import (
 )
 from serving.idle_models import IDLE_PREFIX, IdleModels
 from serving.route import ModelRoute
-from serving.served import served_by
 from serving.service import ModelService, check_version
+from serving.surroundings import Surroundings, in_folder
 from serving.verb import VERBS
 from serving.verb_routes import verb_routes
 from zorse_common.errors import nearest_hint
@@ -48,8 +48,11 @@ Level = Literal["model_router", "server_router"]
 _LOGGER = logging.getLogger("serving")
 
 
-def model_app(service: ModelService, settings: ModelSettings) -> Application:
-    """Return the HTTP application of one model, with whole paths under `/v2/models/<name>`."""
+def model_app(service: ModelService, settings: ModelSettings, surroundings: Surroundings | None = None) -> Application:
+    """Return the HTTP application of one model, with whole paths under `/v2/models/<name>`.
+
+    By default its `surroundings` are in the folder of the server.
+    """
     prefix, version = f"/v2/models/{settings.name}", service.manifest.version
     routes = _running_routes()
     handlers: dict[str, Handler] = {}
@@ -57,8 +60,9 @@ def model_app(service: ModelService, settings: ModelSettings) -> Application:
         handler = partial(route.answer, service)
         handlers[f"{prefix}/{route.name}"] = handler
         handlers[f"{prefix}/versions/{version}/{route.name}"] = handler
+    surroundings = surroundings or in_folder(settings)
     return Application(
-        model_description(service.manifest, settings.folder),
+        model_description(service.manifest, surroundings),
         handlers,
         _route_names("model_router", prefix) | {path: path.rpartition("/")[2] for path in handlers},
         Access(settings.access, settings.replicas.max),
@@ -75,25 +79,31 @@ def _running_routes() -> list[ModelRoute]:
     return [INFER, *verb_routes()]
 
 
-def model_description(manifest: Manifest, folder: str | None) -> FastAPI:
-    """Return the application of a model's routes that do not run it. `folder` is the server's."""
+def model_description(manifest: Manifest, surroundings: Surroundings) -> FastAPI:
+    """Return the application of a model's routes that do not run it."""
     rest = _fastapi(manifest.name, f"/v2/models/{manifest.name}", "model_router", _running_routes(), _check_version)
     rest.state.manifest = manifest
-    rest.state.folder = folder
+    rest.state.families = surroundings.families
     return rest
 
 
-def gateway_app(settings: GatewaySettings, not_ready: Callable[[], list[str]]) -> Application:
-    """Return the server-level application. `not_ready` returns the names of the models that cannot answer yet."""
+def gateway_app(
+    settings: GatewaySettings, not_ready: Callable[[], list[str]], surroundings: Surroundings | None = None
+) -> Application:
+    """Return the server-level application. `not_ready` returns the names of the models that cannot answer yet.
+
+    By default its `surroundings` are in the folder of the server.
+    """
     rest = _fastapi("zorse", "", "server_router", ())
     rest.description = "\n".join(
         f"- [{model.name}](/v2/models/{model.name}/docs): {model.kind}" for model in settings.models
     )
-    rest.state.served = served_by(settings)
+    surroundings = surroundings or in_folder(settings)
+    rest.state.served = surroundings.served
+    rest.state.families = surroundings.families
     rest.state.not_ready = not_ready
     rest.state.access_log = settings.access_log
-    rest.state.folder = settings.folder
-    describe = partial(model_description, folder=settings.folder)
+    describe = partial(model_description, surroundings=surroundings)
     rest.mount(IDLE_PREFIX, IdleModels(rest.state.served, not_ready, describe, rest))
     return Application(
         rest,

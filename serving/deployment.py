@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
+from prometheus_client.core import Metric
 from ray import serve
 from ray.serve._private import replica as inner
 from ray.serve.schema import ApplicationStatusOverview, LoggingConfig
@@ -34,10 +35,14 @@ from serving.logs import REQUEST_ID, write_log
 from serving.metrics import ModelMetrics
 from serving.opening import load_checked_engine, measure_profile, useful
 from serving.readiness import Readiness
+from serving.readings import families_of
 from serving.replica_server import ReplicaServer, grpc_socket_folder, socket_folder
-from serving.served import served_by, served_with
+from serving.reporter import Reporter
+from serving.reports import Report, Reports
+from serving.served import Served
 from serving.served_partners import ServedPartners
 from serving.service import ModelService, batching_of
+from serving.surroundings import Surroundings, in_folder
 
 _LOGGER = logging.getLogger("serving")
 T = TypeVar("T")
@@ -55,12 +60,15 @@ class _Replica:
     deployment_name: str
     _server: ReplicaServer | None = None
     _grpc_server: GrpcServer | None = None
+    _reporter: Reporter | None = None
 
     def _serve(self, app: Application, calls: Calls, limits: Limits, folder: str | None) -> Application:
         """Serve `app` and `calls` on sockets in the server's `folder`; return `app`. It is called in the event loop."""
         # What there is now stays. Without it the collector has a hundredth of the objects to look at.
         gc.collect()
         gc.freeze()
+        if self._reporter is not None:
+            self._reporter.start()
         if folder is not None and (sockets := socket_folder(folder)).is_dir():
             replica = serve.get_replica_context().replica_id.unique_id
             self._server = ReplicaServer(app, sockets / replica)
@@ -78,6 +86,8 @@ class _Replica:
         """Answer the requests in flight and stop. No new ones arrive: Ray Serve has taken the replica from HAProxy."""
         servers = [server for server in (self._server, self._grpc_server) if server is not None]
         await asyncio.gather(*(server.close() for server in servers))
+        if self._reporter is not None:
+            await self._reporter.close()
 
 
 class ModelReplica(_Replica):
@@ -97,18 +107,25 @@ class ModelReplica(_Replica):
         metrics = ModelMetrics(settings.name, artifact.manifest.version, settings.folder)
         batcher = Batcher(engine.run, useful(batching, profile), inline=profile.inline, observer=metrics)
         admission = Admission()
-        partners = ServedPartners(served_with(settings), settings.name, settings.batching.timeout_s)
+        surroundings = in_folder(settings)
+        if settings.folder is None:
+            replica = serve.get_replica_context().replica_id.unique_id
+            self._reporter = Reporter(replica, metrics.numbers, surroundings.served())
+            surroundings = Surroundings(self._reporter.served, self._reporter.families)
+        self._surroundings = surroundings
+        partners = ServedPartners(surroundings.served, settings.name, settings.batching.timeout_s)
         self._service = ModelService(
             artifact.manifest, batcher.submit, settings.limits, admission, profile, metrics, partners
         )
-        self._calls = ModelCalls(self._service, settings.folder, partners)
+        self._calls = ModelCalls(self._service, surroundings, partners)
         self._load = LoadMeter(admission, metrics.run_seconds, profile.batch_seconds)
         self._settings = settings
         write_log(settings.folder, settings.name, artifact.manifest.version)
 
     def __serve_build_asgi_app__(self) -> Application:
         settings = self._settings
-        return self._serve(model_app(self._service, settings), self._calls, settings.limits, settings.folder)
+        app = model_app(self._service, settings, self._surroundings)
+        return self._serve(app, self._calls, settings.limits, settings.folder)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Return the load since the last call, for Ray Serve. It is a coroutine so that it runs on the event loop."""
@@ -137,19 +154,36 @@ class GatewayReplica(_Replica):
         _check_surroundings(settings, GATEWAY)
         self._settings = settings.model_copy(update={"access": with_keys_of_node(settings.access, os.environ)})
         write_log(settings.folder)
-        self._served = served_by(settings)
+        self._reports = Reports()
+        self._surroundings = in_folder(settings)
+        if settings.folder is None:
+            self._told = self._surroundings.served()
+            self._surroundings = Surroundings(lambda: self._told, self.families)
         self._answered: set[str] = set()
-        self._readiness = Readiness(self._served().names, self._not_ready)
+        self._readiness = Readiness(self._surroundings.served().names, self._not_ready)
 
     def __serve_build_asgi_app__(self) -> Application:
-        app = gateway_app(self._settings, lambda: self._readiness.not_ready)
-        models = ServedPartners(self._served, None, Batching().timeout_s)
-        calls = GatewayCalls(self._settings, lambda: self._readiness.not_ready, models)
+        app = gateway_app(self._settings, lambda: self._readiness.not_ready, self._surroundings)
+        models = ServedPartners(self._surroundings.served, None, Batching().timeout_s)
+        calls = GatewayCalls(self._settings, self._surroundings, lambda: self._readiness.not_ready, models)
         return self._serve(app, calls, self._settings.limits, self._settings.folder)
+
+    async def report(self, report: Report) -> Served:
+        """Take the report of another process of a cluster, and return of what is served what models have to know."""
+        self._reports.take(report)
+        return Served(names=self._told.names, partners=self._told.partners)
+
+    async def tell(self, served: Served) -> None:
+        """Take what is served from the process that follows the repository for a cluster."""
+        self._told = served
+
+    async def families(self) -> list[Metric]:
+        """Return the metrics of all processes of a server on a cluster, as they were reported."""
+        return families_of(self._reports.processes())
 
     def _not_ready(self, names: list[str]) -> list[str]:
         """Return the models that cannot answer. One that could can, as long as a replica runs: it may be updated."""
-        names = self._served().names
+        names = self._surroundings.served().names
         waiting = not_running(names, self._answered)
         self._answered = {name for name in names if name not in waiting}
         return waiting

@@ -48,6 +48,10 @@ GAUGES = {
 LAST_BATCH = {"zorse_last_batch_timestamp_seconds": "When the model ran last, in seconds since 1970."}
 """A gauge that remains when a replica dies; of several replicas the greatest counts."""
 
+COUNTER, HISTOGRAM, LIVING, GREATEST = "counter", "histogram", "gauge_livesum", "gauge_max"
+"""The kinds of numbers: those of `LIVING` end with their process, and of `GREATEST` the greatest one counts."""
+Numbers = dict[str, dict[str, float]]
+"""Numbers by their kind and by a key, which has the names of metric and sample, the labels, and the text of help."""
 _FILE_BYTES = 2**18
 """The size of a new file, enough for about 60 pairs of route and status."""
 
@@ -92,6 +96,11 @@ class ModelMetrics:
         self._set("zorse_replicas", 1)
         self.in_flight(0)
         self.queued(0)
+
+    def numbers(self) -> Numbers:
+        """Return all numbers at this moment."""
+        with self._lock:
+            return self._files.numbers()
 
     def close(self) -> None:
         """Close the files of this process, which remain. No other method may follow but `open`."""
@@ -165,12 +174,22 @@ class ModelMetrics:
 
 
 class UpdateCounts:
-    """Counts the versions of models that a server starts while it runs. `folder` is the server's."""
+    """Counts the versions of models that a server starts while it runs.
 
-    def __init__(self, folder: str | Path) -> None:
-        metrics_folder(folder).mkdir(parents=True, exist_ok=True)
-        self._file = _File(metrics_folder(folder) / f"counter_{os.getpid()}-{secrets.token_hex(4)}.db")
+    `folder` is the server's. Without a folder the numbers stay in this object.
+    """
+
+    def __init__(self, folder: str | Path | None) -> None:
+        path = None
+        if folder is not None:
+            metrics_folder(folder).mkdir(parents=True, exist_ok=True)
+            path = metrics_folder(folder) / f"{COUNTER}_{os.getpid()}-{secrets.token_hex(4)}.db"
+        self._file = _File(path)
         weakref.finalize(self, self._file.close)
+
+    def numbers(self) -> Numbers:
+        """Return all numbers at this moment."""
+        return {COUNTER: self._file.numbers()}
 
     def add(self, model: str, outcome: str) -> None:
         """Count a version of `model` that is `done`, or `refused`."""
@@ -184,12 +203,16 @@ class _Files:
 
     def __init__(self, folder: Path | None, replica: str) -> None:
         self._lock: int | None = None
-        names = ("counter", "histogram", "gauge_livesum", "gauge_max")
+        names = (COUNTER, HISTOGRAM, LIVING, GREATEST)
         paths = [None if folder is None else folder / f"{name}_{replica}.db" for name in names]
         if paths[2] is not None:
             self._lock = os.open(paths[2], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.counter, self.histogram, self.gauge, self.last = map(_File, paths)
+
+    def numbers(self) -> Numbers:
+        files = {COUNTER: self.counter, HISTOGRAM: self.histogram, LIVING: self.gauge, GREATEST: self.last}
+        return {kind: file.numbers() for kind, file in files.items()}
 
     def close(self) -> None:
         for file in (self.counter, self.histogram, self.gauge, self.last):
@@ -221,6 +244,10 @@ class _File:
         if index is None:
             index = self._indexes[key] = self._new(key)
         return index
+
+    def numbers(self) -> dict[str, float]:
+        """Return the numbers by their keys."""
+        return {key: self.values[index] for key, index in self._indexes.items()}
 
     def _new(self, key: str) -> int:
         if self._file is None:

@@ -6,20 +6,20 @@ import fcntl
 import json
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.mmap_dict import MmapedDict
-from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
+from prometheus_client.utils import floatToGoString
 
-from serving.metrics import metrics_folder
+from serving.metrics import GREATEST, LIVING, Numbers, metrics_folder
 
 MEMORY = "zorse_resident_memory_bytes"
 
@@ -64,10 +64,17 @@ class Readings:
         return (sample for sample in self.samples if sample.name == name and wanted <= sample.labels.items())
 
 
-def read(folder: str | Path | None) -> Readings:
-    """Return the sums over the files of all replicas of the server with this `folder`, or nothing without a folder."""
-    families = [] if folder is None else _families(metrics_folder(folder))
-    return Readings(tuple(sample for family in families for sample in family.samples))
+@dataclass(frozen=True)
+class Process:
+    """The numbers of one process at one moment. `memory` are its bytes, or None where the system does not state them.
+
+    Its gauges count while it `is_alive`; its other numbers remain.
+    """
+
+    name: str
+    numbers: Numbers
+    is_alive: bool
+    memory: int | None = None
 
 
 def parse(text: str) -> Readings:
@@ -75,41 +82,86 @@ def parse(text: str) -> Readings:
     return Readings(tuple(sample for family in text_string_to_metric_families(text) for sample in family.samples))
 
 
-def expose(folder: str | Path | None) -> bytes:
-    """Return the sums over the files of all replicas of the server with this `folder`, in Prometheus's text format."""
+def readings_of(families: Iterable[Metric]) -> Readings:
+    """Return the numbers of `families`."""
+    return Readings(tuple(sample for family in families for sample in family.samples))
+
+
+def expose(families: Iterable[Metric]) -> bytes:
+    """Return `families` in Prometheus's text format."""
     registry = CollectorRegistry(auto_describe=False)
-    if folder is not None:
-        registry.register(_Folder(metrics_folder(folder)))
+    registry.register(_Families(families))
     return generate_latest(registry)
 
 
-class _Folder(Collector):
-    """Collects the metrics of a folder for prometheus_client."""
+class _Families(Collector):
+    """Gives metrics to prometheus_client."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
 
     def collect(self) -> Iterable[Metric]:
-        """Return the metrics at this moment."""
-        return _families(self._folder)
+        """Return the metrics."""
+        return self._families
 
 
-def _families(folder: Path) -> list[Metric]:
-    """Return the metrics of all replicas, summed. The gauges are those of the replicas that live."""
-    # A file that has just been made is empty.
-    files = [file for file in sorted(folder.glob("*.db")) if file.stat().st_size]
-    living = [file for file in files if file.name.startswith("gauge_live") and _is_locked(file)]
-    kept = [file for file in files if not file.name.startswith("gauge_live")]
-    families: list[Metric] = list(MultiProcessCollector.merge(map(str, [*kept, *living])))
+def families_of(processes: Iterable[Process]) -> list[Metric]:
+    """Return the metrics of all processes, summed. The gauges are those of the processes that live."""
     memory = GaugeMetricFamily(MEMORY, "Resident memory of a replica.", labels=["model", "version", "process"])
-    for file in living:
-        process = file.name.split("_")[2].partition("-")[0]
-        nbytes = _resident_bytes(process)
-        first = next(MmapedDict.read_all_values_from_file(str(file)), None)
-        if nbytes is not None and first is not None:
-            labels = json.loads(first[0])[2]
-            memory.add_metric([labels["model"], labels["version"], process], nbytes)
-    return [*families, memory]
+    sums: Numbers = {}
+    for process in processes:
+        add(sums, {k: v for k, v in process.numbers.items() if process.is_alive or k != LIVING})
+        gauges = process.numbers.get(LIVING)
+        if process.is_alive and process.memory is not None and gauges:
+            labels = json.loads(next(iter(gauges)))[2]
+            memory.add_metric([labels["model"], labels["version"], process.name], process.memory)
+    return [*(family for kind, numbers in sums.items() for family in _families(kind, numbers)), memory]
+
+
+def add(sums: Numbers, numbers: Mapping[str, Mapping[str, float]]) -> None:
+    """Add the numbers of a process to `sums`. Of some kinds the greatest number counts."""
+    for kind, values in numbers.items():
+        totals = sums.setdefault(kind, {})
+        for key, value in values.items():
+            if key not in totals:
+                totals[key] = value
+            else:
+                totals[key] = max(totals[key], value) if kind == GREATEST else totals[key] + value
+
+
+def _families(kind: str, numbers: Mapping[str, float]) -> Iterable[Metric]:
+    """Return the metrics of one kind. Each bucket of a histogram then counts those below it too."""
+    families: dict[str, Metric] = {}
+    buckets: dict[tuple[str, tuple[tuple[str, str], ...]], dict[float, float]] = defaultdict(dict)
+    for key, value in numbers.items():
+        name, sample, labels, text = json.loads(key)
+        family = families.setdefault(name, Metric(name, text, kind.partition("_")[0]))
+        bound = labels.pop("le", None)
+        if bound is None:
+            family.add_sample(sample, labels, value)
+        else:
+            buckets[name, tuple(labels.items())][float(bound)] = value
+    for (name, pairs), counts in buckets.items():
+        total = 0.0
+        for bound in sorted(counts):
+            total += counts[bound]
+            families[name].add_sample(f"{name}_bucket", {**dict(pairs), "le": floatToGoString(bound)}, total)
+        families[name].add_sample(f"{name}_count", dict(pairs), total)
+    return families.values()
+
+
+def processes_of(folder: str | Path) -> list[Process]:
+    """Return the numbers in the files of all processes of the server with this `folder`."""
+    found: dict[str, Process] = {}
+    for file in sorted(metrics_folder(folder).glob("*.db")):
+        kind, _, name = file.stem.rpartition("_")
+        process = found.setdefault(name, Process(name.partition("-")[0], {}, is_alive=False))
+        if kind == LIVING and _is_locked(file):
+            found[name] = replace(process, is_alive=True, memory=resident_bytes(process.name))
+        # A file that has just been made is empty.
+        if file.stat().st_size:
+            process.numbers[kind] = {key: number for key, number, *_ in MmapedDict.read_all_values_from_file(str(file))}
+    return list(found.values())
 
 
 def _is_locked(file: Path) -> bool:
@@ -122,8 +174,8 @@ def _is_locked(file: Path) -> bool:
     return False
 
 
-def _resident_bytes(process: str) -> int | None:
-    """Return the memory of a process, or None where the system does not state it."""
+def resident_bytes(process: str = "self") -> int | None:
+    """Return the memory of a process of this machine, or None where the system does not state it."""
     try:
         pages = int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):

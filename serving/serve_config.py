@@ -40,8 +40,11 @@ def serve_config(settings: ServerSettings) -> dict[str, Any]:
         }
     )
     models = cluster_models(settings, found, access)
+    manifests = {name: artifact.manifest.to_json() for name, (_, artifact) in found.items()}
     gateway = GatewaySettings(
         models=summaries(found),
+        # The gateway answers for models without a process.
+        manifests={} if settings.replicas.min else manifests,
         unavailable=skipped,
         limits=settings.limits,
         access=access,

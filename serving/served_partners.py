@@ -16,7 +16,7 @@ from serving.application_names import application_name
 from serving.batching import Tensors
 from serving.errors import DeadlineError, NotFoundError, ServingError, UnavailableError
 from serving.logs import REQUEST_ID
-from serving.served import ServedNow
+from serving.served import Served
 from zorse_common.errors import printable
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ class ServedPartners:
     A call whose request has no deadline may take `timeout_s`.
     """
 
-    def __init__(self, served: ServedNow, name: str | None, timeout_s: float) -> None:
+    def __init__(self, served: Callable[[], Served], name: str | None, timeout_s: float) -> None:
         self._served = served
         self._name = name
         self._timeout_s = timeout_s

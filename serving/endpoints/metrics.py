@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from serving.readings import expose
@@ -14,5 +13,4 @@ server_router = APIRouter(tags=["metrics"])
 @server_router.get("/metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
     """Return the numbers of all replicas of all models in Prometheus's text format."""
-    page = await run_in_threadpool(expose, request.app.state.folder)
-    return Response(page, media_type=CONTENT_TYPE_LATEST)
+    return Response(expose(await request.app.state.families()), media_type=CONTENT_TYPE_LATEST)

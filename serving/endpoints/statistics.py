@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 from fastapi import APIRouter, Request
-from fastapi.concurrency import run_in_threadpool
+from prometheus_client.core import Metric
 from pydantic import BaseModel
 
-from serving.readings import Readings, read
+from serving.readings import Readings, readings_of
 from serving.verb import running_routes
 
 server_router = APIRouter(tags=["metrics"])
@@ -67,7 +66,7 @@ class Statistics(BaseModel):
 async def statistics(request: Request) -> Statistics:
     """Return the statistics of all models."""
     models = [(model.name, str(model.version)) for model in request.app.state.served().models]
-    return await run_in_threadpool(statistics_of, request.app.state.folder, models)
+    return statistics_of(await request.app.state.families(), models)
 
 
 @model_router.get("/stats")
@@ -75,13 +74,12 @@ async def statistics(request: Request) -> Statistics:
 async def model_statistics(request: Request) -> Statistics:
     """Return the statistics of this model."""
     manifest = request.app.state.manifest
-    models = [(manifest.name, str(manifest.version))]
-    return await run_in_threadpool(statistics_of, request.app.state.folder, models)
+    return statistics_of(await request.app.state.families(), [(manifest.name, str(manifest.version))])
 
 
-def statistics_of(folder: str | Path | None, models: Sequence[tuple[str, str]]) -> Statistics:
-    """Return the statistics of `models`, each a name and a version, of the server with this folder."""
-    readings = read(folder)
+def statistics_of(families: Iterable[Metric], models: Sequence[tuple[str, str]]) -> Statistics:
+    """Return the statistics of `models`, each a name and a version, from the metrics of all processes."""
+    readings = readings_of(families)
     return Statistics(model_stats=[_model(readings, name, version) for name, version in models])
 
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from fastapi.concurrency import run_in_threadpool
 from google.protobuf.json_format import ParseDict
 from pydantic import BaseModel
 
@@ -23,8 +22,8 @@ from serving.endpoints.statistics import statistics_of
 from serving.errors import NotFoundError, ServingError, UnsupportedError
 from serving.grpc import open_inference_pb2 as pb
 from serving.grpc.messages import add_outputs, infer_request, numbers, parameters, parsed
-from serving.served import served_by
 from serving.service import ModelService, check_version
+from serving.surroundings import Surroundings
 from serving.verb import GRPC_INFER
 from zorse_common.errors import printable
 
@@ -67,11 +66,11 @@ def route_name(method: str) -> str:
 class ModelCalls:
     """The calls about the model of `service`. Inference of other models is passed on to `others`.
 
-    `folder` is the server's. Answers are counted and timed in the model's metrics.
+    Answers are counted and timed in the model's metrics.
     """
 
-    def __init__(self, service: ModelService, folder: str | None, others: OtherModels) -> None:
-        self._service, self._folder, self._others = service, folder, others
+    def __init__(self, service: ModelService, surroundings: Surroundings, others: OtherModels) -> None:
+        self._service, self._surroundings, self._others = service, surroundings, others
         self._calls: dict[str, Call] = {
             "ModelReady": (pb.ModelRequest, self._ready),
             "ModelMetadata": (pb.ModelRequest, self._metadata),
@@ -124,7 +123,8 @@ class ModelCalls:
         check_version(self._service.manifest, request.version)
         manifest = self._service.manifest
         models = [(manifest.name, str(manifest.version))]
-        return _message(pb.ModelStatisticsResponse, await run_in_threadpool(statistics_of, self._folder, models))
+        families = await self._surroundings.families()
+        return _message(pb.ModelStatisticsResponse, statistics_of(families, models))
 
     async def _infer(self, request: Any, deadline: float | None) -> bytes:
         """Return the bytes of the answer: those of a large one are made in a thread, as its tensors are."""
@@ -155,8 +155,14 @@ class GatewayCalls:
     have no replica. `not_ready` returns the names of the models that cannot answer yet.
     """
 
-    def __init__(self, settings: GatewaySettings, not_ready: Callable[[], Sequence[str]], models: OtherModels) -> None:
-        self._folder, self._access_log, self._served = settings.folder, settings.access_log, served_by(settings)
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        surroundings: Surroundings,
+        not_ready: Callable[[], Sequence[str]],
+        models: OtherModels,
+    ) -> None:
+        self._surroundings, self._access_log, self._served = surroundings, settings.access_log, surroundings.served
         self._not_ready, self._models = not_ready, models
         self._calls: dict[str, Call] = {
             "ServerLive": (pb.Empty, self._live),
@@ -225,7 +231,7 @@ class GatewayCalls:
         models = [(m.name, str(m.version)) for m in self._served().models if not name or _is(m, name, version)]
         if not models:
             raise NotFoundError(f"there is no model {name[:80]!r} of version {version[:20]!r} on this server")
-        return _message(pb.ModelStatisticsResponse, await run_in_threadpool(statistics_of, self._folder, models))
+        return _message(pb.ModelStatisticsResponse, statistics_of(await self._surroundings.families(), models))
 
     async def _index(self, request: Any, deadline: float | None) -> Any:
         entries = model_index(self._served(), self._not_ready(), only_ready=request.ready)

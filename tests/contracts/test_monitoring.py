@@ -13,7 +13,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.metrics import ModelMetrics, UpdateCounts
-from serving.readings import expose
+from serving.readings import expose, families_of, processes_of
 from serving.verb import running_routes
 from tests.contracts.promql import Kind, PromQLError, check
 
@@ -37,7 +37,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Samples:
     metrics.batch(requests=1, rows=1, waited=[0.0], seconds=0.1)
     UpdateCounts(folder).add("digits", "done")
     samples: Samples = {}
-    for family in text_string_to_metric_families(expose(folder).decode()):
+    for family in text_string_to_metric_families(expose(families_of(processes_of(folder))).decode()):
         for sample in family.samples:
             kind: Kind = "gauge" if family.type == "gauge" else "bucket" if "le" in sample.labels else "counter"
             samples[sample.name] = kind, frozenset(sample.labels)

@@ -25,6 +25,7 @@ from serving.grpc.calls import GatewayCalls, ModelCalls
 from serving.grpc.server import GrpcServer
 from serving.metrics import ModelMetrics
 from serving.service import ModelService
+from serving.surroundings import in_folder
 from tests.serving.fakes import FakeEngine
 
 T = TypeVar("T")
@@ -93,13 +94,13 @@ def live_grpc(
             batcher = Batcher(FakeEngine().run, Batching(), inline=True, observer=metrics)
             service = ModelService(manifest, submit or batcher.submit, settings.limits, metrics=metrics)
             live.admissions[manifest.name] = service.admission
-            calls = others.calls[manifest.name] = ModelCalls(service, str(folder), others)
+            calls = others.calls[manifest.name] = ModelCalls(service, in_folder(settings), others)
             app = GrpcApplication.beside(model_app(service, settings), calls, settings.limits.bytes)
             live.servers[manifest.name] = GrpcServer(app, folder / manifest.name)
         models = [ModelSummary(name=m.name, version=m.version, kind=m.interface.kind) for m in manifests]
         texts = {m.name: m.to_json() for m in manifests}
         gateway = GatewaySettings(models=tuple(models), manifests=texts, **observation)
-        calls_of_server = GatewayCalls(gateway, lambda: [], others)
+        calls_of_server = GatewayCalls(gateway, in_folder(gateway), lambda: [], others)
         application = GrpcApplication.beside(gateway_app(gateway, lambda: []), calls_of_server, gateway.limits.bytes)
         live.servers["gateway"] = GrpcServer(application, folder / "gateway")
 

@@ -16,6 +16,7 @@ from serving.grpc.calls import GatewayCalls, ModelCalls
 from serving.grpc.messages import add_outputs, infer_request, numbers, parsed
 from serving.grpc.server import STREAM
 from serving.haproxy_grpc import GRPC_SERVICE, NAMING_CALLS
+from serving.surroundings import in_folder
 
 # Messages with the same content have one class here.
 STOCK_NAMES = {
@@ -67,7 +68,8 @@ def test_every_call_of_the_public_protocol_is_served_and_routed_by_its_first_fie
     service = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
     assert service.full_name == GRPC_SERVICE
     none: Any = None
-    gateway, model = GatewayCalls(GatewaySettings(models=()), none, none), ModelCalls(none, none, none)
+    settings = GatewaySettings(models=())
+    gateway, model = GatewayCalls(settings, in_folder(settings), none, none), ModelCalls(none, none, none)
     assert {*gateway.methods, STREAM} == set(service.methods_by_name)
     assert {*model.methods, STREAM} == set(NAMING_CALLS)
     named = {
