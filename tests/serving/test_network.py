@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,3 +107,15 @@ def test_ray_knows_every_variable_that_it_is_given(tmp_path: Path) -> None:
     assert len(own) > 10
     unknown = [name for name in own if name not in python and name.removeprefix("RAY_").encode() not in core]
     assert unknown == []
+
+
+def test_processes_of_a_server_have_ray_serve_without_pandas(tmp_path: Path) -> None:
+    with serve_environment(SETTINGS, "ray", str(tmp_path), 2) as variables:
+        program = "import sys, ray.serve, serving.app; print('pandas.core' in sys.modules)"
+        words = [sys.executable, "-c", program]
+        outputs = [
+            subprocess.run(words, env=os.environ | added, check=True, capture_output=True, text=True).stdout.strip()
+            for added in ({"PYTHONPATH": variables["PYTHONPATH"]}, {})
+        ]
+    # The second shows that this is worth its while: without the module Ray Serve imports pandas.
+    assert outputs == ["False", "True"]
