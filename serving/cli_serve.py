@@ -240,6 +240,8 @@ def _show(found: ServerStatus, as_json: bool) -> None:
         titles = ["model", "version", "kind", "replicas", "requests", "failed", "rejected", "req/s", "p50", "p99"]
         titles += ["queued", "in-flight", "memory"]
         print_table(titles, [_cells(model) for model in found.models])
+        nodes = [(one.node, str(one.replicas), _mebibytes(one.memory_bytes)) for one in found.nodes]
+        print_table(["node", "replicas", "memory"], nodes)
         for name in found.loading:
             typer.echo(f"{name} is being started")
     if not found.ready:
@@ -251,11 +253,14 @@ def _show(found: ServerStatus, as_json: bool) -> None:
 def _cells(model: ModelStatus) -> list[str]:
     p50, p99 = map(milliseconds, (model.p50_seconds, model.p99_seconds))
     counts = (model.replicas, model.requests, model.failed, model.rejected, model.per_second)
-    memory = f"{model.memory_bytes / 2**20:.0f} MiB"
     return [
         *(model.name, model.version, model.kind, *map(str, counts)),
-        *(p50, p99, str(model.queued), str(model.in_flight), memory),
+        *(p50, p99, str(model.queued), str(model.in_flight), _mebibytes(model.memory_bytes)),
     ]
+
+
+def _mebibytes(nbytes: int) -> str:
+    return f"{nbytes / 2**20:.0f} MiB"
 
 
 def milliseconds(seconds: float | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import platform
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -66,12 +67,14 @@ class Readings:
 
 @dataclass(frozen=True)
 class Process:
-    """The numbers of one process at one moment. `memory` are its bytes, or None where the system does not state them.
+    """The numbers of one process of a node at one moment.
 
-    Its gauges count while it `is_alive`; its other numbers remain.
+    Its gauges count while it `is_alive`; its other numbers remain. `memory` are its bytes, or None where the system
+    does not state them.
     """
 
     name: str
+    node: str
     numbers: Numbers
     is_alive: bool
     memory: int | None = None
@@ -107,14 +110,15 @@ class _Families(Collector):
 
 def families_of(processes: Iterable[Process]) -> list[Metric]:
     """Return the metrics of all processes, summed. The gauges are those of the processes that live."""
-    memory = GaugeMetricFamily(MEMORY, "Resident memory of a replica.", labels=["model", "version", "process"])
+    labels = ["model", "version", "node", "process"]
+    memory = GaugeMetricFamily(MEMORY, "Resident memory of a replica.", labels=labels)
     sums: Numbers = {}
     for process in processes:
         add(sums, {k: v for k, v in process.numbers.items() if process.is_alive or k != LIVING})
         gauges = process.numbers.get(LIVING)
         if process.is_alive and process.memory is not None and gauges:
-            labels = json.loads(next(iter(gauges)))[2]
-            memory.add_metric([labels["model"], labels["version"], process.name], process.memory)
+            model = json.loads(next(iter(gauges)))[2]
+            memory.add_metric([model["model"], model["version"], process.node, process.name], process.memory)
     return [*(family for kind, numbers in sums.items() for family in _families(kind, numbers)), memory]
 
 
@@ -153,9 +157,10 @@ def _families(kind: str, numbers: Mapping[str, float]) -> Iterable[Metric]:
 def processes_of(folder: str | Path) -> list[Process]:
     """Return the numbers in the files of all processes of the server with this `folder`."""
     found: dict[str, Process] = {}
+    node = platform.node()
     for file in sorted(metrics_folder(folder).glob("*.db")):
         kind, _, name = file.stem.rpartition("_")
-        process = found.setdefault(name, Process(name.partition("-")[0], {}, is_alive=False))
+        process = found.setdefault(name, Process(name.partition("-")[0], node, {}, is_alive=False))
         if kind == LIVING and _is_locked(file):
             found[name] = replace(process, is_alive=True, memory=resident_bytes(process.name))
         # A file that has just been made is empty.

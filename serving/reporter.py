@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import platform
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -67,6 +68,6 @@ class Reporter:
             await asyncio.sleep(REPORT_SECONDS)
 
     async def _report(self, seconds: float, *, is_last: bool = False) -> None:
-        report = Report(self._name, self._numbers(), resident_bytes(), is_last)
+        report = Report(self._name, platform.node(), self._numbers(), resident_bytes(), is_last)
         async with asyncio.timeout(seconds):
             self._served = await self._gateway.report.remote(report)

@@ -17,9 +17,13 @@ _SILENT_SECONDS = 5 * REPORT_SECONDS
 
 @dataclass(frozen=True)
 class Report:
-    """All numbers of a process since its start, and the bytes of its memory. With `is_last` the process stops."""
+    """All numbers of a process of a node since its start, and the bytes of its memory.
+
+    With `is_last` the process stops.
+    """
 
     process: str
+    node: str
     numbers: Numbers
     memory: int | None = None
     is_last: bool = False
@@ -45,7 +49,7 @@ class Reports:
         """Return the numbers of all processes at this moment."""
         since = self._clock() - _SILENT_SECONDS
         reported = [
-            Process(report.process, report.numbers, is_alive=time >= since, memory=report.memory)
+            Process(report.process, report.node, report.numbers, is_alive=time >= since, memory=report.memory)
             for time, report in self._reports.values()
         ]
-        return [Process("stopped", self._stopped, is_alive=False), *reported]
+        return [Process("stopped", "", self._stopped, is_alive=False), *reported]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -40,6 +41,15 @@ class ModelStatus:
 
 
 @dataclass(frozen=True)
+class NodeStatus:
+    """A machine, by its host name, with the number of replicas on it and their memory."""
+
+    node: str
+    replicas: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
 class ServerStatus:
     """A server. It is ready if every model that it serves can answer.
 
@@ -50,6 +60,7 @@ class ServerStatus:
     url: str
     ready: bool
     models: tuple[ModelStatus, ...]
+    nodes: tuple[NodeStatus, ...]
     loading: tuple[str, ...]
     unavailable: dict[str, str]
 
@@ -74,7 +85,7 @@ def server_status(client: Client, url: str, clock: Callable[[], float], pause: C
     ]
     loading = tuple(name for name, state, _ in index if state == "LOADING")
     unavailable = {name: reason for name, state, reason in index if state == "UNAVAILABLE"}
-    return ServerStatus(url, client.ready(), statuses, loading, unavailable)
+    return ServerStatus(url, client.ready(), statuses, _nodes(now), loading, unavailable)
 
 
 def _readings(client: Client) -> Readings:
@@ -82,6 +93,13 @@ def _readings(client: Client) -> Readings:
         return parse(client.metrics())
     except ValueError as error:
         raise ServerError(f"the page of the server's metrics cannot be read: {error}", 200, "protocol") from error
+
+
+def _nodes(now: Readings) -> tuple[NodeStatus, ...]:
+    # Each process has one sample of its memory.
+    processes = Counter(sample.labels["node"] for sample in now.samples if sample.name == MEMORY)
+    memory = now.by("node", MEMORY)
+    return tuple(NodeStatus(node, processes[node], round(memory[node])) for node in sorted(memory))
 
 
 def _model(model: dict[str, Any], before: Readings, now: Readings, seconds: float) -> ModelStatus:

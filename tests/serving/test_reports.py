@@ -27,7 +27,7 @@ class World:
         metrics.batch(requests=1, rows=4, waited=[], seconds=0.5)
 
     def report(self, process: str, *, is_last: bool = False) -> None:
-        self.reports.take(Report(process, self.metrics[process].numbers(), 1000, is_last))
+        self.reports.take(Report(process, f"node-of-{process}", self.metrics[process].numbers(), 1000, is_last))
 
     def readings(self) -> Readings:
         # What another process asks for travels.
@@ -51,6 +51,7 @@ def test_reports_of_all_processes_are_summed() -> None:
     world.report("b")
     assert world.counts() == (5, 8, 5, 2)
     assert world.readings().by("process", MEMORY) == {"a": 1000, "b": 1000}
+    assert world.readings().by("node", MEMORY) == {"node-of-a": 1000, "node-of-b": 1000}
 
 
 def test_report_takes_the_place_of_the_one_before() -> None:
@@ -101,6 +102,6 @@ def test_updates_are_counted_beside_models() -> None:
     world, updates = World(), UpdateCounts(None)
     updates.add("digits", "done")
     updates.add("digits", "done")
-    world.reports.take(Report("following", updates.numbers()))
+    world.reports.take(Report("following", "node", updates.numbers()))
     assert world.readings().by("outcome", "zorse_updates_total") == {"done": 2}
     assert world.readings().total(MEMORY) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import signal
 import subprocess
 import sys
@@ -74,9 +75,10 @@ def test_serve_status_shows_every_model_and_what_is_not_served(tmp_path: Path) -
     with live_server(folder=tmp_path, unavailable={"faces/3": "the graph does not load"}) as url:
         shown = invoke("serve", "status", "--url", url)
         found = json.loads(invoke("serve", "status", "--url", url, "--json").stdout)
-    titles, digits, invert = (line.split() for line in shown.stdout.splitlines() if line)
+    titles, digits, invert, _, node = (line.split() for line in shown.stdout.splitlines() if line)
     assert titles[:4] == ["model", "version", "kind", "replicas"]
     assert (digits[:4], invert[:4]) == (["digits", "1", "generator", "1"], ["invert", "1", "translator", "1"])
+    assert node[:2] == [platform.node(), "2"]
     assert (shown.stderr, shown.exit_code) == ("faces/3 cannot answer: the graph does not load\n", 1)
     assert (found["unavailable"], found["loading"]) == ({"faces/3": "the graph does not load"}, [])
     assert [model["name"] for model in found["models"]] == ["digits", "invert"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Iterator
 from dataclasses import fields
@@ -46,6 +47,9 @@ def test_status_has_the_numbers_of_all_replicas(tmp_path: Path) -> None:
     assert digits.p99_seconds is not None
     assert 0.5 < digits.p99_seconds <= 1
     assert digits.memory_bytes > 2**20
+    (node,) = status.nodes
+    assert (node.node, node.replicas) == (platform.node(), 3)
+    assert node.memory_bytes == digits.memory_bytes + invert.memory_bytes
     assert (invert.replicas, invert.requests, invert.p50_seconds, invert.per_second) == (1, 0, None, 0)
     assert status.to_dict()["models"][0]["requests"] == 10
 
