@@ -1,7 +1,7 @@
 """The fields of KubeRay's RayJob and RayService, and of the pods in them, that the manifests in `deploy` use.
 
-Names and types are those of KubeRay 1.7 (`ray-operator/apis/ray/v1`) and of Kubernetes' core/v1. Kubernetes drops or
-refuses a field that it does not know, so that a misspelled one has no effect: here it is an error.
+Names and types are those of KubeRay 1.5.1 to 1.7 (`ray-operator/apis/ray/v1`) and of Kubernetes' core/v1. Kubernetes
+drops or refuses a field that it does not know, so that a misspelled one has no effect: here it is an error.
 """
 
 from __future__ import annotations
