@@ -89,6 +89,7 @@ class ClientLoad:
                     self._add(sent, client.fetch(**request), kind)
                 except ServingError as error:
                     self._add(sent, error, kind)
+                    self._ended.wait(0.05)
 
     def _send_async(self) -> None:
         asyncio.run(self._send_tasks())
