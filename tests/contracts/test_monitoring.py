@@ -12,8 +12,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.metrics import ModelMetrics, UpdateCounts
-from serving.readings import expose, families_of, processes_of
+from serving.metrics import COUNTERS, GAUGES, HISTOGRAMS, LAST_BATCH, ModelMetrics, UpdateCounts
+from serving.readings import MEMORY, expose, families_of, processes_of
 from serving.verb import running_routes
 from tests.contracts.promql import Kind, PromQLError, check
 
@@ -63,7 +63,8 @@ def test_dashboard_shows_every_exported_metric(exported: Samples) -> None:
     def metrics(samples: set[str]) -> set[str]:
         return {re.sub("_(bucket|count|sum)$", "", sample) for sample in samples}
 
-    assert metrics(shown) == metrics(set(exported))
+    declared = {f"{name}_total" for name in COUNTERS} | {*HISTOGRAMS, *GAUGES, *LAST_BATCH, MEMORY}
+    assert metrics(shown) == metrics(set(exported)) == declared
 
 
 def test_dashboard_takes_its_data_source_and_filters_from_variables(exported: Samples) -> None:
