@@ -1,4 +1,4 @@
-"""The Grafana dashboard and the alerts of Prometheus ask for what a server exports, by its names and labels."""
+"""Dashboard and alerts ask for what a server exports, by its names and labels, and the page on operation has them."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ DASHBOARD = json.loads((DEPLOY / "grafana-serving.json").read_text(encoding="utf
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 ALERTS = yaml.safe_load((DEPLOY / "prometheus-alerts.yaml").read_text(encoding="utf-8"))
 RULES = [rule for group in ALERTS["groups"] for rule in group["rules"]]
+TYPES = (
+    dict.fromkeys(HISTOGRAMS, "histogram")
+    | {f"{name}_total": "counter" for name in COUNTERS}
+    | dict.fromkeys((*GAUGES, *LAST_BATCH, MEMORY), "gauge")
+)
 VARIABLES = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
 
 
@@ -63,8 +68,18 @@ def test_dashboard_shows_every_exported_metric(exported: Samples) -> None:
     def metrics(samples: set[str]) -> set[str]:
         return {re.sub("_(bucket|count|sum)$", "", sample) for sample in samples}
 
-    declared = {f"{name}_total" for name in COUNTERS} | {*HISTOGRAMS, *GAUGES, *LAST_BATCH, MEMORY}
-    assert metrics(shown) == metrics(set(exported)) == declared
+    assert metrics(shown) == metrics(set(exported)) == TYPES.keys()
+
+
+def test_page_has_a_row_for_every_metric_with_its_type_and_labels(exported: Samples) -> None:
+    page = (DEPLOY.parent / "docs" / "serving-operations.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(zorse_\w+)` \| (\w+) \|([^|]*)\|", page, re.MULTILINE)
+    assert len(rows) == len(TYPES)
+    assert {name: kind for name, kind, _ in rows} == TYPES
+    for name, kind, labels in rows:
+        _, found = exported[f"{name}_count" if kind == "histogram" else name]
+        assert {*re.findall(r"`(\w+)`", labels)} == found - {"model", "version"}
+        assert "version" in found or name == "zorse_updates_total"
 
 
 def test_dashboard_takes_its_data_source_and_filters_from_variables(exported: Samples) -> None:
