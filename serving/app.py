@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from serving.applications import cluster_resources, reason_of, start_applications
 from serving.artifacts import Artifact
+from serving.cluster_connection import kept_handlers
 from serving.config import (
     AccessSettings,
     GatewaySettings,
@@ -30,9 +29,8 @@ from serving.memory import check_memory
 from serving.network import bound_ports, check_address, chosen_proxy, serve_environment, serve_host
 from serving.partners import partner_name
 from serving.sound_models import sound_models, warn_of
-from serving.stopping import stop_applications
+from serving.stopping import stop_applications, until_stopped
 from zorse_common.private_ray import ray_environment, ray_files, ray_folder
-from zorse_common.signals import stop_requested
 
 
 @contextmanager
@@ -87,10 +85,6 @@ def running_server(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
         yield list(gateway.models)
 
 
-class _StoppedError(BaseException):
-    """The process received a signal while the server was starting."""
-
-
 def serve_repository(settings: ServerSettings, announce: Callable[[list[ModelSummary]], None]) -> None:
     """Serve until SIGINT or SIGTERM. `announce` is called with the models once all of them are ready.
 
@@ -100,20 +94,10 @@ def serve_repository(settings: ServerSettings, announce: Callable[[list[ModelSum
         ArtifactError, StartError: as `running_server`.
         KeyboardInterrupt: on the second Ctrl-C.
     """
-    ready = False
-
-    def abandon() -> None:
-        if not ready:
-            raise _StoppedError
-
-    try:
-        with stop_requested(abandon) as stop, running_server(settings) as models:
-            ready = True
-            announce(models)
-            stop.wait()
-    except (_StoppedError, SystemExit):
-        # Ray's own signal handler, which is installed while Ray starts, raises SystemExit.
-        return
+    for option, value in (("--detach", settings.detach), ("--cpus", settings.cpus), ("--gpus", settings.gpus)):
+        if value:
+            raise StartError(f"{option} is for a cluster that runs already: give its --address too")
+    until_stopped(running_server(settings), announce)
 
 
 def _access(settings: ServerSettings) -> AccessSettings:
@@ -145,25 +129,21 @@ def _start_ray(folder: str) -> None:
     """Start Ray on this machine with its files in the server's `folder`."""
     import ray
 
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        ray.init(
-            address="local",
-            namespace="zorse",
-            include_dashboard=False,
-            configure_logging=False,
-            log_to_driver=False,
-            object_store_memory=128 * 2**20,
-            _temp_dir=ray_files(folder),
-        )
+        with kept_handlers():
+            ray.init(
+                address="local",
+                namespace="zorse",
+                include_dashboard=False,
+                configure_logging=False,
+                log_to_driver=False,
+                object_store_memory=128 * 2**20,
+                _temp_dir=ray_files(folder),
+            )
     except Exception as error:
         raise StartError(
             f"Ray does not start here ({reason_of(str(error))}): try again, and see zorse doctor"
         ) from error
-    if threading.current_thread() is threading.main_thread():
-        # Ray replaces them by handlers that abort the process.
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from serving.application_names import GATEWAY, GATEWAY_ROUTE, application_name, model_route
+from serving.application_names import GATEWAY, GATEWAY_ROUTE, application_name, is_ours, model_route
 from serving.artifacts import Artifact
 from serving.config import Device, GatewaySettings, ModelSettings
 from serving.cuda import gpu_fraction
@@ -171,12 +171,16 @@ def _reason(one: ApplicationStatusOverview) -> str:
 
 
 def _failed_applications() -> dict[str, str]:
-    """Wait until every application runs or has failed, and return the reasons of those that have failed."""
+    """Wait until each of the server's applications runs or has failed, and return the reasons of the failed ones."""
+    while any(one.status in ("NOT_STARTED", "DEPLOYING") for one in _applications().values()):
+        time.sleep(0.1)
+    return {name: _reason(one) for name, one in _applications().items() if one.status != "RUNNING"}
+
+
+def _applications() -> dict[str, ApplicationStatusOverview]:
     from ray import serve
 
-    while any(one.status in ("NOT_STARTED", "DEPLOYING") for one in serve.status().applications.values()):
-        time.sleep(0.1)
-    return {name: _reason(one) for name, one in serve.status().applications.items() if one.status != "RUNNING"}
+    return {name: one for name, one in serve.status().applications.items() if is_ours(name)}
 
 
 def replica_resources(device: Device, replicas: int, cpus: int, gpus: int) -> dict[str, float]:

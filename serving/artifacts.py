@@ -37,13 +37,14 @@ class Artifact:
     """A folder with the files that its manifest describes.
 
     `uri` is where it lies, with the version and not an alias, and `path` a copy on this machine. `repository` is the
-    URI of the repository that has it.
+    URI of the repository that has it, and `digest` the SHA-256 of its manifest.
     """
 
     path: Path
     manifest: Manifest
     uri: str
     repository: str | None = None
+    digest: str | None = None
 
     @property
     def model(self) -> Path:
@@ -124,7 +125,7 @@ def load(place: str | os.PathLike[str], digest: str | None = None) -> Artifact:
         if not folder.exists(contract.MANIFEST_FILE):
             folder = _version_folder(folder)
         content = folder.read(contract.MANIFEST_FILE)
-        if digest not in (None, contract.digest(content)):
+        if digest not in (None, found := contract.digest(content)):
             raise ArtifactError(
                 f"{folder.uri} is not the artifact with the digest {digest}: it was published again, and a new "
                 "configuration has to name it"
@@ -132,7 +133,7 @@ def load(place: str | os.PathLike[str], digest: str | None = None) -> Artifact:
         manifest = Manifest.from_json(content.decode(errors="replace"), f"{folder.uri}/{contract.MANIFEST_FILE}")
         is_published = (folder.parent.name, folder.name) == (manifest.name, str(manifest.version))
         repository = folder.parent.parent.uri if is_published else None
-        return Artifact(fetch(folder, manifest, content), manifest, folder.uri, repository)
+        return Artifact(fetch(folder, manifest, content), manifest, folder.uri, repository, found)
 
 
 def _version_folder(model: Storage) -> Storage:

@@ -218,9 +218,9 @@ class GatewaySettings(Settings):
 class ServerSettings(Settings):
     """The settings of `zorse serve`. `alias` names the versions to serve instead of the newest.
 
-    `cpus` and `gpus` are what a process of a model reserves on a cluster, by default one.
     Without a `grpc_port` the server answers HTTP only. It looks at the repository again every `follow_s` seconds, or
-    without it serves what it finds at its start.
+    without it serves what it finds at its start. `address` is that of a cluster which runs already; with `detach` the
+    models stay there. `cpus` and `gpus` are what a process of a model reserves on a cluster, by default one.
     """
 
     repository: str
@@ -231,6 +231,8 @@ class ServerSettings(Settings):
     grpc_port: int | None = Field(default=None, gt=0, lt=65536)
     device: DeviceChoice = "auto"
     replicas: Replicas = Replicas()
+    address: str | None = None
+    detach: bool = False
     cpus: float | None = Field(default=None, gt=0)
     gpus: float | None = Field(default=None, gt=0, le=1)
     batching: Batching = Batching()

@@ -11,9 +11,12 @@ from serving import artifacts
 from serving.applications import Applications
 from serving.artifacts import Artifact, Published
 from serving.config import GatewaySettings, ModelSettings, ServerSettings
+from serving.gateway import Gateway
 from serving.logs import append_line
 from serving.metrics import UpdateCounts
 from serving.reconcile import Reconciler
+from serving.reports import Report
+from serving.served import Served
 from zorse_common.errors import one_line
 
 _STOP_SECONDS = 30.0
@@ -33,14 +36,24 @@ def following(
     `example`.
     """
     folder, interval = gateway.folder, settings.follow_s
-    if folder is None or interval is None:
+    if interval is None:
         yield
         return
     stop, counts = threading.Event(), UpdateCounts(folder)
 
     def settings_of(artifact: Artifact) -> ModelSettings:
-        place = {"name": artifact.manifest.name, "artifact": str(artifact.path.resolve())}
-        return example.model_copy(update=place)
+        place: dict[str, str | None] = {"artifact": str(artifact.path.resolve())}
+        if folder is None:
+            place = {"artifact": artifact.uri, "digest": artifact.digest}
+        return example.model_copy(update={"name": artifact.manifest.name, "partner": None, **place})
+
+    def tell(state: Served) -> None:
+        if folder is not None:
+            state.write(folder)
+            return
+        processes = Gateway()
+        processes.tell(state)
+        processes.report(Report("following", counts.numbers()))
 
     def note(event: str, model: str | None, **fields: object) -> None:
         level = "INFO" if event in ("update_started", "update_done", "model_stopped") else "WARNING"
@@ -56,7 +69,7 @@ def following(
         partial(artifacts.find, settings.repository, settings.alias),
         artifacts.load,
         Applications(settings_of, stop),
-        lambda state: state.write(folder),
+        tell,
         note,
     )
 

@@ -80,11 +80,18 @@ class JsonFormatter(logging.Formatter):
         return json.dumps({key: value for key, value in line.items() if value is not None})
 
 
-def append_line(folder: str | Path, message: str, level: str = "WARNING", **fields: Any) -> None:
-    """Append a line to the log of the server with this folder, from a process that has no logger of its own for it."""
+def append_line(folder: str | Path | None, message: str, level: str = "WARNING", **fields: Any) -> None:
+    """Append a line to the log of the server with this folder, from a process that has no logger of its own for it.
+
+    Without a folder the line goes to standard error.
+    """
     record = logging.makeLogRecord({"msg": message, "levelname": level, "fields": fields})
+    line = JsonFormatter().format(record) + "\n"
+    if folder is None:
+        sys.stderr.write(line)
+        return
     with log_file(folder).open("a", encoding="utf-8") as file:
-        file.write(JsonFormatter().format(record) + "\n")
+        file.write(line)
 
 
 @contextlib.contextmanager

@@ -23,12 +23,17 @@ def check_address(settings: ServerSettings) -> None:
     Raises:
         StartError: other machines reach the address and there is neither a key nor `insecure`, or a port is in use.
     """
-    if not (is_loopback(settings.host) or settings.access.keys or settings.insecure):
-        raise StartError(f"{settings.host} is open to other machines: give --keys or ZORSE_API_KEY, or say --insecure")
+    check_open(settings, settings.host)
     if settings.grpc_port == settings.port:
         raise StartError(f"--port and --grpc-port are both {settings.port}: choose two ports")
     with bound_ports(settings):
         pass
+
+
+def check_open(settings: ServerSettings, host: str) -> None:
+    """Raise StartError if other machines reach `host` and there is neither a key nor `insecure`."""
+    if not (is_loopback(host) or settings.access.keys or settings.insecure):
+        raise StartError(f"{host} is open to other machines: give --keys or ZORSE_API_KEY, or say --insecure")
 
 
 @contextlib.contextmanager

@@ -40,16 +40,10 @@ def serve_config(settings: ServerSettings) -> dict[str, Any]:
         }
     )
     models = cluster_models(settings, found, access)
-    manifests = {name: artifact.manifest.to_json() for name, (_, artifact) in found.items()}
-    gateway = GatewaySettings(
-        models=summaries(found),
-        # The gateway answers for models without a process.
-        manifests={} if settings.replicas.min else manifests,
-        unavailable=skipped,
-        limits=settings.limits,
-        access=access,
-        access_log=settings.access_log,
-    )
+    gateway = cluster_gateway(settings, found, skipped, access)
+    if settings.replicas.min:
+        # The gateway answers for models without a process alone.
+        gateway = gateway.model_copy(update={"manifests": {}})
     return {
         "proxy_location": "EveryNode",
         "http_options": {"host": settings.host, "port": settings.port},
@@ -92,10 +86,22 @@ def cluster_model(
     )
 
 
-def summaries(found: Mapping[str, tuple[Published, Artifact]]) -> tuple[ModelSummary, ...]:
-    """Return what the gateway lists."""
+def cluster_gateway(
+    settings: ServerSettings,
+    found: Mapping[str, tuple[Published, Artifact]],
+    skipped: Mapping[str, str],
+    access: AccessSettings,
+) -> GatewaySettings:
+    """Return the settings of the gateway's application on a cluster. `skipped` has the reasons of the other models."""
     manifests = [artifact.manifest for _, artifact in found.values()]
-    return tuple(ModelSummary(name=m.name, version=m.version, kind=m.interface.kind) for m in manifests)
+    return GatewaySettings(
+        models=tuple(ModelSummary(name=m.name, version=m.version, kind=m.interface.kind) for m in manifests),
+        manifests={manifest.name: manifest.to_json() for manifest in manifests},
+        unavailable=dict(skipped),
+        limits=settings.limits,
+        access=access,
+        access_log=settings.access_log,
+    )
 
 
 def _application(name: str, route_prefix: str, builder: str, settings: Settings) -> dict[str, Any]:
@@ -113,6 +119,13 @@ def _check(settings: ServerSettings) -> None:
         raise StartError("a configuration is for other machines: say --device cpu or --device cuda")
     if settings.follow_s is not None:
         raise StartError("a configuration pins versions: leave out --follow, and deploy a new one to update")
+    if settings.address is not None or settings.detach:
+        raise StartError("a configuration is for any cluster: leave out --address and --detach")
+    check_cluster_options(settings)
+
+
+def check_cluster_options(settings: ServerSettings) -> None:
+    """Raise StartError if a setting is for a server with a cluster of its own."""
     if settings.grpc_port is not None:
         raise StartError("gRPC needs the server's own HAProxy, which other clusters do not have: leave out --grpc-port")
     if settings.proxy != "auto":

@@ -20,9 +20,10 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from serving.batch.output import shard_name
 from serving.batch.plan import Plan
-from serving.batch.ray_cluster import RemoteReports, answers, connected, is_private, start_board
+from serving.batch.ray_cluster import RemoteReports, connected, is_private, start_board
 from serving.batch.shard import Outcome, Task
 from serving.batch.worker import OUTCOME, TASK, ShardWorker, WorkerSettings, parse_outcome
+from serving.cluster_connection import answers
 from serving.config import Device
 from serving.engine import resolve_device
 from serving.errors import BatchError, BatchStoppedError

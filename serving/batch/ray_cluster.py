@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import serving
 from serving.batch.board import Board
+from serving.cluster_connection import connect, kept_handlers
 from serving.engine import cpu_cores
 from serving.errors import BatchError
 from zorse_common.errors import first_sentence
@@ -64,16 +63,6 @@ def is_private(address: str | None) -> bool:
     return not ray.is_initialized() and _address(address) is None
 
 
-def answers(address: str, seconds: float = 2.0) -> bool:
-    """Return whether something listens at `address`, host:port, within `seconds`."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
-    except OSError:
-        return False
-    return True
-
-
 class RemoteReports:
     """Sends a worker's reports to the actor of the board."""
 
@@ -103,35 +92,28 @@ def _address(address: str | None) -> str | None:
 
 
 def _connect(address: str | None, folder: str | None) -> None:
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    if address is not None:
+        # The cluster's nodes must have zorse's dependencies installed; zorse itself is sent to them.
+        root = Path(serving.__file__).parents[1]
+        packages = [str(root / package) for package in _PACKAGES]
+        connect(address, BatchError, runtime_env={"py_modules": packages})
+        return
+    assert folder is not None, "a private Ray has a folder"
     try:
-        if address is not None:
-            if ":" in address and not answers(address, 5.0):
-                raise BatchError("nothing listens there")
-            # The cluster's nodes must have zorse's dependencies installed; zorse itself is sent to them.
-            root = Path(serving.__file__).parents[1]
-            packages = [str(root / package) for package in _PACKAGES]
-            ray.init(address, runtime_env={"py_modules": packages}, **options)
-        else:
-            assert folder is not None, "a private Ray has a folder"
-            with _no_stderr():
-                ray.init(
-                    "local",
-                    num_cpus=cpu_cores(),
-                    include_dashboard=False,
-                    object_store_memory=_OBJECT_STORE_BYTES,
-                    _temp_dir=ray_files(folder),
-                    **options,
-                )
+        with _no_stderr(), kept_handlers():
+            ray.init(
+                "local",
+                num_cpus=cpu_cores(),
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level="ERROR",
+                _temp_dir=ray_files(folder),
+            )
     except Exception as error:
-        what = f"no Ray cluster answers at {address}" if address else "Ray does not start here"
-        raise BatchError(f"{what} ({first_sentence(error)}): check --address, RAY_ADDRESS and zorse doctor") from error
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            # Ray replaces the handlers by its own, which end the process at once.
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        raise BatchError(
+            f"Ray does not start here ({first_sentence(error)}): check --address, RAY_ADDRESS and zorse doctor"
+        ) from error
 
 
 @contextlib.contextmanager
