@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ def following(
             return
         processes = Gateway()
         processes.tell(state)
-        processes.report(Report("following", counts.numbers()))
+        processes.report(Report("following", platform.node(), counts.numbers()))
 
     def note(event: str, model: str | None, **fields: object) -> None:
         level = "INFO" if event in ("update_started", "update_done", "model_stopped") else "WARNING"

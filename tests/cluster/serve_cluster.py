@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from ray.cluster_utils import Cluster
 
 from serving.ports import free_port
@@ -37,8 +36,18 @@ class ServeCluster:
         """Deploy a printed configuration as it is."""
         file = self.folder / "serve.yaml"
         file.write_text(config, encoding="utf-8")
-        assert yaml.safe_load(config)["applications"]
-        _output([str(Path(sys.executable).with_name("serve")), "deploy", "--address", self.dashboard, str(file)])
+        self._serve("deploy", str(file))
+
+    def remove_all(self) -> None:
+        """Deploy a configuration without applications."""
+        self.deploy("applications: []")
+
+    def serve_status(self) -> str:
+        """Return what `serve status` prints."""
+        return self._serve("status")
+
+    def _serve(self, command: str, *words: str) -> str:
+        return _output([str(Path(sys.executable).with_name("serve")), command, "--address", self.dashboard, *words])
 
     def caches(self, digest: str) -> list[str]:
         """Return the nodes that have fetched the artifact whose manifest has this digest."""
