@@ -155,7 +155,8 @@ class Attempts(Generic[T, Http]):
 def _failure(outcome: Outcome) -> Failure | None:
     """Return what is to be known of a failed attempt that may be repeated, or None for all else."""
     if isinstance(outcome, Answer):
-        return failure_of(outcome.status, outcome.headers.get("retry-after"))
+        headers = outcome.headers
+        return failure_of(outcome.status, headers.get("retry-after"), headers.get("content-type", ""))
     # A certificate that is not accepted stays so.
     if isinstance(outcome, httpx.ConnectError) and _is_of_certificates(outcome):
         return None

@@ -16,6 +16,7 @@ _MAX_ATTEMPTS = 100
 _EJECTION_SECONDS = 5.0
 """How long an endpoint that could not be reached is the last choice."""
 _RETRIED_STATUSES = {429, 502, 503, 504}
+_STATUSES_OF_PROXIES = {500, 502, 503, 504}
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,17 @@ GONE = Failure(is_gone=True)
 """No connection, or one that was cut before the whole answer was there."""
 
 
-def failure_of(status: int, retry_after: str | None) -> Failure | None:
-    """Return what an answer with this status and header `Retry-After` means, or None if it is not to be repeated.
+def failure_of(status: int, retry_after: str | None, content_type: str) -> Failure | None:
+    """Return what an answer with this status and these headers means, or None if it is not to be repeated.
 
-    Repeated are 429, 502, 503 and 504 with a number of seconds: the server says that it will answer later.
+    Repeated are 429, 502, 503 and 504 with a number of seconds: the server says that it will answer later. All errors
+    of the server are JSON. Others are of a proxy in front of it, which got no answer: Ray Serve's own proxy answers 500
+    or 503 with a text where a replica or its node dies.
     """
     text = (retry_after or "").strip()
     if status not in _RETRIED_STATUSES or not (text.isascii() and text.isdigit()):
-        return None
+        is_of_proxy = status in _STATUSES_OF_PROXIES and not content_type.startswith("application/json")
+        return Failure() if is_of_proxy else None
     # The rate of a key is the key's at every endpoint.
     return Failure(is_of_endpoint=status != 429, retry_after=float(text))
 

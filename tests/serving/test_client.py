@@ -93,7 +93,7 @@ def test_unknown_model_is_the_servers_404() -> None:
     ],
     ids=["models", "generate", "translate", "infer"],
 )
-@pytest.mark.parametrize(("status", "code"), [(200, "protocol"), (502, "http")])
+@pytest.mark.parametrize(("status", "code"), [(200, "protocol"), (404, "http")])
 def test_other_servers_are_reported(call: Callable[[Client], object], status: int, code: str) -> None:
     with pytest.raises(ServerError) as caught:
         call(answering(lambda request: httpx.Response(status, text="<html>hello</html>")))

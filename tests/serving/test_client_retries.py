@@ -16,6 +16,7 @@ from serving.errors import (
     DeadlineError,
     OverloadedError,
     RateLimitError,
+    ServerError,
     ServingError,
     UnavailableError,
     UnreachableError,
@@ -75,12 +76,19 @@ def client(clock: Clock, script: Script, *urls: str, timeout: float = 120, attem
     return Client(urls or "http://a", None, timeout, retry, httpx.MockTransport(script), clock.timer())
 
 
-@pytest.mark.parametrize("outcome", [httpx.ConnectError("x"), CUT, failed(503, "overloaded", "0")])
+LOST = httpx.Response(500, text="The actor died unexpectedly before finishing this task.")
+"""What Ray Serve's own proxy answers where a replica dies."""
+
+
+@pytest.mark.parametrize("outcome", [httpx.ConnectError("x"), CUT, LOST, failed(503, "overloaded", "0")])
 @pytest.mark.parametrize("attempts", [1, 2, 5])
 def test_client_sends_a_request_as_often_as_allowed(outcome: httpx.Response | Exception, attempts: int) -> None:
     clock = Clock()
     script = Script(clock, outcome)
-    with client(clock, script, attempts=attempts) as opened, pytest.raises((OverloadedError, UnreachableError)):
+    with (
+        client(clock, script, attempts=attempts) as opened,
+        pytest.raises((OverloadedError, ServerError, UnreachableError)),
+    ):
         opened.models()
     assert len(script.requests) == attempts
 

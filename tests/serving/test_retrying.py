@@ -44,14 +44,20 @@ def test_next_attempt_waits_twice_as_long_each_time() -> None:
 
 @pytest.mark.parametrize("status", [200, 400, 401, 403, 404, 405, 406, 408, 413, 415, 422, 500, 501])
 def test_failure_of_other_statuses_is_none(status: int) -> None:
-    assert failure_of(status, "1") is None
+    assert failure_of(status, "1", "application/json") is None
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_failure_is_repeated_where_the_server_names_a_time(status: int) -> None:
-    assert failure_of(status, "7") == Failure(is_of_endpoint=status != 429, retry_after=7)
+    assert failure_of(status, "7", "application/json") == Failure(is_of_endpoint=status != 429, retry_after=7)
     for text in (None, "", "x", "-1", "inf"):
-        assert failure_of(status, text) is None
+        assert failure_of(status, text, "application/json") is None
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_failure_of_a_proxy_is_repeated(status: int) -> None:
+    assert failure_of(status, None, "text/plain; charset=utf-8") == failure_of(status, None, "") == Failure()
+    assert failure_of(404, None, "text/html") is None
 
 
 def test_endpoints_take_turns_and_leave_out_those_that_failed_for_a_while() -> None:
