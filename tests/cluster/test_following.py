@@ -178,7 +178,7 @@ def roll(
     ("options", "updates"),
     [
         (("--replicas", "1"), 2),
-        (("--replicas", "2", "--proxy", "ray"), 2),
+        pytest.param(("--replicas", "2", "--proxy", "ray"), 2, marks=pytest.mark.soak),
         pytest.param(("--replicas", "1"), 30, marks=pytest.mark.soak),
         pytest.param(("--replicas", "3"), 30, marks=pytest.mark.soak),
     ],

@@ -1,136 +1,64 @@
-"""A server as a command starts it: where it listens, and what clients get while a replica dies and while it stops."""
+"""A server as a command starts it, with two replicas for each model: its protocols, and what clients get of deaths."""
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import json
-import signal
-import socket
+import random
 import stat
+import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import numpy as np
-import onnx
-import psutil
 import pytest
 
-from serving.ports import free_port
-from serving.readings import parse
-from tests.cluster.commands import Started, started
-from tests.cluster.load import Answer, Load
-from tests.cluster.sockets import command_line, is_loopback, listening
+from serving.client import Client
+from serving.errors import NotFoundError
+from tests.cluster.client_load import ClientLoad
+from tests.cluster.servers import HEAD, PROXIES, Server, fails_hardly, is_orderly_stop, served, stop
+from tests.cluster.sockets import is_loopback
+from tests.serving import triton_grpc, triton_http
+from tests.serving.fuzz import fuzz
+from tests.serving.raw_http import exchange
+from tests.serving.test_bad_requests import BAD_REQUESTS
 from tests.serving.tiny import (
+    conditional_manifest,
     generator_graph,
-    generator_manifest,
     inverter_graph,
     inverter_manifest,
-    slow_graph,
     write,
-    write_manifest,
     write_repository,
 )
-from zorse_common.image_writer import encode
-from zorse_common.private_ray import RAY_FOLDERS, ray_folder_prefix
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
-PROXIES = ("haproxy", "ray")
-PATH = "/v2/models/digits/generate"
-BODY = json.dumps({"n": 1}).encode()
-HEAD = f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n".encode()
 INCOMPLETE = (
     (HEAD,),
     (HEAD, b"Content-Length: 100\r\n\r\n{"),
     (HEAD, b"Content-Length: 1000000\r\n\r\n" + bytes(200_000)),
 )
+OF_CLIENTS = [
+    {"verb": "generate", "model": "digits", "n": 1},
+    {"verb": "translate", "model": "invert", "image": np.zeros((16, 16, 3), np.uint8)},
+]
 
 
-@dataclass(frozen=True)
-class Server:
-    """A running server of two replicas for each model."""
-
-    command: Started
-    port: int
-
-    def get(self, path: str) -> httpx.Response | None:
-        """Return the answer to GET, or None while nobody listens."""
-        try:
-            return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=5)
-        except httpx.TransportError:
-            return None
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the server's files."""
-        workers = [child.pid for child in psutil.Process(self.command.process.pid).children()]
-        (folder,) = (path for pid in workers for path in RAY_FOLDERS.glob(f"{ray_folder_prefix(pid)}*"))
-        return folder
-
-    def is_ready(self) -> bool:
-        answer = self.get("/v2/health/ready")
-        return answer is not None and answer.is_success
-
-    def reading(self, name: str, **labels: str) -> float:
-        """Return the sum of a metric's samples that have these labels."""
-        answer = self.get("/metrics")
-        assert answer is not None
-        return parse(answer.raise_for_status().text).total(name, **labels)
-
-    def wait_for(self, value: float, name: str, **labels: str) -> None:
-        """Wait until a metric has this value."""
-        self.command.wait_until(lambda: self.reading(name, **labels) == value)
-
-    def load(self) -> Load:
-        return Load(self.port, PATH, BODY)
-
-    def processes(self, word: str) -> list[psutil.Process]:
-        """Return the processes with `word` in their command lines."""
-        children = psutil.Process(self.command.process.pid).children(recursive=True)
-        return [child for child in children if word in command_line(child)]
-
-    def replicas(self, model: str = "digits") -> list[psutil.Process]:
-        """Return the processes of a model."""
-        return self.processes(f"ServeReplica:zorse.{model}:model")
-
-    def has_replaced(self, before: set[int], model: str = "digits") -> bool:
-        """Return whether as many processes as `before` run a model, and at least one is new."""
-        now = {process.pid for process in self.replicas(model)}
-        return len(now) == len(before) and now != before
-
-    def listening(self, host: str) -> dict[tuple[str, int], str]:
-        """Return where the server listens. While HAProxy reloads, the process that listens on its port changes."""
-        while (host, self.port) not in (ports := listening(self.command.process.pid)):
-            pass
-        return ports
-
-    def half_sent(self, *parts: bytes) -> socket.socket:
-        """Return a connection on which a part of a request was sent."""
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
-        for part in parts:
-            connection.sendall(part)
-        return connection
-
-
-@contextmanager
-def served(folder: Path, *options: str, write_models: Callable[[Path], object] = write_repository) -> Iterator[Server]:
-    write_models(folder / "repository")
-    port = free_port()
-    words = ("serve", str(folder / "repository"), "--port", str(port), "--replicas", "2", *options)
-    with started(folder / "command", *words) as command:
-        running = Server(command, port)
-        command.wait_until(running.is_ready)
-        yield running
+def write_models(repository: Path) -> None:
+    """Write a generator, a conditional generator, and two translators."""
+    write_repository(repository)
+    write(repository, generator_graph(classes=3), conditional_manifest())
+    # Of another run, so that no model has a default partner.
+    back = inverter_manifest("revert")
+    back = dataclasses.replace(back, provenance=dataclasses.replace(back.provenance, digest="beef"))
+    write(repository, inverter_graph(), back)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server as it is started by default."""
-    with served(tmp_path_factory.mktemp("server")) as running:
+    with served(tmp_path_factory.mktemp("server"), write_models, "--replicas", "2") as running:
         yield running
 
 
@@ -153,14 +81,79 @@ def test_folder_and_admin_socket_are_for_their_user_only(server: Server) -> None
     assert {"haproxy", "r", "t"} <= {path.name for path in server.folder.iterdir()}
 
 
-def test_server_logs_a_dead_process_and_prints_nothing_of_ray(server: Server) -> None:
-    before = server.replicas()
+def test_every_call_of_tritonclient_over_http_is_answered(server: Server) -> None:
+    triton_http.run_all(server.url)
+
+
+def test_every_call_of_tritonclient_over_grpc_is_answered(server: Server) -> None:
+    triton_grpc.run_all(server.grpc_target)
+
+
+def test_bad_requests_are_refused_in_json_by_whatever_answers(server: Server) -> None:
+    wrong = []
+    for bad in BAD_REQUESTS:
+        status, _, content = exchange(server.url, bad.method, bad.path, bad.headers, bad.body)
+        try:
+            keys = json.loads(content).keys()
+        except ValueError:
+            keys = set()
+        if not 400 <= status < 500 or keys != {"error", "code"}:
+            wrong.append((bad.name, status, content[:100]))
+    assert not wrong
+
+
+def test_cycle_runs_the_partner_in_its_own_replica(server: Server) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 52, 3), dtype=np.uint8)
+    with Client(server.url) as client:
+        answer = client.cycle("invert", image, partner="revert")
+        np.testing.assert_array_equal(answer.there, 255 - image)
+        np.testing.assert_array_equal(answer.back, image)
+        assert answer.l1 == 0
+        with pytest.raises(NotFoundError, match="there is no model nobody: the server has classes"):
+            client.cycle("invert", image, partner="nobody")
+
+
+@pytest.mark.parametrize("sent", INCOMPLETE)
+def test_incomplete_request_is_answered_408(server: Server, sent: tuple[bytes, ...]) -> None:
+    with server.half_sent(*sent) as connection:
+        answer = connection.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    # HAProxy's answer to incomplete headers cannot be changed.
+    assert sent == (HEAD,) or b"content-type: application/json" in answer
+
+
+def test_replica_that_is_killed_fails_hardly_a_request_and_is_logged(server: Server) -> None:
+    load, grpc_load, before = server.load(), server.grpc_load(), server.replicas()
     word = f"Worker PID: {before[0].pid} "
-    before[0].kill()
+    with load.running(), grpc_load.running():
+        load.wait_for(300)
+        grpc_load.wait_for(300)
+        before[0].kill()
+        server.command.wait_until(lambda: server.has_replaced({process.pid for process in before}))
+        load.wait_for(1000)
+        grpc_load.wait_for(1000)
+    assert fails_hardly(load.answers), load.summary()
+    failed = [answer for answer in grpc_load.answers if answer.code != "OK"]
+    assert {answer.code for answer in failed} <= {"UNAVAILABLE"}, grpc_load.summary()
+    # Those that the dead process had begun to answer cannot be repeated.
+    assert len(failed) <= max(grpc_load.clients, len(grpc_load.answers) / 1000), grpc_load.summary()
     server.command.wait_until(lambda: word in server.command.log)
     told = [line for line in server.command.log.splitlines() if word in line]
     assert [json.loads(line)["level"] for line in told] == ["warning"]
-    server.command.wait_until(lambda: server.has_replaced({process.pid for process in before}))
+
+
+@pytest.mark.parametrize("seconds", [10, pytest.param(180, marks=pytest.mark.soak)])
+def test_killed_replicas_fail_no_request_of_a_client_that_repeats(seconds: float, server: Server) -> None:
+    load = ClientLoad(server.url, OF_CLIENTS)
+    with load.running():
+        load.wait_for(50)
+        kills = kill_at_random(server, load, seconds)
+        load.wait_for(50)
+    sys.stdout.write(f"{kills} kills: {load.summary()}\n")
+    assert load.failed("sync", "async") == [], load.summary()
+    once = [answer for answer in load.answers if answer.client == "once"]
+    # A request whose answer has begun when its replica dies cannot be saved by the server.
+    assert len(load.failed("once")) <= max(1, len(once) / 1000), load.summary()
 
 
 def test_haproxy_that_has_died_is_started_again_and_that_is_logged(server: Server) -> None:
@@ -176,82 +169,29 @@ def test_haproxy_that_has_died_is_started_again_and_that_is_logged(server: Serve
 def test_gateway_that_has_died_delays_requests_or_asks_to_try_again(server: Server) -> None:
     (process,) = server.processes("ServeReplica:zorse:gateway")
     process.kill()
-    answer = httpx.get(f"http://127.0.0.1:{server.port}/v2", timeout=60)
+    answer = httpx.get(f"{server.url}/v2", timeout=60)
     while answer.status_code != 200:
         # The machine was too busy to start the next one within the time for which requests wait.
         assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "unavailable", "5")
-        answer = httpx.get(f"http://127.0.0.1:{server.port}/v2", timeout=60)
+        answer = httpx.get(f"{server.url}/v2", timeout=60)
     assert answer.json()["name"] == "zorse"
     assert process.pid not in [other.pid for other in server.processes("ServeReplica:zorse:gateway")]
 
 
-@pytest.mark.parametrize("sent", INCOMPLETE)
-def test_incomplete_request_is_answered_408(server: Server, sent: tuple[bytes, ...]) -> None:
-    with server.half_sent(*sent) as connection:
-        answer = connection.recv(4096)
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    # HAProxy's answer to incomplete headers cannot be changed.
-    assert sent == (HEAD,) or b"content-type: application/json" in answer
-
-
-@pytest.mark.parametrize("proxy", PROXIES)
-def test_server_of_all_interfaces_stops_without_cutting_a_request(proxy: str, tmp_path: Path) -> None:
-    with served(tmp_path, "--proxy", proxy, "--host", "0.0.0.0", "--insecure") as server:
-        outside = {place for place in server.listening("0.0.0.0") if not is_loopback(place[0])}
-        assert outside == {("0.0.0.0", server.port)}
-        load = server.load()
-        with load.running(), server.half_sent(HEAD, b"Content-Length: 100\r\n\r\n{"):
-            load.wait_for(200)
-            sent = time.monotonic()
-            server.command.send(signal.SIGTERM, "process")
-            server.command.wait_until(lambda: server.command.process.poll() is not None, running=False)
-            seconds = time.monotonic() - sent
-    assert server.command.process.returncode == 0, server.command.log
-    assert seconds < 20
-    assert _is_orderly_stop(load.answers, sent, proxy), load.summary()
-
-
-@pytest.mark.parametrize("proxy", PROXIES)
-def test_requests_of_clients_that_have_left_are_not_run(proxy: str, tmp_path: Path) -> None:
-    with served(tmp_path, "--proxy", proxy, "--replicas", "1", write_models=_write_slow) as server:
-        # The model runs for some seconds, and what comes after this request waits.
-        with server.half_sent(*_picture(256)) as runs:
-            server.wait_for(1, "zorse_in_flight")
-            with contextlib.ExitStack() as waiting:
-                for _ in range(4):
-                    waiting.enter_context(server.half_sent(*_picture(32)))
-                server.wait_for(4, "zorse_queued")
-            assert runs.recv(4096).startswith(b"HTTP/1.1 200 ")
-        server.wait_for(0, "zorse_in_flight")
-        assert server.reading("zorse_rows_total") == 1
-
-
-def test_broken_models_are_named_and_the_others_are_served(tmp_path: Path) -> None:
-    with served(tmp_path, "--replicas", "1", write_models=_write_broken) as server:
-        index = httpx.post(f"http://127.0.0.1:{server.port}/v2/repository/index").json()
-        assert {entry["name"]: entry["state"] for entry in index} == {
-            "digits": "READY",
-            "corrupt": "UNAVAILABLE",
-            "other": "UNAVAILABLE",
-        }
-        assert all(bool(entry["reason"]) == (entry["state"] == "UNAVAILABLE") for entry in index)
-        assert httpx.post(f"http://127.0.0.1:{server.port}{PATH}", content=BODY).status_code == 200
-        answer = server.get("/v2/models/other/ready")
-        assert answer is not None
-        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
-        server.command.wait_until(lambda: "/docs" in server.command.log)
-        told = [line for line in server.command.log.splitlines() if line.startswith("skipped ")]
-        assert sorted(line.split()[1] for line in told) == ["corrupt/1", "other/1"]
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+def test_fuzzer_meets_no_failure_and_no_growth_in_ten_minutes(server: Server) -> None:
+    report = fuzz(server.url, seconds=600, pid=server.command.process.pid)
+    assert not report.failures, "\n".join(report.failures)
+    assert report.growth < 20 + 0.1 * report.memory[0], report.memory
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("proxy", PROXIES)
-def test_replicas_that_are_killed_again_and_again_fail_hardly_any(proxy: str, tmp_path: Path) -> None:
-    with served(tmp_path, "--proxy", proxy) as server, contextlib.ExitStack() as slow:
-        for _ in range(50):
-            slow.enter_context(server.half_sent(HEAD, b"Content-Length: 100\r\n\r\n{"))
-        load = server.load()
+def test_replicas_that_are_killed_again_and_again_fail_hardly_any_nor_does_a_stop(proxy: str, tmp_path: Path) -> None:
+    with served(tmp_path, write_repository, "--replicas", "2", proxy=proxy) as server:
+        load, slow = server.load(), [server.half_sent(HEAD, b"Content-Length: 100\r\n\r\n{") for _ in range(50)]
         with load.running():
             for _ in range(5):
                 load.wait_for(500)
@@ -259,46 +199,23 @@ def test_replicas_that_are_killed_again_and_again_fail_hardly_any(proxy: str, tm
                 server.replicas()[0].kill()
                 server.command.wait_until(lambda before=before: server.has_replaced(before))
             load.wait_for(500)
-    assert _fails_hardly(load.answers), load.summary()
+            stopped = stop(server)
+        for connection in slow:
+            connection.close()
+    running = [answer for answer in load.answers if answer.sent < stopped]
+    assert fails_hardly(running), load.summary()
+    stopping = [answer for answer in load.answers if answer.sent >= stopped]
+    assert is_orderly_stop(stopping, stopped, proxy), load.summary()
 
 
-def _fails_hardly(answers: list[Answer]) -> bool:
-    """Return whether at most one request in a thousand failed, each with 503 or in the middle of its answer."""
-    failed = [answer for answer in answers if answer.status != 200]
-    is_explained = all(answer.code == "unavailable" or answer.error == "IncompleteRead" for answer in failed)
-    return is_explained and len(failed) <= len(answers) / 1000
-
-
-def _write_broken(repository: Path) -> None:
-    """Write a sound model, one whose file has another digest, and one whose graph is not that of its manifest."""
-    write(repository, generator_graph(), generator_manifest("digits"))
-    corrupt = write(repository, generator_graph(), generator_manifest("corrupt"))
-    (corrupt / "model.onnx").write_bytes(b"no graph")
-    manifest = generator_manifest("other")
-    other = write(repository, generator_graph(), manifest)
-    onnx.save(inverter_graph(), other / "model.onnx")
-    write_manifest(other, manifest)
-
-
-def _write_slow(repository: Path) -> None:
-    write(repository, slow_graph(), inverter_manifest("slow"))
-
-
-def _picture(side: int) -> tuple[bytes, bytes]:
-    """Return the head and the body of a request to translate a picture of side × side pixels."""
-    content = encode(np.zeros((side, side, 3), np.uint8))
-    head = f"POST /v2/models/slow/translate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(content)}\r\n"
-    return f"{head}Content-Type: image/png\r\n\r\n".encode(), content
-
-
-def _is_orderly_stop(answers: list[Answer], stopped: float, proxy: str) -> bool:
-    """Return whether requests before the signal got 200, and later ones that or 503, until the port was closed."""
-    if any(answer.status != 200 for answer in answers if answer.sent < stopped):
-        return False
-    unanswered = [answer for answer in answers if answer.status is None and not answer.is_refused]
-    # A connection that waits for its next request may be closed. Ray ends its own proxy with new connections too, and
-    # amid refusals.
-    if not all(proxy == "ray" or (answer.is_closed and answer.is_reused) for answer in unanswered):
-        return False
-    later = [answer for answer in answers if answer.status not in (200, None)]
-    return all((answer.status, answer.code, answer.retry_after) == (503, "unavailable", "5") for answer in later)
+def kill_at_random(server: Server, load: ClientLoad, seconds: float) -> int:
+    """Kill one replica after another for some seconds, each once the one before was replaced; return the number."""
+    draw, end, kills = random.Random(0), time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        model = draw.choice(["digits", "invert"])
+        before = server.replicas(model)
+        draw.choice(before).kill()
+        kills += 1
+        server.command.wait_until(lambda m=model, b=before: server.has_replaced({p.pid for p in b}, m))
+        load.wait_for(draw.randrange(1, 100))
+    return kills

@@ -57,9 +57,9 @@ def _stopped(name: str, folder: Path, number: signal.Signals, to: Target) -> Out
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["serve", "export"])  # for training see test_preemption.py
-def test_signal_to_the_group_stops_a_command_cleanly(name: str, tmp_path: Path) -> None:
-    _stopped(name, tmp_path, signal.SIGTERM, "group")
+def test_signal_to_the_group_stops_an_export_cleanly(tmp_path: Path) -> None:
+    """Training and serving: see test_preemption.py and test_neighbours.py."""
+    _stopped("export", tmp_path, signal.SIGTERM, "group")
 
 
 @pytest.fixture(scope="module")

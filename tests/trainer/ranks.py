@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import multiprocessing
 import os
 from collections.abc import Callable
 from functools import partial
@@ -32,9 +33,13 @@ def train_ranks(configs: dict[str, dict[str, Any]], workers: int, folder: Path) 
 
 
 def spawn(work: Callable[..., None], workers: int, *arguments: Any) -> None:
-    """Call `work(*arguments)` on each of `workers` processes of one gloo group, with a thread each."""
-    port = free_port()
-    torch.multiprocessing.spawn(_rank, (workers, port, work, arguments), nprocs=workers)
+    """Call `work(*arguments)` on each of `workers` processes of one gloo group, with a thread each.
+
+    The processes are forks of one that has imported the training already.
+    """
+    multiprocessing.set_forkserver_preload(["tests.trainer.preloaded"])
+    arguments = (workers, free_port(), work, arguments)
+    torch.multiprocessing.start_processes(_rank, arguments, nprocs=workers, start_method="forkserver")
 
 
 def _rank(rank: int, workers: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
