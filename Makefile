@@ -18,8 +18,9 @@ demo: install
 # Tests run side by side: more threads than cores would wait for each other at every small operation of torch.
 test test-fast: export OMP_NUM_THREADS = 1
 
+# A test that ends its process has failed. Its file is begun again in a new process, twice at most.
 test: install
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 2
 
 # The inner loop, under two minutes: no Ray, no server, no network, no tests that are marked slow.
 test-fast: install

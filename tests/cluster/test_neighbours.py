@@ -109,6 +109,6 @@ def test_servers_answer_only_with_their_models(options: tuple[str, ...], tmp_pat
 
 def _status(port: int, model: str) -> int | None:
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/v2/models/{model}", timeout=5).status_code
+        return httpx.get(f"http://127.0.0.1:{port}/v2/models/{model}", timeout=60).status_code
     except httpx.TransportError:
         return None

@@ -31,7 +31,7 @@ PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
-    for _ in range(600):
+    for _ in range(3000):
         assert server.poll() is None, "the server ended"
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=2).close()
@@ -62,7 +62,7 @@ def _environment() -> dict[str, str]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(900)
 def test_readme_commands_run(workplace: Path) -> None:
     blocks = BLOCK.findall(README)
     assert [kind for kind, _ in blocks] == ["run", "run in the background", "run"]
@@ -81,7 +81,7 @@ def test_readme_commands_run(workplace: Path) -> None:
     finally:
         if server is not None:
             server.send_signal(signal.SIGTERM)
-            server.wait(timeout=60)
+            server.wait(timeout=300)
     assert (workplace / "digits.png").stat().st_size > 0
     with Image.open(workplace / "one.png") as answer:
         one = np.asarray(answer)
@@ -90,7 +90,7 @@ def test_readme_commands_run(workplace: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(900)
 def test_readme_python_runs(workplace: Path) -> None:
     (code,) = PYTHON.findall(README)
     check = "assert images.shape == (16, 32, 32, 1) and images.dtype == 'uint8', images.shape\n"

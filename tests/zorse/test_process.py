@@ -16,7 +16,7 @@ import pytest
 from tests.cluster.commands import none_ignored
 from zorse_common.private_ray import RAY_FOLDERS, ray_folder_prefix
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 
 PROGRAM = """
 import os, signal, subprocess, sys, time

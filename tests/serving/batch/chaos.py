@@ -22,7 +22,7 @@ VICTIMS: tuple[Victim, ...] = get_args(Victim)
 STOPPED = 75
 """The exit code of a command that was stopped by a signal."""
 _MOST_RUNS = 6
-_RUN_SECONDS = 240
+_RUN_SECONDS = 600
 _POLL_SECONDS = 0.005
 
 
