@@ -77,7 +77,7 @@ def test_process_that_is_killed_in_an_update_fails_no_request_and_serves_no_brok
         assert load.failed("sync", "async") == [], load.summary()
 
 
-@pytest.mark.parametrize("target", ["front", "worker"])
+@pytest.mark.parametrize("target", ["front", pytest.param("worker", marks=pytest.mark.soak)])
 def test_server_that_is_killed_in_an_update_serves_what_the_repository_says_when_it_is_started_again(
     target: str, tmp_path: Path
 ) -> None:
