@@ -48,6 +48,10 @@ def until_stopped(server: AbstractContextManager[T], announce: Callable[[T], Non
     except (_StoppedError, SystemExit):
         # Ray's own signal handler, which is installed while Ray starts, raises SystemExit.
         return
+    except SystemError as error:
+        # What a signal handler raises in Ray's compiled code.
+        if not isinstance(error.__cause__, _StoppedError):
+            raise
 
 
 def stop_applications(folder: str) -> None:

@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from ray.cluster_utils import Cluster
 
 from serving.ports import free_port
+from tests.cluster.sockets import command_line
 from zorse_common.private_ray import ray_environment
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +29,15 @@ class ServeCluster:
     address: str
     dashboard: str
     folder: Path
+    nodes: Cluster
+
+    def lose_node(self) -> list[str]:
+        """Kill the processes of a node that is not the head, and return what they were called."""
+        node = next(iter(self.nodes.worker_nodes))
+        (raylet,) = node.all_processes["raylet"]
+        names = [command_line(child) for child in psutil.Process(raylet.process.pid).children()]
+        self.nodes.remove_node(node, allow_graceful=False)
+        return names
 
     def zorse(self, *words: str) -> str:
         """Return what `zorse` with these words prints."""
@@ -71,7 +82,7 @@ def serve_cluster(folder: Path, nodes: int, **environment: str) -> Iterator[Serv
         try:
             for node in range(1, nodes):
                 cluster.add_node(num_cpus=CPUS, env_vars=variables(node))
-            yield ServeCluster(cluster.address, f"http://{cluster.webui_url}", folder)
+            yield ServeCluster(cluster.address, f"http://{cluster.webui_url}", folder, cluster)
         finally:
             cluster.shutdown()
 
