@@ -73,15 +73,20 @@ _DEFAULTS = JobOptions()
 
 
 @contextlib.contextmanager
-def _interrupts_as_stops() -> Iterator[None]:
-    """Turn Ctrl-C outside `stop_requested`, as while inputs are listed, into the error of a stopped job."""
+def _signals_as_stops() -> Iterator[None]:
+    """Turn SIGTERM and Ctrl-C, also while inputs are listed or the job is committed, into `BatchStoppedError`."""
     try:
-        yield
+        with stop_requested(_interrupt):
+            yield
     except KeyboardInterrupt as error:
         raise BatchStoppedError("the job was stopped: the same command continues it") from error
 
 
-@_interrupts_as_stops()
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@_signals_as_stops()
 def generate(
     model: str,
     output: str,
@@ -106,7 +111,7 @@ def generate(
     return _run(_plan("generate", [artifact], [], keys, count, options), Listing([]), output, options, echo)
 
 
-@_interrupts_as_stops()
+@_signals_as_stops()
 def translate(
     models: str | Sequence[str],
     inputs: str,

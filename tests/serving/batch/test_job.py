@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
 from PIL import Image
 
 from serving.artifacts import load
@@ -21,10 +21,9 @@ from serving.batch import job
 from serving.batch.job import JobOptions
 from serving.batch.output import Output
 from serving.batch.status import job_status
-from serving.cli import register
 from serving.errors import BatchError, BatchStoppedError, InvalidKeyError, ServingError
 from serving.local_model import LocalModel
-from tests.serving.batch.jobs import files_of, invoke, make_all, plan_of_command
+from tests.serving.batch.jobs import files_of, make_all, plan_of_command
 from tests.serving.tiny import conditional_manifest, generator_graph, write
 from zorse_common.contact_sheet import Tile, contact_sheet
 from zorse_common.image_writer import encode
@@ -113,42 +112,6 @@ def test_plan_has_the_version_that_an_alias_led_to(repository: Path) -> None:
     assert uris == [f"{model}/1"] * 2
 
 
-REFUSED: dict[str, tuple[object, str]] = {
-    "--count": (21, "count 21 instead of 20"),
-    "--seed": (8, "seed 8 instead of 7"),
-    "--first": (5, "first 5 instead of 0"),
-    "--truncation": (0.5, "truncation 0.5 instead of 1.0"),
-    "--label": ("dog", "labels 1 instead of null"),
-    "--format": ("zip", 'format "zip" instead of "webdataset"'),
-    "--image-format": ("webp", 'image_format "webp" instead of "png"'),
-    "--shard-size": (9, "shard_size 9 instead of 8"),
-    "--device": ("cuda", 'device "cuda" instead of "cpu"'),
-}
-FREE = {"--workers": 3, "--per-gpu": 2, "--address": "127.0.0.1:1", "--max-errors": 3}
-NO_KEYS = {"--out", "--output", "--api-key", "--verify"}
-"""Options of `generate` that are no keys of a batch job."""
-
-
-def test_changed_options_are_refused_or_change_nothing(tmp_path: Path) -> None:
-    model = write(tmp_path / "repository", generator_graph(classes=3), conditional_manifest())
-    make_all(model, plan_of_command(model, {"seed": 7}, 20, CPU), tmp_path / "out")
-    words = ["generate", model, "--count", 20, "--seed", 7, "--output", tmp_path / "out", "--device", "cpu"]
-    command = [*words, "--shard-size", 8]
-    assert invoke(*command).exit_code == 0
-    before = files_of(tmp_path / "out")
-    for option, (value, difference) in REFUSED.items():
-        refusal = str(invoke(*command, option, value).exception)
-        assert f"belongs to another job ({difference}): repeat its command" in refusal, option
-    for option, free in FREE.items():
-        assert "as before" in invoke(*command, option, free).stdout, option
-    assert files_of(tmp_path / "out") == before
-    app = typer.Typer()
-    register(app)
-    generate = typer.main.get_command(app).commands["generate"]  # type: ignore[attr-defined]
-    options = {parameter.opts[-1] for parameter in generate.params if parameter.opts[0].startswith("-")}
-    assert options == {*REFUSED, *FREE, *NO_KEYS}
-
-
 def test_job_that_started_with_other_versions_warns(repository: Path, generated: Path) -> None:
     path = next(generated.glob("plan-*.json"))
     path.write_text(path.read_text().replace('"numpy": "', '"numpy": "0.'))
@@ -157,15 +120,20 @@ def test_job_that_started_with_other_versions_warns(repository: Path, generated:
     assert any("other versions, so that bytes may differ: numpy" in line for line in lines)
 
 
-def test_interrupt_outside_the_run_is_a_stop(repository: Path, generated: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_outside_the_run_is_a_stop(number: signal.Signals, repository: Path, generated: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    def stop(line: str) -> None:
+        signal.raise_signal(number)
+
     path = next(generated.glob("plan-*.json"))
-    path.write_text(path.read_text().replace('"numpy": "', '"numpy": "0.'))
-
-    def interrupt(line: str) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(BatchStoppedError, match="the same command continues it"):
-        job.generate(str(repository / "digits"), str(generated), 20, CPU, interrupt, seed=7)
+    path.write_text(path.read_text().replace('"numpy": "', '"numpy": "0.'))  # so that there is a line
+    with pytest.raises(BatchStoppedError, match="the same command continues it") as error:
+        job.generate(str(repository / "digits"), str(generated), 20, CPU, stop, seed=7)
+    assert error.value.exit_code == 75
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert _generate(repository, generated).images == 20
 
 
 @pytest.mark.parametrize(
@@ -197,26 +165,6 @@ def test_model_of_the_wrong_kind_is_refused(repository: Path, tmp_path: Path) ->
     with pytest.raises(ServingError, match="does not translate"):
         job.translate(str(repository / "digits"), str(tmp_path), str(tmp_path / "out"), CPU)
     assert InvalidKeyError.status == 422
-
-
-def test_translation_counts_bad_inputs_and_exits_by_their_number(repository: Path, tmp_path: Path) -> None:
-    photos, out, model = tmp_path / "photos", tmp_path / "out", repository / "invert"
-    photos.mkdir()
-    for number in range(5):
-        (photos / f"{number}.png").write_bytes(encode(np.full((20, 24, 3), number, np.uint8)))
-    (photos / "bad.png").write_bytes(b"no image")
-    plan = plan_of_command(model, {}, 6, JobOptions(device="cpu", format="images"))
-    plan = plan.model_copy(update={"inputs": job.inputs_digest(job.list_inputs(str(photos)))})
-    make_all(model, plan, out, str(photos))
-    command = ["translate", model, "--input", photos, "--output", out, "--format", "images", "--device", "cpu"]
-    result = invoke(*command)
-    assert result.exit_code == 1, result.output
-    assert "1 inputs were bad" in result.stderr
-    assert invoke(*command, "--max-errors", 1).exit_code == 0
-    (row,) = [json.loads(line) for line in (out / "errors.jsonl").read_text().splitlines()]
-    assert (row["name"], row["number"]) == ("bad.png", 5)
-    status = json.loads(invoke("batch", "status", out, "--json").stdout)
-    assert (status["state"], status["errors"], status["images"]) == ("finished", 1, 6)
 
 
 def test_finished_translation_does_not_list_its_inputs(repository: Path, tmp_path: Path) -> None:
@@ -264,17 +212,6 @@ def test_translation_into_its_inputs_is_refused_before_anything_is_written(repos
     with pytest.raises(BatchError, match="would be taken for images the next time"):
         job.translate(str(repository / "invert"), str(tmp_path), str(tmp_path / "out"), CPU)
     assert not (tmp_path / "out").exists()
-
-
-def test_options_of_batch_jobs_need_an_output(repository: Path, tmp_path: Path) -> None:
-    result = invoke("generate", repository / "digits", "--out", tmp_path / "x.png", "--workers", 2)
-    assert result.exit_code == 2
-    assert "--workers needs --output" in result.output
-    result = invoke("generate", repository / "digits", "--out", tmp_path / "x.png", "--output", tmp_path)
-    assert result.exit_code == 2
-    assert invoke("generate", repository / "digits").exit_code == 2
-    assert invoke("translate", repository / "invert").exit_code == 2
-    assert invoke("translate", repository / "invert", "--output", tmp_path).exit_code == 2
 
 
 def test_status_of_a_folder_without_a_job_is_refused(tmp_path: Path) -> None:
