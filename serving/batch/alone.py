@@ -14,7 +14,7 @@ from serving.batch.output import BadItem
 from serving.batch.pipeline import Stopwatch
 from serving.batch.plan import Plan
 from serving.batch.results import EXPECTED_ERRORS, InProcess
-from serving.batch.work import Input, Result
+from serving.batch.stages import Input, Result
 from serving.errors import BatchError
 from zorse_common.errors import one_line
 
@@ -77,7 +77,7 @@ class _Child:
         """
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, plan.to_json(), gpu_fraction), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, plan, gpu_fraction), daemon=True)
         self._process.start()
         theirs.close()  # so that the end of the process ends the connection
         if self._received() is None:
@@ -109,14 +109,13 @@ class _Child:
         return results
 
 
-def _serve(connection: Connection, plan_json: str, gpu_fraction: float) -> None:
-    """Open the models, send an empty list, and answer each item with its result. A text is the reason of a failure.
+def _serve(connection: Connection, plan: Plan, gpu_fraction: float) -> None:
+    """Open the models of `plan`, send an empty list, and answer each item with its result.
 
-    The end of the connection ends the process.
+    A text is the reason of a failure. The end of the connection ends the process.
     """
     with contextlib.suppress(EOFError, BrokenPipeError):
         try:
-            plan = Plan.from_json(plan_json, "the plan of the job")
             maker = InProcess.open(plan, gpu_fraction)
             connection.send([])
             while True:

@@ -18,7 +18,7 @@ def columns(plan: Plan, *, is_conditional: bool) -> Columns:
 def error_columns(plan: Plan) -> dict[int, str]:
     """Return, for the position of each pass that translates back, the column of the cycle's error in grey levels."""
     passes = plan.passes
-    return {n: f"{passes[one.source].column}-l1" for n, one in enumerate(passes) if one.source is not None}
+    return {n: f"{passes[one.translates].column}-l1" for n, one in enumerate(passes) if one.translates is not None}
 
 
 def carried_columns(plan: Plan) -> dict[str, str]:

@@ -11,17 +11,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
-from serving.batch.output import shard_name
 from serving.batch.plan import Plan
-from serving.batch.ray_cluster import RemoteReports, connected, is_private, start_board
+from serving.batch.ray_cluster import Questions, RemoteReports, connected, is_private, start_board
 from serving.batch.shard import Outcome, Task
+from serving.batch.watch import Watch
 from serving.batch.worker import OUTCOME, TASK, ShardWorker, WorkerSettings, parse_outcome
 from serving.cluster_connection import answers
 from serving.config import Device
@@ -33,14 +32,8 @@ _POLL_SECONDS = 0.2
 _SILENCE_SECONDS = 15.0
 """How long the cluster's control service (GCS) may be unreachable. Ray itself would wait for a minute."""
 _CHECK_SECONDS = 3.0
-_NO_PROGRESS_SECONDS = 7200.0
-"""How long no image may be done, or no worker start."""
-_ASK_SECONDS = 1.0
 _END_SECONDS = 5.0
 """How long the end of a job waits for Ray Data to end, which may hang where the cluster is gone."""
-_MOST_NAMED = 4
-InHand = dict[int, int]
-"""The number of images that are done of each shard in hand."""
 _ENDED: ContextVar[threading.Event] = ContextVar("ended")
 """Set when the job has ended whose rows this thread reads."""
 
@@ -116,73 +109,9 @@ def run_tasks(
         pool = pool_of(plan.device, scale, total.get("CPU", 1), total.get("GPU", 0), len(tasks))
         settings = replace(settings, gpu_fraction=pool.num_gpus or 1.0)
         board = start_board()
-        watch = _Watch(_Asking(board).in_hand, show)
+        watch = Watch(Questions(board).in_hand, show)
         with _executed(_dataset(tasks, settings, pool, board)) as outcomes:
             yield from _received(outcomes, stop, str(ray.get_runtime_context().gcs_address), watch)
-
-
-class _Asking:
-    """Asks a board about once a second what is in hand, and does not wait for the answers."""
-
-    def __init__(self, board: Any) -> None:
-        self._board, self._asked = board, 0.0
-        self._answer: Any = None
-
-    def in_hand(self, done: list[int]) -> InHand | None:
-        """Return an answer if there is a new one. `done` are shards that are not in hand any more; it is emptied."""
-        if self._answer is None and time.monotonic() - self._asked > _ASK_SECONDS:
-            self._asked, self._answer = time.monotonic(), self._board.in_hand.remote(list(done))
-            done.clear()
-        elif self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
-            answer, self._answer = self._answer, None
-            try:
-                found: InHand = ray.get(answer)
-            except ray.exceptions.RayError:
-                return None  # the actor is being restarted
-            return found
-        return None
-
-
-class _Watch:
-    """Shows the images of shards in hand, and ends a job in which no image is done any more."""
-
-    def __init__(
-        self,
-        in_hand: Callable[[list[int]], InHand | None],
-        show: Callable[[int], Any],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._in_hand, self._show, self._clock = in_hand, show, clock
-        self._done: list[int] = []
-        self._known: InHand = {}
-        self._since = clock()
-
-    def done(self, shard: int) -> None:
-        """Note that the outcome of a shard arrived."""
-        self._done.append(shard)
-        self._known.pop(shard, None)
-        self._since = self._clock()
-        self._show(sum(self._known.values()))
-
-    def check(self) -> None:
-        """Look at what is in hand.
-
-        Raises:
-            BatchError: for a long time no image was done.
-        """
-        found = self._in_hand(self._done)
-        if found is not None:
-            found = {shard: images for shard, images in found.items() if shard not in self._done}
-        if found is not None and found != self._known:
-            self._known, self._since = found, self._clock()
-            self._show(sum(found.values()))
-        if self._clock() - self._since > _NO_PROGRESS_SECONDS:
-            names = [shard_name(shard) for shard in sorted(self._known)]
-            more = ", …" if len(names) > _MOST_NAMED else ""
-            raise BatchError(
-                f"no image was done for {timedelta(seconds=_NO_PROGRESS_SECONDS)} h (shards in hand: "
-                f"{', '.join(names[:_MOST_NAMED]) or 'none'}{more}): the same command continues the job"
-            )
 
 
 def _dataset(tasks: Sequence[Task], settings: WorkerSettings, pool: Resources, board: Any) -> Any:
@@ -253,7 +182,7 @@ def _consume(dataset: Any, outcomes: queue.Queue[Any], ended: threading.Event) -
             outcomes.put(error)
 
 
-def _received(outcomes: queue.Queue[Any], stop: threading.Event, gcs: str, watch: _Watch) -> Iterator[Outcome]:
+def _received(outcomes: queue.Queue[Any], stop: threading.Event, gcs: str, watch: Watch) -> Iterator[Outcome]:
     checked = heard = time.monotonic()
     while True:
         if stop.is_set():

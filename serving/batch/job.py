@@ -138,15 +138,15 @@ def translate(
     back = partners(there, partner) if both else []
     if unknown := keys.keys() & {"layout", "format"}:
         raise BatchError(f"a batch job takes no {', '.join(sorted(unknown))}: it has options")
-    source = Storage(expanded(inputs)).uri
-    check_output(source, output)
+    place = Storage(expanded(inputs)).uri
+    check_output(place, output)
     options = _resolved(options, output)
-    command = _plan("translate", there, back, keys, 1, options).model_copy(update={"source": source})
+    command = _plan("translate", there, back, keys, 1, options).model_copy(update={"place": place})
     finished = None if options.verify else _finished(output, command, options)
     if finished is not None:
         echo("the job is finished, and its inputs are not listed again: new ones need another output")
         return finished
-    listing = list_inputs(source)
+    listing = list_inputs(place)
     count, nbytes = len(listing.entries), inputs_nbytes(listing)
     manifests = [artifact.manifest for artifact in (*there, *back)]
     size = VERBS.find("translate").request.parse(keys).resized
@@ -181,7 +181,7 @@ def _finished(uri: str, command: Plan, options: JobOptions) -> JobResult | None:
         return None
     listed = {"count": first.count, "inputs": first.inputs, "carried": first.carried}
     plan = command.model_copy(update=listed | {"shard_size": options.shard_size or first.shard_size})
-    if (plan.digest(), plan.source) != (first.digest(), first.source):
+    if (plan.digest(), plan.place) != (first.digest(), first.place):
         return None
     return None if manifest is None else _result(output, manifest, was_finished=True)
 
@@ -219,7 +219,7 @@ def _plan(
         shard_size=options.shard_size or default_shard_size(manifests, count, options.format),
         batch=rows_per_run(manifests),
         device=options.device,
-        source=None,
+        place=None,
         environment=environment(options.format, options.image_format),
     )
 
@@ -255,7 +255,7 @@ def _claim(output: Output, plan: Plan, echo: Callable[[str], Any]) -> Plan:
     first = output.claim(plan)
     if changed := plan.changed_environment(first):
         echo(f"warning: the job started with other versions, so that bytes may differ: {'; '.join(changed)}")
-    return first.model_copy(update={"passes": plan.passes, "source": plan.source})
+    return first.model_copy(update={"passes": plan.passes, "place": plan.place})
 
 
 def _make_missing(
@@ -271,7 +271,7 @@ def _make_missing(
     tasks = tasks_of(plan, listing, [shard for shard in range(plan.shards) if shard not in records])
     warned: set[str] = set()
     tally = Tally(plan.count, sum(len(plan.numbers(shard)) for shard in records))
-    settings = WorkerSettings(plan.to_json(), output.storage.uri, verify=options.verify)
+    settings = WorkerSettings(plan, output.storage.uri, verify=options.verify)
     with stop_requested() as stop, ProgressDisplay(tally, Console(stderr=True), echo) as display:
         display.update()
         if tasks:

@@ -24,7 +24,7 @@ class ModelPass(BaseModel):
     """One model that makes an image of every number or input of a job.
 
     `column` is the name of its images, `uri` the place of the model and `digest` that of its manifest. A translator
-    with a `source` translates the images of the pass of this position, and others the inputs.
+    translates the images of the pass at the position `translates`, or the inputs.
     """
 
     model_config = RULES
@@ -34,7 +34,7 @@ class ModelPass(BaseModel):
     version: int
     digest: str
     uri: str
-    source: int | None = None
+    translates: int | None = None
 
     @property
     def title(self) -> str:
@@ -87,14 +87,14 @@ def model_passes(artifacts: Sequence[Artifact], partners: Sequence[Artifact] = (
         column = name if names[name] == 1 else f"{name}@{artifact.manifest.version}"
         passes.append(_pass(column, artifact))
         if partners:
-            passes.append(_pass(f"{column}-back", partners[number], source=len(passes) - 1))
+            passes.append(_pass(f"{column}-back", partners[number], translates=len(passes) - 1))
     columns = Counter(one.column for one in passes)
     if twice := [column for column, count in columns.items() if count > 1]:
         raise BatchError(f"{twice[0]} would be the name of two models' images: give each model once")
     return tuple(passes) if len(passes) > 1 else (passes[0].model_copy(update={"column": IMAGE_COLUMN}),)
 
 
-def _pass(column: str, artifact: Artifact, source: int | None = None) -> ModelPass:
+def _pass(column: str, artifact: Artifact, translates: int | None = None) -> ModelPass:
     manifest = artifact.manifest
     digest = fields_digest(dataclasses.asdict(manifest))
     return ModelPass(
@@ -103,5 +103,5 @@ def _pass(column: str, artifact: Artifact, source: int | None = None) -> ModelPa
         version=manifest.version,
         digest=digest,
         uri=artifact.uri,
-        source=source,
+        translates=translates,
     )

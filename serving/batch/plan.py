@@ -51,11 +51,11 @@ _OTHER_INPUTS = "the inputs have other names, sizes or times"
 
 
 class Plan(BaseModel):
-    """The plan. `source`, `environment` and the `uri` of a pass only inform: plans that differ in these are equal.
+    """The plan. `place`, `environment` and the `uri` of a pass only inform: plans that differ in these are equal.
 
     `passes` are the models, each after the one whose images it translates. `keys` are those of the verb's request.
     `count` is the number of images, `inputs` the digest of the names and sizes of the input files, in order, which lie
-    at `source`, and `carried` has the kinds of the values of inputs that are kept. Shard k has the images
+    at `place`, and `carried` has the kinds of the values of inputs that are kept. Shard k has the images
     `shard_size` · k to `shard_size` · (k + 1) - 1. Up to `batch` images run together. `environment` has the
     versions and processor flags on which bytes may depend.
     """
@@ -73,7 +73,7 @@ class Plan(BaseModel):
     shard_size: Positive
     batch: Positive
     device: Device
-    source: str | None
+    place: str | None
     environment: dict[str, str]
 
     @property
@@ -93,7 +93,7 @@ class Plan(BaseModel):
     def identity(self) -> dict[str, Any]:
         """Return the fields in which equal plans agree."""
         return self.model_dump(
-            mode="json", exclude={"source": True, "environment": True, "passes": {"__all__": {"uri"}}}
+            mode="json", exclude={"place": True, "environment": True, "passes": {"__all__": {"uri"}}}
         )
 
     def digest(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ ALONE = {
 """Environment variables for a private Ray."""
 _PACKAGES = ("serving", "export", "zorse_common")
 _SHUTDOWN_SECONDS = 10.0
+_ASK_SECONDS = 1.0
 _OBJECT_STORE_BYTES = 128 * 2**20
 """Workers return records alone, which are small."""
 
@@ -78,6 +80,28 @@ class RemoteReports:
     def report(self, shard: int, images: int) -> None:
         """See `Reports`. It does not wait for the actor."""
         self._board.report.remote(shard, images)
+
+
+class Questions:
+    """Asks a board about once a second what is in hand, and does not wait for the answers."""
+
+    def __init__(self, board: Any) -> None:
+        self._board, self._asked = board, 0.0
+        self._answer: Any = None
+
+    def in_hand(self, done: list[int]) -> dict[int, int] | None:
+        """Return an answer if there is a new one. `done` are shards that are not in hand any more; it is emptied."""
+        if self._answer is None and time.monotonic() - self._asked > _ASK_SECONDS:
+            self._asked, self._answer = time.monotonic(), self._board.in_hand.remote(list(done))
+            done.clear()
+        elif self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+            answer, self._answer = self._answer, None
+            try:
+                found: dict[int, int] = ray.get(answer)
+            except ray.exceptions.RayError:
+                return None  # the actor is being restarted
+            return found
+        return None
 
 
 def start_board() -> Any:

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from serving.batch import work
+from serving.batch import stages
 from serving.batch.columns import columns
 from serving.batch.formats.base import Columns
 from serving.batch.pipeline import Stopwatch
 from serving.batch.plan import Plan
 from serving.batch.runner import Runner
-from serving.batch.work import Input, Result
+from serving.batch.stages import Input, Result
 from serving.errors import BatchError
 from zorse_common.errors import FetchError, ZorseError
 
@@ -61,10 +61,10 @@ class InProcess:
         return cls([loaded[one.uri] for one in plan.passes], plan)
 
     def results(self, numbers: range, inputs: Sequence[Input], stopwatch: Stopwatch) -> Iterator[Result]:
-        """Yield results, see `work.generate` and `work.translate`."""
+        """Yield results, see `stages.generate` and `stages.translate`."""
         if self._plan.verb == "translate":
-            return work.translate(self._runners, self._plan, inputs, self._pool, stopwatch)
-        return work.generate(self._runners[0], self._plan, numbers, self._pool, stopwatch)
+            return stages.translate(self._runners, self._plan, inputs, self._pool, stopwatch)
+        return stages.generate(self._runners[0], self._plan, numbers, self._pool, stopwatch)
 
     def close(self) -> None:
         """End the thread."""

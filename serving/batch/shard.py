@@ -13,7 +13,7 @@ from serving.batch.pipeline import Stopwatch
 from serving.batch.plan import Plan
 from serving.batch.results import ResultMaker
 from serving.batch.sources.base import Entry, Listing
-from serving.batch.work import Input
+from serving.batch.stages import Input
 from zorse_common.result_names import result_names
 
 
@@ -69,9 +69,9 @@ def _ignore(number: int) -> None:
 class ShardMaker:
     """Makes the shards of one job."""
 
-    def __init__(self, source: ResultMaker, plan: Plan, output: Output, *, verify: bool = False) -> None:
-        """Publish the results of `source`. With `verify` the files of existing shards are read and compared."""
-        self._source, self._plan, self._output, self._verify = source, plan, output, verify
+    def __init__(self, results: ResultMaker, plan: Plan, output: Output, *, verify: bool = False) -> None:
+        """Publish `results`. With `verify` the files of existing shards are read and compared."""
+        self._results, self._plan, self._output, self._verify = results, plan, output, verify
         self._digest = plan.digest()
         self._write = FORMATS.find(plan.format)
 
@@ -93,14 +93,14 @@ class ShardMaker:
         stopwatch = Stopwatch()
         items: list[Item] = []
         bad: list[BadItem] = []
-        for result in self._source.results(self._plan.numbers(task.shard), task.inputs, stopwatch):
+        for result in self._results.results(self._plan.numbers(task.shard), task.inputs, stopwatch):
             if isinstance(result, Item):
                 items.append(result)
             else:
                 bad.append(result)
             report(len(items) + len(bad))
         with stopwatch.measured("pack"):
-            files = self._write(shard_name(task.shard), items, self._source.columns)
+            files = self._write(shard_name(task.shard), items, self._results.columns)
             nbytes = sum(map(len, files.values()))
             digest = files_digest(files)
         record = Record(task.shard, self._digest, len(items), len(files), nbytes, digest, tuple(bad))
@@ -112,4 +112,4 @@ class ShardMaker:
 
     def close(self) -> None:
         """End the threads and processes."""
-        self._source.close()
+        self._results.close()

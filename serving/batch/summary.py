@@ -36,7 +36,9 @@ def commit(output: Output, plan: Plan, records: Sequence[Record], report: Mappin
     try:
         sheet = contact_sheet(output, plan, records)
     except (ZorseError, *UNREADABLE) as error:
-        raise BatchError(f"a shard cannot be read: --verify makes damaged ones again ({one_line(error)})") from error
+        raise BatchError(
+            f"a shard cannot be read ({one_line(error)}): try again; --verify makes a damaged one again"
+        ) from error
     if sheet is not None:
         output.publish(CONTACT_SHEET, sheet)
     output.publish(REPORT, (json.dumps(report, indent=2) + "\n").encode())

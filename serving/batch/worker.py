@@ -28,9 +28,9 @@ _REPORT_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What a worker needs to know: the job's plan as JSON, where to write, and its part of a GPU's memory."""
+    """What a worker needs to know: the plan of the job, where to write, and its part of a GPU's memory."""
 
-    plan: str
+    plan: Plan
     output: str
     gpu_fraction: float = 1.0
     verify: bool = False
@@ -65,14 +65,11 @@ class ShardWorker:
             return json.dumps({"failure": one_line(error)})
 
     @cached_property
-    def _plan(self) -> Plan:
-        return Plan.from_json(self._settings.plan, "the plan of the job")
-
-    @cached_property
     def _warnings(self) -> frozenset[str]:
-        own = environment(self._plan.format, self._plan.image_format)
-        here = self._plan.model_copy(update={"environment": self._plan.environment | own})
-        return frozenset(here.changed_environment(self._plan))
+        plan = self._settings.plan
+        own = environment(plan.format, plan.image_format)
+        here = plan.model_copy(update={"environment": plan.environment | own})
+        return frozenset(here.changed_environment(plan))
 
     def _maker_for(self, *, is_alone: bool) -> ShardMaker:
         """Return the maker, which is made again if `is_alone` changes. Never are the models in memory twice."""
@@ -80,9 +77,10 @@ class ShardWorker:
             if self._maker is not None:
                 self._maker.close()
                 self._maker = None
-            plan, settings = self._plan, self._settings
-            source = (Alone if is_alone else InProcess.open)(plan, settings.gpu_fraction)
-            self._maker = ShardMaker(source, plan, Output(Storage(settings.output)), verify=settings.verify)
+            settings = self._settings
+            results = (Alone if is_alone else InProcess.open)(settings.plan, settings.gpu_fraction)
+            output = Output(Storage(settings.output))
+            self._maker = ShardMaker(results, settings.plan, output, verify=settings.verify)
             self._is_alone = is_alone
         return self._maker
 
@@ -100,7 +98,7 @@ class ShardWorker:
         return report
 
     def _given_up(self, task: Task, deaths: int) -> str:
-        numbers = self._plan.numbers(task.shard)
+        numbers = self._settings.plan.numbers(task.shard)
         names = [source.entry.name for source in task.inputs] or [f"image {number}" for number in numbers]
         return (
             f"{deaths} processes died with shard {shard_name(task.shard)} ({names[0]} to {names[-1]}), also when its "

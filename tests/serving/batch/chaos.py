@@ -14,6 +14,7 @@ from typing import Literal, get_args
 import psutil
 
 from serving.batch.output import RECORDS, REPORT, SHARDS
+from tests.cluster.commands import none_ignored
 from zorse_common.storage import Storage
 
 Victim = Literal["actor", "driver", "everything", "raylet", "gcs", "ctrl-c"]
@@ -76,7 +77,7 @@ def run_once(command: list[str], output: str, kills: tuple[tuple[Victim, int], .
 
 def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
     """Start `zorse` with the words `command`, which writes to `log`."""
-    with log.open("ab") as stream:
+    with log.open("ab") as stream, none_ignored():
         return subprocess.Popen(
             [sys.executable, "-m", "zorse", *command], stdout=stream, stderr=stream, start_new_session=True
         )

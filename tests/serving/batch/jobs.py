@@ -22,7 +22,7 @@ from serving.batch.results import InProcess
 from serving.batch.runner import Runner
 from serving.batch.shard import Outcome, ShardMaker, Task
 from serving.batch.sources.base import Entry
-from serving.batch.work import Input
+from serving.batch.stages import Input
 from serving.cli import register
 from zorse_common.result_names import result_names
 from zorse_common.storage import Storage
@@ -47,7 +47,7 @@ def plan_of(manifest: Manifest, **fields: Any) -> Plan:
         "shard_size": 8,
         "batch": 4,
         "device": "cpu",
-        "source": None,
+        "place": None,
         "environment": {"numpy": "2"},
     }
     return Plan(**(known | fields))
@@ -71,7 +71,7 @@ def make_all(
     if inputs is not None:
         listing = list_inputs(inputs)
         entries = listing.entries
-        known: dict[str, Any] = {"inputs": inputs_digest(listing), "source": inputs, "count": len(entries)}
+        known: dict[str, Any] = {"inputs": inputs_digest(listing), "place": inputs, "count": len(entries)}
         known["carried"] = listing.columns
         plan = plan.model_copy(update=known)
     Output(Storage(folder)).claim(plan)

@@ -59,11 +59,11 @@ def photos(tmp_path: Path) -> Path:
 def _plan(model: Path, photos: Path) -> Plan:
     listing = list_inputs(str(photos))
     plan = plan_of_command(model, {}, len(listing.entries), OPTIONS)
-    return plan.model_copy(update={"inputs": job.inputs_digest(listing), "source": str(photos)})
+    return plan.model_copy(update={"inputs": job.inputs_digest(listing), "place": str(photos)})
 
 
 def _made(plan: Plan, photos: Path, output: Path, reports: Reports, shard: int) -> Outcome:
-    worker = ShardWorker(WorkerSettings(plan.to_json(), str(output)), reports)
+    worker = ShardWorker(WorkerSettings(plan, str(output)), reports)
     (task,) = tasks_of(plan, list_inputs(str(photos)), [shard])
     return parse_outcome(worker({TASK: [task.to_json()]})[OUTCOME][0])
 
@@ -93,7 +93,7 @@ def test_shard_made_alone_has_the_bytes_of_one_made_together(model: Path, photos
 def test_generated_shard_made_alone_has_the_bytes_of_one_made_together(repository: Path, tmp_path: Path) -> None:
     plan = plan_of_command(repository / "digits", {"seed": 7}, 12, JobOptions(device="cpu", shard_size=6))
     for name, deaths in (("alone", 2), ("together", 0)):
-        worker = ShardWorker(WorkerSettings(plan.to_json(), str(tmp_path / name)), Reports(deaths))
+        worker = ShardWorker(WorkerSettings(plan, str(tmp_path / name)), Reports(deaths))
         parse_outcome(worker({TASK: ["[1, []]"]})[OUTCOME][0])
     assert files_of(tmp_path / "alone") == files_of(tmp_path / "together")
 

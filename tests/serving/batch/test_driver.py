@@ -16,13 +16,15 @@ import pytest
 import ray
 
 from serving.batch import job
-from serving.batch.driver import _NO_PROGRESS_SECONDS, Resources, Scale, _received, _Watch, pool_of, run_tasks
+from serving.batch.driver import Resources, Scale, _received, pool_of, run_tasks
 from serving.batch.inputs import list_inputs
 from serving.batch.job import JobOptions
 from serving.batch.output import BadItem, Output, Record
-from serving.batch.ray_cluster import answers, connected
+from serving.batch.ray_cluster import connected
 from serving.batch.shard import Outcome, tasks_of
+from serving.batch.watch import NO_PROGRESS_SECONDS, Watch
 from serving.batch.worker import OUTCOME, TASK, ShardWorker, WorkerSettings, outcome_json, parse_outcome
+from serving.cluster_connection import answers
 from serving.errors import BatchError, BatchStoppedError
 from tests.serving.batch.jobs import Reports, files_of, make_all, plan_of_command
 from tests.serving.tiny import inverter_manifest, slow_graph, write
@@ -95,7 +97,7 @@ def test_failing_storage_ends_the_job_with_one_line(repository: Path, tmp_path: 
 def test_stopped_job_continues(repository: Path, tmp_path: Path, one_ray: None) -> None:
     plan = plan_of_command(repository / "digits", {"seed": 7, "first": 0}, 60, OPTIONS)
     stop = threading.Event()
-    settings = WorkerSettings(plan.to_json(), str(tmp_path))
+    settings = WorkerSettings(plan, str(tmp_path))
     Output(Storage(tmp_path)).claim(plan)
     outcomes = run_tasks(plan, tasks_of(plan, job.Listing([]), range(plan.shards)), settings, Scale(workers=1), stop)
     next(outcomes)
@@ -112,7 +114,7 @@ def test_stop_drops_the_outcomes_that_wait() -> None:
     for one in (*map(outcome_json, every), None):
         waiting.put(one)
     stop = threading.Event()
-    outcomes = _received(waiting, stop, "127.0.0.1:1", _Watch(lambda done: None, lambda images: None))
+    outcomes = _received(waiting, stop, "127.0.0.1:1", Watch(lambda done: None, lambda images: None))
     assert [next(outcomes), next(outcomes)] == every[:2]
     stop.set()
     with pytest.raises(BatchStoppedError, match="the job was stopped: the same command continues it"):
@@ -123,7 +125,7 @@ def test_stop_drops_the_outcomes_that_wait() -> None:
 def test_watch_shows_the_images_of_shards_without_an_outcome() -> None:
     answers: list[dict[int, int] | None] = [{0: 5, 1: 0}, None, {0: 9, 1: 4}, {0: 9, 1: 4}, {1: 6}]
     shown: list[int] = []
-    watch = _Watch(lambda done: answers.pop(0), shown.append)
+    watch = Watch(lambda done: answers.pop(0), shown.append)
     for _ in range(4):
         watch.check()
     watch.done(0)
@@ -133,12 +135,12 @@ def test_watch_shows_the_images_of_shards_without_an_outcome() -> None:
 
 def test_watch_ends_a_job_in_which_no_image_is_done_any_more() -> None:
     now, images = 0.0, 0
-    watch = _Watch(lambda done: {7: images}, lambda images: None, lambda: now)
+    watch = Watch(lambda done: {7: images}, lambda images: None, lambda: now)
     for _ in range(8):
-        now += _NO_PROGRESS_SECONDS - 1
+        now += NO_PROGRESS_SECONDS - 1
         images += 1
         watch.check()
-    now += _NO_PROGRESS_SECONDS - 1
+    now += NO_PROGRESS_SECONDS - 1
     watch.check()
     now += 2
     with pytest.raises(
@@ -155,7 +157,7 @@ def test_progress_of_a_long_shard_is_shown_before_its_end(tmp_path: Path, one_ra
         (tmp_path / f"photos/{number:03d}.png").write_bytes(encode(np.full((32, 32, 3), number, np.uint8)))
     listing = list_inputs(str(tmp_path / "photos"))
     plan = plan_of_command(model, {}, 60, JobOptions(device="cpu", shard_size=60))
-    settings = WorkerSettings(plan.to_json(), str(tmp_path / "out"))
+    settings = WorkerSettings(plan, str(tmp_path / "out"))
     shown: list[int] = []
     tasks = tasks_of(plan, listing, range(plan.shards))
     (outcome,) = run_tasks(plan, tasks, settings, Scale(workers=1), threading.Event(), shown.append)
@@ -172,7 +174,7 @@ def test_stopped_job_ends_its_workers_in_a_ray_that_goes_on(tmp_path: Path, one_
         (tmp_path / f"photos/{number:03d}.png").write_bytes(encode(np.full((32, 32, 3), number, np.uint8)))
     listing = list_inputs(str(tmp_path / "photos"))
     plan = plan_of_command(model, {}, 200, JobOptions(device="cpu", shard_size=1))
-    settings, stop = WorkerSettings(plan.to_json(), str(tmp_path / "out")), threading.Event()
+    settings, stop = WorkerSettings(plan, str(tmp_path / "out")), threading.Event()
     outcomes = run_tasks(plan, tasks_of(plan, listing, range(plan.shards)), settings, Scale(workers=1), stop)
     next(outcomes)
     stop.set()
@@ -191,7 +193,7 @@ def test_worker_returns_the_reason_of_a_failure(repository: Path, tmp_path: Path
     shutil.copytree(repository / "digits", copy)
     plan = plan_of_command(copy, {"seed": 7}, 8, OPTIONS)
     shutil.rmtree(copy)
-    worker = ShardWorker(WorkerSettings(plan.to_json(), str(tmp_path / "out")), Reports())
+    worker = ShardWorker(WorkerSettings(plan, str(tmp_path / "out")), Reports())
     (text,) = worker({TASK: ["[0, []]"]})[OUTCOME]
     with pytest.raises(BatchError, match="there is no artifact at"):
         parse_outcome(text)
@@ -200,7 +202,7 @@ def test_worker_returns_the_reason_of_a_failure(repository: Path, tmp_path: Path
 def test_worker_refuses_a_model_that_was_replaced(repository: Path, tmp_path: Path) -> None:
     plan = plan_of_command(repository / "digits", {"seed": 7}, 8, OPTIONS)
     plan = plan.model_copy(update={"passes": (plan.passes[0].model_copy(update={"digest": "other"}),)})
-    worker = ShardWorker(WorkerSettings(plan.to_json(), str(tmp_path)), Reports())
+    worker = ShardWorker(WorkerSettings(plan, str(tmp_path)), Reports())
     with pytest.raises(BatchError, match="is not the one that the job started with"):
         parse_outcome(worker({TASK: ["[0, []]"]})[OUTCOME][0])
 
@@ -230,7 +232,7 @@ def test_address_where_nothing_listens_does_not_answer() -> None:
 def test_worker_with_other_libraries_warns(repository: Path, tmp_path: Path) -> None:
     plan = plan_of_command(repository / "digits", {"seed": 7}, 8, OPTIONS)
     other = plan.model_copy(update={"environment": {**plan.environment, "numpy": "0"}})
-    worker = ShardWorker(WorkerSettings(other.to_json(), str(tmp_path)), Reports())
+    worker = ShardWorker(WorkerSettings(other, str(tmp_path)), Reports())
     outcome = parse_outcome(worker({TASK: ["[0, []]"]})[OUTCOME][0])
     (warning,) = outcome.warnings
     assert warning == f"numpy {plan.environment['numpy']} instead of 0"
@@ -243,7 +245,7 @@ def test_worker_without_zorse_as_a_package_works(repository: Path, tmp_path: Pat
         "import sys; from importlib.metadata import MetadataPathFinder as Finder; find = Finder.find_distributions; "
         "Finder.find_distributions = lambda context: [] if context.name == 'zorse' else find(context); "
         "from serving.batch.worker import *; from tests.serving.batch.jobs import Reports; "
-        "worker = ShardWorker(WorkerSettings(sys.argv[1], sys.argv[2]), Reports()); "
+        "worker = ShardWorker(WorkerSettings(Plan.from_json(sys.argv[1], 'plan'), sys.argv[2]), Reports()); "
         "print(worker({TASK: ['[0, []]']})[OUTCOME][0])"
     )
     command = [sys.executable, "-c", code, plan.to_json(), str(tmp_path)]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from export.interface import SOURCE
 from serving.artifacts import load
-from serving.batch import work
+from serving.batch import stages
 from serving.batch.formats.base import Item
 from serving.batch.inputs import list_inputs
 from serving.batch.pipeline import Stopwatch
@@ -47,11 +47,11 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def _translated(model: Path, photos: Path, engine: _LimitedEngine) -> list[work.Result]:
+def _translated(model: Path, photos: Path, engine: _LimitedEngine) -> list[stages.Result]:
     manifest = load(model).manifest
-    inputs = [work.Input(i, entry.name, entry) for i, entry in enumerate(list_inputs(str(photos)).entries)]
+    inputs = [stages.Input(i, entry.name, entry) for i, entry in enumerate(list_inputs(str(photos)).entries)]
     with ThreadPoolExecutor(1) as pool:
-        return list(work.translate([Runner(manifest, engine, 8)], plan_of(manifest), inputs, pool, Stopwatch()))
+        return list(stages.translate([Runner(manifest, engine, 8)], plan_of(manifest), inputs, pool, Stopwatch()))
 
 
 def test_input_that_fails_in_the_model_is_a_row_beside_its_neighbours(repository: Path, photos: Path) -> None:
@@ -60,7 +60,7 @@ def test_input_that_fails_in_the_model_is_a_row_beside_its_neighbours(repository
     found = _translated(model, photos, _LimitedEngine(model, 2 * 32 * 32 * 3))
     assert found[:5] == expected[:5]
     assert all(isinstance(one, Item) for one in expected)
-    assert found[5] == work.BadItem(5, "large.png", "failed to allocate memory")
+    assert found[5] == stages.BadItem(5, "large.png", "failed to allocate memory")
 
 
 def test_model_that_fails_for_every_input_ends_the_job(repository: Path, photos: Path) -> None:

@@ -55,7 +55,7 @@ def test_job_on_a_full_disk_continues_when_there_is_space(
     plan = plan_of_command(repository / "digits", {"seed": 1}, 200, options)
     make_all(repository / "digits", plan, tmp_path / "undisturbed")
     Output(Storage(small_disk)).claim(plan)
-    worker = ShardWorker(WorkerSettings(plan.to_json(), str(small_disk)), Reports())
+    worker = ShardWorker(WorkerSettings(plan, str(small_disk)), Reports())
     tasks = [Task(shard).to_json() for shard in range(plan.shards)]
     with pytest.raises(BatchError, match="No space left on device"):
         _work(worker, tasks)

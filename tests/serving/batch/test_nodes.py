@@ -45,7 +45,7 @@ def test_two_nodes_write_the_bytes_of_one_also_when_one_is_lost(tmp_path: Path, 
     make_all(model, plan, tmp_path / "one", str(photos))
 
     job.translate(str(model), str(photos), str(tmp_path / "two"), OPTIONS, [].append)
-    settings, stop = WorkerSettings(plan.to_json(), str(tmp_path / "lost")), threading.Event()
+    settings, stop = WorkerSettings(plan, str(tmp_path / "lost")), threading.Event()
     tasks = tasks_of(plan, listing, range(plan.shards))
     shards = []
     for outcome in run_tasks(plan, tasks, settings, Scale(workers=2), stop):

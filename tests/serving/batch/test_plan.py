@@ -33,7 +33,7 @@ def test_plan_with_an_unknown_field_is_refused() -> None:
 def test_plan_identity_leaves_out_what_only_informs() -> None:
     plan = plan_of(generator_manifest())
     elsewhere = pass_of(generator_manifest(), uri="s3://elsewhere")
-    moved = plan.model_copy(update={"passes": (elsewhere,), "source": "x", "environment": {"numpy": "3"}})
+    moved = plan.model_copy(update={"passes": (elsewhere,), "place": "x", "environment": {"numpy": "3"}})
     assert moved.digest() == plan.digest()
     assert moved.changed_environment(plan) == ["numpy 3 instead of 2"]
     assert plan.model_copy(update={"count": 21}).digest() != plan.digest()

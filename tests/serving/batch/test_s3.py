@@ -18,8 +18,8 @@ from serving.batch.output import BadItem, Output
 from serving.batch.results import InProcess
 from serving.batch.runner import Runner
 from serving.batch.shard import ShardMaker, Task
+from serving.batch.stages import Input
 from serving.batch.status import job_status
-from serving.batch.work import Input
 from serving.errors import BatchError
 from tests.s3 import s3_server
 from tests.serving.batch.chaos import contents

@@ -94,7 +94,7 @@ def test_worker_makes_what_is_made_here(deaths: int, models: Path, photos: Path,
     listing = list_inputs(str(photos))
     made = Output(Storage(tmp_path / "here")).plan()
     assert made is not None
-    worker = ShardWorker(WorkerSettings(made.to_json(), str(tmp_path / "worker")), Reports(deaths))
+    worker = ShardWorker(WorkerSettings(made, str(tmp_path / "worker")), Reports(deaths))
     (task,) = tasks_of(made, listing, [0])
     outcome = parse_outcome(worker({TASK: [task.to_json()]})[OUTCOME][0])
     assert outcome.record.count == 9
@@ -155,7 +155,7 @@ def test_way_back_of_tiled_images_is_tiled(models: Path, photos: Path, tmp_path:
 def test_command_with_several_models_and_both_ways_is_one_job(models: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     plan = _plan(models, ["invert", "restore"], both=True, size="24")
-    assert [(one.column, one.model, one.source) for one in plan.passes] == [
+    assert [(one.column, one.model, one.translates) for one in plan.passes] == [
         ("invert", "invert", None),
         ("invert-back", "restore", 0),
         ("restore", "restore", None),

@@ -14,7 +14,7 @@ from serving.batch.formats.base import FORMATS
 from serving.batch.output import BadItem
 from serving.batch.shard import Task
 from serving.batch.sources.base import Entry
-from serving.batch.work import Input
+from serving.batch.stages import Input
 from serving.local_model import LocalModel
 from tests.serving.batch.jobs import files_of, images_of, make_all, plan_of
 from tests.serving.tiny import conditional_manifest, generator_graph, write

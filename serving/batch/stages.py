@@ -129,7 +129,7 @@ class _Stages:
         self._runners, self._plan, self._stopwatch = runners, plan, stopwatch
         self._verb = VERBS.find("translate")
         self._request: TranslateRequest = self._verb.request.parse({**plan.keys, "format": plan.image_format})
-        self._first = [number for number, one in enumerate(plan.passes) if one.source is None]
+        self._first = [number for number, one in enumerate(plan.passes) if one.translates is None]
         """The positions of the passes that translate the inputs."""
         self._errors, self._carried = error_columns(plan), carried_columns(plan)
 
@@ -171,8 +171,8 @@ class _Stages:
             for number, one in enumerate(self._plan.passes):
                 pictures = self._pictures(sample, number)
                 images[one.column] = finish(pictures, self._runners[number].origin, self._plan.image_format).content
-                if one.source is not None:
-                    error, _ = error_of(sample.requests[one.source].images[0], pictures.images[0])
+                if one.translates is not None:
+                    error, _ = error_of(sample.requests[one.translates].images[0], pictures.images[0])
                     fields[self._errors[number]] = error
         fields |= {column: sample.values.get(name) for name, column in self._carried.items()}
         return Item(sample.source.name, images, self._plan.image_format, fields)
@@ -185,9 +185,9 @@ class _Stages:
             check(interface, one)
 
     def _prepare_back(self, sample: _Sample, number: int) -> _Sample:
-        source = self._plan.passes[number].source
-        if source is not None:
-            self._prepare(sample, number, list(self._pictures(sample, source).images))
+        before = self._plan.passes[number].translates
+        if before is not None:
+            self._prepare(sample, number, list(self._pictures(sample, before).images))
         return sample
 
     def _pictures(self, sample: _Sample, number: int) -> Pictures:
