@@ -27,7 +27,7 @@ class Access:
     the function is; a slow one, as for passwords, would cost every request. The digest of the client's key is looked
     up, so that the time of the check depends on that digest and not on how much of the key is right.
 
-    `processes` processes share each key's rate; each of them lets its part pass.
+    `processes` processes share each key's rate; each of them lets its part pass. See `share`.
     """
 
     def __init__(self, settings: AccessSettings, processes: int = 1) -> None:
@@ -36,6 +36,12 @@ class Access:
         self._origin = None if settings.cors is None else settings.cors.lower()
         self.has_cors = settings.cors is not None
         """Whether answers have headers for browsers, which `preflight` and `cors` return."""
+        self.has_rates = any(key.rate is not None for key in settings.keys)
+
+    def share(self, processes: int) -> None:
+        """Share each key's rate with so many processes from now on, this one included."""
+        for bucket in self._buckets.values():
+            bucket.share(processes)
 
     def check(self, path: str, headers: Mapping[str, str], now: float) -> None:
         """Refuse a request that may not be answered. `headers` have lower-case names; `now` is a clock in seconds.
@@ -110,11 +116,14 @@ class _Bucket:
     """A bucket of tokens: each request takes one, and they come back at the key's rate up to the burst."""
 
     def __init__(self, key: ApiKey, processes: int) -> None:
-        self._name = key.name
-        self._rate = key.per_second / processes
-        self._burst = max(1.0, key.burst / processes)
+        self._key = key
+        self.share(processes)
         self._tokens = self._burst
         self._updated = -math.inf
+
+    def share(self, processes: int) -> None:
+        self._rate = self._key.per_second / processes
+        self._burst = max(1.0, self._key.burst / processes)
 
     def take(self, now: float) -> None:
         if self._rate == math.inf:
@@ -124,5 +133,5 @@ class _Bucket:
         self._updated = now
         if self._tokens < 1:
             wait = math.ceil((1 - self._tokens) / self._rate)
-            raise RateLimitError(f"the key {self._name!r} has used up its rate: try again in {wait} s", wait)
+            raise RateLimitError(f"the key {self._key.name!r} has used up its rate: try again in {wait} s", wait)
         self._tokens -= 1

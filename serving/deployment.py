@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import hashlib
 import logging
@@ -35,7 +36,7 @@ from serving.logs import REQUEST_ID, write_log
 from serving.metrics import ModelMetrics
 from serving.opening import load_checked_engine, measure_profile, useful
 from serving.readiness import Readiness
-from serving.readings import families_of
+from serving.readings import families_of, readings_of
 from serving.replica_server import ReplicaServer, grpc_socket_folder, socket_folder
 from serving.reporter import Reporter
 from serving.reports import Report, Reports
@@ -125,10 +126,18 @@ class ModelReplica(_Replica):
     def __serve_build_asgi_app__(self) -> Application:
         settings = self._settings
         app = model_app(self._service, settings, self._surroundings)
+        self._access = app.access
         return self._serve(app, self._calls, settings.limits, settings.folder)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """Return the load since the last call, for Ray Serve. It is a coroutine so that it runs on the event loop."""
+        """Return the load since the last call, for Ray Serve, which asks where the number of replicas changes.
+
+        It is a coroutine so that it runs on the event loop. The rates of keys are shared by the replicas there are.
+        """
+        if self._access.has_rates:
+            with contextlib.suppress(ServingError):  # the gateway of a cluster may be starting
+                readings = readings_of(await self._surroundings.families())
+                self._access.share(max(1, round(readings.total("zorse_replicas", model=self._settings.name))))
         return self._load.sample()._asdict()
 
     async def run_all(self, planned: list[Feeds], seconds: float) -> list[Tensors] | ServingError:

@@ -69,7 +69,11 @@ class OngoingWork:
         if context.target_num_replicas > state.get("decided", 0):
             # Ray Serve has raised the number itself: at the start, and for a request that finds no replica.
             needs = with_need(needs, context.current_time, context.target_num_replicas, self._keep_s)
-        needed = replicas_for(loads_of(context.aggregated_metrics or {}))
+        loads = loads_of(context.aggregated_metrics or {})
+        needed = replicas_for(loads)
+        if len(loads) < context.current_num_replicas:
+            # A replica that has not reported yet may have taken over all of the work.
+            needed = max(needed, context.current_num_replicas)
         lowest = max(context.capacity_adjusted_min_replicas, min(1, context.target_num_replicas - 1))
         needs = with_need(needs, context.current_time, needed, self._keep_s)
         decided = min(context.capacity_adjusted_max_replicas, max(lowest, needs[0][1]))

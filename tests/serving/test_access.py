@@ -76,6 +76,17 @@ def test_access_of_one_of_several_processes_lets_its_part_pass() -> None:
     assert sum(passed(parts[0], "slow", [0.125 * step for step in range(1, 17)])) == 8
 
 
+def test_access_shares_rates_by_the_processes_there_are() -> None:
+    guard = access(("slow", "8/s"), processes=4)
+    assert sum(passed(guard, "slow", [0.0] * 20)) == 2
+    guard.share(1)
+    assert sum(passed(guard, "slow", [0.125 * step for step in range(1, 17)])) == 16
+    guard.share(8)
+    assert sum(passed(guard, "slow", [10.0] * 20)) == 1
+    assert guard.has_rates
+    assert not access(("fast", None)).has_rates
+
+
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1", "127.9.8.7:80", "[::1]", "[::1]:8000"])
 def test_local_access_takes_names_of_this_machine(host: str) -> None:
     Access(AccessSettings(is_local=True)).check(PATH, {"host": host}, 0)

@@ -73,12 +73,13 @@ class Controller:
     state: dict[str, Any] = field(default_factory=dict)
     policy: OngoingWork = field(default_factory=lambda: OngoingWork(KEEP))
 
-    def step(self, *loads: Load, seconds: float = 1.0) -> int:
-        """Return the target after `seconds` with these loads."""
-        self.now += seconds
+    def step(self, *loads: Load, silent: int = 0) -> int:
+        """Return the target after a second with these loads, and with `silent` replicas that have not reported yet."""
+        self.now += 1.0
         context = _Context(
             dict(self.state),
             self.target,
+            len(loads) + silent,
             self.now,
             self.lowest,
             self.highest,
@@ -92,6 +93,7 @@ class Controller:
 class _Context:
     policy_state: dict[str, Any]
     target_num_replicas: int
+    current_num_replicas: int
     current_time: float
     capacity_adjusted_min_replicas: int
     capacity_adjusted_max_replicas: int
@@ -126,6 +128,14 @@ def test_policy_keeps_a_replica_that_ray_started_for_a_request_whose_client_has_
         continue
     controller.target = 1
     assert [controller.step() for _ in range(31)] == [1] * 30 + [0]
+
+
+def test_policy_keeps_replicas_that_have_not_reported_yet() -> None:
+    controller = Controller(lowest=0, target=2)
+    assert [controller.step(Load(0, 0), silent=1) for _ in range(100)][-1] == 2
+    # They are no reason for more.
+    assert controller.step(Load(1, 8), silent=1) == 4
+    assert controller.step(Load(1, 8), silent=3) == 4
 
 
 def test_policy_starts_anew_with_what_runs() -> None:
