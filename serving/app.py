@@ -68,6 +68,7 @@ def running_server(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
         gateway = GatewaySettings(
             models=tuple(summaries),
             manifests={name: artifact.manifest.to_json() for name, artifact in models.items()},
+            to_zero=settings.replicas.min == 0,
             unavailable=skipped,
             limits=settings.limits,
             access=_access(settings),

@@ -201,12 +201,13 @@ class GatewaySettings(Settings):
     """The application of the server-level routes. `cpus` and `folder` are as in `ModelSettings`.
 
     `unavailable` has the reason for each model of the repository that is not served. Its keys are `<model>` or
-    `<model>/<version>`. `manifests` has the JSON of each model's manifest. `limits` are those of the requests that it
-    passes on to models.
+    `<model>/<version>`. `manifests` has the JSON of each model's manifest. With `to_zero` models may have no replica.
+    `limits` are those of the requests that it passes on to models.
     """
 
     models: tuple[ModelSummary, ...]
     manifests: dict[str, str] = {}
+    to_zero: bool = False
     unavailable: dict[str, str] = {}
     cpus: float = Field(default=0.1, gt=0)
     limits: Limits = Limits()

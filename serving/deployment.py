@@ -193,7 +193,7 @@ class GatewayReplica(_Replica):
     def _not_ready(self, names: list[str]) -> list[str]:
         """Return the models that cannot answer. One that could can, as long as a replica runs: it may be updated."""
         names = self._surroundings.served().names
-        waiting = not_running(names, self._answered)
+        waiting = not_running(names, self._answered, to_zero=self._settings.to_zero)
         self._answered = {name for name in names if name not in waiting}
         return waiting
 
@@ -238,19 +238,24 @@ def _close_inner_server() -> None:
     inner.add_port_to_grpc_server = lambda server, address: 0
 
 
-def not_running(names: list[str], started: Collection[str]) -> list[str]:
-    """Return those of the models `names` that do not run; those `started` do while a replica runs."""
+def not_running(names: list[str], started: Collection[str], *, to_zero: bool) -> list[str]:
+    """Return those of the models `names` that cannot answer.
+
+    Those `started` can while a replica runs; and with `to_zero` also while none does but one of a new version starts.
+    """
     applications = serve.status().applications
-    return [name for name in names if not _runs(applications.get(application_name(name)), name in started)]
+    return [
+        name
+        for name in names
+        if (one := applications.get(application_name(name))) is None
+        or not (one.status == "RUNNING" or (name in started and _may_answer(one, to_zero=to_zero)))
+    ]
 
 
-def _runs(application: ApplicationStatusOverview | None, is_started: bool) -> bool:
-    if application is None:
-        return False
-    if application.status == "RUNNING":
+def _may_answer(application: ApplicationStatusOverview, *, to_zero: bool) -> bool:
+    if to_zero and application.status == "DEPLOYING":
         return True
-    states = [state for deployment in application.deployments.values() for state in deployment.replica_states]
-    return is_started and "RUNNING" in states
+    return any("RUNNING" in deployment.replica_states for deployment in application.deployments.values())
 
 
 def _version(arguments: Sequence[Settings]) -> str:

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from export.manifest import Manifest
 from serving.errors import UnavailableError
-from serving.served import ServedNow
+from serving.served import Served
 
 IDLE_PREFIX = "/-/idle"
 """What `serving.ray_proxy` sets before the path of a question about a model. Clients reach no such path."""
@@ -24,7 +24,7 @@ class IdleModels:
 
     def __init__(
         self,
-        served: ServedNow,
+        served: Callable[[], Served],
         not_ready: Callable[[], Collection[str]],
         describe: Callable[[Manifest], ASGIApp],
         others: ASGIApp,

@@ -97,6 +97,7 @@ def cluster_gateway(
     return GatewaySettings(
         models=tuple(ModelSummary(name=m.name, version=m.version, kind=m.interface.kind) for m in manifests),
         manifests={manifest.name: manifest.to_json() for manifest in manifests},
+        to_zero=settings.replicas.min == 0,
         unavailable=dict(skipped),
         limits=settings.limits,
         access=access,

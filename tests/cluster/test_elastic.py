@@ -152,3 +152,21 @@ def test_replicas_follow_the_work_again_and_again(tmp_path: Path, options: tuple
     with elastic(tmp_path, "--replicas", "0:4", "--scale-down-after", "3", *options, grpc=not options) as server:
         for _ in range(3):
             check_profile(server, 8, 4)
+
+
+@pytest.mark.soak
+def test_version_that_comes_while_the_model_is_idle_proves_itself_and_is_served(tmp_path: Path) -> None:
+    options = ("--replicas", "0:2", "--scale-down-after", "1", "--follow", "--follow-interval", "0.5")
+    with elastic(tmp_path, *options) as server:
+        server.wait_for(0)
+        with server.watched():
+            folder = write(tmp_path / "staged", slow_graph(), inverter_manifest("slow", version=2))
+            folder.rename(tmp_path / "repository" / "slow" / "2")
+            server.command.wait_until(lambda: '"update_done"' in server.command.log)
+            server.wait_for(0)
+        assert all(ready for ready, _ in server.seen), server.seen
+        assert httpx.get(f"{server.url}/v2/models/slow", timeout=30).json()["versions"] == ["2"]
+        load = server.load(2)
+        with load.running():
+            load.wait_for(4)
+        assert {answer.status for answer in load.answers} == {200}, load.summary()
