@@ -12,7 +12,6 @@ from serving import artifacts
 from serving.applications import Applications
 from serving.artifacts import Artifact, Published
 from serving.config import GatewaySettings, ModelSettings, ServerSettings
-from serving.gateway import Gateway
 from serving.logs import append_line
 from serving.metrics import UpdateCounts
 from serving.reconcile import Reconciler
@@ -52,6 +51,9 @@ def following(
         if folder is not None:
             state.write(folder)
             return
+        # Imported here: Ray reads the variables of its environment when it is imported, and they are not set yet.
+        from serving.gateway import Gateway
+
         processes = Gateway()
         processes.tell(state)
         processes.report(Report("following", platform.node(), counts.numbers()))

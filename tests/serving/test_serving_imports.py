@@ -36,3 +36,10 @@ def test_serving_needs_neither_torch_nor_the_trainer() -> None:
 def test_client_and_local_model_need_no_ray() -> None:
     ray_modules = {"deployment", "served_partners", "batch.driver", "batch.ray_cluster"}
     assert imported({"ray", "torch", "onnx"}, {f"serving.{name}" for name in ray_modules}) >= 18
+
+
+def test_server_sets_the_variables_of_ray_before_it_is_imported() -> None:
+    """Ray reads them when it is imported: a server that imported it earlier could not connect to its own Ray."""
+    code = "import sys, serving.app, serving.cli_serve; print([name for name in sys.modules if name == 'ray'])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.stdout.strip() == "[]", result.stderr
