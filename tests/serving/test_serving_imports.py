@@ -34,7 +34,8 @@ def test_serving_needs_neither_torch_nor_the_trainer() -> None:
 
 
 def test_client_and_local_model_need_no_ray() -> None:
-    ray_modules = {"deployment", "served_partners", "batch.driver", "batch.ray_cluster"}
+    ray_modules = {"builder", "deployment", "gateway", "reporter", "served_partners"}
+    ray_modules |= {"batch.driver", "batch.ray_cluster"}
     assert imported({"ray", "torch", "onnx"}, {f"serving.{name}" for name in ray_modules}) >= 18
 
 
