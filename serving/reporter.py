@@ -37,12 +37,13 @@ class Reporter:
         return self._served
 
     async def families(self) -> list[Metric]:
-        """Return the metrics of all processes of the server.
+        """Return the metrics of all processes of the server: of this one as they are now, of others as last reported.
 
         Raises:
             UnavailableError: the gateway does not answer.
         """
         try:
+            await self._report(_CALL_SECONDS)
             async with asyncio.timeout(_CALL_SECONDS):
                 found: list[Metric] = await self._gateway.families.remote()
         except (RayError, RayServeException, TimeoutError) as error:
