@@ -109,6 +109,7 @@ def test_config_names_where_keys_are_and_holds_none(repository: Path, tmp_path: 
         (["--device", "cpu", "--follow"], "leave out --follow"),
         (["--device", "cpu", "--grpc-port", 9], "leave out --grpc-port"),
         (["--device", "cpu", "--proxy", "ray"], "leave out --proxy"),
+        (["--device", "cpu", "--address", "auto"], "leave out --address"),
     ],
 )
 def test_config_refuses_what_a_cluster_cannot_have(repository: Path, options: list[object], reason: str) -> None:
