@@ -13,6 +13,8 @@ from serving.loopback import is_loopback
 
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9.]+))(?::\d{1,5})?")
 """A lower-case Host header: an IPv6 address, or else a name or IPv4 address, and maybe a port."""
+_CHANGES = "/v2/repository/models/"
+"""The start of the paths that load and unload models."""
 _PREFLIGHT = {
     "access-control-allow-methods": "GET, HEAD, POST, OPTIONS",
     "access-control-allow-headers": "*, Authorization",
@@ -50,11 +52,14 @@ class Access:
 
         Raises:
             ForbiddenError: the server is local, and the request names another host or is of a page of another origin.
+                Or it changes which models run, and neither is there a key nor is the server local.
             UnauthorizedError: the key is missing or wrong.
             RateLimitError: the key has used up its rate.
         """
         if self._is_local and "host" in headers:
             self._check_local(headers["host"].lower(), headers)
+        if not self._buckets and path.startswith(_CHANGES):
+            self._check_change(headers)
         if not self._buckets or path.startswith("/v2/health/"):
             return
         bucket = self._buckets.get(ApiKey.digest(_key(headers)))
@@ -68,10 +73,19 @@ class Access:
                 f"this server answers to localhost, 127.x.x.x and [::1] only, and the request is for {host[:60]!r}: "
                 "a page of another site may have sent it"
             )
-        if "origin" in headers and not self._is_allowed(headers):
+        if _is_of_other_page(headers) and not self._is_allowed(headers):
             origin = headers["origin"]
-            if origin.lower().rpartition("//")[2] != host:
-                raise ForbiddenError(f"a page of {origin[:60]!r} sent the request: start the server with --cors for it")
+            raise ForbiddenError(f"a page of {origin[:60]!r} sent the request: start the server with --cors for it")
+
+    def _check_change(self, headers: Mapping[str, str]) -> None:
+        """Refuse to load or unload a model without a key: for other machines, and for web pages, whatever CORS says."""
+        if not self._is_local:
+            raise ForbiddenError("other machines reach this server: start it with --keys to load and unload models")
+        if _is_of_other_page(headers):
+            raise ForbiddenError(
+                f"a page of {headers['origin'][:60]!r} sent the request: start the server with --keys to load and "
+                "unload models from web pages"
+            )
 
     def preflight(self, method: str, headers: Mapping[str, str]) -> Mapping[str, str] | None:
         """Return the headers that answer a browser's question whether a page may send a request, or None if it is none.
@@ -93,6 +107,12 @@ class Access:
 
     def _is_allowed(self, headers: Mapping[str, str]) -> bool:
         return self._origin is not None and self._origin in ("*", headers.get("origin", "").lower())
+
+
+def _is_of_other_page(headers: Mapping[str, str]) -> bool:
+    """Return whether a web page sent the request that this server has not sent."""
+    origin = headers.get("origin")
+    return origin is not None and origin.lower().rpartition("//")[2] != headers.get("host", "").lower()
 
 
 @functools.lru_cache(maxsize=64)

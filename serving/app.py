@@ -56,7 +56,7 @@ def running_server(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
         stack.enter_context(copied_log(folder))
         settings_of_models = model_settings(settings, models, folder)
         # A new version runs beside the old one for a while.
-        replicas = settings.replicas.max * len(settings_of_models) * (1 if settings.follow_s is None else 2)
+        replicas = 2 * settings.replicas.max * len(settings_of_models)
         variables = stack.enter_context(serve_environment(settings, proxy, folder, replicas + 1))
         stack.enter_context(ray_environment(variables))
         if proxy == "haproxy":
@@ -75,7 +75,11 @@ def running_server(settings: ServerSettings) -> Iterator[list[ModelSummary]]:
             folder=folder,
             access_log=settings.access_log,
         )
-        resources = cluster_resources(settings_of_models[0].device, replicas)
+        device = settings_of_models[0].device
+        if device == "cuda" and settings.follow_s is None:
+            # A server that is asked to load a version now and then does not keep half of its GPUs for that.
+            replicas //= 2
+        resources = cluster_resources(device, replicas)
         shares = {"cpus": resources["num_cpus"], "gpu_fraction": resources.get("num_gpus", 1.0)}
         settings_of_models = [one.model_copy(update=shares) for one in settings_of_models]
         gateway = gateway.model_copy(update={"cpus": shares["cpus"]})

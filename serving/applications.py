@@ -23,6 +23,8 @@ _LARGEST_SHARE = 0.01
 
 A server that follows its repository does not know how many will come: a hundred processes fit on each core.
 """
+_ROOM_SECONDS = 10.0
+"""How long Ray may take to see that a process which has stopped reserves nothing any longer."""
 _SMALLEST = 1e-4
 """The smallest amount of a resource that Ray can reserve."""
 
@@ -93,10 +95,18 @@ def _gateway_target(settings: GatewaySettings) -> RunTarget:
     return RunTarget(gateway_application(settings), name=GATEWAY, route_prefix=GATEWAY_ROUTE)
 
 
+def _free_gpus() -> float:
+    """Return how much of the cluster's GPUs is not reserved."""
+    import ray
+
+    return float(ray.available_resources().get("GPU", 0.0))
+
+
 class Applications:
     """The models' applications while the server runs.
 
     `settings_of` returns the settings of an artifact's application. A version must have started within `timeout_s`.
+    `free_gpus` returns how much of the GPUs is not reserved.
     """
 
     def __init__(
@@ -104,14 +114,17 @@ class Applications:
         settings_of: Callable[[Artifact], ModelSettings],
         stop: threading.Event,
         timeout_s: float = 600,
+        free_gpus: Callable[[], float] = _free_gpus,
     ) -> None:
         self._settings_of, self._stopped, self._timeout_s = settings_of, stop, timeout_s
+        self._free_gpus = free_gpus
 
     def run(self, artifact: Artifact, before: Artifact | None) -> None:
         """See `serving.reconcile.Cluster`. A version that fails never gets a request: its constructor proves it."""
         from ray import serve
 
         name = application_name(artifact.manifest.name)
+        self._check_room(self._settings_of(artifact).resources.get("num_gpus", 0.0))
         self._deploy(artifact)
         if (error := self._failure(name)) is None:
             return
@@ -128,6 +141,16 @@ class Applications:
         from ray import serve
 
         serve.delete(application_name(model))
+
+    def _check_room(self, needed: float) -> None:
+        """Raise StartError if the GPUs have no room for a process that needs so much: Ray would wait for it."""
+        end = time.monotonic() + _ROOM_SECONDS
+        while needed and self._free_gpus() < needed:
+            if time.monotonic() > end or self._stopped.wait(0.2):
+                raise StartError(
+                    "the GPUs have no room for it: unload a model first, or start the server with --follow, which "
+                    "keeps room for a second version of each model"
+                )
 
     def _deploy(self, artifact: Artifact) -> None:
         from ray import serve

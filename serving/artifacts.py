@@ -60,9 +60,19 @@ class Published:
     digest: str
 
     @property
+    def model(self) -> str:
+        """The name of the model."""
+        return self.uri.rsplit("/", 2)[1]
+
+    @property
     def number(self) -> int:
         """The number of the version."""
         return int(self.uri.rpartition("/")[2])
+
+    @property
+    def key(self) -> str:
+        """The name and the number: `<model>/<version>`."""
+        return f"{self.model}/{self.number}"
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,14 @@ class Listing:
 
     models: dict[str, Published]
     skipped: dict[str, str]
+
+    def with_model(self, model: str, other: Listing) -> Listing:
+        """Return this listing with what `other` says of `model`."""
+        models = {name: version for name, version in self.models.items() if name != model}
+        skipped = {key: reason for key, reason in self.skipped.items() if key.partition("/")[0] != model}
+        models |= {name: version for name, version in other.models.items() if name == model}
+        skipped |= {key: reason for key, reason in other.skipped.items() if key.partition("/")[0] == model}
+        return Listing(dict(sorted(models.items())), skipped)
 
 
 def find(repository: str | os.PathLike[str], alias: str | None = None) -> Listing:

@@ -101,6 +101,7 @@ def gateway_app(
     surroundings = surroundings or in_folder(settings)
     rest.state.served = surroundings.served
     rest.state.families = surroundings.families
+    rest.state.ask = surroundings.ask
     rest.state.not_ready = not_ready
     rest.state.access_log = settings.access_log
     describe = partial(model_description, surroundings=surroundings)

@@ -25,6 +25,7 @@ from serving.application_names import GATEWAY, GATEWAY_DEPLOYMENT, MODEL_DEPLOYM
 from serving.asgi import gateway_app, model_app
 from serving.batcher import Batcher
 from serving.batching import Tensors
+from serving.changes import Change, Changes
 from serving.config import DRAIN_SECONDS, Batching, GatewaySettings, Limits, ModelSettings, Settings
 from serving.errors import InternalError, ServingError, StartError
 from serving.grpc.application import GrpcApplication
@@ -163,11 +164,12 @@ class GatewayReplica(_Replica):
         _check_surroundings(settings, GATEWAY)
         self._settings = settings.model_copy(update={"access": with_keys_of_node(settings.access, os.environ)})
         write_log(settings.folder)
-        self._reports = Reports()
-        self._surroundings = in_folder(settings)
+        self._reports, self._changes = Reports(), Changes()
+        around = in_folder(settings)
+        self._surroundings = Surroundings(around.served, around.families, self._changes.ask)
         if settings.folder is None:
-            self._told = self._surroundings.served()
-            self._surroundings = Surroundings(lambda: self._told, self.families)
+            self._told = around.served()
+            self._surroundings = Surroundings(lambda: self._told, self.families, self._changes.ask)
         self._answered: set[str] = set()
         self._readiness = Readiness(self._surroundings.served().names, self._not_ready)
 
@@ -185,6 +187,23 @@ class GatewayReplica(_Replica):
     async def tell(self, served: Served) -> None:
         """Take what is served from the process that follows the repository for a cluster."""
         self._told = served
+
+    async def take_change(self, seconds: float) -> Change | None:
+        """Return the next change of the running models that a client asks for: see `Changes.take`."""
+        return await self._changes.take(seconds)
+
+    async def answer_change(self, key: str, error: ServingError | None) -> None:
+        """Answer a change of the running models: see `Changes.answer`."""
+        self._changes.answer(key, error)
+
+    async def close_changes(self) -> None:
+        """Refuse all changes of the running models: the server stops."""
+        self._changes.close()
+
+    async def close(self) -> None:
+        """See `_Replica.close`. Requests for changes are refused, which nobody would make any longer."""
+        self._changes.close()
+        await super().close()
 
     async def families(self) -> list[Metric]:
         """Return the metrics of all processes of a server on a cluster, as they were reported."""

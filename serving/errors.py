@@ -103,6 +103,13 @@ class NotFoundError(ServingError):
     code = "not_found"
 
 
+class RefusedError(ServingError):
+    """A model is not loaded: the version that the repository names is not sound."""
+
+    status = 409
+    code = "refused"
+
+
 class NotAcceptableError(ServingError):
     """The answer has none of the media types that the client accepts."""
 

@@ -119,11 +119,9 @@ def serve_environment(settings: ServerSettings, proxy: Proxy, folder: str, repli
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": flag,
         # With an arena for each thread, glibc keeps several times the memory that images of many sizes need.
         "MALLOC_ARENA_MAX": "2",
-        # HAProxy needs a moment to route new requests elsewhere. By default a stop takes half a minute.
-        # Where replicas stop while the server runs, it needs more of it: HAProxy may know no other one yet.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2"
-        if settings.follow_s or settings.replicas.is_range
-        else "0.2",
+        # HAProxy needs a moment to route new requests elsewhere: after an update it may know only the replica that is
+        # stopped, until it knows the new one. By default a stop takes half a minute.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         # Workers must be able to import this package from a checkout, where it is not installed.
         "PYTHONPATH": os.pathsep.join(
             filter(None, [_without_pandas(folder), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])

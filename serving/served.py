@@ -9,6 +9,8 @@ from pydantic import Field
 
 from serving.config import GatewaySettings, ModelSettings, ModelSummary, Settings
 
+UNLOADED = "unloaded"
+"""The reason of a model that was unloaded by a request, as a server of Triton states it."""
 _FILE = "served.json"
 
 
@@ -37,7 +39,7 @@ class Served(Settings):
 class ServedNow:
     """The state of the server with this folder: `first` until its process writes another one.
 
-    A server that does not follow its repository writes none. A look costs a microsecond or two.
+    A look costs a microsecond or two.
     """
 
     def __init__(self, first: Served, folder: str | None) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fastapi.concurrency import run_in_threadpool
 from prometheus_client.core import Metric
 
+from serving.changes import Ask, no_changes
 from serving.config import GatewaySettings, ModelSettings
 from serving.readings import families_of, processes_of
 from serving.served import Served, served_by, served_with
@@ -17,11 +18,12 @@ from serving.served import Served, served_by, served_with
 class Surroundings:
     """`served` returns what is served now, in a microsecond or two. `families` returns the metrics of all processes.
 
-    `families` may raise a `ServingError`.
+    `families` may raise a `ServingError`. `ask` loads and unloads models.
     """
 
     served: Callable[[], Served]
     families: Callable[[], Awaitable[list[Metric]]]
+    ask: Ask = no_changes
 
 
 def in_folder(settings: ModelSettings | GatewaySettings) -> Surroundings:

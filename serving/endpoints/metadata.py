@@ -44,7 +44,7 @@ class ServerMetadata(BaseModel):
 
     name: str = "zorse"
     version: str
-    extensions: list[str] = ["binary_tensor_data", "model_configuration", "statistics"]
+    extensions: list[str] = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
 
 
 def _version() -> str:

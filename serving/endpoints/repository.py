@@ -1,26 +1,31 @@
-"""Triton's model repository extension: the index of the models. Models are not loaded or unloaded by requests."""
+"""Triton's model repository extension: the index of the models, and requests to load and unload one."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
-from serving.config import ModelSummary
-from serving.errors import BadRequestError, NotFoundError, ServingError, UnsupportedError
+from serving.changes import Action, Ask
+from serving.errors import BadRequestError, UnsupportedError
 from serving.json_bodies import json_object
 from serving.served import Served
+from zorse_common.errors import printable
 
 server_router = APIRouter(prefix="/v2/repository", tags=["repository"])
 
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "content": {"application/json": {"schema": {"type": "object", "properties": {"ready": {"type": "boolean"}}}}}
-    }
-}
+
+def _body(properties: dict[str, Any]) -> dict[str, Any]:
+    """Return the description of a body with an object of these properties."""
+    schema = {"type": "object", "properties": properties}
+    return {"requestBody": {"content": {"application/json": {"schema": schema}}}}
+
+
+_INDEX = _body({"ready": {"type": "boolean"}})
+_CHANGE = _body({"parameters": {"type": "object"}})
 
 
 class IndexEntry(BaseModel):
@@ -32,7 +37,7 @@ class IndexEntry(BaseModel):
     reason: str = ""
 
 
-@server_router.post("/index", openapi_extra=_BODY)
+@server_router.post("/index", openapi_extra=_INDEX)
 async def index(request: Request) -> list[IndexEntry]:
     """List the models with their states. With `{"ready": true}` only those that take requests are listed."""
     only_ready = json_object(await request.body()).get("ready", False)
@@ -42,11 +47,45 @@ async def index(request: Request) -> list[IndexEntry]:
     return model_index(request.app.state.served(), waiting, only_ready=only_ready)
 
 
-@server_router.post("/models/{name}/load")
-@server_router.post("/models/{name}/unload")
-async def load_or_unload(name: str, request: Request) -> None:
-    """Refuse: the server loads the models of its repository when it starts."""
-    raise no_loading(name, request.app.state.served().models)
+@server_router.post("/models/{name}/load", openapi_extra=_CHANGE)
+async def load(name: str, request: Request) -> dict[str, Any]:
+    """Run the version of the model that the repository names now. The answer comes once it has taken over.
+
+    If that version is not sound, the answer is an error, and what ran before runs on.
+    """
+    await change("load", name, _parameters(await request.body()), request.app.state.ask)
+    return {}
+
+
+@server_router.post("/models/{name}/unload", openapi_extra=_CHANGE)
+async def unload(name: str, request: Request) -> dict[str, Any]:
+    """Answer the model's requests in flight and stop it. It stays away until it is loaded."""
+    await change("unload", name, _parameters(await request.body()), request.app.state.ask)
+    return {}
+
+
+def _parameters(body: bytes) -> dict[str, Any]:
+    parameters = json_object(body).get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise BadRequestError("parameters are not an object: give one, or leave them out")
+    return parameters
+
+
+async def change(action: Action, model: str, parameters: Iterable[str], ask: Ask) -> None:
+    """Load or unload `model`. `parameters` are the names of those of the request.
+
+    Raises:
+        UnsupportedError: a parameter is for what the server does not do.
+        ServingError: as `Ask`.
+    """
+    for name in parameters:
+        # No model depends on another one.
+        if name != "unload_dependents":
+            raise UnsupportedError(
+                f"the request has the parameter {printable(name)}: models come from the repository as they are, "
+                "leave it out"
+            )
+    await ask(action, model)
 
 
 def model_index(served: Served, waiting: Collection[str], *, only_ready: bool) -> list[IndexEntry]:
@@ -71,10 +110,3 @@ def _entry(key: str, state: Literal["LOADING", "UNAVAILABLE"], reason: str = "")
     """Return the entry of a `key`, which is `<model>/<version>` or `<model>`."""
     name, _, version = key.partition("/")
     return IndexEntry(name=name, version=version, state=state, reason=reason)
-
-
-def no_loading(name: str, models: Sequence[ModelSummary]) -> ServingError:
-    """Return the error for a request to load or unload a model."""
-    if name not in {model.name for model in models}:
-        return NotFoundError(f"there is no model {name[:80]!r} on this server")
-    return UnsupportedError(f"{name} cannot be loaded or unloaded by a request: start the server again to do so")

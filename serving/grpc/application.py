@@ -34,8 +34,13 @@ from zorse_common.errors import printable
 STREAM = "ModelStreamInfer"
 _REFUSALS = {401, 403, 429, 503}
 _CLIENT_GONE = 499
-_HEALTH = {"ServerLive": "/v2/health/live", "ServerReady": "/v2/health/ready"}
-"""The HTTP routes of the calls that need no key."""
+_ROUTES = {
+    "ServerLive": "/v2/health/live",
+    "ServerReady": "/v2/health/ready",
+    "RepositoryModelLoad": "/v2/repository/models/_/load",
+    "RepositoryModelUnload": "/v2/repository/models/_/unload",
+}
+"""The HTTP routes of the calls for which `Access` has rules of their own."""
 _STREAMS = 64
 """The most open streams of a process. Each may hold a message that is not complete yet, which is not counted."""
 _PIPELINED = 16
@@ -130,7 +135,7 @@ class GrpcApplication:
             reading.reschedule(now)
 
     async def _answer_one(self, call: _Call, headers: dict[str, str], content: Content, context: Any) -> bytes:
-        self.access.check(_HEALTH.get(call.method, call.method), headers, time.monotonic())
+        self.access.check(_ROUTES.get(call.method, call.method), headers, time.monotonic())
         nbytes = body_length(headers.get(MESSAGE_BYTES, "0")) or 0
         if nbytes > self.max_bytes:
             raise TooLargeError(f"the request has {nbytes} bytes and the server takes {self.max_bytes}")

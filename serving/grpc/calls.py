@@ -13,9 +13,10 @@ from pydantic import BaseModel
 
 from export.manifest import Manifest
 from export.triton import model_config
+from serving.changes import Action
 from serving.config import GatewaySettings, ModelSummary
 from serving.endpoints.metadata import SERVER, model_metadata
-from serving.endpoints.repository import model_index, no_loading
+from serving.endpoints.repository import change, model_index
 from serving.endpoints.settings import TRACE, log_settings_of, unchanged
 from serving.endpoints.shared_memory import NO_SHARED_MEMORY, no_region
 from serving.endpoints.statistics import statistics_of
@@ -174,7 +175,7 @@ class GatewayCalls:
             "ModelStatistics": (pb.ModelRequest, self._statistics),
             "RepositoryIndex": (pb.RepositoryIndexRequest, self._index),
             "RepositoryModelLoad": (pb.RepositoryModelRequest, self._load),
-            "RepositoryModelUnload": (pb.RepositoryModelRequest, self._load),
+            "RepositoryModelUnload": (pb.RepositoryModelRequest, self._unload),
             "TraceSetting": (pb.TraceSettings, self._trace),
             "LogSettings": (pb.LogSettings, self._log),
         }
@@ -238,7 +239,16 @@ class GatewayCalls:
         return _message(pb.RepositoryIndexResponse, {"models": [entry.model_dump() for entry in entries]})
 
     async def _load(self, request: Any, deadline: float | None) -> Any:
-        raise no_loading(request.model_name, self._served().models)
+        return await self._change("load", request)
+
+    async def _unload(self, request: Any, deadline: float | None) -> Any:
+        return await self._change("unload", request)
+
+    async def _change(self, action: Action, request: Any) -> Any:
+        if request.repository_name:
+            raise NotFoundError(f"there is no repository {printable(request.repository_name)}: leave its name out")
+        await change(action, request.model_name, request.parameters, self._surroundings.ask)
+        return pb.Empty()
 
     async def _trace(self, request: Any, deadline: float | None) -> Any:
         name = request.model_name

@@ -20,6 +20,7 @@ from serving.errors import NotFoundError
 from tests.cluster.client_load import ClientLoad
 from tests.cluster.servers import HEAD, PROXIES, Server, fails_hardly, is_orderly_stop, served, stop
 from tests.cluster.sockets import is_loopback
+from tests.cluster.test_following import Clients, publish
 from tests.serving import triton_grpc, triton_http
 from tests.serving.fuzz import fuzz
 from tests.serving.raw_http import exchange
@@ -176,6 +177,33 @@ def test_gateway_that_has_died_delays_requests_or_asks_to_try_again(server: Serv
         answer = httpx.get(f"{server.url}/v2", timeout=60)
     assert answer.json()["name"] == "zorse"
     assert process.pid not in [other.pid for other in server.processes("ServeReplica:zorse:gateway")]
+
+
+def test_server_takes_a_version_when_it_is_asked_to_load_it_and_loses_no_request(server: Server) -> None:
+    url, repository = server.url, server.command.folder.parent / "repository"
+    publish(repository, "digits", 2)
+    publish(repository, "late", 1)
+    load, unload = (f"{url}/v2/repository/models/{{}}/{action}" for action in ("load", "unload"))
+    with Clients(server.port).running() as clients:
+        assert httpx.post(load.format("digits"), timeout=600).json() == {}
+        loaded = time.monotonic()
+        publish(repository, "digits", 3, broken=True)
+        refused = httpx.post(load.format("digits"), timeout=600)
+        # A new model, and one that goes, while the clients ask for another.
+        assert httpx.post(load.format("late"), timeout=600).is_success
+        assert httpx.post(unload.format("late"), timeout=600).is_success
+    assert (refused.status_code, refused.json()["code"]) == (409, "refused")
+    assert "digits/3 is not loaded" in refused.json()["error"]
+    assert "golden" in refused.json()["error"]
+    assert {answer.status for answer in clients.answers} == {200}
+    assert {answer.version for answer in clients.answers if answer.sent > loaded} == {"2"}
+    assert {answer.version for answer in clients.answers} == {"1", "2"}
+    index = {(entry["name"], entry["version"]): entry for entry in httpx.post(f"{url}/v2/repository/index").json()}
+    assert index["digits", "2"]["state"] == "READY"
+    assert index["digits", "3"]["state"] == "UNAVAILABLE"
+    assert index["late", "1"]["reason"] == "unloaded"
+    answer = httpx.post(f"{url}/v2/models/late/generate")
+    assert (answer.status_code, answer.json()["error"]) == (404, "the model late/1 is not served: unloaded")
 
 
 @pytest.mark.soak

@@ -17,7 +17,7 @@ from serving.config import AccessSettings, Batching, GatewaySettings, Limits, Mo
 from serving.keys import plain_key
 from serving.metrics import ModelMetrics
 from serving.service import ModelService
-from tests.serving.fakes import FakeEngine
+from tests.serving.fakes import FakeEngine, with_changes
 from tests.serving.tiny import generator_manifest, inverter_manifest
 
 
@@ -60,7 +60,7 @@ def transport(
         access=access,
         **observation,
     )
-    apps[""] = gateway_app(gateway, lambda: list(not_ready))
+    apps[""] = gateway_app(gateway, lambda: list(not_ready), with_changes(gateway))
     return InProcess(apps)
 
 

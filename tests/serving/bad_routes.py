@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from urllib.parse import quote
 
 from tests.serving.bad_request import INFER, BadRequest
+
+REPOSITORY = "/v2/repository/models"
 
 
 def route(name: str, method: str, path: str, status: int, code: str, word: str, body: bytes = b"{}") -> BadRequest:
@@ -55,17 +58,29 @@ def _extensions() -> Iterator[BadRequest]:
         ("index with a list", "/v2/repository/index", [], "send an object"),
         ("log settings that do not exist", "/v2/logging", {"colour": 1}, "the settings are"),
         ("trace settings that are a number", "/v2/trace/setting", 1, "send an object"),
+        ("load with a list", f"{REPOSITORY}/digits/load", [], "send an object"),
+        ("load with a list of parameters", f"{REPOSITORY}/digits/load", {"parameters": ["a"]}, "not an object"),
     ):
         yield BadRequest(name, path, json.dumps(body).encode(), 400, "bad_request", word)
-    for name, path, word in (
-        ("load", "/v2/repository/models/digits/load", "start the server again"),
-        ("unload", "/v2/repository/models/digits/unload", "start the server again"),
-        ("register shared memory", "/v2/systemsharedmemory/region/a/register", "no shared memory"),
+    for name, path, body, word in (
+        ("load with a configuration", f"{REPOSITORY}/digits/load", {"config": "{}"}, "the parameter config"),
+        ("load with a file", f"{REPOSITORY}/digits/load", {"file:1/m": "YQ=="}, "the parameter file:1/m"),
+        ("unload with a version", f"{REPOSITORY}/digits/unload", {"version": "1"}, "the parameter version"),
+        ("register shared memory", "/v2/systemsharedmemory/region/a/register", {}, "no shared memory"),
     ):
-        yield BadRequest(name, path, b"{}", 400, "unsupported", word)
+        yield BadRequest(name, path, json.dumps({"parameters": body}).encode(), 400, "unsupported", word)
+    for action in ("load", "unload"):
+        for model in ("nothing", "..", "digits\x1b", "a" * 200):
+            path = f"{REPOSITORY}/{quote(model)}/{action}"
+            yield BadRequest(f"{action} of {model[:9]!r}", path, b"", 404, "not_found", "")
 
 
 def _access() -> Iterator[BadRequest]:
+    page = {"origin": "http://example.com"}
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=a", ""):
+        headers = page | ({"content-type": kind} if kind else {})
+        path = f"{REPOSITORY}/digits/unload"
+        yield BadRequest(f"unload by a page, {kind}", path, b"", 403, "forbidden", "a page of", headers=headers)
     for host in ("example.com", "localhost.example.com", "127.0.0.1.example.com", "10.0.0.1", "", "a" * 2000):
         yield BadRequest(f"host {host[:30]!r}", INFER, b"{}", 403, "forbidden", "localhost", headers={"host": host})
     for name, key in (("no key", ""), ("wrong key", "guess"), ("key with bytes that are no ASCII", "\xff\xfe")):

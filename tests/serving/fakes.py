@@ -1,7 +1,8 @@
-"""A fake Engine that computes what the tiny graphs compute, in numpy."""
+"""A fake Engine that computes what the tiny graphs compute, in numpy, and a fake of what loads and unloads models."""
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from typing import Any
 
@@ -9,7 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.batching import Tensors
-from serving.errors import EngineError
+from serving.changes import Action
+from serving.config import GatewaySettings
+from serving.errors import EngineError, NotFoundError
+from serving.served import UNLOADED, served_by
+from serving.surroundings import Surroundings, in_folder
 
 
 class Traced(np.ndarray):
@@ -53,3 +58,27 @@ class FakeEngine:
     async def submit(self, tensors: Tensors, deadline: float | None = None) -> Tensors:
         """Run the tensors at once, in place of a batcher."""
         return self.run(tensors)
+
+
+class FakeChanges:
+    """Loads and unloads the models of the gateway with `settings` by telling it that this was done."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._served, self._folder = served_by(settings)(), settings.folder
+        self._unloaded: set[str] = set()
+
+    async def __call__(self, action: Action, model: str) -> None:
+        """See `Ask`."""
+        if model not in self._served.names:
+            raise NotFoundError(f"there is no model {model}")
+        (self._unloaded.add if action == "unload" else self._unloaded.discard)(model)
+        if self._folder is not None:
+            models = tuple(one for one in self._served.models if one.name not in self._unloaded)
+            gone = {f"{one.name}/{one.version}": UNLOADED for one in self._served.models if one not in models}
+            change = {"names": [one.name for one in models], "models": models, "unavailable": gone}
+            self._served.model_copy(update=change).write(self._folder)
+
+
+def with_changes(settings: GatewaySettings) -> Surroundings:
+    """Return the surroundings of the gateway with `settings`, in which models can be loaded and unloaded."""
+    return dataclasses.replace(in_folder(settings), ask=FakeChanges(settings))

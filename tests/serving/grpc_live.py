@@ -26,7 +26,7 @@ from serving.grpc.server import GrpcServer
 from serving.metrics import ModelMetrics
 from serving.service import ModelService
 from serving.surroundings import in_folder
-from tests.serving.fakes import FakeEngine
+from tests.serving.fakes import FakeEngine, with_changes
 
 T = TypeVar("T")
 
@@ -100,8 +100,10 @@ def live_grpc(
         models = [ModelSummary(name=m.name, version=m.version, kind=m.interface.kind) for m in manifests]
         texts = {m.name: m.to_json() for m in manifests}
         gateway = GatewaySettings(models=tuple(models), manifests=texts, **observation)
-        calls_of_server = GatewayCalls(gateway, in_folder(gateway), lambda: [], others)
-        application = GrpcApplication.beside(gateway_app(gateway, lambda: []), calls_of_server, gateway.limits.bytes)
+        around = with_changes(gateway)
+        calls_of_server = GatewayCalls(gateway, around, lambda: [], others)
+        app = gateway_app(gateway, lambda: [], around)
+        application = GrpcApplication.beside(app, calls_of_server, gateway.limits.bytes)
         live.servers["gateway"] = GrpcServer(application, folder / "gateway")
 
     async def stop() -> None:

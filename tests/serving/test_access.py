@@ -126,6 +126,27 @@ def test_local_access_refuses_pages_of_other_origins() -> None:
     Access(AccessSettings(is_local=True)).check(PATH, {"host": "LocalHost:80", "origin": "http://localhost:80"}, 0)
 
 
+def test_models_are_changed_with_a_key_or_by_this_machine_and_never_by_a_page_without_a_key() -> None:
+    change, host = "/v2/repository/models/digits/unload", {"host": "127.0.0.1:8000"}
+    page = host | {"origin": "https://a.example"}
+    Access(AccessSettings(is_local=True)).check(change, host, 0)
+    Access(AccessSettings(is_local=True)).check(change, host | {"origin": "http://127.0.0.1:8000"}, 0)
+    for cors in ("*", "https://a.example"):
+        with pytest.raises(ForbiddenError, match=r"a page of 'https://a.example' .* start the server with --keys"):
+            Access(AccessSettings(is_local=True, cors=cors)).check(change, page, 0)
+        # As HTTP/1.0 without the name of a host.
+        with pytest.raises(ForbiddenError):
+            Access(AccessSettings(is_local=True, cors=cors)).check(change, {"origin": "https://a.example"}, 0)
+    with pytest.raises(ForbiddenError, match="start it with --keys to load and unload models"):
+        Access(AccessSettings()).check(change, {}, 0)
+    Access(AccessSettings()).check("/v2/repository/index", {}, 0)
+    keys = (plain_key("secret"),)
+    for settings in (AccessSettings(keys=keys), AccessSettings(keys=keys, is_local=True, cors="*")):
+        Access(settings).check(change, page | {"x-api-key": "secret"}, 0)
+        with pytest.raises(UnauthorizedError):
+            Access(settings).check(change, host, 0)
+
+
 def test_access_sends_cors_headers_to_the_one_origin() -> None:
     page, other = {"origin": "https://a.example"}, {"origin": "https://b.example"}
     asked = {"access-control-request-method": "POST"}

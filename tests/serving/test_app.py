@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ import pytest
 from serving import artifacts
 from serving.app import model_settings, running_server
 from serving.application_names import GATEWAY, application_name, is_ours
-from serving.applications import replica_resources
-from serving.config import Batching, Limits, Replicas, ServerSettings
+from serving.applications import Applications, replica_resources
+from serving.config import Batching, Limits, ModelSettings, Replicas, ServerSettings
 from serving.errors import ArtifactError, StartError
 from serving.memory import COPIES, REPLICA_BYTES, _control_group_memory, available_memory, check_memory
 from serving.ports import free_port
@@ -114,3 +115,13 @@ def test_names_of_applications_are_of_this_server_and_never_the_gateways(model: 
 @pytest.mark.parametrize("application", ["default", "digits", "zorses", "zorse-2", "a.zorse", "_gateway"])
 def test_applications_of_others_are_not_of_this_server(application: str) -> None:
     assert not is_ours(application)
+
+
+def test_version_for_which_the_gpus_have_no_room_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    artifact = artifacts.load(write(tmp_path, generator_graph(), generator_manifest()))
+    settings = ModelSettings(name="digits", artifact="", device="cuda", gpu_fraction=0.5)
+    stop = threading.Event()
+    stop.set()  # so that Ray is not given time to see that a process has ended
+    full = Applications(lambda _: settings, stop, free_gpus=lambda: 0.4)
+    with pytest.raises(StartError, match="the GPUs have no room for it: unload a model first"):
+        full.run(artifact, artifact)

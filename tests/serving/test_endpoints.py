@@ -73,7 +73,7 @@ def test_get_routes_answer(path: str, answer: object) -> None:
 def test_server_metadata_names_the_binary_extension() -> None:
     body = server().get("/v2").json()
     assert body["name"] == "zorse"
-    assert body["extensions"] == ["binary_tensor_data", "model_configuration", "statistics"]
+    assert body["extensions"] == ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
 
 
 def test_ready_is_503_with_the_names_of_waiting_models() -> None:

@@ -55,8 +55,24 @@ def trailing(error: Any) -> dict[str, str]:
 
 def test_every_call_of_the_client_is_answered() -> None:
     manifests = [generator_manifest(), inverter_manifest(), conditional_manifest()]
-    with tempfile.TemporaryDirectory() as folder, live_grpc(Path(folder), manifests) as live:
+    local = AccessSettings(is_local=True)
+    with tempfile.TemporaryDirectory() as folder, live_grpc(Path(folder), manifests, access=local) as live:
         triton_grpc.run_all(live.target())
+
+
+def test_models_are_loaded_and_unloaded_with_a_key_or_on_a_local_server() -> None:
+    with server() as live:
+        client = InferenceServerClient(live.target())
+        refused("PERMISSION_DENIED", "start it with --keys", client.unload_model, "invert")
+        refused("PERMISSION_DENIED", "start it with --keys", client.load_model, "invert")
+        client.close()
+    with server(access=AccessSettings(keys=(plain_key("secret"),))) as live:
+        client = InferenceServerClient(live.target())
+        refused("UNAUTHENTICATED", "requires its API key", client.unload_model, "invert")
+        client.unload_model("invert", headers={"x-api-key": "secret"})
+        (entry,) = client.get_model_repository_index(headers={"x-api-key": "secret"}).models
+        assert (entry.name, entry.state, entry.reason) == ("invert", "UNAVAILABLE", "unloaded")
+        client.close()
 
 
 def test_calls_need_the_key_except_those_of_health() -> None:

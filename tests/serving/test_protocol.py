@@ -106,7 +106,8 @@ def test_compressed_request_may_have_binary_tensors() -> None:
 
 
 def test_every_documented_route_answers_head_and_options_as_http_wants() -> None:
-    client = server()
+    client = server(api_key="secret")
+    client.headers["x-api-key"] = "secret"
     for document in ("", "/v2/models/digits", "/v2/models/invert"):
         paths = client.get(f"{document}/openapi.json").json()["paths"]
         assert paths

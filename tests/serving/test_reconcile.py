@@ -2,109 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.artifacts import Artifact, Listing, Published
+from serving.artifacts import Listing, Published
 from serving.desired import desired
-from serving.errors import ArtifactError, LostProcessError, StartError
-from serving.reconcile import Reconciler
+from serving.errors import ArtifactError
 from serving.served import Served, ServedNow
-from tests.serving.tiny import generator_manifest
+from tests.serving.world import World
 
 NAMES = st.sampled_from("abcd")
 VERSIONS = st.builds(lambda number: Published(f"/r/m/{number}", f"digest-{number}"), st.integers(1, 3))
 MODELS = st.dictionaries(NAMES, VERSIONS)
 
 
-@given(MODELS, st.sets(NAMES), MODELS, MODELS)
-def test_desired_is_what_the_repository_says_unless_that_is_refused_or_broken(
-    found: dict[str, Published], broken: set[str], running: dict[str, Published], refused: dict[str, Published]
+@given(MODELS, st.sets(NAMES), MODELS, st.sets(VERSIONS), st.sets(NAMES))
+def test_desired_is_what_the_repository_says_unless_that_is_refused_broken_or_unloaded(
+    found: dict[str, Published],
+    broken: set[str],
+    running: dict[str, Published],
+    refused: set[Published],
+    unloaded: set[str],
 ) -> None:
     found = {name: version for name, version in found.items() if name not in broken}
     listing = Listing(found, {f"{name}/3": "no manifest" for name in broken})
-    wanted = desired(listing, running, refused)
-    for name, version in found.items():
-        assert wanted.get(name) == (running.get(name) if refused.get(name) == version else version)
-    for name in running.keys() - found.keys():
+    wanted = desired(listing, running, refused, unloaded)
+    for name in found.keys() - unloaded:
+        assert wanted.get(name) == (running.get(name) if found[name] in refused else found[name])
+    for name in running.keys() - found.keys() - unloaded:
         assert wanted.get(name) == (running[name] if name in broken else None)
-    assert wanted.keys() <= found.keys() | running.keys()
-    assert desired(listing, wanted, refused) == wanted
-
-
-class World:
-    """A repository and a cluster in memory, which refuses the versions `bad`, and those `deadly` kill their process.
-
-    While it is `unreachable`, a change is made or not, and ends with an error.
-    """
-
-    def __init__(self) -> None:
-        self.listing: Listing | Exception = Listing({}, {})
-        self.bad: set[int] = set()
-        self.deadly: set[int] = set()
-        self.unreachable: Literal["before", "after"] | None = None
-        self.unreadable: set[int] = set()
-        self.cluster: dict[str, int] = {}
-        self.told: list[Served] = []
-        self.events: list[tuple[str, str | None, int | None]] = []
-        self.reconciler = Reconciler({}, {}, self.look, self.load, self, self.told.append, self.note)
-
-    def look(self) -> Listing:
-        if isinstance(self.listing, Exception):
-            raise self.listing
-        return self.listing
-
-    def load(self, uri: str) -> Artifact:
-        _, name, number = uri.rsplit("/", 2)
-        if int(number) in self.unreadable:
-            raise ArtifactError("a file is missing")
-        return Artifact(Path(uri), generator_manifest(name, int(number)), uri)
-
-    def run(self, artifact: Artifact, before: Artifact | None) -> None:
-        name, version = artifact.manifest.name, artifact.manifest.version
-        assert self.told[-1].loading == (f"{name}/{version}",)
-        if version in self.bad:
-            raise StartError("the golden sample differs")
-        if version in self.deadly:
-            raise LostProcessError("the actor died")
-        with self._change():
-            self.cluster[name] = version
-
-    def stop(self, model: str) -> None:
-        assert model not in self.told[-1].names
-        with self._change():
-            self.cluster.pop(model, None)
-
-    @contextmanager
-    def _change(self) -> Iterator[None]:
-        if self.unreachable == "before":
-            raise ConnectionError("the controller restarts")
-        yield
-        if self.unreachable == "after":
-            raise ConnectionError("the controller restarts")
-
-    def note(self, event: str, model: str | None, **fields: Any) -> None:
-        self.events.append((event, model, fields.get("version")))
-
-    def fail(self, **models: int) -> None:
-        """Look at a repository with these versions while the cluster is out of reach."""
-        with pytest.raises(ConnectionError):
-            self.step(**models)
-
-    def step(self, **models: int) -> dict[str, int]:
-        """Look at a repository with these versions, and return what runs."""
-        places = {name: Published(f"/r/{name}/{number}", f"{name}{number}") for name, number in models.items()}
-        self.listing = Listing(places, {})
-        self.reconciler.step()
-        assert {model.name: model.version for model in self.told[-1].models} == self.cluster
-        assert self.told[-1].loading == ()
-        return dict(self.cluster)
+    assert wanted.keys() <= (found.keys() | running.keys()) - unloaded
+    assert desired(listing, wanted, refused, unloaded) == wanted
 
 
 def test_models_come_change_and_go_with_the_repository() -> None:
@@ -200,8 +132,8 @@ def test_repository_out_of_reach_changes_nothing_and_is_reported_once() -> None:
     world = World()
     world.step(a=1)
     world.listing = ArtifactError("there is no such bucket")
-    world.reconciler.step()
-    world.reconciler.step()
+    world.reconciler.follow()
+    world.reconciler.follow()
     assert world.cluster == {"a": 1}
     assert [event[0] for event in world.events][2:] == ["repository_unreadable"]
 

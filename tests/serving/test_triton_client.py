@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tritonclient.http import aio
 
+from serving.config import AccessSettings
 from tests.serving import triton_http
 from tests.serving.live import live_server
 from tests.serving.tiny import conditional_manifest, generator_manifest, inverter_manifest
@@ -17,7 +18,8 @@ from tests.serving.tiny import conditional_manifest, generator_manifest, inverte
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     manifests = [generator_manifest(), inverter_manifest(), conditional_manifest()]
-    with live_server(manifests=manifests, folder=tmp_path_factory.mktemp("server")) as url:
+    local = AccessSettings(is_local=True)
+    with live_server(manifests=manifests, folder=tmp_path_factory.mktemp("server"), access=local) as url:
         yield url
 
 

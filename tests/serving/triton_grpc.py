@@ -76,15 +76,16 @@ def check_models(client: Client) -> None:
 
 
 def check_repository(client: Client) -> None:
-    """The repository index; loading and unloading are refused."""
-    name = models(client)[0]
-    again = "start the server again"
-    refused("UNIMPLEMENTED", again, client.load_model, name)
-    refused("UNIMPLEMENTED", again, client.load_model, name, config="{}", files={"file:1/model.onnx": b"a"})
-    refused("UNIMPLEMENTED", again, client.unload_model, name)
-    refused("UNIMPLEMENTED", again, client.unload_model, name, unload_dependents=True)
+    """The repository index, and loading. Other files than those of the repository are refused."""
+    index = client.get_model_repository_index()
+    name = index.models[0].name
+    client.load_model(name)
+    assert client.get_model_repository_index() == index
+    files = {"file:1/model.onnx": b"a"}
+    refused("UNIMPLEMENTED", "the parameter ", client.load_model, name, config="{}", files=files)
     refused("NOT_FOUND", "nothing", client.load_model, "nothing")
     refused("NOT_FOUND", "nothing", client.unload_model, "nothing")
+    refused("NOT_FOUND", "nothing", client.unload_model, "nothing", unload_dependents=True)
 
 
 def check_settings(client: Client) -> None:

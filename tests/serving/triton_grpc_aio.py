@@ -48,8 +48,8 @@ async def check_async_client(client: AsyncClient) -> None:
     answers = [answer async for answer in client.stream_infer(requests())]
     assert [result.get_response().id for result, _ in answers[:-1]] == names
     assert "no model nothing" in str(answers[-1][1])
-    await fails("UNIMPLEMENTED", "start the server again", client.load_model(names[0]))
-    await fails("UNIMPLEMENTED", "start the server again", client.unload_model(names[0]))
+    await client.load_model(names[0])
+    await fails("NOT_FOUND", "nothing", client.unload_model("nothing"))
     trace = await client.get_trace_settings()
     assert await client.update_trace_settings(settings={"trace_rate": "0"}) == trace
     log = await client.get_log_settings()

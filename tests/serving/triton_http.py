@@ -84,7 +84,9 @@ def check_server(client: RecordingClient) -> None:
     assert client.is_server_ready()
     metadata = client.get_server_metadata(headers={"X-Request-Id": "a"}, query_params={"a": ["b", "c"]})
     assert metadata.keys() >= {"name", "version", "extensions"}
-    assert {"binary_tensor_data", "model_configuration", "statistics"} <= set(metadata["extensions"])
+    assert {"binary_tensor_data", "model_configuration", "model_repository", "statistics"} <= set(
+        metadata["extensions"]
+    )
 
 
 def check_models(client: RecordingClient) -> None:
@@ -113,16 +115,22 @@ def check_models(client: RecordingClient) -> None:
 
 
 def check_repository(client: RecordingClient) -> None:
-    """The repository index; loading and unloading are refused."""
+    """The repository index, loading and unloading. Other files than those of the repository are refused."""
     index = client.get_model_repository_index()
     assert all(entry.keys() == {"name", "version", "state", "reason"} for entry in index)
     name = index[0]["name"]
-    refused(400, "start the server again", client.load_model, name)
-    refused(400, "start the server again", client.load_model, name, config="{}", files={})
-    refused(400, "start the server again", client.unload_model, name)
-    refused(400, "start the server again", client.unload_model, name, unload_dependents=True)
+    client.load_model(name)
+    assert client.get_model_repository_index() == index
+    refused(400, "the parameter config", client.load_model, name, config="{}")
+    refused(400, "the parameter config", client.load_model, name, config="{}", files={"file:1/model.onnx": b"a"})
     refused(404, "nothing", client.load_model, "nothing")
     refused(404, "nothing", client.unload_model, "nothing")
+    client.unload_model(name, unload_dependents=True)
+    client.unload_model(name)
+    unloaded = {**index[0], "state": "UNAVAILABLE", "reason": "unloaded"}
+    assert client.get_model_repository_index() == [*index[1:], unloaded]
+    client.load_model(name)
+    assert client.get_model_repository_index() == index
 
 
 def check_settings(client: RecordingClient) -> None:
