@@ -124,7 +124,9 @@ class Applications:
         from ray import serve
 
         name = application_name(artifact.manifest.name)
-        self._check_room(self._settings_of(artifact).resources.get("num_gpus", 0.0))
+        settings = self._settings_of(artifact)
+        if settings.folder is not None:  # a cluster may grow
+            self._check_room(settings.resources.get("num_gpus", 0.0))
         self._deploy(artifact)
         if (error := self._failure(name)) is None:
             return

@@ -119,7 +119,7 @@ def test_applications_of_others_are_not_of_this_server(application: str) -> None
 
 def test_version_for_which_the_gpus_have_no_room_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     artifact = artifacts.load(write(tmp_path, generator_graph(), generator_manifest()))
-    settings = ModelSettings(name="digits", artifact="", device="cuda", gpu_fraction=0.5)
+    settings = ModelSettings(name="digits", artifact="", device="cuda", gpu_fraction=0.5, folder="/tmp")
     stop = threading.Event()
     stop.set()  # so that Ray is not given time to see that a process has ended
     full = Applications(lambda _: settings, stop, free_gpus=lambda: 0.4)
