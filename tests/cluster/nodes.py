@@ -16,7 +16,8 @@ from zorse_common.private_ray import ray_environment
 def two_nodes_cluster() -> Iterator[Cluster]:
     """Run a cluster of two nodes with a CPU each, to which this process is connected, while the block runs."""
     with ray_environment(ALONE):
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        # The dashboard is ten processes, which a busy machine does not start in Ray's time.
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
         cluster.add_node(num_cpus=1)
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
         try:
