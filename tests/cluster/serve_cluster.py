@@ -24,7 +24,10 @@ CPUS = 4
 
 @dataclass(frozen=True)
 class ServeCluster:
-    """A cluster. Each node has a folder of its own in `folder`, with its cache."""
+    """A cluster. Each node has a folder of its own in `folder`, with its cache.
+
+    `dashboard` is the URL to which `serve` sends its commands.
+    """
 
     address: str
     dashboard: str
@@ -66,7 +69,9 @@ class ServeCluster:
 
 
 @contextmanager
-def serve_cluster(folder: Path, nodes: int, **environment: str) -> Iterator[ServeCluster]:
+def serve_cluster(
+    folder: Path, nodes: int, *, has_dashboard: bool = True, **environment: str
+) -> Iterator[ServeCluster]:
     """Run a cluster of `nodes` with these environment variables while the block runs."""
     # The nodes have zorse installed, as those of a cluster that serves it must.
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -77,7 +82,8 @@ def serve_cluster(folder: Path, nodes: int, **environment: str) -> Iterator[Serv
         return {**os.environ, "PYTHONPATH": path, "XDG_CACHE_HOME": str(cache), **environment}
 
     with ray_environment({}):
-        head = {"num_cpus": CPUS, "include_dashboard": True, "dashboard_port": free_port(), "env_vars": variables(0)}
+        dashboard = {"include_dashboard": has_dashboard, "dashboard_port": free_port()}
+        head = {"num_cpus": CPUS, "env_vars": variables(0), **dashboard}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
             for node in range(1, nodes):

@@ -111,7 +111,7 @@ def test_server_on_a_cluster_of_others_leaves_them_as_they_were(tmp_path: Path) 
     (repository / "invert").rename(tmp_path / "invert")
     port = free_port()
     server = Server(port)
-    with serve_cluster(tmp_path / "cluster", 1) as cluster, foreign(cluster.address, port):
+    with serve_cluster(tmp_path / "cluster", 1, has_dashboard=False) as cluster, foreign(cluster.address, port):
         with serving(cluster, tmp_path / "run", str(repository)) as command:
             command.wait_until(lambda: "docs" in command.log)
             assert f"http://127.0.0.1:{port}/v2/models/digits" in command.log
