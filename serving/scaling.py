@@ -74,6 +74,9 @@ class OngoingWork:
         if len(loads) < context.current_num_replicas:
             # A replica that has not reported yet may have taken over all of the work.
             needed = max(needed, context.current_num_replicas)
+        if context.total_queued_requests:
+            # Requests that found no replica may not have reached the one that was started for them.
+            needed = max(needed, 1)
         lowest = max(context.capacity_adjusted_min_replicas, min(1, context.target_num_replicas - 1))
         needs = with_need(needs, context.current_time, needed, self._keep_s)
         decided = min(context.capacity_adjusted_max_replicas, max(lowest, needs[0][1]))

@@ -73,13 +73,17 @@ class Controller:
     state: dict[str, Any] = field(default_factory=dict)
     policy: OngoingWork = field(default_factory=lambda: OngoingWork(KEEP))
 
-    def step(self, *loads: Load, silent: int = 0) -> int:
-        """Return the target after a second with these loads, and with `silent` replicas that have not reported yet."""
+    def step(self, *loads: Load, silent: int = 0, queued: float = 0.0) -> int:
+        """Return the target after a second with these loads.
+
+        `silent` more replicas have not reported yet, and `queued` requests wait in Ray's proxy.
+        """
         self.now += 1.0
         context = _Context(
             dict(self.state),
             self.target,
             len(loads) + silent,
+            queued,
             self.now,
             self.lowest,
             self.highest,
@@ -94,6 +98,7 @@ class _Context:
     policy_state: dict[str, Any]
     target_num_replicas: int
     current_num_replicas: int
+    total_queued_requests: float
     current_time: float
     capacity_adjusted_min_replicas: int
     capacity_adjusted_max_replicas: int
@@ -136,6 +141,12 @@ def test_policy_keeps_replicas_that_have_not_reported_yet() -> None:
     # They are no reason for more.
     assert controller.step(Load(1, 8), silent=1) == 4
     assert controller.step(Load(1, 8), silent=3) == 4
+
+
+def test_policy_keeps_a_replica_that_the_waiting_requests_have_not_reached() -> None:
+    controller = Controller(lowest=0, target=1)
+    assert [controller.step(Load(0, 0), queued=0.1) for _ in range(100)][-1] == 1
+    assert [controller.step(Load(0, 0)) for _ in range(30)][-1] == 0
 
 
 def test_policy_starts_anew_with_what_runs() -> None:
