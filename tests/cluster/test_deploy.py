@@ -169,7 +169,7 @@ def test_printed_configuration_serves_a_repository_on_an_object_store(cluster: S
     cluster.deploy(config(cluster, port, "--insecure"))
     server = Server(port)
     server.wait_until_ready()
-    triton_http.run_all(server.url)
+    triton_http.run_all(server.url, loads=False)
     with Client(server.url) as client:
         source = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
         np.testing.assert_array_equal(client.translate("invert", source), 255 - source)

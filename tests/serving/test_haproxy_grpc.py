@@ -19,6 +19,7 @@ import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput, service_pb2
 
 from serving.batcher import Submit
+from serving.config import AccessSettings
 from serving.haproxy import find_haproxy
 from serving.haproxy_grpc import GRPC_SERVICE, grpc_sections
 from serving.haproxy_text import UNAVAILABLE
@@ -29,6 +30,7 @@ from tests.serving.tiny import conditional_manifest, generator_manifest, inverte
 from tests.serving.triton_grpc_client import SECONDS, refused
 
 MANIFESTS = [generator_manifest(), inverter_manifest(), conditional_manifest()]
+LOCAL = AccessSettings(is_local=True)
 MODELS = {manifest.name: f"/v2/models/{manifest.name}" for manifest in MANIFESTS}
 GATEWAY = {"gateway": "/"}
 DEFAULTS = """global
@@ -53,7 +55,7 @@ def haproxy(paths: dict[str, str], *changes: tuple[str, str], submit: Submit | N
         pytest.skip("HAProxy is not installed")
     # The server of a replica is named as Ray does, with the replica's id at the end.
     sections = {"frontend http_frontend": [f"    acl is_http-{name} path {path}" for name, path in paths.items()]}
-    with tempfile.TemporaryDirectory() as folder, live_grpc(Path(folder), MANIFESTS, submit=submit):
+    with tempfile.TemporaryDirectory() as folder, live_grpc(Path(folder), MANIFESTS, submit=submit, access=LOCAL):
         for name in paths:
             lines = [f"backend http-{name}", f"    server R-{name} unix@{folder}/{name} check"]
             sections[lines[0]] = lines
