@@ -48,31 +48,20 @@ def run_until_done(command: list[str], output: str, schedule: Schedule, log: Pat
     """
     codes, kills = [], 0
     for run in range(_MOST_RUNS):
-        code, was_killed = run_once(command, output, schedule.kills[run : run + 1], log)
-        codes.append(code)
-        kills += was_killed
-        if code and not (run < len(schedule.kills) and schedule.kills[run][0] == "everything"):
+        process = start(command, log)
+        try:
+            if run < len(schedule.kills):
+                kills += _kill_after(process, Storage(output), *schedule.kills[run])
+            codes.append(process.wait(timeout=_RUN_SECONDS))
+        finally:
+            _end(process)
+        if codes[-1] and not (run < len(schedule.kills) and schedule.kills[run][0] == "everything"):
             lines = log.read_text(errors="replace").splitlines()
             assert lines[-1].startswith("error: "), f"{schedule}: {lines[-5:]}"
         if codes[-1] == 0 and run >= len(schedule.kills) - 1:
             assert kills, f"{schedule}: every run ended before its kill"
             return codes
     raise AssertionError(f"{schedule}: not done after {codes}\n{log.read_text(errors='replace')}")
-
-
-def run_once(command: list[str], output: str, kills: tuple[tuple[Victim, int], ...], log: Path) -> tuple[int, bool]:
-    """Run `zorse` with the words `command`, with one kill or none.
-
-    Returns:
-        The exit code, and whether it was killed: not if it ended before.
-    """
-    process, was_killed = start(command, log), False
-    try:
-        for victim, files in kills:
-            was_killed = _kill_after(process, Storage(output), victim, files)
-        return process.wait(timeout=_RUN_SECONDS), was_killed
-    finally:
-        _end(process)
 
 
 def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -83,11 +72,19 @@ def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def run_together(commands: list[list[str]], logs: Path) -> list[tuple[int, str]]:
-    """Run several commands of `zorse` at once. Returns the exit code of each and what it wrote."""
+def run_together(
+    commands: list[list[str]], logs: Path, first_killed_at: tuple[str, int] | None = None
+) -> list[tuple[int, str]]:
+    """Run several commands of `zorse` at once. Returns the exit code of each and what it wrote.
+
+    With `first_killed_at`, an output and a number of files, all processes of the first one are killed once it has them.
+    """
     files = [logs / f"log{number}" for number in range(len(commands))]
     processes = [start(command, log) for command, log in zip(commands, files, strict=True)]
     try:
+        if first_killed_at is not None:
+            output, files_written = first_killed_at
+            assert _kill_after(processes[0], Storage(output), "everything", files_written)
         codes = [process.wait(timeout=_RUN_SECONDS) for process in processes]
     finally:
         for process in processes:

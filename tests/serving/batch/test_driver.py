@@ -72,6 +72,17 @@ def test_verify_on_ray_repairs_a_damaged_shard(repository: Path, tmp_path: Path,
 
 
 @pytest.mark.ray
+def test_shards_that_were_lost_are_made_again_on_ray(repository: Path, tmp_path: Path, one_ray: None) -> None:
+    plan = plan_of_command(repository / "digits", {"seed": 7, "first": 0}, 20, OPTIONS)
+    make_all(repository / "digits", plan, tmp_path)
+    before = files_of(tmp_path / "shards")
+    (tmp_path / "shards/000001.tar").unlink()
+    (tmp_path / "shards/000000.tar").write_bytes(b"x")
+    assert job.generate(str(repository / "digits"), str(tmp_path), 20, OPTIONS, [].append, seed=7).images == 20
+    assert files_of(tmp_path / "shards") == before
+
+
+@pytest.mark.ray
 def test_translation_on_ray_leaves_bad_inputs_out(repository: Path, tmp_path: Path, one_ray: None) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()

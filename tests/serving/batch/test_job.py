@@ -61,15 +61,6 @@ def test_job_whose_shards_exist_is_committed_without_ray(repository: Path, gener
     np.testing.assert_array_equal(np.asarray(Image.open(generated / "contact-sheet.png")), sheet)
 
 
-@pytest.mark.ray
-def test_shard_that_was_lost_is_made_again(repository: Path, generated: Path) -> None:
-    before = files_of(generated / "shards")
-    (generated / "shards/000001.tar").unlink()
-    (generated / "shards/000000.tar").write_bytes(b"x")
-    assert _generate(repository, generated).images == 20
-    assert files_of(generated / "shards") == before
-
-
 def test_finished_job_does_nothing(repository: Path, generated: Path) -> None:
     _generate(repository, generated)
     before = files_of(generated)
