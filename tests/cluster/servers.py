@@ -18,7 +18,7 @@ from tritonclient.grpc import InferenceServerClient, InferenceServerException, s
 
 from serving.ports import free_port
 from serving.readings import parse
-from tests.cluster.commands import Started, started
+from tests.cluster.commands import Started, Target, started
 from tests.cluster.grpc_load import GrpcLoad
 from tests.cluster.load import Answer, Load
 from tests.cluster.sockets import command_line, listening
@@ -145,10 +145,10 @@ def fails_hardly(answers: list[Answer]) -> bool:
     return is_explained and len(failed) <= len(answers) / 1000
 
 
-def stop(server: Server) -> float:
+def stop(server: Server, to: Target) -> float:
     """Send SIGTERM and wait for the end of the command. Returns when it was sent, in seconds of a monotonic clock."""
     sent = time.monotonic()
-    server.command.send(signal.SIGTERM, "process")
+    server.command.send(signal.SIGTERM, to)
     server.command.wait_until(lambda: server.command.process.poll() is not None, running=False)
     return sent
 

@@ -20,7 +20,7 @@ from tests.cluster.commands import Started, started
 from tests.cluster.toys import toy
 from tests.serving.tiny import generator_graph, generator_manifest, write
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(900)]
 POLLS = 200
 """How often each server is asked while it starts."""
 
@@ -49,7 +49,6 @@ def _others(home: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
             other.wait()
 
 
-@pytest.mark.soak
 def test_runs_do_not_disturb_each_other_or_other_rays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # None of them finds a token there, and all make one.
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -71,8 +70,8 @@ def test_runs_do_not_disturb_each_other_or_other_rays(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param((), marks=pytest.mark.slow, id="default"),
-        pytest.param(("--proxy", "ray"), marks=pytest.mark.soak, id="ray"),
+        pytest.param((), id="default"),
+        pytest.param(("--proxy", "ray"), id="ray"),
     ],
 )
 def test_servers_answer_only_with_their_models(options: tuple[str, ...], tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ KEY, LINE = new_key("tester")
 LIMITED, LIMITED_LINE = new_key("limited", "2/h")
 
 
-@pytest.fixture(scope="module", params=["haproxy", "ray"])
+@pytest.fixture(scope="module", params=["haproxy", pytest.param("ray", marks=pytest.mark.soak)])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Started, str]]:
     """Yield a server and its URL."""
     folder = tmp_path_factory.mktemp("operations")

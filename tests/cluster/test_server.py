@@ -227,7 +227,7 @@ def test_replicas_that_are_killed_again_and_again_fail_hardly_any_nor_does_a_sto
                 server.replicas()[0].kill()
                 server.command.wait_until(lambda before=before: server.has_replaced(before))
             load.wait_for(500)
-            stopped = stop(server)
+            stopped = stop(server, "process")
         for connection in slow:
             connection.close()
     running = [answer for answer in load.answers if answer.sent < stopped]

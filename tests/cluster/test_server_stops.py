@@ -49,7 +49,7 @@ def proxy(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def server(proxy: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    options = ("--host", "0.0.0.0", "--insecure")
+    options = ("--host", "0.0.0.0", "--insecure", "--max-body", "100000")
     with served(tmp_path_factory.mktemp("server"), write_models, *options, proxy=proxy) as running:
         yield running
 
@@ -77,6 +77,14 @@ def test_broken_models_are_named_and_the_others_are_served(server: Server) -> No
     assert sorted(line.split()[1] for line in told) == ["corrupt/1", "other/1"]
 
 
+def test_answers_repeat_the_id_of_the_request_also_to_a_body_above_the_limit(server: Server) -> None:
+    headers = {"Content-Type": "application/json", "X-Request-Id": "my-id"}
+    for spaces, expected in ((90_000, (200, None)), (200_000, (413, "too_large"))):
+        answer = httpx.post(f"{server.url}{PATH}", content=BODY + b" " * spaces, headers=headers, timeout=60)
+        code = None if answer.is_success else answer.json()["code"]
+        assert ((answer.status_code, code), answer.headers.get_list("x-request-id")) == (expected, ["my-id"])
+
+
 def test_requests_of_clients_that_have_left_are_not_run(server: Server) -> None:
     # The model runs for a second, and what comes after this request waits.
     with server.half_sent(*_picture(160)) as runs:
@@ -95,7 +103,7 @@ def test_server_stops_without_cutting_a_request_or_a_call(server: Server, proxy:
     with load.running(), server.half_sent(HEAD, b"Content-Length: 100\r\n\r\n{"), contextlib.ExitStack() as more:
         load.wait_for(200)
         grpc_load = more.enter_context(_grpc_clients(server)) if server.grpc_port else None
-        stopped = stop(server)
+        stopped = stop(server, "group" if proxy == "haproxy" else "process")
     assert server.command.process.returncode == 0, server.command.log
     assert is_orderly_stop(load.answers, stopped, proxy), load.summary()
     if grpc_load is not None:

@@ -58,7 +58,7 @@ def _stopped(name: str, folder: Path, number: signal.Signals, to: Target) -> Out
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_signal_to_the_group_stops_an_export_cleanly(tmp_path: Path) -> None:
-    """Training and serving: see test_preemption.py and test_neighbours.py."""
+    """Training and serving: see test_preemption.py and test_server_stops.py."""
     _stopped("export", tmp_path, signal.SIGTERM, "group")
 
 
