@@ -62,6 +62,7 @@ bench: install
 	$(BIN)/python -m benchmarks.serve_peers
 	$(BIN)/python -m benchmarks.serve_profile
 	$(BIN)/python -m benchmarks.serve_load
+	$(BIN)/python -m benchmarks.serve_models
 	$(BIN)/python -m benchmarks.serve_grpc
 
 clean:

@@ -7,8 +7,12 @@ from pathlib import Path
 
 from serving.errors import StartError
 
-REPLICA_BYTES = 240 * 2**20
-"""The measured memory of a replica of a small model: Python, onnxruntime and Ray's worker."""
+REPLICA_BYTES = 140 * 2**20
+"""The memory of a replica of a small model, with room for requests: Python, onnxruntime and Ray's worker.
+
+Thirty of them add 109 MiB each to what is used (`benchmarks/results/serve_models.json`). Their resident memory is 205
+MiB, of which libraries are shared.
+"""
 COPIES = 2
 """How many copies of a model's files a replica holds: the files as read, and the graph of onnxruntime."""
 
