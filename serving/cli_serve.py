@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -102,10 +104,16 @@ def status(
     from serving.client import Client
     from serving.retrying import ONCE
     from serving.status import server_status
+    from zorse_common.signals import stop_requested
 
-    with Client(url, api_key, timeout=10, retry=ONCE) as client:
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(Client(url, api_key, timeout=10, retry=ONCE))
+        # An exception of a signal's handler may be lost in the code that it interrupts, and an event is not.
+        stop = stack.enter_context(stop_requested()) if watch else threading.Event()
         while True:
-            found = server_status(client, url, time.monotonic, lambda: time.sleep(1))
+            found = server_status(client, url, time.monotonic, lambda: stop.wait(1))
+            if stop.is_set():
+                break
             if watch:
                 Console().clear()
             _show(found, as_json)

@@ -40,18 +40,19 @@ def until_stopped(server: AbstractContextManager[T], announce: Callable[[T], Non
         if not ready:
             raise _StoppedError
 
-    try:
-        with stop_requested(abandon) as stop, server as started:
-            ready = True
-            announce(started)
-            stop.wait()
-    except (_StoppedError, SystemExit):
-        # Ray's own signal handler, which is installed while Ray starts, raises SystemExit.
-        return
-    except SystemError as error:
-        # What a signal handler raises in Ray's compiled code.
-        if not isinstance(error.__cause__, _StoppedError):
-            raise
+    with stop_requested(abandon) as stop:
+        try:
+            with server as started:
+                ready = True
+                announce(started)
+                stop.wait()
+        except (_StoppedError, SystemExit):
+            # Ray's own signal handler, which is installed while Ray starts, raises SystemExit.
+            return
+        except Exception:
+            # Ray's code turns what a signal handler raises into errors of its own.
+            if ready or not stop.is_set():
+                raise
 
 
 def stop_applications(folder: str) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 from export import manifest as contract
 from export.interface import Interface
+from serving.application_names import application_name
 from serving.config import ModelSettings
 from serving.deployment import ModelReplica
 from tests.serving.tiny import (
@@ -57,6 +60,11 @@ def weight_at(folder: Path, name: str = "model.onnx") -> int:
     return (folder / name).read_bytes().index(tensor.raw_data) + 4 * index
 
 
-def start_replica(folder: Path) -> None:
-    """Construct a replica of the artifact as Ray Serve does."""
-    ModelReplica(ModelSettings(name="digits", artifact=str(folder)))
+def start_replica(folder: Path, name: str = "digits") -> None:
+    """Construct a replica of the artifact `name` as Ray Serve does on a cluster, but without a gateway to report to."""
+    replica = SimpleNamespace(app_name=application_name(name), replica_id=SimpleNamespace(unique_id="one"))
+    with (
+        patch("serving.deployment.serve.get_replica_context", return_value=replica),
+        patch("serving.deployment.Reporter"),
+    ):
+        ModelReplica(ModelSettings(name=name, artifact=str(folder)))

@@ -14,8 +14,7 @@ from export.interface import AxisLimits, SizeLimits
 from serving import artifacts, codec
 from serving.batcher import Batcher
 from serving.batching import Tensors
-from serving.config import Batching, Limits, ModelSettings
-from serving.deployment import ModelReplica
+from serving.config import Batching, Limits
 from serving.engine import OrtEngine
 from serving.errors import ImageSizeError
 from serving.feeds import check, latents, pad
@@ -24,6 +23,7 @@ from serving.open_inference import HEADER_LENGTH, pack, unpack_outputs
 from serving.service import ModelService, batching_of
 from tests.serving.apps import server
 from tests.serving.fakes import FakeEngine
+from tests.serving.forged import start_replica
 from tests.serving.tiny import (
     Axes,
     generator_graph,
@@ -194,7 +194,7 @@ def test_fixed_batch_limits_the_batch_size(batch: int | str, size: int) -> None:
 
 @pytest.mark.parametrize("axes", [SQUARE, WIDE, SINGLE, MIXED], ids=str)
 def test_replica_with_a_fixed_size_starts(folders: dict[Axes, Path], axes: Axes) -> None:
-    ModelReplica(ModelSettings(name="invert", artifact=str(folders[axes])))
+    start_replica(folders[axes], "invert")
 
 
 def test_size_limits_of_height_and_width_are_separate() -> None:
