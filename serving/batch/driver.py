@@ -18,10 +18,10 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from serving.batch.plan import Plan
-from serving.batch.ray_cluster import Questions, RemoteReports, connected, is_private, start_board
+from serving.batch.ray_cluster import Questions, RayShardWorker, RemoteReports, connected, is_private, start_board
 from serving.batch.shard import Outcome, Task
 from serving.batch.watch import Watch
-from serving.batch.worker import OUTCOME, TASK, ShardWorker, WorkerSettings, parse_outcome
+from serving.batch.worker import OUTCOME, TASK, WorkerSettings, parse_outcome
 from serving.cluster_connection import answers
 from serving.config import Device
 from serving.engine import resolve_device
@@ -125,7 +125,7 @@ def _dataset(tasks: Sequence[Task], settings: WorkerSettings, pool: Resources, b
     with DataContext.current(context):
         rows = ray.data.from_items([{TASK: task.to_json()} for task in tasks], override_num_blocks=len(tasks))
         return rows.map_batches(
-            ShardWorker,
+            RayShardWorker,
             batch_size=1,
             batch_format="numpy",
             fn_constructor_args=(settings, RemoteReports(board)),

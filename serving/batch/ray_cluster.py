@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +16,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import serving
-from serving.batch.board import Board
+from serving.batch.board import Board, Reports
+from serving.batch.worker import ShardWorker, WorkerSettings
 from serving.cluster_connection import connect, kept_handlers
 from serving.engine import cpu_cores
 from serving.errors import BatchError
@@ -102,6 +105,24 @@ class Questions:
                 return None  # the actor is being restarted
             return found
         return None
+
+
+class RayShardWorker(ShardWorker):
+    """A `ShardWorker` in an actor, whose process ends with its Python code.
+
+    Ray's own code at the end of a process (2.60) sometimes crashes, or waits for itself for ever and leaves the process
+    behind. Ray's other processes have been told of the end before.
+    """
+
+    def __init__(self, settings: WorkerSettings, board: Reports) -> None:
+        super().__init__(settings, board)
+        atexit.register(_end_process)
+
+
+def _end_process() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0)
 
 
 def start_board() -> Any:

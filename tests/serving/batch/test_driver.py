@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import ray
 
@@ -38,6 +39,9 @@ OPTIONS = JobOptions(device="cpu", shard_size=8)
 def one_ray() -> Iterator[None]:
     with connected(None):
         yield
+        processes = [one for one in psutil.Process().children(recursive=True) if one.name().startswith("ray::")]
+    assert processes
+    assert psutil.wait_procs(processes, timeout=60)[1] == []
 
 
 @pytest.mark.ray
