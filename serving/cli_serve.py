@@ -1,4 +1,4 @@
-"""The command `zorse serve`, which serves by default and has the commands `config`, `status` and `key`."""
+"""The command `zorse serve`, which serves by default and has the commands `config`, `stop`, `status` and `key`."""
 
 from __future__ import annotations
 
