@@ -22,7 +22,7 @@ test test-fast: export OMP_NUM_THREADS = 1
 test: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 2
 
-# The inner loop, under two minutes: no Ray, no server, no network, no tests that are marked slow.
+# The inner loop, two to six minutes on two cores: no Ray, no server, no network, no tests that are marked slow.
 test-fast: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
 		-m "not ray and not slow and not browser and not soak"
